@@ -1,0 +1,39 @@
+# Two commands matter: `make demo` and `make test`. Both make .venv first.
+
+PYTHON ?= python3.11
+BIN := .venv/bin
+# Jobs and Ray's workers find `python3` and `ray` on the path.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint up down ui
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: .venv/.installed  ## from nothing to sampled videos, on a local Ray cluster
+	$(BIN)/python infra/demo.py
+
+test: .venv/.installed  ## all tests but the slow ones
+	$(BIN)/python -m pytest -m 'not slow'
+
+lint: .venv/.installed  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+up: .venv/.installed  ## start a local Ray cluster for `ray job submit`
+	$(BIN)/python infra/local_cluster.py up
+
+down: .venv/.installed  ## stop it
+	$(BIN)/python infra/local_cluster.py down
+
+ui: .venv/.installed  ## the MLflow UI on http://127.0.0.1:5000
+	@mkdir -p runs
+	$(BIN)/mlflow ui --host 127.0.0.1 --port 5000 \
+	    --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/runs/mlflow.db}

@@ -1,0 +1,122 @@
+"""A Ray cluster on this machine: `up` starts it, `down` stops it.
+
+It is known by its process id, so that no other Ray on the machine is touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+STATE = REPOSITORY / "runs" / "ray_cluster.json"
+LOG = REPOSITORY / "runs" / "ray_cluster.log"
+PORT = 8265
+AUTHENTICATED = {"RAY_AUTH_MODE": "token"}
+"""What a process needs to talk to the cluster, besides the token in ~/.ray."""
+START_TIMEOUT_S = 120
+STOP_TIMEOUT_S = 60
+
+
+def running() -> dict | None:
+    """Process id and address of the cluster that `up` started, or None."""
+    try:
+        state = json.loads(STATE.read_text())
+        os.kill(state["pid"], 0)
+        return state
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def healthy(address: str) -> bool:
+    """Whether the dashboard, which takes jobs, answers; any HTTP status is an answer."""
+    try:
+        urllib.request.urlopen(f"{address}/api/version", timeout=5)
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def up(port: int = PORT) -> str:
+    """Start a cluster that runs jobs in the repository; returns the address for jobs."""
+    state = running()
+    if state:
+        print(f"a cluster runs already at {state['address']}")
+        return state["address"]
+    address = f"http://127.0.0.1:{port}"
+    if healthy(address):
+        sys.exit(f"error: another Ray already answers at {address}: stop it with `ray stop`")
+    STATE.parent.mkdir(exist_ok=True)
+    environment = os.environ | AUTHENTICATED | {"RAY_TRAIN_ENABLE_PRINT_PATCH": "0"}
+    subprocess.run(
+        ["ray", "get-auth-token", "--generate"],
+        check=True,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        timeout=START_TIMEOUT_S,
+    )
+    command = ["ray", "start", "--head", "--block", "--disable-usage-stats"]
+    command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={port}"]
+    with LOG.open("w") as log:
+        process = subprocess.Popen(
+            command,
+            cwd=REPOSITORY,
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    STATE.write_text(json.dumps({"pid": process.pid, "address": address}))
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while not healthy(address):
+        if process.poll() is not None or time.monotonic() > deadline:
+            down()
+            sys.exit(f"error: Ray did not start: see {LOG}")
+        time.sleep(0.5)
+    print(f"Ray takes jobs at {address}; in a shell with .venv activated:")
+    print("  export RAY_AUTH_MODE=token")
+    print("  ray job submit jobs/shard_videos.py")
+    return address
+
+
+def down() -> None:
+    """Stop the cluster that `up` started."""
+    state = running()
+    if state:
+        # Ray's launcher ends its own processes; those that outlive it share its group.
+        os.kill(state["pid"], signal.SIGTERM)
+        deadline = time.monotonic() + STOP_TIMEOUT_S
+        while _alive(state["pid"]) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(state["pid"], signal.SIGKILL)
+    STATE.unlink(missing_ok=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        # A child that ended stays a process until it is waited for.
+        if os.waitpid(pid, os.WNOHANG)[0] == pid:
+            return False
+    except ChildProcessError:
+        pass
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    {"up": up, "down": down}[sys.argv[1]]()

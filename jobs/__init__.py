@@ -1,0 +1,1 @@
+"""The commands a user submits, one short file each: nothing but wiring."""

@@ -1,0 +1,1 @@
+"""The plant: Ray Data and Ray Train graphs, storage, video files, tracking, configuration."""

@@ -1,0 +1,1 @@
+"""Settings: their shape, the named recipes, and the command line."""

@@ -1,0 +1,168 @@
+"""The named recipes. `demo` is for a laptop; `ucf101` and `sky` are this project's best recipe
+at 16x128x128, and the `-paper` ones follow the paper.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+
+from pipelines.config.schema import (
+    DemoVideos,
+    EncodeLatents,
+    Evaluate,
+    Job,
+    Sample,
+    ShardVideos,
+    TrainLDM,
+    TrainVQGAN,
+)
+from vqvdm.diffusion.objectives import ObjectiveConfig
+from vqvdm.diffusion.unet import UNetConfig
+from vqvdm.errors import UserError
+from vqvdm.tokenizer.discriminator import DiscriminatorConfig
+from vqvdm.tokenizer.losses import LossConfig
+from vqvdm.tokenizer.vqgan import VQGANConfig
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The settings of every job for one purpose."""
+
+    demo_videos: DemoVideos = field(default_factory=DemoVideos)
+    shard_videos: ShardVideos = field(default_factory=ShardVideos)
+    train_vqgan: TrainVQGAN = field(default_factory=TrainVQGAN)
+    encode_latents: EncodeLatents = field(default_factory=EncodeLatents)
+    train_ldm: TrainLDM = field(default_factory=TrainLDM)
+    sample: Sample = field(default_factory=Sample)
+    evaluate: Evaluate = field(default_factory=Evaluate)
+
+    def under(self, root: str) -> Preset:
+        """The same, with another root for every job."""
+        jobs = {job.name: replace(getattr(self, job.name), root=root) for job in fields(self)}
+        return Preset(**jobs)
+
+
+def demo() -> Preset:
+    """16x64x64 clips of moving digits at 8 and 16 fps; minutes on two cores without a GPU."""
+    return Preset(
+        shard_videos=ShardVideos(size=64, fps="8,16"),
+        train_vqgan=TrainVQGAN(
+            steps=1000,
+            batch_size=4,
+            lr=3e-3,
+            ema_decay=0.99,
+            log_every=50,
+            validate_every=300,
+            checkpoint_every=500,
+            model=VQGANConfig(widths=(24, 96), depths=(1, 1)),
+            discriminator=DiscriminatorConfig(width=16),
+            loss=LossConfig(adversarial_start=0.75),
+        ),
+        train_ldm=TrainLDM(
+            steps=1400,
+            batch_size=16,
+            lr=2e-3,
+            ema_decay=0.99,
+            log_every=50,
+            validate_every=350,
+            checkpoint_every=700,
+            model=UNetConfig(width=32, multipliers=(1, 4), depths=(1, 1), factorised=True),
+        ),
+        sample=Sample(steps=12),
+        evaluate=Evaluate(steps=12, detector_steps=150),
+    )
+
+
+def ucf101() -> Preset:
+    """UCF-101 with class labels: 16 frames at the videos' own 25 fps, 128x128."""
+    return Preset(
+        shard_videos=ShardVideos(size=128),
+        train_vqgan=TrainVQGAN(
+            steps=200_000,
+            batch_size=32,
+            lr=2e-4,
+            warmup=2_000,
+            ema_decay=0.999,
+            validate_every=5_000,
+            checkpoint_every=5_000,
+            log_every=100,
+            model=VQGANConfig(widths=(128, 384), depths=(2, 4), codebook_size=8192),
+        ),
+        train_ldm=TrainLDM(
+            steps=400_000,
+            batch_size=256,
+            lr=2e-4,
+            warmup=5_000,
+            ema_decay=0.9999,
+            validate_every=5_000,
+            checkpoint_every=5_000,
+            log_every=100,
+            model=UNetConfig(width=128, multipliers=(1, 2, 4)),
+        ),
+        sample=Sample(fps=25.0, steps=50),
+        evaluate=Evaluate(num_samples=2048, steps=50),
+    ).under("runs/ucf101")
+
+
+def sky() -> Preset:
+    """Sky Time-lapse, unlabelled: as `ucf101` without classes."""
+    base = ucf101()
+    return replace(
+        base,
+        shard_videos=replace(base.shard_videos, labels="none"),
+        sample=replace(base.sample, num_per_class=64, guidance=1.0),
+        evaluate=replace(base.evaluate, guidance=1.0),
+    ).under("runs/sky")
+
+
+def _paper(base: Preset) -> Preset:
+    """3D convolutions at full resolution with a VQ codebook, noise prediction, class dropped at
+    0.5, 100 sampling steps."""
+    return replace(
+        base,
+        train_vqgan=replace(
+            base.train_vqgan,
+            model=VQGANConfig(
+                blocks=((1, 2, 2), (2, 2, 2), (2, 2, 2)),
+                widths=(64, 128, 256),
+                depths=(1, 2, 2),
+                codebook_size=16_384,
+            ),
+            loss=LossConfig(l1=1.0, l2=0.0, adversarial=0.1, adversarial_start=0.25),
+        ),
+        train_ldm=replace(
+            base.train_ldm, objective=ObjectiveConfig(name="epsilon", class_dropout=0.5)
+        ),
+        sample=replace(base.sample, steps=100),
+        evaluate=replace(base.evaluate, steps=100),
+    )
+
+
+def ucf101_paper() -> Preset:
+    """UCF-101 as in the paper."""
+    return _paper(ucf101()).under("runs/ucf101-paper")
+
+
+def sky_paper() -> Preset:
+    """Sky Time-lapse as in the paper."""
+    return _paper(sky()).under("runs/sky-paper")
+
+
+PRESETS: dict[str, Callable[[], Preset]] = {
+    "demo": demo,
+    "ucf101": ucf101,
+    "sky": sky,
+    "ucf101-paper": ucf101_paper,
+    "sky-paper": sky_paper,
+}
+
+
+def settings(preset: str, job: str) -> Job:
+    """A job's settings under a preset; `UserError` with the nearest name for an unknown one."""
+    if preset not in PRESETS:
+        near = difflib.get_close_matches(preset, PRESETS, 1, cutoff=0.4)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise UserError(f"unknown preset {preset!r}: {hint}Presets: {', '.join(PRESETS)}")
+    return getattr(PRESETS[preset](), job)

@@ -1,0 +1,51 @@
+"""The scale: how a job finds its cluster, and what this machine is good at."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+import torch
+
+FORWARDED = ("AWS_", "MLFLOW_", "VQVDM_")
+
+
+def local_cpus() -> int:
+    """Cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def ray_options() -> dict[str, Any]:
+    """Arguments of `ray.init`: join the running cluster, or start one in this process.
+
+    The storage and tracking variables of the driver are handed to the workers, unless the job
+    was submitted: then they came with the job or with the cluster.
+    """
+    options: dict[str, Any] = {
+        "ignore_reinit_error": True,
+        "logging_level": logging.WARNING,
+        "log_to_driver": True,
+    }
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
+        variables = {k: v for k, v in os.environ.items() if k.startswith(FORWARDED)}
+        # Ray Train would print every line of a worker twice.
+        variables["RAY_TRAIN_ENABLE_PRINT_PATCH"] = "0"
+        options["runtime_env"] = {"env_vars": variables}
+    return options
+
+
+def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
+    """The dtype of autocast: bf16 where it is asked for, or where the device is fast at it.
+
+    Processors without bf16 instructions emulate them, a hundred times slower than fp32.
+    """
+    if precision == "auto":
+        if device.type == "cuda":
+            precision = "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+        else:
+            fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+            precision = "bf16" if fast else "fp32"
+    return {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]

@@ -1,0 +1,290 @@
+"""The settings of every job, as frozen dataclasses: what `--help` lists.
+
+A *recipe* (model, data, optimiser, global batch) says what is made; the *scale* (workers,
+threads) says on how much of a machine, and changes no result beyond floating-point order.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal
+
+from pipelines.io import storage
+from pipelines.io.workspace import Workspace
+from vqvdm.diffusion.objectives import ObjectiveConfig
+from vqvdm.diffusion.unet import UNetConfig
+from vqvdm.errors import UserError
+from vqvdm.tokenizer.discriminator import DiscriminatorConfig
+from vqvdm.tokenizer.losses import LossConfig
+from vqvdm.tokenizer.vqgan import VQGANConfig
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+def parse_rates(text: str, word: str) -> list[float]:
+    """Frame rates separated by commas, each once; `word` is what may be given instead."""
+    try:
+        rates = [float(rate) for rate in text.split(",")]
+    except ValueError:
+        rates = []
+    if not rates or not all(0 < rate < math.inf for rate in rates):
+        raise UserError(f"--fps {text}: give {word}, or rates above 0 such as 8,16")
+    return list(dict.fromkeys(rates))
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every job takes."""
+
+    root: str = "runs/demo"
+    """Directory or fsspec URI under which everything is published."""
+    num_workers: int | None = None
+    """Parallel workers; by default as many as suit the cluster."""
+    overwrite: bool = False
+    """Replace what other settings published in the same place."""
+    dry_run: bool = False
+    """Print the resolved settings and the plan; write nothing."""
+
+    preset: ClassVar[str] = "demo"
+    """Name of the preset, for the record; set by the command line, and no setting of its own."""
+
+    NOT_RECIPE: ClassVar[frozenset[str]] = frozenset(
+        ("root", "num_workers", "overwrite", "dry_run")
+    )
+
+    @property
+    def workspace(self) -> Workspace:
+        return Workspace(storage.absolute(self.root))
+
+    def recipe(self) -> dict[str, Any]:
+        """The settings that decide the result, as plain JSON values."""
+        return {k: v for k, v in asdict(self).items() if k not in self.NOT_RECIPE}
+
+
+@dataclass(frozen=True)
+class VideosJob(Job):
+    """What jobs that touch the source videos take besides."""
+
+    videos: str | None = None
+    """Folder or URI of videos; by default ROOT/videos."""
+
+    @property
+    def videos_uri(self) -> str:
+        return storage.absolute(self.videos) if self.videos else self.workspace.videos
+
+
+@dataclass(frozen=True)
+class DemoVideos(VideosJob):
+    """Write videos of handwritten digits in motion, one folder a class."""
+
+    count: int = 640
+    """Videos, one a handwritten digit; a tenth of them in each class."""
+    size: int = 128
+    """Height and width in pixels."""
+    fps: float = 16.0
+    """Frames a second."""
+    duration_s: float = 4.0
+    """Length of a video."""
+    speed_px_s: float = 32.0
+    """Speed of the digits in pixels a second."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class ShardVideos(VideosJob):
+    """Cut videos into fixed-length clips, packed in WebDataset shards."""
+
+    labels: str = "folder"
+    """`folder` (the first folder below --videos), `none`, or a CSV, JSON-lines or Parquet file
+    with columns path and label."""
+    frames: int = 16
+    """Frames a clip."""
+    size: int = 128
+    """Height and width: the short side is resized to it and the centre square cut out."""
+    stride: int | None = None
+    """Frames between the starts of two clips, at the clip's rate; by default --frames."""
+    fps: str = "native"
+    """`native`, or one or more rates: 8,16 cuts every video at both."""
+    val_fraction: float = 0.1
+    """Share of the videos kept for validation."""
+    val_list: str | None = None
+    """File of video paths kept for validation instead, one a line."""
+    retry_failed: bool = False
+    """Try rejected and damaged videos again."""
+    strict: bool = False
+    """Exit with status 1 if any video is damaged or rejected."""
+    limit: int | None = None
+    """Take only so many videos, evenly spread over the listing."""
+    videos_per_shard: int = 64
+    """About how many videos share a shard."""
+
+    NOT_RECIPE: ClassVar[frozenset[str]] = Job.NOT_RECIPE | {"videos", "retry_failed", "strict"}
+
+    @property
+    def rates(self) -> list[float | None]:
+        """Frame rates to cut at; None stands for the video's own."""
+        return [None] if self.fps == "native" else list(parse_rates(self.fps, "native"))
+
+    def check(self) -> None:
+        for name in ("frames", "size", "videos_per_shard"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} must be at least 1")
+        if self.size % 2:
+            raise UserError(f"--size {self.size} is odd: video codecs want an even number")
+        for name in ("stride", "limit"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"--{name} must be at least 1")
+        if not 0 <= self.val_fraction < 1:
+            raise UserError("--val-fraction must lie in [0, 1)")
+        _ = self.rates
+
+
+@dataclass(frozen=True)
+class TrainJob(Job):
+    """What both trainings take."""
+
+    steps: int = 1000
+    """Optimiser steps."""
+    batch_size: int = 8
+    """Clips a step, over all workers."""
+    lr: float = 1e-3
+    """Highest learning rate; warmed up, then lowered along a half cosine."""
+    warmup: int = 50
+    """Steps of linear warm-up."""
+    weight_decay: float = 1e-4
+    grad_clip: float = 1.0
+    """Largest norm of the gradient."""
+    ema_decay: float = 0.995
+    """Decay of the average of the weights that is published."""
+    precision: Precision = "auto"
+    """Arithmetic of the network: bf16 where the device is fast at it."""
+    seed: int = 0
+    log_every: int = 20
+    """Steps between two lines of the log."""
+    validate_every: int = 200
+    """Steps between two validations."""
+    checkpoint_every: int = 200
+    """Steps between two checkpoints."""
+    keep: int = 2
+    """Newest checkpoints kept."""
+
+    NOT_RECIPE: ClassVar[frozenset[str]] = Job.NOT_RECIPE | {"name", "log_every", "keep"}
+
+    def check(self) -> None:
+        counts = ("steps", "batch_size", "log_every", "validate_every", "checkpoint_every", "keep")
+        for name in counts:
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} must be at least 1")
+        if self.batch_size % self.workers:
+            raise UserError(
+                f"--batch-size {self.batch_size} does not divide among "
+                f"{self.workers} workers: choose a multiple"
+            )
+
+    @property
+    def workers(self) -> int:
+        return self.num_workers or 1
+
+
+@dataclass(frozen=True)
+class TrainVQGAN(TrainJob):
+    """Train the tokenizer: a 3D VQGAN."""
+
+    name: str = "base"
+    """Name to publish under: vqgan/NAME."""
+    model: VQGANConfig = VQGANConfig()
+    discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    loss: LossConfig = LossConfig()
+    discriminator_lr: float = 2e-4
+
+
+@dataclass(frozen=True)
+class EncodeLatents(Job):
+    """Encode every clip with a trained VQGAN and cache the latents."""
+
+    vqgan: str = "base"
+    """Name of the VQGAN."""
+    batch_size: int = 16
+    """Clips encoded at once."""
+    precision: Precision = "auto"
+    """Arithmetic of the encoder."""
+
+
+@dataclass(frozen=True)
+class TrainLDM(TrainJob):
+    """Train the latent diffusion model and write a bundle that generates videos."""
+
+    vqgan: str = "base"
+    """Name of the VQGAN whose latents are used."""
+    name: str = "base"
+    """Name to publish under: ldm/NAME."""
+    model: UNetConfig = UNetConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+
+
+@dataclass(frozen=True)
+class Sampling(Job):
+    """How videos are sampled."""
+
+    ldm: str = "base"
+    """Name of the model."""
+    steps: int = 20
+    """Sampling steps."""
+    sampler: str | None = None
+    """heun or euler for a flow, ddim for a noise prediction; by default the model's best."""
+    guidance: float = 2.0
+    """Weight of classifier-free guidance; 1 is none."""
+    batch_size: int = 20
+    """Videos made at once by a worker."""
+    seed: int = 0
+
+    def check(self) -> None:
+        if self.steps < 1:
+            raise UserError("--steps must be at least 1")
+
+
+@dataclass(frozen=True)
+class Sample(Sampling):
+    """Sample videos from a trained model."""
+
+    output: str | None = None
+    """Name to publish under: samples/OUTPUT; by default the model's."""
+
+    NOT_RECIPE: ClassVar[frozenset[str]] = Job.NOT_RECIPE | {"output"}
+
+    classes: str = "all"
+    """Classes to sample, separated by commas, or all."""
+    num_per_class: int = 4
+    """Videos of each class."""
+    fps: float = 16.0
+    """Frame rate to ask the model for and to write."""
+
+    def check(self) -> None:
+        super().check()
+        if self.num_per_class < 1:
+            raise UserError("--num-per-class must be at least 1")
+        if not 0 < self.fps < math.inf:
+            raise UserError("--fps must be above 0")
+
+
+@dataclass(frozen=True)
+class Evaluate(Sampling):
+    """Measure a trained model against the real validation clips."""
+
+    detector: str = "builtin"
+    """`builtin`: a frame classifier trained on the real training clips."""
+    metrics: str = "psnr,accuracy,motion,frechet"
+    """What to measure, separated by commas."""
+    num_samples: int = 100
+    """Videos to sample, spread evenly over the classes."""
+    detector_steps: int = 400
+    """Steps to train the built-in classifier."""
+    fps: str = "all"
+    """Frame rates to sample at, separated by commas; by default those of the data."""
+
+    def check(self) -> None:
+        super().check()
+        if self.num_samples < 1:
+            raise UserError("--num-samples must be at least 1")

@@ -1,0 +1,1 @@
+"""What lies on disks and buckets: storage, the root's places, videos, shards, the manifest."""

@@ -1,0 +1,224 @@
+"""Files under any fsspec URI: listed, read whole, and published so that none is half-written.
+
+A local file is written beside its place and moved there; an object store shows an object only
+once its upload is complete. Credentials and the endpoint of S3 come from the standard AWS
+variables.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from vqvdm.errors import UserError
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """A file that a listing found. Object stores know an etag, disks a time of change."""
+
+    uri: str
+    size: int
+    etag: str | None = None
+    mtime_ns: int | None = None
+
+
+def join(uri: str, *parts: str) -> str:
+    """Append path segments to a URI."""
+    return "/".join([uri.rstrip("/"), *parts])
+
+
+def is_local(uri: str) -> bool:
+    return "://" not in uri or uri.startswith("file://")
+
+
+def absolute(uri: str) -> str:
+    """A local path made absolute; other URIs as they are, without a trailing slash."""
+    if not is_local(uri):
+        return uri.rstrip("/")
+    return os.path.abspath(os.path.expanduser(uri.removeprefix("file://")))
+
+
+def _connect(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    try:
+        # Listings are never cached: other processes write to the same places.
+        return fsspec.core.url_to_fs(uri, use_listings_cache=False)
+    except ValueError as error:
+        raise UserError(f"{uri} is of a kind fsspec does not know: {error}") from error
+
+
+@contextmanager
+def _explained(uri: str, doing: str) -> Iterator[None]:
+    """Turn what storage refuses into one line that says what to mend."""
+    try:
+        yield
+    except PermissionError as error:
+        cure = (
+            "check the permissions"
+            if is_local(uri)
+            else "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL"
+        )
+        raise UserError(f"no permission to {doing} {uri}: {cure} ({error})") from error
+    except NotADirectoryError as error:
+        raise UserError(
+            f"cannot {doing} {uri}: a file stands where a folder is needed; choose another path"
+        ) from error
+    except Exception as error:
+        if type(error).__module__.startswith(("botocore", "aiobotocore", "aiohttp")):
+            raise UserError(
+                f"cannot {doing} {uri}: {error} (check AWS_ACCESS_KEY_ID, "
+                "AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL and the network)"
+            ) from error
+        if isinstance(error, OSError) and not is_local(uri) and "bucket" in str(error).lower():
+            raise UserError(f"cannot {doing} {uri}: {error}; create the bucket first") from error
+        raise
+
+
+def walk(uri: str) -> list[FileInfo]:
+    """Every file below a folder or prefix, sorted by URI; none where there is no such place."""
+    fs, path = _connect(uri)
+    with _explained(uri, "list"):
+        if isinstance(fs, LocalFileSystem):
+            return _walk_local(path)
+        found = fs.find(path, detail=True)
+    base = path.rstrip("/")
+    files = [
+        # Spelled as the caller spells the folder: file systems have ways of their own.
+        FileInfo(join(uri, name[len(base) :].lstrip("/")), int(info["size"] or 0), _etag(info))
+        for name, info in found.items()
+        if info["type"] == "file"
+    ]
+    return sorted(files, key=lambda file: file.uri)
+
+
+def _etag(info: dict[str, Any]) -> str | None:
+    """What changes when an object does: its etag, or else the time it was written."""
+    stamp = info.get("ETag") or info.get("LastModified") or info.get("created")
+    return str(stamp).strip('"') if stamp else None
+
+
+def _walk_local(path: str) -> list[FileInfo]:
+    if os.path.isdir(path):
+        os.listdir(path)  # A folder that may not be read is an error, not an empty folder.
+    files = []
+    for folder, _, names in os.walk(path, followlinks=True):
+        for name in names:
+            place = os.path.join(folder, name)
+            try:
+                stat = os.stat(place)
+                files.append(FileInfo(place, stat.st_size, mtime_ns=stat.st_mtime_ns))
+            except OSError:
+                files.append(FileInfo(place, 0))  # A dangling link: rejected when it is opened.
+    return sorted(files, key=lambda file: file.uri)
+
+
+def exists(uri: str) -> bool:
+    fs, path = _connect(uri)
+    with _explained(uri, "read"):
+        return fs.exists(path)
+
+
+def read_bytes(uri: str) -> bytes:
+    """A whole file; `FileNotFoundError` where there is none."""
+    fs, path = _connect(uri)
+    with _explained(uri, "read"):
+        return fs.cat_file(path)
+
+
+def read_json(uri: str) -> Any:
+    return json.loads(read_bytes(uri))
+
+
+@contextmanager
+def local_copy(uri: str) -> Iterator[str]:
+    """A local path to read a file from: itself where it is local, else a temporary copy."""
+    if is_local(uri):
+        yield uri.removeprefix("file://")
+        return
+    fs, path = _connect(uri)
+    with tempfile.TemporaryDirectory(prefix="vqvdm-") as folder:
+        place = os.path.join(folder, os.path.basename(path))
+        with _explained(uri, "read"):
+            fs.get_file(path, place)
+        yield place
+
+
+def download_folder(uri: str, folder: Path, names: Iterable[str]) -> None:
+    """Copy the named files of a folder into a local one, its own subfolders included."""
+    for name in names:
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(read_bytes(join(uri, name)))
+
+
+def publish_file(source: str | Path, uri: str) -> None:
+    """Put a finished local file in its place, whole or not at all, and check its size there."""
+    fs, path = _connect(uri)
+    size = os.path.getsize(source)
+    with _explained(uri, "write"):
+        if isinstance(fs, LocalFileSystem):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            beside = os.path.join(os.path.dirname(path), f".{uuid.uuid4().hex}.part")
+            try:
+                shutil.copyfile(source, beside)
+                os.replace(beside, path)
+            finally:
+                Path(beside).unlink(missing_ok=True)
+        else:
+            fs.put_file(str(source), path)
+        written = fs.size(path)
+    if written != size:
+        raise OSError(f"{uri} holds {written} bytes after {size} were written: run the job again")
+
+
+def publish_bytes(data: bytes, uri: str) -> None:
+    """As `publish_file`, from memory."""
+    with tempfile.NamedTemporaryFile(prefix="vqvdm-") as file:
+        file.write(data)
+        file.flush()
+        publish_file(file.name, uri)
+
+
+def json_bytes(value: Any) -> bytes:
+    """JSON with sorted keys: the same value gives the same bytes."""
+    return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
+
+
+def publish_json(value: Any, uri: str) -> None:
+    """As `publish_file`, from a JSON value."""
+    publish_bytes(json_bytes(value), uri)
+
+
+def delete(uri: str) -> None:
+    """Remove a file or everything below a folder; nothing happens where there is none."""
+    fs, path = _connect(uri)
+    with _explained(uri, "delete"):
+        if fs.exists(path):
+            fs.rm(path, recursive=True)
+
+
+def sha256(uri: str) -> str:
+    """Checksum of a file's content, read in blocks."""
+    digest = hashlib.sha256()
+    with local_copy(uri) as path, open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def fingerprint(value: Any) -> str:
+    """Short checksum of any JSON value, the same wherever it is computed."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

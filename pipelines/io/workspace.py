@@ -1,0 +1,72 @@
+"""The root and its places: where each job publishes, and what to run when a part is missing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.io import storage
+from vqvdm.errors import UserError
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Names every place below a root, a directory or a URI."""
+
+    root: str
+
+    def _at(self, *parts: str) -> str:
+        return storage.join(self.root, *parts)
+
+    @property
+    def videos(self) -> str:
+        return self._at("videos")
+
+    @property
+    def manifest(self) -> str:
+        return self._at("videos.parquet")
+
+    @property
+    def clips(self) -> str:
+        return self._at("clips")
+
+    def vqgan(self, name: str) -> str:
+        return self._at("vqgan", name)
+
+    def latents(self, name: str) -> str:
+        return self._at("latents", name)
+
+    def ldm(self, name: str) -> str:
+        return self._at("ldm", name)
+
+    def samples(self, name: str) -> str:
+        return self._at("samples", name)
+
+    def eval(self, name: str) -> str:
+        return self._at("eval", name)
+
+
+def require(folder: str, file: str, job: str) -> Any:
+    """The JSON `file` an earlier job published in `folder`; names the job where it is missing."""
+    uri = storage.join(folder, file)
+    try:
+        return storage.read_json(uri)
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{uri} is missing: run jobs/{job}.py with the same --root first") from None
+
+
+def published(folder: str, file: str) -> Any | None:
+    """The JSON `file` in `folder`, or None where it is not published yet."""
+    try:
+        return storage.read_json(storage.join(folder, file))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def refuse_other(folder: str, found: str, wanted: str) -> None:
+    """`UserError` where `folder` was filled by a run with other settings."""
+    if found != wanted:
+        raise UserError(
+            f"{folder} was filled with other settings ({found}, now {wanted}): "
+            "pass --overwrite to replace it, or another --root or --name"
+        )

@@ -1,0 +1,35 @@
+"""Stage one: train the tokenizer on clips.
+
+clips/*.tar ──▶ Ray Train workers ──▶ checkpoints ──▶ vqgan/NAME (averaged weights)
+"""
+
+from __future__ import annotations
+
+from pipelines.config.schema import TrainVQGAN
+from pipelines.io import shards
+from pipelines.io.workspace import require
+from pipelines.training.loader import clip_tensors
+from pipelines.training.methods import VQGANMethod
+from pipelines.training.stage import Stage, run_stage
+from pipelines.training.trainer import Data
+
+
+def train_vqgan(config: TrainVQGAN) -> str:
+    """Train on ROOT/clips and publish ROOT/vqgan/NAME."""
+    config.check()
+    space = config.workspace
+    index = require(space.clips, "index.json", "shard_videos")
+    spec = index["spec"]
+    shape = config.model.latent_shape(spec["frames"], spec["size"], spec["size"])
+    markers = shards.load_markers(space.clips, index["shards"], "shard_videos")
+    return run_stage(
+        Stage(
+            name="train_vqgan",
+            config=config,
+            method=VQGANMethod,
+            data=Data(space.clips, markers, "shard_videos", clip_tensors),
+            folder=space.vqgan(config.name),
+            inputs={"clips": index["fingerprint"]},
+            about={"clips": index["spec_hash"], "latent_shape": shape},
+        )
+    )

@@ -1,0 +1,128 @@
+"""The one training loop: step, log, validate, save."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+from pipelines.config.schema import TrainJob
+from pipelines.io.video import encode_h264
+from pipelines.tracking import Run
+from pipelines.training.checkpoints import Checkpoints
+from pipelines.training.loader import Batch, Loader
+from pipelines.training.methods import Method
+from pipelines.training.world import World
+from vqvdm.errors import UserError
+
+
+def train(
+    method: Method,
+    config: TrainJob,
+    world: World,
+    loader: Loader,
+    validation: Callable[[], Iterable[Batch]],
+    checkpoints: Checkpoints,
+    run: Run | None,
+) -> None:
+    """Train to `config.steps` from the newest checkpoint on. `run` is given to one worker."""
+    state = checkpoints.newest()
+    step, position = 0, 0
+    validation_metrics: dict[str, float] = {}
+    if state is not None:
+        step, position = state["step"], state["position"]
+        validation_metrics = state["validation"]
+        method.load(state["method"])
+        if world.is_first:
+            print(f"resuming at step {step}", flush=True)
+    batches = loader.train(config.seed, position, config.batch_size, world.rank, world.size)
+    clock = Clock(step)
+    while step < config.steps:
+        with clock.waiting():
+            batch = next(batches)
+        metrics = method.train_step(batch, step)
+        step, position = step + 1, position + config.batch_size
+        last = step == config.steps
+        if step % config.log_every == 0 or last:
+            _log(world.mean(metrics), step, config, clock, run)
+        if (step % config.validate_every == 0 or last) and run:
+            validation_metrics = _validate(method, validation(), step, run)
+        if step % config.checkpoint_every == 0 or last:
+            if world.is_first:
+                checkpoints.save(
+                    step,
+                    {
+                        "step": step,
+                        "position": position,
+                        "validation": validation_metrics,
+                        "method": method.state(),
+                    },
+                )
+            world.barrier()
+
+
+class Clock:
+    """Where the time went since the last line of the log."""
+
+    def __init__(self, step: int) -> None:
+        self.step, self.wait_s, self.since = step, 0.0, time.monotonic()
+
+    def waiting(self) -> _Waiting:
+        return _Waiting(self)
+
+    def lap(self, step: int) -> tuple[float, float]:
+        """Steps a second and seconds waited for data a step, since the last lap."""
+        steps, seconds = step - self.step, time.monotonic() - self.since
+        waited = self.wait_s
+        self.step, self.wait_s, self.since = step, 0.0, time.monotonic()
+        return steps / seconds, waited / steps
+
+
+class _Waiting:
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+
+    def __enter__(self) -> None:
+        self.started = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        self.clock.wait_s += time.monotonic() - self.started
+
+
+def _log(
+    means: Mapping[str, float], step: int, config: TrainJob, clock: Clock, run: Run | None
+) -> None:
+    if not math.isfinite(means["loss"]):
+        raise UserError(
+            f"the loss is {means['loss']} at step {step}: lower --lr and run the job again with "
+            "--overwrite"
+        )
+    if run is None:
+        return
+    rate, waited_s = clock.lap(step)
+    left_s = (config.steps - step) / rate
+    values = {f"train/{name}": value for name, value in means.items()}
+    values |= {
+        "throughput/clips_per_s": rate * config.batch_size,
+        "time/data_wait_s": waited_s,
+    }
+    run.metrics(values, step)
+    print(
+        f"step {step}/{config.steps}  loss {means['loss']:.4f}  "
+        f"{rate * config.batch_size:.1f} clips/s  {left_s:.0f} s left",
+        flush=True,
+    )
+
+
+def _validate(method: Method, batches: Iterable[Batch], step: int, run: Run) -> dict[str, float]:
+    kept = list(batches)
+    if not kept:
+        return {}
+    values = method.validate(kept)
+    run.metrics(values, step)
+    print("  ".join(f"{name} {value:.3f}" for name, value in values.items()), flush=True)
+    small = Batch(kept[0].keys[:4], {k: v[:4] for k, v in kept[0].tensors.items()})
+    frames = method.preview(small)
+    if frames is not None:
+        run.bytes(encode_h264(frames, 8.0), f"previews/step-{step:06d}.mp4")
+    return values

@@ -1,0 +1,273 @@
+"""What is trained: the VQGAN and the LDM, each as a small object that the loop drives.
+
+Shapes: B batch, C channels, T frames, H height, W width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from pipelines.config.schema import TrainJob, TrainLDM, TrainVQGAN
+from pipelines.io.video import Frames
+from pipelines.training.loader import Batch
+from pipelines.training.world import Draws, World
+from vqvdm.checkpoint import on_device, save_model
+from vqvdm.diffusion.objectives import add_noise, drop_classes
+from vqvdm.diffusion.unet import UNet
+from vqvdm.ema import EMA
+from vqvdm.generator import from_uint8, to_uint8
+from vqvdm.metrics.pixels import psnr
+from vqvdm.seeds import mix
+from vqvdm.tokenizer.discriminator import VideoDiscriminator
+from vqvdm.tokenizer.losses import (
+    adversarial_weight,
+    discriminator_hinge,
+    generator_hinge,
+    reconstruction_loss,
+)
+from vqvdm.tokenizer.quantize import codebook_usage
+from vqvdm.tokenizer.vqgan import VQGAN
+
+
+class Method(Protocol):
+    """What the loop needs to know of a model."""
+
+    def train_step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
+        """One optimiser step; metrics as scalar tensors of this worker."""
+
+    def validate(self, batches: Iterable[Batch]) -> dict[str, float]:
+        """Metrics of the averaged weights on validation batches."""
+
+    def state(self) -> dict[str, Any]:
+        """All that a resumed training needs."""
+
+    def load(self, state: dict[str, Any]) -> None: ...
+
+    def export(self, folder: Path) -> None:
+        """Write what the next job uses into a local folder."""
+
+    def preview(self, batch: Batch) -> Frames | None:
+        """Frames (T, H, W, 3) to look at, or None."""
+
+
+def scheduled_lr(step: int, config: TrainJob) -> float:
+    """Linear warm-up, then half a cosine down to a fiftieth of the highest rate."""
+    rise = min(1.0, (step + 1) / max(1, config.warmup))
+    fall = 0.5 * (1 + math.cos(math.pi * step / config.steps))
+    return config.lr * rise * (0.02 + 0.98 * fall)
+
+
+def optimise(optimizer: torch.optim.Optimizer, loss: Tensor, lr: float, clip: float) -> Tensor:
+    """One step of an optimiser; returns the norm of the gradient before clipping."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    norm = nn.utils.clip_grad_norm_(parameters, clip)
+    optimizer.step()
+    return norm
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Restore an optimiser, its moments in the memory layout of their parameters.
+
+    Files keep the plain layout, and the fused step pairs elements by their place in memory.
+    """
+    optimizer.load_state_dict(state)
+    for parameter, moments in optimizer.state.items():
+        for name, value in moments.items():
+            if value.shape == parameter.shape:
+                moments[name] = torch.empty_like(parameter).copy_(value)
+
+
+class VQGANMethod:
+    """Reconstruction + VQ + discriminator losses, in alternating steps."""
+
+    def __init__(self, config: TrainVQGAN, world: World) -> None:
+        self.config, self.world = config, world
+        torch.manual_seed(config.seed)
+        self.vqgan = on_device(VQGAN(config.model), world.device)
+        self.critic = on_device(VideoDiscriminator(config.discriminator), world.device)
+        self.ema = EMA(self.vqgan, config.ema_decay)
+        self._vqgan_ddp, self._critic_ddp = world.wrap(self.vqgan), world.wrap(self.critic)
+        self.optimizer = torch.optim.AdamW(
+            self.vqgan.parameters(),
+            config.lr,
+            (0.9, 0.99),
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        self.critic_optimizer = torch.optim.AdamW(
+            self.critic.parameters(), config.discriminator_lr, (0.5, 0.9), fused=True
+        )
+
+    def _pixels(self, batch: Batch) -> Tensor:
+        return from_uint8(batch.tensors["video"].to(self.world.device))
+
+    def train_step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
+        # Dead codes are replaced at random: a seed a step makes a resumed training the same.
+        torch.manual_seed(mix(self.config.seed, step))
+        x = self._pixels(batch)
+        weight = adversarial_weight(step, self.config.steps, self.config.loss)
+
+        with self.world.autocast():
+            y, quantized = self._vqgan_ddp(x)
+        y = y.float()
+        reconstruction = reconstruction_loss(x, y, self.config.loss)
+        loss = reconstruction + self.config.loss.vq * quantized.loss
+        metrics = {"reconstruction": reconstruction, "vq": quantized.loss}
+        if weight:
+            self.critic.requires_grad_(False)
+            with self.world.autocast():
+                adversarial = generator_hinge(self.critic(y).float())
+            self.critic.requires_grad_(True)
+            loss = loss + weight * adversarial
+            metrics["adversarial"] = adversarial
+        lr = scheduled_lr(step, self.config)
+        metrics["gradient_norm"] = optimise(self.optimizer, loss, lr, self.config.grad_clip)
+        self.ema.update(self.vqgan, step)
+
+        if weight:
+            metrics["discriminator"] = self._critic_step(x, y.detach())
+        return metrics | {"loss": loss, "adversarial_weight": torch.tensor(weight)}
+
+    def _critic_step(self, x_BCTHW: Tensor, y_BCTHW: Tensor) -> Tensor:
+        with self.world.autocast():
+            real, fake = self._critic_ddp(torch.cat([x_BCTHW, y_BCTHW])).float().chunk(2)
+        loss = discriminator_hinge(real, fake)
+        optimise(self.critic_optimizer, loss, self.config.discriminator_lr, self.config.grad_clip)
+        return loss
+
+    @torch.no_grad()
+    def validate(self, batches: Iterable[Batch]) -> dict[str, float]:
+        quality, indices = [], []
+        for batch in batches:
+            x = self._pixels(batch)
+            with self.world.autocast():
+                y, quantized = self.ema.average(x)
+            quality.append(psnr(x, y.float().clamp(-1, 1)))
+            indices.append(quantized.indices_BTHW.flatten())
+        size = self.ema.average.quantizer.codebook_size
+        usage, perplexity = codebook_usage(torch.cat(indices), size)
+        return {
+            "val/psnr": torch.cat(quality).mean().item(),
+            "codebook/usage": usage,
+            "codebook/perplexity": perplexity,
+        }
+
+    @torch.no_grad()
+    def preview(self, batch: Batch) -> Frames | None:
+        """Real clips beside their reconstructions."""
+        x = self._pixels(batch)
+        with self.world.autocast():
+            y, _ = self.ema.average(x)
+        pairs = torch.cat([x, y.float()], dim=-1)
+        return rearrange(to_uint8(pairs), "b t h w c -> t (b h) w c").numpy()
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "vqgan": self.vqgan.state_dict(),
+            "ema": self.ema.average.state_dict(),
+            "critic": self.critic.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "critic_optimizer": self.critic_optimizer.state_dict(),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.vqgan.load_state_dict(state["vqgan"])
+        self.ema.average.load_state_dict(state["ema"])
+        self.critic.load_state_dict(state["critic"])
+        load_optimizer(self.optimizer, state["optimizer"])
+        load_optimizer(self.critic_optimizer, state["critic_optimizer"])
+
+    def export(self, folder: Path) -> None:
+        save_model(folder, self.ema.average, {"model": asdict(self.config.model)})
+
+
+class LDMMethod:
+    """A denoiser on normalised latents, class dropped at random."""
+
+    def __init__(self, config: TrainLDM, world: World, data: Mapping[str, Any]) -> None:
+        """`data` is the index of the latents: shape, classes, mean and std of each channel."""
+        self.config, self.world, self.data = config, world, data
+        torch.manual_seed(config.seed)
+        net = UNet(config.model, data["shape"][0], len(data["classes"]))
+        self.denoiser = on_device(net, world.device)
+        self.ema = EMA(self.denoiser, config.ema_decay)
+        self._ddp = world.wrap(self.denoiser)
+        self.optimizer = torch.optim.AdamW(
+            self.denoiser.parameters(),
+            config.lr,
+            (0.9, 0.99),
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        mean, std = (torch.tensor(data[name], device=world.device) for name in ("mean", "std"))
+        self.mean_C111, self.std_C111 = mean.view(-1, 1, 1, 1), std.view(-1, 1, 1, 1)
+
+    def _loss(self, net: nn.Module, batch: Batch, draws: Draws, dropout: float) -> Tensor:
+        device, objective = self.world.device, self.config.objective
+        raw = batch.tensors["latent"].to(device)
+        z = (raw - self.mean_C111) / self.std_C111
+        classes, fps = batch.tensors["class_index"].to(device), batch.tensors["fps"].to(device)
+        no_class = self.denoiser.num_classes
+        classes = torch.where(classes < 0, no_class, classes)
+        rows = len(z)
+        noised = add_noise(objective.name, z, draws.normal(rows, *z.shape[1:]), draws.normal(rows))
+        classes = drop_classes(classes, draws.uniform(rows), dropout, no_class)
+        with self.world.autocast():
+            prediction = net(noised.z_BCTHW, noised.time_B, classes, fps)
+        return F.mse_loss(prediction.float(), noised.target_BCTHW)
+
+    def train_step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
+        draws = Draws(self.world, self.config.seed, step)
+        loss = self._loss(self._ddp, batch, draws, self.config.objective.class_dropout)
+        lr = scheduled_lr(step, self.config)
+        norm = optimise(self.optimizer, loss, lr, self.config.grad_clip)
+        self.ema.update(self.denoiser, step)
+        return {"loss": loss, "gradient_norm": norm}
+
+    @torch.no_grad()
+    def validate(self, batches: Iterable[Batch]) -> dict[str, float]:
+        alone = World(device=self.world.device, dtype=self.world.dtype)
+        losses = [
+            self._loss(self.ema.average, batch, Draws(alone, self.config.seed, index), 0.0)
+            for index, batch in enumerate(batches)
+        ]
+        return {"val/loss": float(np.mean([loss.item() for loss in losses]))}
+
+    def preview(self, batch: Batch) -> Frames | None:
+        return None
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "denoiser": self.denoiser.state_dict(),
+            "ema": self.ema.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.denoiser.load_state_dict(state["denoiser"])
+        self.ema.average.load_state_dict(state["ema"])
+        load_optimizer(self.optimizer, state["optimizer"])
+
+    def export(self, folder: Path) -> None:
+        about = {
+            "model": asdict(self.config.model),
+            "objective": asdict(self.config.objective),
+            "latents": {name: self.data[name] for name in ("shape", "mean", "std")},
+            "classes": self.data["classes"],
+            "fps": self.data["fps"],
+        }
+        save_model(folder, self.ema.average, about)

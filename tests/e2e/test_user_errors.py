@@ -1,0 +1,83 @@
+"""What users get wrong: exit status 2, one line that says what to do, nothing written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from pipelines.io import storage
+from tests.e2e.conftest import SECRET, run_job
+
+CASES = {
+    "no videos": (("shard_videos", "--videos", "{empty}"), "pass --videos"),
+    "unknown preset": (("shard_videos", "ucf10"), "did you mean 'ucf101'"),
+    "unknown flag": (("shard_videos", "--frame", "8"), "--frames"),
+    "no clips": (("train_vqgan",), "run jobs/shard_videos.py"),
+    "no vqgan": (("encode_latents",), "run jobs/shard_videos.py"),
+    "no latents": (("train_ldm",), "run jobs/train_vqgan.py"),
+    "no model": (("sample",), "run jobs/train_ldm.py"),
+    "no model to evaluate": (("evaluate",), "run jobs/shard_videos.py"),
+    "unknown metric": (("evaluate", "--metrics", "psmr"), "choose from"),
+    "bad rate": (("shard_videos", "--fps", "fast"), "8,16"),
+    "batch does not divide": (("train_ldm", "--batch-size", "5", "--num-workers", "2"), "multiple"),
+    "a file for a root": (("demo_videos", "--root", "{file}"), "choose another path"),
+}
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("case", CASES)
+def test_mistakes_are_told_in_one_line(case, tmp_path: Path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    names = {"empty": tmp_path / "empty", "file": tmp_path / "file"}
+    (name, *flags), cure = CASES[case]
+    flags = [flag.format(**names) for flag in flags]
+    if "--root" not in flags:
+        flags += ["--root", str(tmp_path / "root")]
+    outcome = run_job(name, *flags)
+    assert outcome.status == 2
+    assert cure in outcome.stderr
+    assert outcome.stderr.count("\n") == 1
+    assert not (tmp_path / "root").exists()
+
+
+@pytest.mark.e2e
+def test_wrong_credentials(s3_server: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    # Connections are cached by process: another way to spell the bucket gets a fresh one.
+    monkeypatch.setattr("fsspec.config.conf", {"s3": {"skip_instance_cache": True}})
+    outcome = run_job("train_vqgan", "--root", "s3://bucket/other")
+    assert outcome.status == 2
+    assert "AWS_ACCESS_KEY_ID" in outcome.stderr
+    assert outcome.stderr.count("\n") == 1
+
+
+@pytest.mark.e2e
+def test_a_damaged_shard_is_named_and_mended(job, digit_videos: Path, tmp_path: Path):
+    flags = ("--root", tmp_path, "--videos", digit_videos, "--videos-per-shard", 16)
+    assert job("shard_videos", *flags).status == 0
+    shard = tmp_path / "clips" / "train-000001.tar"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-600])
+    outcome = job("train_vqgan", "--root", tmp_path, "--steps", 1, "--batch-size", 36)
+    assert outcome.status == 2
+    assert str(shard) in outcome.stderr
+    assert "run jobs/shard_videos.py again" in outcome.stderr
+    assert job("shard_videos", *flags).status == 0
+    assert shard.read_bytes() == whole
+
+
+@pytest.mark.e2e
+def test_a_place_that_may_not_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "makedirs", refuse)
+    outcome = run_job("demo_videos", "--root", tmp_path / "root", "--count", "10")
+    assert outcome.status == 2
+    assert "check the permissions" in outcome.stderr
+    assert storage.walk(str(tmp_path / "root")) == []

@@ -1,0 +1,119 @@
+"""Infrastructure files parse, agree with the pinned Ray and the existing jobs, hold no secret."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ray.autoscaler._private.util import prepare_config, validate_config
+
+ROOT = Path(__file__).parents[3]
+CLUSTER = ROOT / "ray_cluster.yaml"
+COMPOSE = ROOT / "infra/compose.yaml"
+KUBERNETES = sorted((ROOT / "infra/kubernetes").glob("*.yaml"))
+MANIFESTS = [CLUSTER, COMPOSE, *KUBERNETES]
+FILES = [*MANIFESTS, *(ROOT / "infra" / n for n in ("Dockerfile", "README.md", ".env.example"))]
+
+SECRET_NAME = re.compile(r"secret|passw|token|credential|(access|auth|api)[_-]?key", re.IGNORECASE)
+VARIABLE = re.compile(r"\$\{\w+(:?\?[^}]*)?\}")  # ${NAME:-default} is not one: it holds a literal
+ASSIGNMENT = re.compile(r"-{0,2}(?:e |env[ =])?([\w-]+)=(.*)", re.DOTALL)
+FLAG = re.compile(r"(--[\w-]+)[ =](\S+)")
+RAY_VERSION = re.compile(r"(?:rayVersion: *\"?|rayproject/ray[\w-]*:|\bray(?:\[.+\])?==)(\d[\w.]*)")
+
+
+def documents(path: Path) -> list[Any]:
+    return list(yaml.safe_load_all(path.read_text()))
+
+
+def settings(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Every (name, value) set: mappings, {name, value} pairs, NAME=VALUE strings, --flag VALUE."""
+    if isinstance(node, dict):
+        if "name" in node and "value" in node:
+            yield str(node["name"]), str(node["value"])
+        for name, value in node.items():
+            yield from settings(value, str(name))
+    elif isinstance(node, list):
+        yield from FLAG.findall(" ".join(str(item) for item in node))
+        for item in node:
+            yield from settings(item, key)
+    elif node is not None:
+        yield from FLAG.findall(str(node))
+        assignment = ASSIGNMENT.fullmatch(str(node))
+        yield (assignment[1], assignment[2]) if assignment else (key, str(node))
+
+
+def literal_secrets(node: Any) -> list[str]:
+    """Names that sound like a secret and whose value is neither a variable nor a path."""
+    return [
+        name
+        for name, value in settings(node)
+        if SECRET_NAME.search(name)
+        and name != "secretName"  # the name of a Kubernetes Secret, not its content
+        and not value.startswith(("~/", "/"))
+        and re.search(r"\w", VARIABLE.sub("", value))
+    ]
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
+def test_manifest_parses_and_holds_no_secret(path: Path) -> None:
+    parsed = documents(path)
+    assert parsed and all(isinstance(document, dict) for document in parsed)
+    assert literal_secrets(parsed) == []
+
+
+@pytest.mark.parametrize(
+    "leak",
+    [
+        {"RAY_AUTH_TOKEN": "0123abcd"},
+        {"AWS_SECRET_ACCESS_KEY": "${AWS_SECRET_ACCESS_KEY:-minioadmin}"},
+        {"env": [{"name": "DB_PASSWORD", "value": "hunter2"}]},
+        {"environment": ["RAY_AUTH_TOKEN=0123abcd"]},
+        {"run_options": ["--env RAY_AUTH_TOKEN=0123abcd"]},
+        {"command": ["serve", "--auth-key", "user,pass"]},
+        {"command": "rclone serve s3 /data --auth-key user,pass"},
+    ],
+)
+def test_secret_check_sees_a_literal(leak: dict[str, Any]) -> None:
+    assert literal_secrets(leak)
+
+
+def test_env_example_leaves_secrets_empty() -> None:
+    lines = (ROOT / "infra/.env.example").read_text().splitlines()
+    values = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    secrets = {name: value for name, value in values.items() if SECRET_NAME.search(name)}
+    assert {"AWS_SECRET_ACCESS_KEY", "RAY_AUTH_TOKEN"} <= secrets.keys()
+    assert not any(secrets.values())
+
+
+def test_ray_accepts_the_cluster_config() -> None:
+    validate_config(prepare_config(*documents(CLUSTER)))
+
+
+def test_compose_publishes_on_the_loopback_only() -> None:
+    services = documents(COMPOSE)[0]["services"].values()
+    ports = [str(port) for service in services for port in service.get("ports", [])]
+    assert ports and all(port.startswith("127.0.0.1:") for port in ports)
+    assert not any("network_mode" in service for service in services)
+
+
+def test_every_ray_cluster_asks_for_a_token() -> None:
+    assert "--env RAY_AUTH_MODE=token" in documents(CLUSTER)[0]["docker"]["run_options"]
+    services = documents(COMPOSE)[0]["services"]
+    for name in ("ray-head", "ray-worker"):
+        assert services[name]["environment"]["RAY_AUTH_MODE"] == "token"
+    clusters = [d["spec"] for p in KUBERNETES for d in documents(p) if d["kind"] == "RayCluster"]
+    assert clusters and all(cluster["authOptions"] == {"mode": "token"} for cluster in clusters)
+
+
+def test_ray_version_is_the_pinned_one() -> None:
+    pins = (ROOT / "constraints.txt").read_text().splitlines()
+    pin = {line.split("==")[1].split()[0] for line in pins if re.match(r"ray(\[.*\])?==", line)}
+    assert len(pin) == 1, "constraints.txt must pin ray"
+    assert {version for path in FILES for version in RAY_VERSION.findall(path.read_text())} == pin
+
+
+def test_every_job_mentioned_exists() -> None:
+    jobs = {job for path in FILES for job in re.findall(r"\bjobs/\w+\.py\b", path.read_text())}
+    assert jobs and not [job for job in sorted(jobs) if not (ROOT / job).is_file()]

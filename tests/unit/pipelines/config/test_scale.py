@@ -1,0 +1,54 @@
+"""What a machine is good at, and what its workers are told."""
+
+import pytest
+import torch
+
+from pipelines.config import scale
+
+
+def test_there_is_a_core() -> None:
+    assert scale.local_cpus() >= 1
+
+
+def test_workers_get_the_drivers_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9000")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///a.db")
+    monkeypatch.setenv("UNRELATED", "1")
+    variables = scale.ray_options()["runtime_env"]["env_vars"]
+    assert variables["AWS_ENDPOINT_URL"] == "http://127.0.0.1:9000"
+    assert variables["MLFLOW_TRACKING_URI"] == "sqlite:///a.db"
+    assert "UNRELATED" not in variables
+
+
+def test_a_submitted_job_brings_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert "runtime_env" not in scale.ray_options()
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_given_precision_is_obeyed(device: str) -> None:
+    assert scale.resolve_precision("bf16", torch.device(device)) == torch.bfloat16
+    assert scale.resolve_precision("fp32", torch.device(device)) == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("avx", "amx", "expected"),
+    [
+        (False, False, torch.float32),
+        (True, False, torch.bfloat16),
+        (False, True, torch.bfloat16),
+    ],
+)
+def test_auto_on_a_processor(
+    monkeypatch: pytest.MonkeyPatch, avx: bool, amx: bool, expected: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    assert scale.resolve_precision("auto", torch.device("cpu")) == expected
+
+
+@pytest.mark.parametrize(("fast", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_auto_on_a_gpu(monkeypatch: pytest.MonkeyPatch, fast: bool, expected: torch.dtype) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: fast)
+    assert scale.resolve_precision("auto", torch.device("cuda")) == expected

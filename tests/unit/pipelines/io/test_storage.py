@@ -1,0 +1,119 @@
+"""Files are published whole or not at all, and refusals say what to mend."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from pipelines.io import storage
+from vqvdm.errors import UserError
+
+
+@pytest.fixture
+def memory() -> Iterator[str]:
+    """A folder on a file system that is not local."""
+    yield "memory://house"
+    files = fsspec.filesystem("memory")
+    if files.exists("/house"):
+        files.rm("/house", recursive=True)
+
+
+def everything(folder: Path) -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+def test_join_and_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert storage.join("s3://bucket/a/", "b", "c") == "s3://bucket/a/b/c"
+    assert storage.absolute("runs/") == str(tmp_path / "runs")
+    assert storage.absolute(f"file://{tmp_path}") == str(tmp_path)
+    assert storage.absolute("s3://bucket/a/") == "s3://bucket/a"
+    assert storage.is_local("runs") and not storage.is_local("s3://bucket")
+
+
+def test_publish_makes_folders_and_leaves_nothing_beside(tmp_path: Path) -> None:
+    storage.publish_bytes(b"abc", f"{tmp_path}/a/b/file")
+    assert everything(tmp_path) == ["a/b/file"]
+    assert storage.read_bytes(f"{tmp_path}/a/b/file") == b"abc"
+
+
+@pytest.mark.parametrize("there", [None, b"before"])
+def test_a_broken_copy_is_never_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bytes | None
+) -> None:
+    target = tmp_path / "place" / "file"
+    if there:
+        storage.publish_bytes(there, str(target))
+
+    def half(source: str | Path, beside: str) -> None:
+        data = Path(source).read_bytes()
+        Path(beside).write_bytes(data[: len(data) // 2])
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", half)
+    with pytest.raises(OSError, match="no space"):
+        storage.publish_bytes(b"afterwards", str(target))
+    assert everything(tmp_path) == (["place/file"] if there else [])
+    assert not there or target.read_bytes() == there
+
+
+def test_a_forbidden_place_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbid(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "makedirs", forbid)
+    with pytest.raises(UserError, match="check the permissions") as caught:
+        storage.publish_bytes(b"abc", f"{tmp_path}/a/file")
+    assert f"{tmp_path}/a/file" in str(caught.value)
+
+
+def test_a_file_in_the_way_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"abc")
+    with pytest.raises(UserError, match="a file stands where a folder is needed"):
+        storage.read_bytes(f"{tmp_path}/file/below")
+
+
+def test_an_unknown_kind_of_place_is_explained() -> None:
+    with pytest.raises(UserError, match="nonsense://place"):
+        storage.walk("nonsense://place")
+
+
+def test_walk_is_sorted(tmp_path: Path) -> None:
+    names = ["B", "a", "b/a", "b/z", "c/d/e"]
+    for name in reversed(names):
+        storage.publish_bytes(name.encode(), f"{tmp_path}/{name}")
+    found = storage.walk(str(tmp_path))
+    assert [file.uri for file in found] == [f"{tmp_path}/{n}" for n in names]
+    assert [file.size for file in found] == [1, 1, 3, 3, 5]
+    assert all(file.mtime_ns for file in found)
+    assert storage.walk(f"{tmp_path}/none") == []
+
+
+def test_round_trip_elsewhere(memory: str, tmp_path: Path) -> None:
+    assert storage.walk(memory) == []
+    storage.publish_json({"b": [1, None], "a": "é"}, f"{memory}/deep/index.json")
+    assert storage.read_json(f"{memory}/deep/index.json") == {"a": "é", "b": [1, None]}
+    with storage.local_copy(f"{memory}/deep/index.json") as path:
+        assert Path(path).read_bytes() == storage.json_bytes({"a": "é", "b": [1, None]})
+        assert storage.sha256(path) == storage.sha256(f"{memory}/deep/index.json")
+    assert not Path(path).exists()
+    storage.download_folder(memory, tmp_path, ["deep/index.json"])
+    assert everything(tmp_path) == ["deep/index.json"]
+    storage.delete(memory)
+    assert not storage.exists(f"{memory}/deep/index.json")
+
+
+def test_what_walk_finds_lies_below_the_folder_as_it_was_named(memory: str) -> None:
+    # Callers cut the folder off to get a path relative to it.
+    storage.publish_bytes(b"", f"{memory}/clips/a")
+    assert [file.uri for file in storage.walk(memory)] == [f"{memory}/clips/a"]
+
+
+def test_fingerprints_are_the_same_everywhere() -> None:
+    value = {"b": [1, 2.5, None], "a": "x"}
+    assert storage.fingerprint(value) == storage.fingerprint(dict(reversed(value.items())))
+    assert storage.fingerprint(value) == "ce74053d7a9997b7"
+    assert storage.fingerprint(value) != storage.fingerprint(value | {"a": "y"})

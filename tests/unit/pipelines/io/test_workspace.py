@@ -1,0 +1,50 @@
+"""The places below a root, and what to run when a part is missing."""
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.io import storage, workspace
+from pipelines.io.workspace import Workspace
+from vqvdm.errors import UserError
+
+
+@pytest.mark.parametrize("root", ["/data/run", "s3://bucket/run"])
+def test_every_place_lies_below_the_root(root: str) -> None:
+    places = Workspace(root)
+    assert places.videos == f"{root}/videos"
+    assert places.manifest == f"{root}/videos.parquet"
+    assert places.clips == f"{root}/clips"
+    assert places.vqgan("base") == f"{root}/vqgan/base"
+    assert places.latents("base") == f"{root}/latents/base"
+    assert places.ldm("base") == f"{root}/ldm/base"
+    assert places.samples("night") == f"{root}/samples/night"
+    assert places.eval("base") == f"{root}/eval/base"
+
+
+def test_what_is_published_is_read(tmp_path: Path) -> None:
+    folder = Workspace(str(tmp_path)).clips
+    assert workspace.published(folder, "index.json") is None
+    storage.publish_json({"classes": ["a"]}, f"{folder}/index.json")
+    assert workspace.published(folder, "index.json") == {"classes": ["a"]}
+    assert workspace.require(folder, "index.json", "shard_videos") == {"classes": ["a"]}
+
+
+def test_a_missing_part_names_its_job(tmp_path: Path) -> None:
+    folder = Workspace(str(tmp_path)).vqgan("base")
+    with pytest.raises(UserError, match=r"jobs/train_vqgan\.py") as caught:
+        workspace.require(folder, "config.json", "train_vqgan")
+    assert f"{folder}/config.json" in str(caught.value)
+
+
+def test_a_root_that_is_a_file_is_the_users_mistake(tmp_path: Path) -> None:
+    (tmp_path / "root").touch()
+    with pytest.raises(UserError, match="root"):
+        workspace.require(Workspace(str(tmp_path / "root")).clips, "index.json", "shard_videos")
+
+
+def test_other_settings_are_refused() -> None:
+    workspace.refuse_other("clips", "abc", "abc")
+    with pytest.raises(UserError, match="--overwrite") as caught:
+        workspace.refuse_other("clips", "abc", "def")
+    assert "clips" in str(caught.value) and "\n" not in str(caught.value)

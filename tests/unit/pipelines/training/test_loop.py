@@ -1,0 +1,157 @@
+"""Training, killed and resumed, ends where an undisturbed one ends, bit by bit."""
+
+import io
+import itertools
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from pipelines.config.schema import TrainJob, TrainLDM, TrainVQGAN
+from pipelines.io.shards import Marker, ShardWriter
+from pipelines.io.video import encode_lossless
+from pipelines.tracking import Run
+from pipelines.training.checkpoints import Checkpoints
+from pipelines.training.loader import Batch, Loader, clip_tensors, latent_tensors
+from pipelines.training.loop import train
+from pipelines.training.methods import LDMMethod, Method, VQGANMethod
+from pipelines.training.world import World
+from vqvdm.diffusion.unet import UNetConfig
+from vqvdm.errors import UserError
+from vqvdm.tokenizer.discriminator import DiscriminatorConfig
+from vqvdm.tokenizer.losses import LossConfig
+from vqvdm.tokenizer.vqgan import VQGANConfig
+
+SETTINGS: dict[str, Any] = {
+    "steps": 4, "batch_size": 4, "warmup": 2, "precision": "fp32", "seed": 3,
+    "log_every": 1, "validate_every": 2, "checkpoint_every": 2,
+}  # fmt: skip
+SHAPE: dict[str, Any] = {"blocks": ((2, 4, 4),), "widths": (8,), "depths": (1,)}
+FSQ = VQGANConfig(**SHAPE, levels=(4, 4, 4), quantizer="fsq")
+VQ = VQGANConfig(**SHAPE, codebook_size=16, codebook_channels=3, quantizer="vq")
+CRITIC = DiscriminatorConfig(width=8, levels=2)
+UNET = UNetConfig(width=8, multipliers=(1, 2), depths=(1, 1), head_width=8)
+NEVER = LossConfig(adversarial=0.0)
+AT_ONCE = LossConfig(adversarial=0.1, adversarial_start=0.0, adversarial_ramp=0.0)
+CONFIGS: dict[str, TrainJob] = {
+    "fsq": TrainVQGAN(**SETTINGS, model=FSQ, discriminator=CRITIC, loss=NEVER),
+    "vq": TrainVQGAN(**SETTINGS, model=VQ, discriminator=CRITIC, loss=NEVER),
+    "adversarial": TrainVQGAN(**SETTINGS, model=FSQ, discriminator=CRITIC, loss=AT_ONCE),
+    "ldm": TrainLDM(**SETTINGS, model=UNET),
+}
+
+
+class KilledError(Exception):
+    pass
+
+
+class Mortal(Loader):
+    """Gives two batches, then dies."""
+
+    def train(self, *args: Any, **kwargs: Any) -> Iterator[Batch]:
+        yield from itertools.islice(super().train(*args, **kwargs), 2)
+        raise KilledError
+
+
+class Notes(Run):
+    """Keeps in memory what a run is told."""
+
+    def __init__(self) -> None:
+        self.values: dict[tuple[str, int], float] = {}
+        self.files: list[str] = []
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        self.values |= {(name, step): value for name, value in values.items()}
+
+    def bytes(self, content: bytes, path: str) -> None:
+        self.files.append(path)
+
+
+class Place:
+    """A folder with six samples in two shards, and the training on them."""
+
+    def __init__(self, folder: Path, config: TrainJob, mean: float = 0.1) -> None:
+        self.folder, self.config = folder, config
+        self.index = {"shape": [3, 2, 4, 4], "classes": ["a", "b"], "fps": [8.0]}
+        self.index |= {"mean": [mean] * 3, "std": [0.5, 1.0, 2.0]}
+        self.markers = [self._shard(number) for number in range(2)]
+
+    def _shard(self, number: int) -> Marker:
+        rng = np.random.default_rng(number)
+        with ShardWriter(str(self.folder / "data"), f"train-{number:06d}") as writer:
+            for k in range(3):
+                buffer = io.BytesIO()
+                np.save(buffer, rng.standard_normal((3, 2, 4, 4), np.float32))
+                frames = rng.integers(0, 256, (4, 16, 16, 3), np.uint8)
+                about = json.dumps({"class_index": k % 2, "fps": 8.0}).encode()
+                mp4 = encode_lossless(frames, 8)
+                writer.add(f"{number}-{k}", {"mp4": mp4, "npy": buffer.getvalue(), "json": about})
+            return writer.publish([], "spec", "made", {})
+
+    def run(self, name: str, loader_type: type[Loader] = Loader) -> tuple[Method, Notes]:
+        """Train as a new process would: nothing is shared but what lies in the folder."""
+        is_ldm = isinstance(self.config, TrainLDM)
+        decode = latent_tensors if is_ldm else clip_tensors
+        loader = loader_type(str(self.folder / "data"), self.markers, "job", decode)
+        world, notes = World(), Notes()
+        method: Method
+        if isinstance(self.config, TrainLDM):
+            method = LDMMethod(self.config, world, self.index)
+        else:
+            assert isinstance(self.config, TrainVQGAN)
+            method = VQGANMethod(self.config, world)
+        checkpoints = Checkpoints(str(self.folder / name), "recipe", 2)
+        torch.manual_seed(len(name))  # what else goes on in a process does not matter
+        train(method, self.config, world, loader, lambda: loader.first(4, 2), checkpoints, notes)
+        return method, notes
+
+
+def leaves(value: Any, path: str = "") -> dict[str, Any]:
+    if isinstance(value, Mapping | list | tuple):
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        return {k: v for key, item in items for k, v in leaves(item, f"{path}/{key}").items()}
+    return {path: value}
+
+
+def same(a: Any, b: Any) -> bool:
+    return torch.equal(a, b) if isinstance(a, Tensor) else a == b
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_two_steps_and_two_more_are_four(tmp_path: Path, name: str) -> None:
+    place = Place(tmp_path, CONFIGS[name])
+    whole, noted = place.run("whole")
+    with pytest.raises(KilledError):
+        place.run("halves", Mortal)
+    resumed, noted_again = place.run("halves")
+
+    expected, found = leaves(whole.state()), leaves(resumed.state())
+    assert expected.keys() == found.keys()
+    assert [path for path in expected if not same(expected[path], found[path])] == []
+    learned = {k: v for k, v in noted.values.items() if k[0].startswith(("train/", "val/"))}
+    assert {k[1] for k in noted_again.values} == {3, 4}
+    assert all(noted_again.values[k] == v for k, v in learned.items() if k[1] > 2)
+    assert (("train/discriminator", 4) in learned) == (name == "adversarial")
+    assert noted.files == ([] if name == "ldm" else [f"previews/step-00000{s}.mp4" for s in (2, 4)])
+
+
+def test_a_finished_training_is_left_as_it_is(tmp_path: Path) -> None:
+    place = Place(tmp_path, CONFIGS["ldm"])
+    whole, _ = place.run("whole")
+    again, noted = place.run("whole")
+    assert not noted.values
+    expected, found = leaves(whole.state()), leaves(again.state())
+    assert [path for path in expected if not same(expected[path], found[path])] == []
+
+
+def test_a_loss_that_is_no_number_stops_with_a_cure(tmp_path: Path) -> None:
+    place = Place(tmp_path, CONFIGS["ldm"], mean=math.nan)
+    with pytest.raises(UserError, match=r"nan at step 1.*--lr"):
+        place.run("whole")
+    assert not (tmp_path / "whole").exists()

@@ -1,0 +1,141 @@
+"""The two trainings: schedule, metrics, classes and what they export."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipelines.config.schema import TrainJob, TrainLDM, TrainVQGAN
+from pipelines.training.loader import Batch
+from pipelines.training.methods import LDMMethod, VQGANMethod, scheduled_lr
+from pipelines.training.world import World
+from vqvdm.diffusion.objectives import ObjectiveConfig
+from vqvdm.diffusion.unet import UNetConfig
+from vqvdm.generator import VideoGenerator, load_vqgan
+from vqvdm.tokenizer.discriminator import DiscriminatorConfig
+from vqvdm.tokenizer.losses import LossConfig
+from vqvdm.tokenizer.vqgan import VQGANConfig
+
+VQGAN = VQGANConfig(
+    blocks=((2, 4, 4),), widths=(8,), depths=(1,), quantizer="fsq", levels=(4, 4, 4)
+)
+UNET = UNetConfig(width=8, multipliers=(1, 2), depths=(1, 1), head_width=8)
+INDEX = {
+    "shape": [3, 2, 4, 4], "classes": ["a", "b"], "fps": [8.0, 16.0],
+    "mean": [0.1, 0.0, -0.1], "std": [0.5, 1.0, 2.0],
+}  # fmt: skip
+
+
+def vqgan_method(**changes: Any) -> VQGANMethod:
+    critic = DiscriminatorConfig(width=8, levels=2)
+    config = TrainVQGAN(steps=10, warmup=1, model=VQGAN, discriminator=critic, **changes)
+    return VQGANMethod(config, World())
+
+
+def ldm_method(dropout: float = 0.0, **changes: Any) -> LDMMethod:
+    objective = ObjectiveConfig(class_dropout=dropout)
+    config = TrainLDM(steps=10, model=UNET, objective=objective, **changes)
+    method = LDMMethod(config, World(), INDEX)
+    torch.manual_seed(1)
+    for parameter in method.denoiser.parameters():  # at first, the class says nothing
+        nn.init.normal_(parameter, std=0.2)
+    return method
+
+
+def clips(count: int = 2) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    video = torch.randint(0, 256, (count, 4, 16, 16, 3), dtype=torch.uint8, generator=generator)
+    return Batch([str(k) for k in range(count)], {"video": video})
+
+
+def latents(*classes: int) -> Batch:
+    z = torch.randn(len(classes), 3, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    fps = torch.full((len(classes),), 8.0)
+    tensors = {"latent": z, "class_index": torch.tensor(classes), "fps": fps}
+    return Batch([str(k) for k in range(len(classes))], tensors)
+
+
+def test_the_rate_rises_in_a_line_then_falls_along_half_a_cosine() -> None:
+    config = TrainJob(steps=1000, lr=2.0, warmup=10)
+    rates = [scheduled_lr(step, config) for step in range(1001)]
+    assert rates[:10] == pytest.approx([2.0 * (k + 1) / 10 for k in range(10)], rel=1e-3)
+    assert all(a > b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert rates[250] == pytest.approx(2.0 * (0.02 + 0.98 * (1 + math.sqrt(0.5)) / 2))
+    assert rates[500] == pytest.approx(2.0 * 0.51)
+    assert rates[1000] == pytest.approx(2.0 / 50)
+    assert scheduled_lr(0, TrainJob(steps=10, lr=2.0, warmup=0)) == 2.0
+
+
+def test_the_scheduled_rate_is_the_optimisers() -> None:
+    method = ldm_method(lr=0.5, warmup=4)
+    method.train_step(latents(0, 1), 1)
+    assert method.optimizer.param_groups[0]["lr"] == scheduled_lr(1, method.config)
+
+
+def trained(dropout: float, *classes: int) -> tuple[float, dict[str, Tensor]]:
+    method = ldm_method(dropout)
+    loss = method.train_step(latents(*classes), 0)["loss"].item()
+    return loss, method.denoiser.state_dict()
+
+
+def test_unlabelled_latents_train_no_class() -> None:
+    loss, weights = trained(0.0, -1, -1)
+    dropped_loss, dropped = trained(1.0, 0, 1)
+    assert loss == dropped_loss
+    assert all(torch.equal(dropped[name], weight) for name, weight in weights.items())
+    assert trained(0.0, 0, 1)[0] != loss
+
+
+def test_ldm_validation_drops_no_class_and_moves_nothing() -> None:
+    method = ldm_method(dropout=1.0)
+    method.train_step(latents(0, 1), 0)
+    before = {name: value.clone() for name, value in method.ema.average.state_dict().items()}
+    value = method.validate([latents(0, 1)])
+    assert value == method.validate([latents(0, 1)]) != method.validate([latents(1, 0)])
+    assert value.keys() == {"val/loss"}
+    after = method.ema.average.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_vqgan_validation_tells_quality_and_use_of_the_codebook() -> None:
+    values = vqgan_method().validate([clips(2), clips(1)])
+    assert values.keys() >= {"val/psnr", "codebook/usage"}
+    assert 0 < values["val/psnr"] < 30
+    assert 0 < values["codebook/usage"] <= 1
+    assert 1 <= values["codebook/perplexity"] <= 64
+
+
+@pytest.mark.parametrize("start", [0.0, 0.9])
+def test_the_discriminator_learns_once_it_has_a_say(start: float) -> None:
+    loss = LossConfig(adversarial=0.1, adversarial_start=start, adversarial_ramp=0.0)
+    method = vqgan_method(loss=loss)
+    before = {name: value.clone() for name, value in method.critic.state_dict().items()}
+    metrics = method.train_step(clips(), 5)
+    moved = any(not torch.equal(v, before[k]) for k, v in method.critic.state_dict().items())
+    assert moved == ("discriminator" in metrics) == ("adversarial" in metrics) == (start == 0.0)
+    assert (metrics["adversarial_weight"].item() > 0) == moved
+    assert all(parameter.requires_grad for parameter in method.critic.parameters())
+
+
+def test_the_preview_shows_clips_beside_reconstructions() -> None:
+    frames = vqgan_method().preview(clips(2))
+    assert frames is not None
+    assert frames.shape == (4, 2 * 16, 2 * 16, 3)
+    assert (frames[:, :16, :16] == clips(2).tensors["video"][0].numpy()).all()
+
+
+def test_exports_are_the_averaged_weights_ready_to_use(tmp_path: Path) -> None:
+    method, ldm = vqgan_method(lr=0.1), ldm_method()
+    method.train_step(clips(), 0)
+    method.export(tmp_path / "vqgan")
+    ldm.export(tmp_path)
+    x = torch.linspace(-1, 1, 3 * 4 * 16 * 16).view(1, 3, 4, 16, 16)
+    with torch.no_grad():
+        z = load_vqgan(tmp_path / "vqgan").encode(x)
+        assert torch.equal(z, method.ema.average.encode(x))
+        assert not torch.equal(z, method.vqgan.encode(x))
+    videos = VideoGenerator.load(tmp_path).sample(["b", None], fps=8, steps=1)
+    assert videos.shape == (2, 4, 16, 16, 3)

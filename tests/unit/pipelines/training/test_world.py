@@ -1,0 +1,75 @@
+"""Random draws that do not depend on the number of workers, and means over workers."""
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from pipelines.training.world import Draws, World
+
+
+@pytest.mark.parametrize("name", ["normal", "uniform"])
+def test_two_workers_draw_what_one_draws(name: str) -> None:
+    alone = Draws(World(), seed=3, step=7)
+    pair = [Draws(World(rank, 2), seed=3, step=7) for rank in range(2)]
+    for shape in ((3, 2), (), (4,)):  # one after another: the generators stay in step
+        whole = getattr(alone, name)(4, *shape)
+        shares = [getattr(draws, name)(2, *shape) for draws in pair]
+        assert whole.shape == (4, *shape)
+        assert torch.equal(torch.cat(shares), whole)
+        assert not torch.equal(*shares)
+
+
+def test_draws_are_a_function_of_seed_and_step() -> None:
+    def draw(seed: int, step: int) -> Tensor:
+        return Draws(World(), seed, step).normal(8)
+
+    assert torch.equal(draw(1, 2), draw(1, 2))
+    assert len({tuple(draw(*pair).tolist()) for pair in [(0, 1), (1, 0), (1, 1), (0, 0)]}) == 4
+
+
+def test_draws_leave_the_global_generator_alone() -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    Draws(World(), 5, 5).uniform(4)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_uniform_numbers_lie_in_the_unit_interval() -> None:
+    values = Draws(World(), 0, 0).uniform(10_000)
+    assert 0 <= values.min() < 0.01
+    assert 0.99 < values.max() < 1
+
+
+def test_one_worker_keeps_its_metrics() -> None:
+    parameter = nn.Parameter(torch.tensor([2.0]))
+    assert World().mean({"loss": parameter.sum(), "weight": torch.tensor(3)}) == {
+        "loss": 2.0,
+        "weight": 3.0,
+    }
+
+
+def test_metrics_are_averaged_over_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    def add_the_other_worker(values: Tensor) -> None:
+        values += torch.tensor([4.0, 10.0])
+
+    monkeypatch.setattr(dist, "all_reduce", add_the_other_worker)
+    mine = {"loss": torch.tensor(2.0), "norm": torch.tensor(0.0)}
+    assert World(rank=1, size=2).mean(mine) == {"loss": 3.0, "norm": 5.0}
+
+
+def test_the_first_worker_is_one() -> None:
+    assert [World(rank, 3).is_first for rank in range(3)] == [True, False, False]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast_follows_the_dtype(dtype: torch.dtype) -> None:
+    with World(dtype=dtype).autocast():
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+
+
+def test_a_single_worker_wraps_nothing_and_waits_for_nobody() -> None:
+    module = nn.Linear(1, 1)
+    assert World().wrap(module) is module
+    World().barrier()

@@ -1,0 +1,150 @@
+"""The denoiser: where it starts, what it depends on and which sizes it takes."""
+
+from typing import TypeVar
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vqvdm.diffusion.unet import (
+    Block,
+    ResidualBlock,
+    SpatialAttention,
+    TemporalAttention,
+    UNet,
+    UNetConfig,
+)
+
+BLOCK_WIDTH = 16
+"""Channels of the blocks in the middle."""
+CLASSES = 3
+Net = TypeVar("Net", bound=nn.Module)
+
+
+def stirred(net: Net) -> Net:
+    """As after some training: no weight is zero any more."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return net
+
+
+def tiny(multipliers: tuple[int, ...] = (1, 2), factorised: bool = False) -> UNet:
+    torch.manual_seed(0)
+    config = UNetConfig(
+        width=8, multipliers=multipliers, depth=1, head_width=8, factorised=factorised
+    )
+    return UNet(config, 4, CLASSES)
+
+
+def middle_block(factorised: bool = False) -> Block:
+    block = tiny(factorised=factorised).middle[0]
+    assert isinstance(block, Block)
+    return block
+
+
+def predict(net: UNet, time: float = 0.5, label: int = 0, fps: float = 8.0) -> Tensor:
+    """One fixed latent under the conditions given."""
+    z_BCTHW = torch.randn(1, 4, 3, 4, 4, generator=torch.Generator().manual_seed(2))
+    conditions = torch.tensor([time]), torch.tensor([label]), torch.tensor([fps])
+    with torch.no_grad():
+        return net(z_BCTHW, *conditions)
+
+
+@pytest.mark.parametrize("factorised", [False, True])
+def test_it_starts_at_zero(factorised: bool) -> None:
+    net = tiny(factorised=factorised)
+    assert not predict(net).any()
+    assert predict(stirred(net)).any()
+
+
+def test_every_condition_counts() -> None:
+    net = stirred(tiny())
+    outputs = [
+        predict(net),
+        predict(net, time=0.8),
+        predict(net, label=1),
+        predict(net, label=CLASSES),  # no class
+        predict(net, fps=16.0),
+        predict(net, fps=7.9),
+    ]
+    for i, a in enumerate(outputs):
+        for b in outputs[:i]:
+            assert (a - b).abs().max() > 1e-4
+
+
+def test_time_and_frame_rate_are_continuous() -> None:
+    net = stirred(tiny())
+    far = (predict(net, time=0.2) - predict(net, time=0.8)).norm()
+    assert (predict(net, time=0.5) - predict(net, time=0.50001)).norm() < 0.05 * far
+    far = (predict(net, fps=8) - predict(net, fps=16)).norm()
+    assert (predict(net, fps=12.5) - predict(net, fps=12.5005)).norm() < 0.05 * far
+
+
+@pytest.mark.parametrize("size", [(1, 2, 2), (3, 4, 6), (8, 8, 4)])
+def test_other_lengths_and_sizes(size: tuple[int, int, int]) -> None:
+    z_BCTHW = torch.randn(2, 4, *size)
+    out = stirred(tiny())(z_BCTHW, torch.rand(2), torch.tensor([0, 3]), torch.tensor([8.0, 16.0]))
+    assert out.shape == z_BCTHW.shape
+    assert out.isfinite().all()
+
+
+def test_a_latent_does_not_depend_on_its_neighbours() -> None:
+    net, z_BCTHW = stirred(tiny()), torch.randn(3, 4, 2, 4, 4)
+    conditions = torch.rand(3), torch.tensor([0, 1, 3]), torch.tensor([8.0, 16.0, 30.0])
+    together = net(z_BCTHW, *conditions)
+    for i in range(3):
+        alone = net(z_BCTHW[i : i + 1], *(c[i : i + 1] for c in conditions))
+        torch.testing.assert_close(alone[0], together[i], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("multipliers", [(1,), (1, 2), (1, 2, 3)])
+def test_every_block_is_residual_then_spatial_then_temporal(multipliers: tuple[int, ...]) -> None:
+    net = tiny(multipliers)
+    blocks = [module for module in net.modules() if isinstance(module, Block)]
+    assert len(blocks) == len(multipliers) * (1 + 2) + 2
+    for block in blocks:
+        kinds = [type(child) for child in block.children()]
+        assert kinds == [ResidualBlock, SpatialAttention, TemporalAttention]
+    for kind in (ResidualBlock, SpatialAttention, TemporalAttention):
+        assert sum(isinstance(module, kind) for module in net.modules()) == len(blocks)
+
+
+@pytest.mark.parametrize("factorised", [False, True])
+def test_a_block_starts_as_the_identity(factorised: bool) -> None:
+    block, x_BCTHW = middle_block(factorised), torch.randn(2, BLOCK_WIDTH, 3, 4, 4)
+    condition_BE = torch.randn(2, block.residual.condition.in_features)
+    assert torch.equal(block(x_BCTHW, condition_BE), x_BCTHW)
+    assert not torch.allclose(stirred(block)(x_BCTHW, condition_BE), x_BCTHW, atol=1e-3)
+
+
+def seen(attention: nn.Module) -> Tensor:
+    """Which positions (T, H, W) the output at (1, 2, 0) depends on."""
+    x_BCTHW = torch.randn(1, BLOCK_WIDTH, 3, 4, 2, requires_grad=True)
+    attention(x_BCTHW)[0, :, 1, 2, 0].square().sum().backward()
+    assert x_BCTHW.grad is not None
+    return x_BCTHW.grad[0].abs().sum(0) > 0
+
+
+def test_attention_sees_its_frame_or_its_position() -> None:
+    block, frame, position = stirred(middle_block()), *torch.zeros(2, 3, 4, 2, dtype=torch.bool)
+    frame[1] = True
+    position[:, 2, 0] = True
+    assert torch.equal(seen(block.spatial), frame)
+    assert torch.equal(seen(block.temporal), position)
+
+
+def test_temporal_attention_tells_frames_apart() -> None:
+    attention, x_BCTHW = stirred(middle_block()).temporal, torch.randn(1, BLOCK_WIDTH, 5, 2, 2)
+    backwards = attention(x_BCTHW.flip(2)).flip(2)
+    assert not torch.allclose(backwards, attention(x_BCTHW), atol=1e-4)
+
+
+@pytest.mark.parametrize("factorised", [False, True])
+def test_every_parameter_learns(factorised: bool) -> None:
+    net = stirred(tiny(factorised=factorised))
+    labels, fps = torch.arange(CLASSES + 1), torch.tensor([4.0, 8.0, 16.0, 30.0])
+    net(torch.randn(4, 4, 2, 4, 4), torch.rand(4), labels, fps).square().sum().backward()
+    silent = [n for n, p in net.named_parameters() if p.grad is None or not p.grad.any()]
+    assert not silent

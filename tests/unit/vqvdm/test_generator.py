@@ -1,0 +1,157 @@
+"""A bundle of tiny nets on disk becomes videos."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from vqvdm import UserError, VideoGenerator
+from vqvdm.checkpoint import save_model
+from vqvdm.diffusion.unet import UNet, UNetConfig
+from vqvdm.generator import from_uint8, load_vqgan, to_uint8
+from vqvdm.tokenizer.vqgan import VQGAN, VQGANConfig
+
+Bundle = Callable[..., Path]
+TOKENIZER = VQGANConfig(
+    blocks=((2, 4, 4),), widths=(8,), depths=(1,), quantizer="fsq", levels=(8, 8, 8)
+)
+DENOISER = UNetConfig(width=8, multipliers=(1, 2), depth=1, head_width=8)
+STATISTICS = {"mean": [0.1, -0.2, 0.0], "std": [0.5, 0.4, 0.6]}
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    def build(classes: tuple[str, ...] = ("zero", "seven"), objective: str = "flow") -> Path:
+        folder = tmp_path_factory.mktemp("ldm")
+        torch.manual_seed(0)
+        net, vqgan = UNet(DENOISER, 3, len(classes)), VQGAN(TOKENIZER)
+        for parameter in net.parameters():  # an untrained denoiser says nothing
+            nn.init.normal_(parameter, std=0.2)
+        about = {
+            "model": asdict(DENOISER),
+            "objective": {"name": objective, "class_dropout": 0.5},
+            "latents": {"shape": [3, 2, 4, 4], **STATISTICS},
+            "classes": list(classes),
+        }
+        save_model(folder, net, about)
+        save_model(folder / "vqgan", vqgan, {"model": asdict(TOKENIZER)})
+        return folder
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def generator(bundle: Bundle) -> VideoGenerator:
+    return VideoGenerator.load(bundle())
+
+
+def test_pixels_and_bytes_are_inverse() -> None:
+    video_BTHWC = torch.arange(256, dtype=torch.uint8).repeat(3).view(1, 4, 8, 8, 3)
+    x_BCTHW = from_uint8(video_BTHWC)
+    assert x_BCTHW.shape == (1, 3, 4, 8, 8)
+    assert (x_BCTHW.min(), x_BCTHW.max()) == (-1, 1)
+    assert torch.equal(to_uint8(x_BCTHW), video_BTHWC)
+    assert torch.equal(to_uint8(x_BCTHW * 5), to_uint8((x_BCTHW * 5).clamp(-1, 1)))
+
+
+def test_a_video_for_each_class_named(generator: VideoGenerator) -> None:
+    videos = generator.sample(["seven", None, "zero"], fps=8, steps=2)
+    assert videos.shape == (3, 4, 16, 16, 3)
+    assert videos.dtype == np.uint8
+    assert len(np.unique(videos)) > 10
+
+
+def test_a_video_does_not_depend_on_its_neighbours(generator: VideoGenerator) -> None:
+    seeds = [(5, 0), (5, 1), (5, 2)]
+    classes = ["zero", "seven", None]
+    together = generator.sample(classes, steps=3, seed=seeds)
+    for i in range(3):
+        alone = generator.sample(classes[i : i + 1], steps=3, seed=seeds[i : i + 1])
+        assert np.abs(alone[0].astype(int) - together[i].astype(int)).max() <= 1
+    first = generator.sample(["zero"], steps=3, seed=5)
+    both = generator.sample(["zero", "zero"], steps=3, seed=5)
+    assert np.abs(first[0].astype(int) - both[0].astype(int)).max() <= 1
+    assert not np.array_equal(both[0], both[1])
+
+
+def test_what_a_video_depends_on(generator: VideoGenerator) -> None:
+    settings: dict[str, Any] = {"fps": 8, "steps": 2, "guidance": 2.0, "seed": 0}
+    settings["classes"] = ["zero"]
+    base = generator.sample_latents(**settings)
+    assert torch.equal(generator.sample_latents(**settings), base)
+    changes: list[dict[str, Any]] = [
+        {"classes": ["seven"]},
+        {"fps": 24},
+        {"steps": 3},
+        {"guidance": 1.0},
+        {"seed": 1},
+        {"sampler": "euler"},
+    ]
+    for change in changes:
+        assert not torch.allclose(generator.sample_latents(**settings | change), base, atol=1e-4)
+
+
+def test_latents_are_put_back_to_their_statistics(generator: VideoGenerator) -> None:
+    plain = {"shape": [3, 2, 4, 4], "mean": [0.0] * 3, "std": [1.0] * 3}
+    other = VideoGenerator(
+        generator.denoiser, generator.vqgan, generator.about | {"latents": plain}
+    )
+    raw, normalised = (g.sample_latents(["zero"], steps=2) for g in (generator, other))
+    mean, std = (torch.tensor(STATISTICS[k]).view(3, 1, 1, 1) for k in ("mean", "std"))
+    torch.testing.assert_close(raw, normalised * std + mean)
+
+
+def test_a_noise_predicting_model_has_a_sampler_of_its_own(bundle: Bundle) -> None:
+    generator = VideoGenerator.load(bundle(objective="epsilon"))
+    assert generator.sample(["zero"], steps=2).shape == (1, 4, 16, 16, 3)
+    with pytest.raises(UserError, match=r"'heun' does not fit .*'epsilon'; use one of: ddim"):
+        generator.sample(["zero"], steps=2, sampler="heun")
+
+
+def test_an_unconditional_model_samples_and_knows_no_class(bundle: Bundle) -> None:
+    generator = VideoGenerator.load(bundle(classes=()))
+    assert generator.sample([None, None], steps=1).shape == (2, 4, 16, 16, 3)
+    with pytest.raises(UserError, match="unconditional"):
+        generator.sample(["zero"], steps=1)
+
+
+@pytest.mark.parametrize(("name", "hint"), [("Zero", "zero"), ("sevn", "seven")])
+def test_an_unknown_class_names_the_nearest(
+    generator: VideoGenerator, name: str, hint: str
+) -> None:
+    with pytest.raises(UserError, match=f"'{name}': did you mean '{hint}'.*zero, seven"):
+        generator.sample(["zero", name], steps=1)
+
+
+@pytest.mark.parametrize("fps", [0, -8.0])
+def test_frame_rates_not_above_zero_are_refused(generator: VideoGenerator, fps: float) -> None:
+    with pytest.raises(UserError, match="fps"):
+        generator.sample(["zero"], fps=fps, steps=1)
+
+
+def test_a_sampler_that_does_not_fit_is_refused(generator: VideoGenerator) -> None:
+    with pytest.raises(UserError, match=r"'ddim' does not fit .* heun, euler"):
+        generator.sample(["zero"], steps=1, sampler="ddim")
+
+
+@pytest.mark.parametrize(
+    "file", ["config.json", "model.safetensors", "vqgan/config.json", "vqgan/model.safetensors"]
+)
+def test_an_incomplete_bundle_is_refused(bundle: Bundle, file: str) -> None:
+    folder = bundle()
+    (folder / file).unlink()
+    with pytest.raises(UserError, match="is missing"):
+        VideoGenerator.load(folder)
+
+
+def test_an_exported_tokenizer_is_ready_to_use(bundle: Bundle) -> None:
+    vqgan = load_vqgan(bundle() / "vqgan")
+    assert vqgan.config == TOKENIZER
+    assert not vqgan.training
+    assert not any(p.requires_grad for p in vqgan.parameters())
+    assert vqgan.encode(torch.zeros(1, 3, 4, 16, 16)).shape == (1, 3, 2, 4, 4)

@@ -1,0 +1,110 @@
+"""Building blocks: what they keep, what they mix and where they start."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from vqvdm.layers import (
+    DepthToSpace,
+    Size3,
+    SpaceToDepth,
+    conv3d,
+    group_norm,
+    product,
+    sinusoidal_encoding,
+    zero,
+    zero_last,
+)
+
+
+def without_mixing(module: SpaceToDepth | DepthToSpace) -> nn.Module:
+    """Leave only the rearrangement: the 1x1x1 convolution becomes the identity."""
+    nn.init.dirac_(module.mix.weight)
+    assert module.mix.bias is not None
+    nn.init.zeros_(module.mix.bias)
+    return module
+
+
+@pytest.mark.parametrize("block", [(1, 1, 1), (2, 4, 4), (1, 2, 3), (3, 1, 2)])
+def test_depth_to_space_undoes_space_to_depth(block: Size3) -> None:
+    x_BCTHW = torch.randn(2, 3, 6, 8, 12)
+    folded = without_mixing(SpaceToDepth(3, 3 * math.prod(block), block))(x_BCTHW)
+    expected = [size // stride for size, stride in zip((6, 8, 12), block, strict=True)]
+    assert list(folded.shape) == [2, 3 * math.prod(block), *expected]
+    unfolded = without_mixing(DepthToSpace(3 * math.prod(block), 3, block))(folded)
+    torch.testing.assert_close(unfolded, x_BCTHW)
+
+
+def test_a_folded_position_sees_its_own_block_alone() -> None:
+    x_BCTHW = torch.randn(1, 2, 4, 4, 4, requires_grad=True)
+    SpaceToDepth(2, 5, (2, 2, 2))(x_BCTHW)[0, :, 1, 0, 1].sum().backward()
+    assert x_BCTHW.grad is not None
+    seen = x_BCTHW.grad[0].abs().sum(0) > 0
+    expected = torch.zeros(4, 4, 4, dtype=torch.bool)
+    expected[2:, :2, 2:] = True
+    assert torch.equal(seen, expected)
+
+
+@pytest.mark.parametrize("channels", [4, 6, 8, 12, 24, 64, 96, 100, 128, 192, 1024])
+def test_group_norm_has_large_enough_groups(channels: int) -> None:
+    norm = group_norm(channels)
+    assert norm.num_groups <= 32
+    assert channels % norm.num_groups == 0
+    assert channels // norm.num_groups >= 4
+    y = norm(5 + 3 * torch.randn(2, channels, 4, 8, 8))
+    assert abs(y.mean().item()) < 1e-3
+    assert y.std().item() == pytest.approx(1, abs=0.02)
+
+
+def test_zero_silences_a_layer() -> None:
+    layer = nn.Linear(3, 4)
+    assert zero(layer) is layer
+    assert not layer(torch.randn(2, 3)).any()
+
+
+@pytest.mark.parametrize("factorised", [False, True])
+def test_zero_last_silences_a_convolution_that_can_still_learn(factorised: bool) -> None:
+    conv = zero_last(conv3d(2, 4, factorised))
+    y_BCTHW = conv(torch.randn(1, 2, 3, 4, 5))
+    assert not y_BCTHW.any()
+    (y_BCTHW - 1).square().sum().backward()
+    assert any(p.grad is not None and p.grad.any() for p in conv.parameters())
+
+
+@pytest.mark.parametrize("factorised", [False, True])
+def test_conv3d_keeps_sizes_and_sees_every_neighbour(factorised: bool) -> None:
+    x_BCTHW = torch.randn(1, 2, 5, 7, 9, requires_grad=True)
+    y_BCTHW = conv3d(2, 6, factorised)(x_BCTHW)
+    assert y_BCTHW.shape == (1, 6, 5, 7, 9)
+    y_BCTHW[0, :, 2, 3, 4].sum().backward()
+    assert x_BCTHW.grad is not None
+    seen = x_BCTHW.grad[0].abs().sum(0) > 0
+    assert seen[1:4, 2:5, 3:6].all()
+    assert seen.sum() == 27
+
+
+def test_a_factorised_convolution_is_cheaper() -> None:
+    full, split = (sum(p.numel() for p in conv3d(32, 32, f).parameters()) for f in (False, True))
+    assert split < full / 2
+
+
+def test_sinusoidal_encoding_against_its_formula() -> None:
+    values = [0.0, 1.0, 250.0]
+    encoded = sinusoidal_encoding(torch.tensor(values), 8, max_period=100.0)
+    assert encoded.shape == (3, 8)
+    angles = [[v * 100 ** (-i / 4) for i in range(4)] for v in values]
+    expected = [[*map(math.cos, row), *map(math.sin, row)] for row in angles]
+    torch.testing.assert_close(encoded, torch.tensor(expected), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int64])
+def test_sinusoidal_encoding_is_float32(dtype: torch.dtype) -> None:
+    encoded = sinusoidal_encoding(torch.tensor([7], dtype=dtype), 16)
+    assert encoded.dtype == torch.float32
+    torch.testing.assert_close(encoded, sinusoidal_encoding(torch.tensor([7.0]), 16))
+
+
+def test_product_of_strides() -> None:
+    assert product([(2, 4, 4), (2, 2, 1), (1, 3, 2)]) == (4, 24, 8)

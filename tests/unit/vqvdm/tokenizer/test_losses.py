@@ -1,0 +1,71 @@
+"""The losses of the VQGAN against hand-made values."""
+
+import pytest
+import torch
+
+from vqvdm.tokenizer.losses import (
+    LossConfig,
+    adversarial_weight,
+    discriminator_hinge,
+    generator_hinge,
+    reconstruction_loss,
+)
+
+
+def test_reconstruction_loss_weighs_absolute_and_squared_errors() -> None:
+    x_BCTHW = torch.zeros(2, 3, 2, 4, 4)
+    y_BCTHW = x_BCTHW.clone()
+    y_BCTHW[0] = 0.5  # half of the values are off by a half
+    loss = reconstruction_loss(x_BCTHW, y_BCTHW, LossConfig(l1=2.0, l2=4.0))
+    assert loss.item() == pytest.approx(2 * 0.25 + 4 * 0.125)
+    assert reconstruction_loss(x_BCTHW, x_BCTHW, LossConfig(l1=2.0, l2=4.0)) == 0
+
+
+@pytest.mark.parametrize(
+    ("step", "weight"),
+    [(0, 0.0), (499, 0.0), (500, 0.0), (550, 0.02), (600, 0.04), (700, 0.08), (999, 0.08)],
+)
+def test_the_discriminator_joins_late_and_gently(step: int, weight: float) -> None:
+    config = LossConfig(adversarial=0.08, adversarial_start=0.5, adversarial_ramp=0.2)
+    assert adversarial_weight(step, 1000, config) == pytest.approx(weight)
+
+
+def test_the_weight_never_falls() -> None:
+    config = LossConfig(adversarial=0.3, adversarial_start=0.25, adversarial_ramp=0.5)
+    weights = [adversarial_weight(step, 100, config) for step in range(101)]
+    assert weights == sorted(weights)
+    assert (weights[0], weights[-1]) == (0.0, pytest.approx(0.3))
+
+
+def test_a_ramp_of_nothing_is_a_step() -> None:
+    config = LossConfig(adversarial=0.3, adversarial_start=0.5, adversarial_ramp=0.0)
+    assert adversarial_weight(50, 100, config) == 0
+    assert adversarial_weight(51, 100, config) == pytest.approx(0.3)
+
+
+def test_a_weight_of_nothing_stays_nothing() -> None:
+    config = LossConfig(adversarial=0.0, adversarial_start=0.0, adversarial_ramp=0.1)
+    assert all(adversarial_weight(step, 10, config) == 0 for step in range(10))
+
+
+@pytest.mark.parametrize(
+    ("real", "fake", "loss"),
+    [
+        ([1.0, 5.0], [-1.0, -7.0], 0.0),  # beyond the margin, nothing is left to learn
+        ([0.0, 0.0], [0.0, 0.0], 1.0),
+        ([-1.0, 1.0], [0.5, -3.0], 0.5 * (1.0 + 0.75)),
+        ([-2.0, -2.0], [3.0, 1.0], 0.5 * (3.0 + 3.0)),
+    ],
+)
+def test_discriminator_hinge_by_hand(real: list[float], fake: list[float], loss: float) -> None:
+    found = discriminator_hinge(torch.tensor(real), torch.tensor(fake))
+    assert found.item() == pytest.approx(loss)
+
+
+def test_generator_hinge_by_hand() -> None:
+    logits = torch.tensor([3.0, -1.0, 4.0], requires_grad=True)
+    loss = generator_hinge(logits)
+    assert loss.item() == pytest.approx(-2.0)
+    loss.backward()
+    assert logits.grad is not None
+    torch.testing.assert_close(logits.grad, torch.full((3,), -1 / 3))

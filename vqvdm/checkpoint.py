@@ -1,0 +1,107 @@
+"""Models and training states on disk: safetensors and JSON, never a pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from vqvdm.errors import UserError
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def save_model(folder: Path, model: nn.Module, config: dict[str, Any]) -> None:
+    """Write `model.safetensors` and `config.json` into a local folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_file(tensors, folder / "model.safetensors")
+    config = config | {"fingerprint": weights_fingerprint(folder)}
+    (folder / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
+
+
+def load_config(folder: Path) -> dict[str, Any]:
+    """The `config.json` of a model's folder; `UserError` where there is none."""
+    try:
+        return json.loads((folder / "config.json").read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{folder} holds no model: config.json is missing") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{folder}/config.json is damaged ({error}): export it again") from error
+
+
+def load_weights(folder: Path, model: nn.Module) -> None:
+    """Fill a model from `model.safetensors`; `UserError` where the shapes do not fit."""
+    try:
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+    except FileNotFoundError:
+        raise UserError(f"{folder} holds no model: model.safetensors is missing") from None
+    except SafetensorError as error:
+        raise UserError(
+            f"{folder}/model.safetensors is damaged ({error}): copy or export it again"
+        ) from error
+    except RuntimeError as error:
+        detail = " ".join(str(error).split())
+        raise UserError(f"{folder}: the weights do not fit the configuration: {detail}") from error
+
+
+def weights_fingerprint(folder: Path) -> str:
+    """Short sha256 of the weights."""
+    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()[:16]
+
+
+def save_state(path: Path, state: Any) -> None:
+    """Write nested dicts and lists of tensors and plain values into one safetensors file."""
+    tensors: dict[str, Tensor] = {}
+    tree = json.dumps(_pack(state, tensors))
+    save_file(tensors, path, metadata={"tree": tree})
+
+
+def load_state(path: Path) -> Any:
+    """What `save_state` wrote; raises `ValueError` for a damaged file."""
+    try:
+        with safe_open(path, "pt") as file:
+            tree = json.loads(file.metadata()["tree"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return _unpack(tree, tensors)
+    except (SafetensorError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """Replace tensors by their names, and keep the kinds of keys, which JSON would lose."""
+    if isinstance(value, Tensor):
+        name = str(len(tensors))
+        # Tied tensors are stored apart: safetensors refuses shared memory.
+        tensors[name] = value.detach().cpu().clone().contiguous()
+        return {"tensor": name}
+    if isinstance(value, dict):
+        return {"dict": [[key, _pack(item, tensors)] for key, item in value.items()]}
+    if isinstance(value, list | tuple):
+        kind = "tuple" if isinstance(value, tuple) else "list"
+        return {kind: [_pack(item, tensors) for item in value]}
+    assert value is None or isinstance(value, bool | int | float | str), type(value)
+    return {"value": value}
+
+
+def _unpack(node: Any, tensors: dict[str, Tensor]) -> Any:
+    ((kind, value),) = node.items()
+    if kind == "tensor":
+        return tensors[value]
+    if kind == "dict":
+        return {key: _unpack(item, tensors) for key, item in value}
+    if kind in ("list", "tuple"):
+        items = [_unpack(item, tensors) for item in value]
+        return tuple(items) if kind == "tuple" else items
+    return value
+
+
+def on_device(module: Module, device: torch.device | str) -> Module:
+    """A module ready to run: moved, 3D convolutions in the layout that is fastest for them."""
+    return module.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]

@@ -1,0 +1,1 @@
+"""Stage two: the diffusion model on latents."""

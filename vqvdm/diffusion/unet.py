@@ -1,0 +1,230 @@
+"""The denoiser: a U-Net whose blocks are a 3D residual block, a spatial and a temporal attention.
+
+A class embedding, an encoding of the frame rate and one of the time condition every residual
+block. The net works on *normalised latents*.
+
+Shapes: B batch, C channels, T frames, H height, W width, E embedding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from vqvdm.errors import UserError
+from vqvdm.layers import conv3d, group_norm, sinusoidal_encoding, zero, zero_last
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """Shape of the denoiser."""
+
+    width: int = 64
+    multipliers: tuple[int, ...] = (1, 2, 2)
+    """Channels at each level, as multiples of the width; each level halves height and width."""
+    depths: tuple[int, ...] = (2, 2, 2)
+    """Blocks at each level, on the way down and on the way up."""
+    head_width: int = 32
+    """Channels of an attention head."""
+    factorised: bool = False
+    """Split 3x3x3 convolutions into 1x3x3 and 3x1x1."""
+
+    def check(self, height: int | None = None, width: int | None = None) -> None:
+        """`UserError` unless widths fit the heads, and a latent of this size can be halved."""
+        if len(self.multipliers) != len(self.depths):
+            raise UserError("multipliers and depths describe levels: give as many of each")
+        if self.width % 2:
+            raise UserError(f"the U-Net's width {self.width} is odd: choose an even one")
+        for channels in (self.width * multiplier for multiplier in self.multipliers):
+            if channels % max(1, channels // self.head_width):
+                raise UserError(
+                    f"heads of {self.head_width} do not divide {channels} channels: choose a "
+                    "head_width that divides every width"
+                )
+        halvings = 2 ** (len(self.multipliers) - 1)
+        for size in (height, width):
+            if size is not None and size % halvings:
+                raise UserError(
+                    f"a latent of {height}x{width} cannot be halved {len(self.multipliers) - 1} "
+                    "times: choose fewer multipliers, or cut clips of another --size"
+                )
+
+
+class Conditioning(nn.Module):
+    """Class, frame rate and time to one vector (B, E).
+
+    Class index `num_classes` stands for "no class": what classifier-free guidance drops to,
+    and what unlabelled data has.
+    """
+
+    def __init__(self, num_classes: int, width: int) -> None:
+        super().__init__()
+        embedding = 4 * width
+        self.width = width
+        self.class_embedding = nn.Embedding(num_classes + 1, embedding)
+        self.time = nn.Sequential(
+            nn.Linear(width, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
+        )
+        self.fps = nn.Sequential(
+            nn.Linear(width, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
+        )
+
+    def forward(self, time_B: Tensor, class_B: Tensor, fps_B: Tensor) -> Tensor:
+        time = self.time(sinusoidal_encoding(1000 * time_B, self.width))
+        # Frame rates matter by their ratio: encode the logarithm, continuous in any rate.
+        fps = self.fps(sinusoidal_encoding(100 * fps_B.log2(), self.width))
+        return F.silu(time + fps + self.class_embedding(class_B))
+
+
+class ResidualBlock(nn.Module):
+    """A 3D residual block; the condition scales and shifts its second normalisation."""
+
+    def __init__(self, channels_in: int, channels_out: int, embedding: int, split: bool) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = group_norm(channels_in), group_norm(channels_out)
+        self.conv1 = conv3d(channels_in, channels_out, split)
+        self.conv2 = zero_last(conv3d(channels_out, channels_out, split))
+        self.condition = nn.Linear(embedding, 2 * channels_out)
+        self.skip = (
+            nn.Conv3d(channels_in, channels_out, 1)
+            if channels_in != channels_out
+            else nn.Identity()
+        )
+
+    def forward(self, x_BCTHW: Tensor, condition_BE: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x_BCTHW)))
+        scale, shift = self.condition(condition_BE)[:, :, None, None, None].chunk(2, dim=1)
+        h = self.conv2(F.silu(self.norm2(h) * (1 + scale) + shift))
+        return self.skip(x_BCTHW) + h
+
+
+def attend(q_BHLD: Tensor, k_BHLD: Tensor, v_BHLD: Tensor) -> Tensor:
+    """Softmax attention. Fused kernels win on GPUs; on CPUs these sequences are too short."""
+    if q_BHLD.device.type != "cpu":
+        return F.scaled_dot_product_attention(q_BHLD, k_BHLD, v_BHLD)
+    scores = q_BHLD @ k_BHLD.transpose(-2, -1) * q_BHLD.shape[-1] ** -0.5
+    return scores.softmax(dim=-1) @ v_BHLD
+
+
+class Attention(nn.Module):
+    """Self-attention with normalised queries and keys, over sequences (batch, length, channels)."""
+
+    def __init__(self, channels: int, head_width: int) -> None:
+        super().__init__()
+        self.heads = max(1, channels // head_width)
+        self.norm = nn.LayerNorm(channels)
+        self.qkv = nn.Linear(channels, 3 * channels, bias=False)
+        self.norm_q = nn.RMSNorm(channels // self.heads)
+        self.norm_k = nn.RMSNorm(channels // self.heads)
+        self.out = zero(nn.Linear(channels, channels))
+
+    def forward(self, x_BLC: Tensor) -> Tensor:
+        q, k, v = rearrange(
+            self.qkv(self.norm(x_BLC)), "b l (n h d) -> n b h l d", n=3, h=self.heads
+        )
+        # Normalised queries and keys keep the logits bounded under bf16 (Henry et al., 2020).
+        q, k = self.norm_q(q).to(v.dtype), self.norm_k(k).to(v.dtype)
+        y = attend(q, k, v)
+        return self.out(rearrange(y, "b h l d -> b l (h d)"))
+
+
+class SpatialAttention(Attention):
+    """Attention among the positions of each frame."""
+
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        b, _, t, h, w = x_BCTHW.shape
+        y = super().forward(rearrange(x_BCTHW, "b c t h w -> (b t) (h w) c"))
+        return x_BCTHW + rearrange(y, "(b t) (h w) c -> b c t h w", b=b, t=t, h=h, w=w)
+
+
+class TemporalAttention(Attention):
+    """Attention among the frames at each position, which are told apart by their time."""
+
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        b, c, t, h, w = x_BCTHW.shape
+        positions = sinusoidal_encoding(torch.arange(t, device=x_BCTHW.device), c)
+        sequence = rearrange(x_BCTHW, "b c t h w -> (b h w) t c") + positions.to(x_BCTHW.dtype)
+        y = super().forward(sequence)
+        return x_BCTHW + rearrange(y, "(b h w) t c -> b c t h w", b=b, h=h, w=w)
+
+
+class Block(nn.Module):
+    """What the U-Net repeats: 3D residual block, spatial attention, temporal attention."""
+
+    def __init__(
+        self, channels_in: int, channels_out: int, embedding: int, config: UNetConfig
+    ) -> None:
+        super().__init__()
+        self.residual = ResidualBlock(channels_in, channels_out, embedding, config.factorised)
+        self.spatial = SpatialAttention(channels_out, config.head_width)
+        self.temporal = TemporalAttention(channels_out, config.head_width)
+
+    def forward(self, x_BCTHW: Tensor, condition_BE: Tensor) -> Tensor:
+        return self.temporal(self.spatial(self.residual(x_BCTHW, condition_BE)))
+
+
+class UNet(nn.Module):
+    """Predicts what its objective asks for from noised normalised latents."""
+
+    def __init__(self, config: UNetConfig, latent_channels: int, num_classes: int) -> None:
+        super().__init__()
+        config.check()
+        self.config, self.num_classes = config, num_classes
+        embedding = 4 * config.width
+        widths = [config.width * m for m in config.multipliers]
+        self.conditioning = Conditioning(num_classes, config.width)
+        self.first = conv3d(latent_channels, widths[0])
+
+        def block(channels_in: int, channels_out: int) -> Block:
+            return Block(channels_in, channels_out, embedding, config)
+
+        skips, channels = [], widths[0]
+        self.down = nn.ModuleList()
+        for level, width in enumerate(widths):
+            if level:
+                self.down.append(nn.Conv3d(channels, channels, (1, 3, 3), (1, 2, 2), (0, 1, 1)))
+            for _ in range(config.depths[level]):
+                self.down.append(block(channels, width))
+                channels = width
+                skips.append(channels)
+
+        self.middle = block(channels, channels)
+
+        self.up = nn.ModuleList()
+        for level, width in reversed(list(enumerate(widths))):
+            for _ in range(config.depths[level]):
+                self.up.append(block(channels + skips.pop(), width))
+                channels = width
+            if level:
+                self.up.append(
+                    nn.Sequential(
+                        nn.Upsample(scale_factor=(1, 2, 2), mode="nearest"),
+                        nn.Conv3d(channels, channels, (1, 3, 3), padding=(0, 1, 1)),
+                    )
+                )
+        self.last = nn.Sequential(
+            group_norm(channels), nn.SiLU(), zero(conv3d(channels, latent_channels))
+        )
+
+    def forward(self, z_BCTHW: Tensor, time_B: Tensor, class_B: Tensor, fps_B: Tensor) -> Tensor:
+        """Noised normalised latents, time in [0, 1], class index, frames/s; returns like `z`."""
+        condition = self.conditioning(time_B, class_B, fps_B)
+        h = self.first(z_BCTHW)
+        skips = []
+        for layer in self.down:
+            if isinstance(layer, Block):
+                h = layer(h, condition)
+                skips.append(h)
+            else:
+                h = layer(h)
+        h = self.middle(h, condition)
+        for layer in self.up:
+            if isinstance(layer, Block):
+                h = layer(torch.cat([h, skips.pop()], dim=1), condition)
+            else:
+                h = layer(h)
+        return self.last(h)

@@ -1,0 +1,151 @@
+"""A bundle on disk to videos: the whole model in three lines.
+
+    generator = VideoGenerator.load("runs/demo/ldm/base")
+    videos = generator.sample(classes=["zero", "seven"], fps=8)
+
+Shapes: B batch, N videos, C channels, T frames, H height, W width.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vqvdm.checkpoint import load_config, load_weights, on_device
+from vqvdm.diffusion.samplers import find_sampler, guided
+from vqvdm.diffusion.unet import UNet, UNetConfig
+from vqvdm.errors import UserError
+from vqvdm.seeds import mix
+from vqvdm.tokenizer.vqgan import VQGAN, VQGANConfig
+
+
+def from_uint8(video_BTHWC: Tensor) -> Tensor:
+    """Frames uint8 (B, T, H, W, 3) to pixels (B, 3, T, H, W) in [-1, 1]."""
+    x = rearrange(video_BTHWC, "b t h w c -> b c t h w").float() / 127.5 - 1
+    return x.contiguous(memory_format=torch.channels_last_3d)
+
+
+def to_uint8(x_BCTHW: Tensor) -> Tensor:
+    """Pixels (B, 3, T, H, W) in about [-1, 1] to frames uint8 (B, T, H, W, 3)."""
+    x = (x_BCTHW.float().clamp(-1, 1) + 1) * 127.5
+    return rearrange(x.round().to(torch.uint8), "b c t h w -> b t h w c").cpu()
+
+
+def _config(kind: type, values: dict[str, Any]) -> Any:
+    """A configuration from JSON, whose lists were tuples."""
+
+    def frozen(value: Any) -> Any:
+        return tuple(map(frozen, value)) if isinstance(value, list) else value
+
+    try:
+        return kind(**{name: frozen(value) for name, value in values.items()})
+    except TypeError as error:
+        raise UserError(f"config.json describes no {kind.__name__}: {error}") from error
+
+
+def _noise(shape: tuple[int, ...], seed: Sequence[int]) -> NDArray[np.float32]:
+    return np.random.default_rng(mix(*seed)).standard_normal(shape, np.float32)
+
+
+def load_vqgan(folder: str | Path, device: torch.device | str = "cpu") -> VQGAN:
+    """The tokenizer of a local export, ready to encode and decode."""
+    folder = Path(folder)
+    vqgan = VQGAN(_config(VQGANConfig, load_config(folder)["model"]))
+    load_weights(folder, vqgan)
+    on_device(vqgan.eval().requires_grad_(False), device)
+    return vqgan
+
+
+class VideoGenerator:
+    """A class-conditional video generator: denoiser, sampler and decoder."""
+
+    def __init__(self, denoiser: UNet, vqgan: VQGAN, about: dict[str, Any]) -> None:
+        self.denoiser, self.vqgan, self.about = denoiser, vqgan, about
+        self.classes: list[str] = about["classes"]
+        device = next(denoiser.parameters()).device
+        mean, std = (torch.tensor(about["latents"][k], device=device) for k in ("mean", "std"))
+        self._mean_C111, self._std_C111 = mean.view(-1, 1, 1, 1), std.view(-1, 1, 1, 1)
+
+    @classmethod
+    def load(cls, folder: str | Path, device: torch.device | str = "cpu") -> VideoGenerator:
+        """Load a local bundle, ldm/NAME; `UserError` where it is incomplete."""
+        folder = Path(folder)
+        about = load_config(folder)
+        config = _config(UNetConfig, about["model"])
+        denoiser = UNet(config, about["latents"]["shape"][0], len(about["classes"]))
+        load_weights(folder, denoiser)
+        on_device(denoiser.eval().requires_grad_(False), device)
+        return cls(denoiser, load_vqgan(folder / "vqgan", device), about)
+
+    @staticmethod
+    def check_classes(wanted: Sequence[str | None], known: Sequence[str]) -> None:
+        """`UserError` with the nearest name for a class that is not known; None always is."""
+        for name in wanted:
+            if name is not None and name not in known:
+                near = difflib.get_close_matches(name, known, 1, cutoff=0.4)
+                hint = f"did you mean {near[0]!r}? " if near else ""
+                listing = ", ".join(known) or "none, the model is unconditional"
+                raise UserError(f"unknown class {name!r}: {hint}Classes: {listing}")
+
+    def class_indices(self, classes: Sequence[str | None]) -> list[int]:
+        """Index of each class; None stands for no class. `UserError` for an unknown one."""
+        self.check_classes(classes, self.classes)
+        return [len(self.classes) if c is None else self.classes.index(c) for c in classes]
+
+    @torch.inference_mode()
+    def sample_latents(
+        self,
+        classes: Sequence[str | None],
+        fps: float = 16.0,
+        steps: int = 20,
+        guidance: float = 2.0,
+        seed: int | Sequence[tuple[int, ...]] = 0,
+        sampler: str | None = None,
+    ) -> Tensor:
+        """Raw latents (N, C, T, H, W), one for each class named; see `sample`."""
+        if not fps > 0:
+            raise UserError(f"fps is {fps}: it must be above 0")
+        if steps < 1:
+            raise UserError(f"steps is {steps}: at least 1 is needed")
+        if isinstance(classes, str) or not classes:
+            raise UserError("classes must be a list of names, one for each video")
+        # Every video has noise of its own, so that it does not depend on its neighbours.
+        seeds = seed if isinstance(seed, Sequence) else [(seed, i) for i in range(len(classes))]
+        if len(seeds) != len(classes):
+            raise UserError(f"{len(seeds)} seeds for {len(classes)} classes: give as many of each")
+        follow = find_sampler(self.about["objective"]["name"], sampler)
+        device = self._mean_C111.device
+        class_B = torch.tensor(self.class_indices(classes), device=device)
+        fps_B = torch.full((len(classes),), float(fps), device=device)
+        shape = tuple(self.about["latents"]["shape"])
+        noise = np.stack([_noise(shape, each) for each in seeds])
+        predict = guided(self.denoiser, class_B, fps_B, guidance)
+        z = follow(predict, torch.from_numpy(noise).to(device), steps)
+        return z * self._std_C111 + self._mean_C111
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        classes: Sequence[str | None],
+        fps: float = 16.0,
+        steps: int = 20,
+        guidance: float = 2.0,
+        seed: int | Sequence[tuple[int, ...]] = 0,
+        sampler: str | None = None,
+    ) -> NDArray[np.uint8]:
+        """Sample one video for each class named, None standing for any class.
+
+        `fps` is the frame rate to imitate, `steps` the sampler's, `guidance` 1 for none.
+        `seed` is one number for all videos, or some for each. Returns uint8 (N, T, H, W, 3). Raises
+        `UserError` for an unknown class or a sampler that does not fit the model.
+        """
+        z = self.sample_latents(classes, fps, steps, guidance, seed, sampler)
+        return to_uint8(self.vqgan.decode(z)).numpy()

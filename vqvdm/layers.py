@@ -1,0 +1,90 @@
+"""Building blocks that tokenizer and denoiser share.
+
+Shapes: B batch, C channels, T frames, H height, W width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+Size3 = tuple[int, int, int]
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Group normalisation with at most 32 groups of at least 4 channels (Wu & He, 2018)."""
+    fitting = [g for g in (32, 16, 8, 4, 2) if channels % g == 0 and channels // g >= 4]
+    return nn.GroupNorm(max(fitting, default=1), channels)
+
+
+def zero(module: nn.Module) -> nn.Module:
+    """Zero the parameters of an output layer, so that its residual branch starts as identity."""
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    return module
+
+
+def zero_last(module: nn.Module) -> nn.Module:
+    """`zero` for the last layer of a sequence, or for the module itself."""
+    zero(module[-1] if isinstance(module, nn.Sequential) else module)
+    return module
+
+
+def conv3d(channels_in: int, channels_out: int, factorised: bool = False) -> nn.Module:
+    """A 3x3x3 convolution, or a 1x3x3 followed by a 3x1x1 one at 4/9 of the cost."""
+    if not factorised:
+        return nn.Conv3d(channels_in, channels_out, 3, padding=1)
+    return nn.Sequential(
+        nn.Conv3d(channels_in, channels_out, (1, 3, 3), padding=(0, 1, 1)),
+        nn.Conv3d(channels_out, channels_out, (3, 1, 1), padding=(1, 0, 0)),
+    )
+
+
+class SpaceToDepth(nn.Module):
+    """Fold blocks of (t, h, w) positions into channels, then mix them with a 1x1x1 convolution."""
+
+    def __init__(self, channels_in: int, channels_out: int, block: Size3) -> None:
+        super().__init__()
+        self.block = block
+        self.mix = nn.Conv3d(channels_in * math.prod(block), channels_out, 1)
+
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        p, q, r = self.block
+        folded = rearrange(x_BCTHW, "b c (t p) (h q) (w r) -> b (c p q r) t h w", p=p, q=q, r=r)
+        return self.mix(folded)
+
+
+class DepthToSpace(nn.Module):
+    """The way back of `SpaceToDepth`: mix channels, then unfold them into (t, h, w) blocks."""
+
+    def __init__(self, channels_in: int, channels_out: int, block: Size3) -> None:
+        super().__init__()
+        self.block = block
+        self.mix = nn.Conv3d(channels_in, channels_out * math.prod(block), 1)
+
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        p, q, r = self.block
+        return rearrange(
+            self.mix(x_BCTHW), "b (c p q r) t h w -> b c (t p) (h q) (w r)", p=p, q=q, r=r
+        )
+
+
+def sinusoidal_encoding(value_B: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
+    """Sines and cosines of a scalar at geometric frequencies (Vaswani et al., 2017, section 3.5).
+
+    Returns (B, dim) in float32; `dim` must be even.
+    """
+    half = dim // 2
+    exponents = torch.arange(half, device=value_B.device, dtype=torch.float32) / half
+    angles = value_B.float()[:, None] * torch.exp(-math.log(max_period) * exponents)[None]
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def product(blocks: Sequence[Size3]) -> Size3:
+    """The total (t, h, w) stride of several blocks in a row."""
+    t, h, w = (math.prod(axis) for axis in zip(*blocks, strict=True))
+    return t, h, w

@@ -1,0 +1,1 @@
+"""Stage one: the 3D VQGAN that turns pixels into latents and back."""

@@ -1,0 +1,93 @@
+"""Quantisers: continuous latents to the nearest entry of a codebook.
+
+Both keep one contract: `bound` turns what the encoder puts out into the *raw latent*, the
+continuous tensor that is cached and diffused; `forward` quantises raw latents, so that a
+decoder quantises what a sampler made just as it does what an encoder made.
+
+Shapes: B batch, C latent channels, T frames, H height, W width.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+
+class Quantized(NamedTuple):
+    """Quantised latents (B, C, T, H, W), code indices (B, T, H, W) and the VQ loss, a scalar."""
+
+    z_BCTHW: Tensor
+    indices_BTHW: Tensor
+    loss: Tensor
+
+
+class Quantizer(Protocol):
+    codebook_size: int
+
+    def bound(self, h_BCTHW: Tensor) -> Tensor: ...
+    def __call__(self, z_BCTHW: Tensor) -> Quantized: ...
+
+
+class FiniteScalar(nn.Module):
+    """Finite scalar quantisation (Mentzer et al., 2023): each channel rounds to its own levels.
+
+    The codebook is implied, so nothing can collapse and the VQ loss is zero. Raw latents lie
+    in [-1, 1].
+    """
+
+    def __init__(self, levels: tuple[int, ...]) -> None:
+        super().__init__()
+        # Imported where it is used: it takes as long to import as torch itself.
+        from vector_quantize_pytorch import FSQ
+
+        self.fsq = FSQ(list(levels), preserve_symmetry=True, bound_hard_clamp=True)
+        self.codebook_size = math.prod(levels)
+
+    def bound(self, h_BCTHW: Tensor) -> Tensor:
+        return torch.tanh(h_BCTHW)
+
+    def forward(self, z_BCTHW: Tensor) -> Quantized:
+        z, indices = self.fsq(z_BCTHW.float())
+        return Quantized(z, indices, z.new_zeros(()))
+
+
+class Codebook(nn.Module):
+    """Vector quantisation with an EMA codebook (van den Oord et al., 2017, appendix A.1).
+
+    The loss is the commitment term; codes unused for long are replaced by encoder outputs.
+    """
+
+    def __init__(self, channels: int, size: int, decay: float = 0.95) -> None:
+        super().__init__()
+        from vector_quantize_pytorch import VectorQuantize
+
+        self.vq = VectorQuantize(
+            channels,
+            size,
+            decay=decay,
+            kmeans_init=True,
+            threshold_ema_dead_code=1,
+            accept_3d_fmap=True,
+            channel_last=False,
+            commitment_weight=0.25,
+            rotation_trick=False,
+        )
+        self.codebook_size = size
+
+    def bound(self, h_BCTHW: Tensor) -> Tensor:
+        return h_BCTHW
+
+    def forward(self, z_BCTHW: Tensor) -> Quantized:
+        z, indices, loss = self.vq(z_BCTHW.float())
+        return Quantized(z, indices, loss.sum())
+
+
+def codebook_usage(indices_BTHW: Tensor, size: int) -> tuple[float, float]:
+    """Share of codes in use, in [0, 1], and perplexity of their distribution, in [1, size]."""
+    counts = torch.bincount(indices_BTHW.flatten().long(), minlength=size).double()
+    p = counts / counts.sum()
+    entropy = -(p[p > 0] * p[p > 0].log()).sum()
+    return (counts > 0).double().mean().item(), entropy.exp().item()

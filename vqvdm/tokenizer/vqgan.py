@@ -1,0 +1,131 @@
+"""A 3D VQGAN: pixels (B, 3, T, H, W) in [-1, 1] to latents at 1/4 x 1/8 x 1/8 and back.
+
+Blocks of pixels are folded into channels before the first convolution, because convolutions
+at full resolution would dominate the cost of both ends.
+
+Shapes: B batch, C channels, T frames, H height, W width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+from vqvdm.errors import UserError
+from vqvdm.layers import DepthToSpace, Size3, SpaceToDepth, conv3d, group_norm, product, zero_last
+from vqvdm.tokenizer.quantize import Codebook, FiniteScalar, Quantized, Quantizer
+
+
+@dataclass(frozen=True)
+class VQGANConfig:
+    """Shape of the tokenizer."""
+
+    blocks: tuple[Size3, ...] = ((2, 4, 4), (2, 2, 2))
+    """(t, h, w) blocks folded into channels at each level; their product is the compression."""
+    widths: tuple[int, ...] = (64, 192)
+    """Channels at each level."""
+    depths: tuple[int, ...] = (2, 2)
+    """Residual blocks at each level."""
+    factorised: bool = False
+    """Split 3x3x3 convolutions into 1x3x3 and 3x1x1."""
+    quantizer: Literal["vq", "fsq"] = "vq"
+    levels: tuple[int, ...] = (8, 8, 8)
+    """FSQ levels, one for each latent channel."""
+    codebook_size: int = 1024
+    """VQ codes."""
+    codebook_channels: int = 3
+    """VQ latent channels."""
+
+    @property
+    def latent_channels(self) -> int:
+        return len(self.levels) if self.quantizer == "fsq" else self.codebook_channels
+
+    @property
+    def compression(self) -> Size3:
+        """Pixels to a latent position along (t, h, w)."""
+        return product(self.blocks)
+
+    def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """(C, T, H, W) of the latent of a clip; `UserError` where the clip does not divide."""
+        strides = self.compression
+        for name, size, stride in zip(
+            ("frames", "height", "width"), (frames, height, width), strides, strict=True
+        ):
+            if size < stride or size % stride:
+                near = max(stride, size // stride * stride)
+                raise UserError(
+                    f"{size} {name} do not divide by {stride}; "
+                    f"use {near} or {near + stride}, for example"
+                )
+        t, h, w = strides
+        return self.latent_channels, frames // t, height // h, width // w
+
+
+class ResidualBlock(nn.Module):
+    """Two normalised 3D convolutions around a skip connection; the second starts at zero."""
+
+    def __init__(self, channels: int, factorised: bool) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(
+            group_norm(channels),
+            nn.SiLU(),
+            conv3d(channels, channels, factorised),
+            group_norm(channels),
+            nn.SiLU(),
+            zero_last(conv3d(channels, channels, factorised)),
+        )
+
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        return x_BCTHW + self.branch(x_BCTHW)
+
+
+class VQGAN(nn.Module):
+    """Encoder, quantiser and decoder."""
+
+    def __init__(self, config: VQGANConfig) -> None:
+        super().__init__()
+        if not len(config.blocks) == len(config.widths) == len(config.depths):
+            raise UserError("blocks, widths and depths describe levels: give as many of each")
+        self.config = config
+
+        encoder: list[nn.Module] = []
+        channels = 3
+        levels = zip(config.blocks, config.widths, config.depths, strict=True)
+        for block, width, depth in levels:
+            encoder.append(SpaceToDepth(channels, width, block))
+            encoder += [ResidualBlock(width, config.factorised) for _ in range(depth)]
+            channels = width
+        encoder += [group_norm(channels), nn.SiLU()]
+        self.encoder = nn.Sequential(*encoder, nn.Conv3d(channels, config.latent_channels, 1))
+
+        self.quantizer: Quantizer = (
+            FiniteScalar(config.levels)
+            if config.quantizer == "fsq"
+            else Codebook(config.codebook_channels, config.codebook_size)
+        )
+
+        decoder: list[nn.Module] = [conv3d(config.latent_channels, channels)]
+        for level in reversed(range(len(config.widths))):
+            width = config.widths[level]
+            out = config.widths[level - 1] if level else 3
+            depth = config.depths[level]
+            decoder += [ResidualBlock(width, config.factorised) for _ in range(depth)]
+            decoder += [group_norm(width), nn.SiLU()]
+            decoder.append(DepthToSpace(width, out, config.blocks[level]))
+        self.decoder = nn.Sequential(*decoder)
+
+    def encode(self, x_BCTHW: Tensor) -> Tensor:
+        """Pixels in [-1, 1] to raw latents: continuous, before quantisation."""
+        self.config.latent_shape(*x_BCTHW.shape[2:])
+        return self.quantizer.bound(self.encoder(x_BCTHW).float())
+
+    def decode(self, z_BCTHW: Tensor) -> Tensor:
+        """Raw latents to pixels in about [-1, 1]; quantises first, as in training."""
+        return self.decoder(self.quantizer(z_BCTHW).z_BCTHW)
+
+    def forward(self, x_BCTHW: Tensor) -> tuple[Tensor, Quantized]:
+        """Pixels to their reconstruction and what the quantiser made of them."""
+        quantized = self.quantizer(self.encode(x_BCTHW))
+        return self.decoder(quantized.z_BCTHW), quantized
