@@ -24,7 +24,7 @@ from pipelines.io.video import Frames
 from pipelines.io.workspace import require
 from pipelines.progress import Progress
 from pipelines.sample import BUNDLE, Request, generation_graph, grid
-from pipelines.training.loader import Loader, clip_tensors
+from pipelines.training.loader import Loader, clip_arrays
 from vqvdm.errors import UserError
 from vqvdm.generator import from_uint8, load_vqgan, to_uint8
 from vqvdm.metrics import frechet_distance, psnr
@@ -52,7 +52,7 @@ def real_videos(config: Evaluate, index: dict[str, Any], split: str, count: int)
     markers = [marker for marker in markers if marker.split == split and marker.keys]
     if not markers:
         return None
-    loader = Loader(folder, markers, "shard_videos", clip_tensors, threads=local_cpus())
+    loader = Loader(folder, markers, "shard_videos", clip_arrays, threads=local_cpus())
     parts = [batch.tensors for batch in loader.first(count, 32)]
     video, label, fps = (
         torch.cat([part[name] for part in parts]).numpy()

@@ -10,7 +10,7 @@ from functools import partial
 from pipelines.config.schema import TrainLDM
 from pipelines.io import shards
 from pipelines.io.workspace import require
-from pipelines.training.loader import latent_tensors
+from pipelines.training.loader import latent_arrays
 from pipelines.training.methods import LDMMethod
 from pipelines.training.stage import Stage, run_stage
 from pipelines.training.trainer import Data
@@ -37,7 +37,7 @@ def train_ldm(config: TrainLDM) -> str:
             name="train_ldm",
             config=config,
             method=partial(LDMMethod, data=index),
-            data=Data(folder, markers, "encode_latents", latent_tensors),
+            data=Data(folder, markers, "encode_latents", latent_arrays),
             folder=space.ldm(config.name),
             inputs={"latents": index["fingerprint"], "vqgan": index["vqgan"]},
             about={"latents": index["spec_hash"], "clips": index["clips"]},

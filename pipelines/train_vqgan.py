@@ -8,7 +8,7 @@ from __future__ import annotations
 from pipelines.config.schema import TrainVQGAN
 from pipelines.io import shards
 from pipelines.io.workspace import require
-from pipelines.training.loader import clip_tensors
+from pipelines.training.loader import clip_arrays
 from pipelines.training.methods import VQGANMethod
 from pipelines.training.stage import Stage, run_stage
 from pipelines.training.trainer import Data
@@ -27,7 +27,7 @@ def train_vqgan(config: TrainVQGAN) -> str:
             name="train_vqgan",
             config=config,
             method=VQGANMethod,
-            data=Data(space.clips, markers, "shard_videos", clip_tensors),
+            data=Data(space.clips, markers, "shard_videos", clip_arrays),
             folder=space.vqgan(config.name),
             inputs={"clips": index["fingerprint"]},
             about={"clips": index["spec_hash"], "latent_shape": shape},

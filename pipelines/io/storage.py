@@ -81,8 +81,8 @@ def _explained(uri: str, doing: str) -> Iterator[None]:
                 f"cannot {doing} {uri}: {error} (check AWS_ACCESS_KEY_ID, "
                 "AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL and the network)"
             ) from error
-        if isinstance(error, OSError) and not is_local(uri) and "bucket" in str(error).lower():
-            raise UserError(f"cannot {doing} {uri}: {error}; create the bucket first") from error
+        if "bucket does not exist" in str(error):
+            raise UserError(f"cannot {doing} {uri}: {error}: create the bucket first") from error
         raise
 
 

@@ -108,14 +108,17 @@ class Batch:
     tensors: dict[str, Tensor]
 
 
-def clip_tensors(members: Members) -> dict[str, Tensor]:
+Arrays = dict[str, np.ndarray]
+
+
+def clip_arrays(members: Members) -> Arrays:
     """A clip sample: video uint8 (T, H, W, 3), class index (-1 for none), frames a second."""
-    return {"video": torch.from_numpy(decode_clip(members["mp4"]))} | _labels(members)
+    return {"video": decode_clip(members["mp4"])} | _labels(members)
 
 
-def latent_tensors(members: Members) -> dict[str, Tensor]:
+def latent_arrays(members: Members) -> Arrays:
     """A latent sample: raw latent float32 (C, T, H, W), class index, frames a second."""
-    return {"latent": torch.from_numpy(decode_array(members["npy"]))} | _labels(members)
+    return {"latent": decode_array(members["npy"])} | _labels(members)
 
 
 def decode_array(data: bytes) -> np.ndarray:
@@ -123,12 +126,12 @@ def decode_array(data: bytes) -> np.ndarray:
     return np.load(io.BytesIO(data), allow_pickle=False).astype(np.float32)
 
 
-def _labels(members: Members) -> dict[str, Tensor]:
+def _labels(members: Members) -> Arrays:
     about = json.loads(members["json"])
     index = about["class_index"]
     return {
-        "class_index": torch.tensor(-1 if index is None else index),
-        "fps": torch.tensor(float(about["fps"])),
+        "class_index": np.array(-1 if index is None else index, np.int64),
+        "fps": np.array(about["fps"], np.float32),
     }
 
 
@@ -140,7 +143,7 @@ class Loader:
         folder: str,
         markers: list[Marker],
         job: str,
-        decode: Callable[[Members], dict[str, Tensor]],
+        decode: Callable[[Members], Arrays],
         threads: int = 2,
         ahead: int = 4,
     ) -> None:
@@ -149,14 +152,15 @@ class Loader:
         self._cache = ShardCache(folder, markers, job, kept=64)
         self._pool = ThreadPoolExecutor(threads)
 
-    def _load(self, places: list[tuple[int, int]]) -> Batch:
+    def _load(self, places: list[tuple[int, int]]) -> tuple[list[str], Arrays]:
+        # No PyTorch in here: each thread would start a pool of its own, which fights training's.
         keys = [self.markers[shard].keys[sample] for shard, sample in places]
         samples = [
             self.decode(self._cache.read(shard, key))
             for (shard, _), key in zip(places, keys, strict=True)
         ]
         names = samples[0].keys()
-        return Batch(keys, {name: torch.stack([s[name] for s in samples]) for name in names})
+        return keys, {name: np.stack([sample[name] for sample in samples]) for name in names}
 
     def train(
         self, seed: int, position: int, batch_size: int, rank: int = 0, world: int = 1
@@ -180,12 +184,12 @@ class Loader:
         return self._ahead(chosen[start : start + batch_size] for start in starts)
 
     def _ahead(self, batches: Iterator[list[tuple[int, int]]] | Any) -> Iterator[Batch]:
-        waiting: deque[Future[Batch]] = deque()
+        waiting: deque[Future[tuple[list[str], Arrays]]] = deque()
         batches = iter(batches)
         for places in itertools.islice(batches, self.ahead):
             waiting.append(self._pool.submit(self._load, places))
         while waiting:
-            batch = waiting.popleft().result()
+            keys, arrays = waiting.popleft().result()
             for places in itertools.islice(batches, 1):
                 waiting.append(self._pool.submit(self._load, places))
-            yield batch
+            yield Batch(keys, {name: torch.from_numpy(array) for name, array in arrays.items()})

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(REPOSITORY / "infra"))
-import local_cluster  # noqa: E402
+from infra import local_cluster
+
+REPOSITORY = local_cluster.REPOSITORY
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +29,7 @@ def submit(address: str, *arguments: object) -> subprocess.CompletedProcess[str]
     return subprocess.run(
         command,
         cwd=REPOSITORY,
-        env=os.environ | {"RAY_AUTH_MODE": "token"},
+        env=os.environ | local_cluster.AUTHENTICATED,
         capture_output=True,
         text=True,
         timeout=300,

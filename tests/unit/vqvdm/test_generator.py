@@ -20,7 +20,7 @@ Bundle = Callable[..., Path]
 TOKENIZER = VQGANConfig(
     blocks=((2, 4, 4),), widths=(8,), depths=(1,), quantizer="fsq", levels=(8, 8, 8)
 )
-DENOISER = UNetConfig(width=8, multipliers=(1, 2), depth=1, head_width=8)
+DENOISER = UNetConfig(width=8, multipliers=(1, 2), depths=(1, 1), head_width=8)
 STATISTICS = {"mean": [0.1, -0.2, 0.0], "std": [0.5, 0.4, 0.6]}
 
 

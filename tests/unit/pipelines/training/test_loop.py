@@ -18,7 +18,7 @@ from pipelines.io.shards import Marker, ShardWriter
 from pipelines.io.video import encode_lossless
 from pipelines.tracking import Run
 from pipelines.training.checkpoints import Checkpoints
-from pipelines.training.loader import Batch, Loader, clip_tensors, latent_tensors
+from pipelines.training.loader import Batch, Loader, clip_arrays, latent_arrays
 from pipelines.training.loop import train
 from pipelines.training.methods import LDMMethod, Method, VQGANMethod
 from pipelines.training.world import World
@@ -97,7 +97,7 @@ class Place:
     def run(self, name: str, loader_type: type[Loader] = Loader) -> tuple[Method, Notes]:
         """Train as a new process would: nothing is shared but what lies in the folder."""
         is_ldm = isinstance(self.config, TrainLDM)
-        decode = latent_tensors if is_ldm else clip_tensors
+        decode = latent_arrays if is_ldm else clip_arrays
         loader = loader_type(str(self.folder / "data"), self.markers, "job", decode)
         world, notes = World(), Notes()
         method: Method

@@ -33,13 +33,17 @@ def stirred(net: Net) -> Net:
 def tiny(multipliers: tuple[int, ...] = (1, 2), factorised: bool = False) -> UNet:
     torch.manual_seed(0)
     config = UNetConfig(
-        width=8, multipliers=multipliers, depth=1, head_width=8, factorised=factorised
+        width=8,
+        multipliers=multipliers,
+        depths=(1,) * len(multipliers),
+        head_width=8,
+        factorised=factorised,
     )
     return UNet(config, 4, CLASSES)
 
 
 def middle_block(factorised: bool = False) -> Block:
-    block = tiny(factorised=factorised).middle[0]
+    block = tiny(factorised=factorised).middle
     assert isinstance(block, Block)
     return block
 
@@ -103,7 +107,7 @@ def test_a_latent_does_not_depend_on_its_neighbours() -> None:
 def test_every_block_is_residual_then_spatial_then_temporal(multipliers: tuple[int, ...]) -> None:
     net = tiny(multipliers)
     blocks = [module for module in net.modules() if isinstance(module, Block)]
-    assert len(blocks) == len(multipliers) * (1 + 2) + 2
+    assert len(blocks) == 2 * len(multipliers) + 1
     for block in blocks:
         kinds = [type(child) for child in block.children()]
         assert kinds == [ResidualBlock, SpatialAttention, TemporalAttention]
