@@ -45,10 +45,14 @@ class Preset:
 
 
 def demo() -> Preset:
-    """16x64x64 clips of moving digits at 8 and 16 fps; minutes on two cores without a GPU."""
+    """16x64x64 clips of moving digits at 8 and 16 fps; minutes on two cores without a GPU.
+
+    Two workers of one thread wait for each other once a step; two threads, at every operation.
+    """
     return Preset(
         shard_videos=ShardVideos(size=64, fps="8,16"),
         train_vqgan=TrainVQGAN(
+            num_workers=2,
             steps=1000,
             batch_size=4,
             lr=3e-3,
@@ -61,6 +65,7 @@ def demo() -> Preset:
             loss=LossConfig(adversarial_start=0.75),
         ),
         train_ldm=TrainLDM(
+            num_workers=2,
             steps=1400,
             batch_size=16,
             lr=2e-3,
