@@ -68,6 +68,8 @@ def up(port: int = PORT) -> str:
     )
     command = ["ray", "start", "--head", "--block", "--disable-usage-stats"]
     command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={port}"]
+    # Any free port for what has a fixed one by default: another Ray, or Redis, may hold it.
+    command += ["--port=0", "--dashboard-agent-listen-port=0"]
     with LOG.open("w") as log:
         process = subprocess.Popen(
             command,
