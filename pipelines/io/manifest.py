@@ -43,6 +43,11 @@ SCHEMA = pa.schema(
 )
 
 
+def video_id(path: str) -> str:
+    """The id of a video, from its path relative to the folder of videos."""
+    return hashlib.sha256(path.encode()).hexdigest()[:16]
+
+
 @dataclass(frozen=True)
 class Source:
     """A source video before it is opened. `path` is relative to the folder of videos."""
@@ -57,7 +62,7 @@ class Source:
 
     @property
     def id(self) -> str:
-        return hashlib.sha256(self.path.encode()).hexdigest()[:16]
+        return video_id(self.path)
 
     @property
     def bucket(self) -> int:
