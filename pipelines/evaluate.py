@@ -83,7 +83,7 @@ def measure(inputs: Inputs) -> tuple[dict[str, Any], report.Shown]:
     instruments = Instruments(
         inputs.detector,
         inputs.classifier,
-        frame_state(config, markers, classes) if judged else None,
+        frame_state(inputs, markers) if judged else None,
         inputs.lpips,
         "motion" in wanted,
         "ssim" in wanted,
@@ -117,18 +117,20 @@ def watched(
     gpus = int(resources.get("GPU", 0))
     workers = inputs.config.num_workers or gpus or int(resources.get("CPU", 1))
     workers = max(1, min(workers, len(portions)))
-    rows: list[dict[str, Any]] = [{"portion": portion} for portion in portions]
+    # Rows are numbers and bytes, which Ray passes on without pickling.
+    rows = [{"place": place} for place in range(len(portions))]
     graph = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         Watch,  # type: ignore[arg-type]
-        fn_constructor_args=(inputs, instruments, max(1, local_cpus() // workers)),
+        fn_constructor_args=(inputs, instruments, portions, max(1, local_cpus() // workers)),
         num_cpus=1,
         num_gpus=1 if gpus else 0,
         concurrency=workers,
     )
     watch = Progress("videos", sum(len(portion.indices) for portion in portions))
     for row in graph.iter_rows():
-        watch.add(len(row["portion"].indices))
-        yield row["portion"], unpack(row["seen"])
+        portion = portions[row["place"]]
+        watch.add(len(portion.indices))
+        yield portion, unpack(row["seen"])
 
 
 def watch_model(

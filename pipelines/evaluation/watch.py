@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save
 
 from pipelines.config.scale import local_cpus
 from pipelines.config.schema import Evaluate
 from pipelines.evaluation.draw import read_picks
 from pipelines.evaluation.inputs import Inputs
 from pipelines.evaluation.observe import (
+    FORMAT,
     Instruments,
     Observation,
     Observer,
@@ -23,6 +23,7 @@ from pipelines.evaluation.observe import (
 )
 from pipelines.evaluation.portions import Portion
 from pipelines.generation import Generate
+from pipelines.io import storage
 from pipelines.io.shards import Marker
 from pipelines.io.video import Frames, decode_clip
 from pipelines.training.loader import Loader, clip_arrays
@@ -37,19 +38,22 @@ DETECTOR_CLIPS = 1500
 class Watch:
     """Holds instruments and, where they are needed, generator and tokenizer."""
 
-    def __init__(self, inputs: Inputs, instruments: Instruments, threads: int) -> None:
+    def __init__(
+        self, inputs: Inputs, instruments: Instruments, portions: Sequence[Portion], threads: int
+    ) -> None:
         torch.set_num_threads(threads)
+        self.portions = portions
         self.inputs, self.observer, self.threads = inputs, Observer(instruments), threads
         self.space = inputs.config.workspace
         self._generate: Generate | None = None
         self._reconstruct: Any = None
 
     def __call__(self, row: dict) -> dict:
-        """Takes {"portion": Portion}, adds {"seen": bytes of an observation}."""
-        portion: Portion = row["portion"]
+        """Takes {"place": which of the portions}, adds {"seen": bytes of an observation}."""
+        portion = self.portions[row["place"]]
         make = self._samples if portion.requests else self._clips
         data = kept(self.space.features, portion.key, lambda: make(portion))
-        return {"portion": portion, "seen": data}
+        return row | {"seen": data}
 
     def _samples(self, portion: Portion) -> Observation:
         config = self.inputs.config
@@ -90,17 +94,22 @@ class Watch:
         return seen | {"shown": videos[show], "shown_made": made[show]}
 
 
-def frame_state(config: Evaluate, markers: Sequence[Marker], classes: Sequence[str]) -> bytes:
-    """Train the classifier of single frames on training clips; its weights."""
-    train = [marker for marker in markers if marker.split == "train" and marker.keys]
-    loader = Loader(config.workspace.clips, train, "shard_videos", clip_arrays, local_cpus())
-    parts = [batch.tensors for batch in loader.first(DETECTOR_CLIPS, 32)]
-    video, label = (
-        torch.cat([part[n] for part in parts]).numpy() for n in ("video", "class_index")
-    )
-    torch.set_num_threads(local_cpus())
-    net = train_frame_classifier(video, label, len(classes), config.detector_steps)
-    return save(net.state_dict())
+def frame_state(inputs: Inputs, markers: Sequence[Marker]) -> bytes:
+    """Weights of a classifier of single frames, trained on training clips; kept for next time."""
+    config, classes = inputs.config, inputs.bundle["classes"]
+
+    def train() -> Observation:
+        shards = [marker for marker in markers if marker.split == "train" and marker.keys]
+        loader = Loader(config.workspace.clips, shards, "shard_videos", clip_arrays, local_cpus())
+        parts = [batch.tensors for batch in loader.first(DETECTOR_CLIPS, 32)]
+        video = torch.cat([part["video"] for part in parts]).numpy()
+        label = torch.cat([part["class_index"] for part in parts]).numpy()
+        torch.set_num_threads(local_cpus())
+        net = train_frame_classifier(video, label, len(classes), config.detector_steps)
+        return {name: tensor.numpy() for name, tensor in net.state_dict().items()}
+
+    made_from = [FORMAT, "frames", inputs.index["fingerprint"], config.detector_steps]
+    return kept(config.workspace.features, storage.fingerprint(made_from), train)
 
 
 def time_sampling(config: Evaluate) -> dict[str, Any]:
