@@ -75,8 +75,8 @@ def demo() -> Preset:
             checkpoint_every=700,
             model=UNetConfig(width=32, multipliers=(1, 4), depths=(1, 1), factorised=True),
         ),
-        sample=Sample(steps=12),
-        evaluate=Evaluate(steps=12, detector_steps=150),
+        sample=Sample(steps=12, guidance=3.0),
+        evaluate=Evaluate(steps=12, guidance=3.0, detector_steps=150),
     )
 
 
