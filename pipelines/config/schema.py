@@ -233,9 +233,11 @@ class Sampling(Job):
     steps: int = 20
     """Sampling steps."""
     sampler: str | None = None
-    """heun or euler for a flow, ddim for a noise prediction; by default the model's best."""
+    """heun, euler or dpm for a flow; ddpm, ddim or dpm otherwise; by default the model's best."""
     guidance: float = 2.0
     """Weight of classifier-free guidance; 1 is none."""
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    """Times from 0 (data) to 1 (noise) within which guidance is applied."""
     batch_size: int = 20
     """Videos made at once by a worker."""
     seed: int = 0
@@ -243,6 +245,8 @@ class Sampling(Job):
     def check(self) -> None:
         if self.steps < 1:
             raise UserError("--steps must be at least 1")
+        if not 0 <= self.guidance_interval[0] < self.guidance_interval[1] <= 1:
+            raise UserError("--guidance-interval must be two times, rising, between 0 and 1")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -22,7 +21,7 @@ from pipelines.io.video import Frames
 from pipelines.training.loader import Batch
 from pipelines.training.world import Draws, World
 from vqvdm.checkpoint import on_device, save_model
-from vqvdm.diffusion.objectives import add_noise, drop_classes
+from vqvdm.diffusion.objectives import add_noise, draw_times, drop_classes
 from vqvdm.diffusion.unet import UNet
 from vqvdm.ema import EMA
 from vqvdm.generator import from_uint8, to_uint8
@@ -224,11 +223,16 @@ class LDMMethod:
         no_class = self.denoiser.num_classes
         classes = torch.where(classes < 0, no_class, classes)
         rows = len(z)
-        noised = add_noise(objective.name, z, draws.normal(rows, *z.shape[1:]), draws.normal(rows))
+        noise, time_B = (
+            draws.normal(rows, *z.shape[1:]),
+            draw_times(objective.name, draws.normal(rows)),
+        )
+        noised = add_noise(objective, z, noise, time_B)
         classes = drop_classes(classes, draws.uniform(rows), dropout, no_class)
         with self.world.autocast():
             prediction = net(noised.z_BCTHW, noised.time_B, classes, fps)
-        return F.mse_loss(prediction.float(), noised.target_BCTHW)
+        error_B = (prediction.float() - noised.target_BCTHW).square().flatten(1).mean(1)
+        return (noised.weight_B * error_B).mean()
 
     def train_step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
         draws = Draws(self.world, self.config.seed, step)
