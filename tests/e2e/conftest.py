@@ -85,7 +85,8 @@ def local_ray(
         patch.delenv("RAY_ADDRESS", raising=False)
         from pipelines.config.scale import ray_options
 
-        ray.init(address="local", num_cpus=2, include_dashboard=False, **ray_options())
+        options = ray_options() | {"address": "local"}
+        ray.init(num_cpus=2, include_dashboard=False, **options)
         yield patch
         ray.shutdown()
 
