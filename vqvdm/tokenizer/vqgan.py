@@ -116,6 +116,13 @@ class VQGAN(nn.Module):
             decoder.append(DepthToSpace(width, out, config.blocks[level]))
         self.decoder = nn.Sequential(*decoder)
 
+    @property
+    def last_weight(self) -> nn.Parameter:
+        """Weight of the decoder's last layer."""
+        last = self.decoder[-1]
+        assert isinstance(last, DepthToSpace)
+        return last.mix.weight
+
     def encode(self, x_BCTHW: Tensor) -> Tensor:
         """Pixels in [-1, 1] to raw latents: continuous, before quantisation."""
         self.config.latent_shape(*x_BCTHW.shape[2:])
