@@ -6,7 +6,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint up down ui
+.PHONY: help demo test lint up down ui sizes
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -26,6 +26,9 @@ lint: .venv/.installed  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+sizes: .venv/.installed  ## parameters, arithmetic and memory of each preset
+	$(BIN)/python -m benchmarks.sizes
 
 up: .venv/.installed  ## start a local Ray cluster for `ray job submit`
 	$(BIN)/python infra/local_cluster.py up

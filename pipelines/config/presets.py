@@ -97,7 +97,14 @@ def ucf101() -> Preset:
             validate_every=5_000,
             checkpoint_every=5_000,
             log_every=100,
-            model=VQGANConfig(widths=(128, 384), depths=(2, 4), codebook_size=8192),
+            model=VQGANConfig(
+                blocks=((1, 4, 4), (4, 2, 2)),
+                widths=(64, 256),
+                depths=(1, 2),
+                decoder_widths=(80, 320),
+                decoder_depths=(2, 3),
+                codebook_size=8192,
+            ),
         ),
         train_ldm=TrainLDM(
             steps=400_000,
