@@ -6,7 +6,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint up down ui sizes
+.PHONY: help demo test chaos sizes lint up down ui
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -21,6 +21,9 @@ demo: .venv/.installed  ## from nothing to sampled videos, on a local Ray cluste
 
 test: .venv/.installed  ## all tests but the slow ones
 	$(BIN)/python -m pytest -m 'not slow'
+
+chaos: .venv/.installed  ## kill workers, drivers and the S3 server of running jobs, 120 times
+	$(BIN)/python -m pytest tests/e2e/test_kills.py
 
 lint: .venv/.installed  ## ruff and mypy
 	$(BIN)/ruff check .

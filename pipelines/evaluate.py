@@ -48,7 +48,7 @@ class Videos:
 def real_videos(config: Evaluate, index: dict[str, Any], split: str, count: int) -> Videos | None:
     """At most `count` real clips of a split, evenly spread."""
     folder = config.workspace.clips
-    markers = shards.load_markers(folder, index["shards"], "shard_videos")
+    markers = shards.load_markers(folder, index, "shard_videos")
     markers = [marker for marker in markers if marker.split == split and marker.keys]
     if not markers:
         return None

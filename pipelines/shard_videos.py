@@ -148,7 +148,12 @@ def shard_video(source: Source, spec: ClipSpec, writer: ShardWriter) -> Account:
         status, reason = ("partial" if clips else "rejected"), error.reason
     except FileNotFoundError:
         status, reason = "rejected", "missing"
-    except (UserError, PermissionError):
+    except PermissionError:
+        status, reason = "rejected", "no_permission"
+    except UserError as error:
+        # A server that does not answer says nothing about the video.
+        if not storage.is_refusal(error):
+            raise
         status, reason = "rejected", "no_permission"
     known = asdict(info) if info else {}
     return Account(status, reason, clips, **known)
@@ -215,7 +220,9 @@ def index_of(spec: ClipSpec, markers: list[Marker]) -> dict:
         "classes": list(spec.classes),
         "counts": dict(counts),
         "shards": [marker.name for marker in markers],
-        "fingerprint": storage.fingerprint([marker.sha256 for marker in markers]),
+        "fingerprint": shards.content_fingerprint(markers),
+        # The account is published before the index: an index that tells of it vouches for it.
+        "account": storage.fingerprint([marker.details for marker in markers]),
     }
 
 
@@ -256,11 +263,11 @@ def shard_videos(config: ShardVideos) -> str:
     if config.strict and lost:
         # Everything that can be made was made: the same command without --strict accepts it.
         raise RuntimeError(f"--strict: not every video is ok: {lost}")
+    shards.sweep(folder, index["shards"])
     if not made and workspace.published(folder, "index.json") == index:
         return f"{sum(index['counts'].values())} clips are there already, verified"
     with tracking.run("shard_videos", config) as run:
         manifest.publish(config.workspace.manifest, accounts)
-        shards.sweep(folder, [plan.name for plan in plans])
         storage.publish_json(index, storage.join(folder, "index.json"))
         clips = sum(index["counts"].values())
         seconds = time.monotonic() - started

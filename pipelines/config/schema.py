@@ -210,6 +210,26 @@ class EncodeLatents(Job):
     """Clips encoded at once."""
     precision: Precision = "auto"
     """Arithmetic of the encoder."""
+    audit: bool = False
+    """Encode nothing new: check the cached latents, and encode a sample again to compare."""
+    audit_clips: int = 64
+    """Clips that --audit encodes again, spread evenly over the shards."""
+    audit_tolerance: float = 0.05
+    """Difference that --audit lets pass, in standard deviations of a latent channel: far above
+    what other hardware makes of the same weights, far below another latent."""
+
+    NOT_RECIPE: ClassVar[frozenset[str]] = Job.NOT_RECIPE | {
+        "audit",
+        "audit_clips",
+        "audit_tolerance",
+    }
+
+    def check(self) -> None:
+        for name in ("batch_size", "audit_clips"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} must be at least 1")
+        if not self.audit_tolerance >= 0:
+            raise UserError("--audit-tolerance must be at least 0")
 
 
 @dataclass(frozen=True)

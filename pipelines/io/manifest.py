@@ -177,6 +177,7 @@ def publish(uri: str, accounts: list[tuple[Source, Account]]) -> None:
         rows.append({name: row[name] for name in SCHEMA.names})
     sink = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), sink)
+    storage.discard_unfinished(uri)
     storage.publish_bytes(sink.getvalue(), uri)
 
 

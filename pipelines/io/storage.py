@@ -7,6 +7,7 @@ variables.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -14,14 +15,15 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from pipelines.io.scratch import scratch
 from vqvdm.errors import UserError
 
 
@@ -52,9 +54,14 @@ def absolute(uri: str) -> str:
 
 
 def _connect(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    # Listings are never cached: other processes write to the same places.
+    options: dict[str, Any] = {"use_listings_cache": False}
+    if uri.startswith("s3://"):
+        # Outages of up to a minute are waited out; longer ones end the job with one line.
+        attempts = int(os.environ.get("AWS_MAX_ATTEMPTS", "8"))
+        options["config_kwargs"] = {"retries": {"mode": "standard", "total_max_attempts": attempts}}
     try:
-        # Listings are never cached: other processes write to the same places.
-        return fsspec.core.url_to_fs(uri, use_listings_cache=False)
+        return fsspec.core.url_to_fs(uri, **options)
     except ValueError as error:
         raise UserError(f"{uri} is of a kind fsspec does not know: {error}") from error
 
@@ -76,14 +83,22 @@ def _explained(uri: str, doing: str) -> Iterator[None]:
             f"cannot {doing} {uri}: a file stands where a folder is needed; choose another path"
         ) from error
     except Exception as error:
-        if type(error).__module__.startswith(("botocore", "aiobotocore", "aiohttp")):
-            raise UserError(
-                f"cannot {doing} {uri}: {error} (check AWS_ACCESS_KEY_ID, "
-                "AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL and the network)"
-            ) from error
         if "bucket does not exist" in str(error):
             raise UserError(f"cannot {doing} {uri}: {error}: create the bucket first") from error
+        if is_local(uri) or isinstance(error, FileNotFoundError):
+            raise
+        libraries = ("botocore", "aiobotocore", "aiohttp")
+        if isinstance(error, OSError) or type(error).__module__.startswith(libraries):
+            raise UserError(
+                f"cannot {doing} {uri}: {error} (check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, "
+                "AWS_ENDPOINT_URL and the network, then run the same command again)"
+            ) from error
         raise
+
+
+def is_refusal(error: UserError) -> bool:
+    """Whether storage answered that a file may not be touched; else it did not answer at all."""
+    return isinstance(error.__cause__, PermissionError)
 
 
 def walk(uri: str) -> list[FileInfo]:
@@ -148,8 +163,9 @@ def local_copy(uri: str) -> Iterator[str]:
         yield uri.removeprefix("file://")
         return
     fs, path = _connect(uri)
-    with tempfile.TemporaryDirectory(prefix="vqvdm-") as folder:
-        place = os.path.join(folder, os.path.basename(path))
+    with scratch() as folder:
+        # Told apart from the folder's lock, whatever the file is called.
+        place = str(folder / f"copy{PurePosixPath(path).suffix}")
         with _explained(uri, "read"):
             fs.get_file(path, place)
         yield place
@@ -170,7 +186,7 @@ def publish_file(source: str | Path, uri: str) -> None:
     with _explained(uri, "write"):
         if isinstance(fs, LocalFileSystem):
             os.makedirs(os.path.dirname(path), exist_ok=True)
-            beside = os.path.join(os.path.dirname(path), f".{uuid.uuid4().hex}.part")
+            beside = os.path.join(os.path.dirname(path), _part(os.path.basename(path)))
             try:
                 shutil.copyfile(source, beside)
                 os.replace(beside, path)
@@ -181,6 +197,50 @@ def publish_file(source: str | Path, uri: str) -> None:
         written = fs.size(path)
     if written != size:
         raise OSError(f"{uri} holds {written} bytes after {size} were written: run the job again")
+
+
+def _part(name: str) -> str:
+    """What a file is called while it is written, for as long as nobody shall see it."""
+    return f".{name}.{uuid.uuid4().hex}.part"
+
+
+def discard_unfinished(uri: str) -> None:
+    """Remove what writers that were killed left of a file, or of all files below a folder.
+
+    These are parts beside a local file, and uploads that an object store has not yet shown and
+    would charge for all the same. Nobody may be writing there at the time.
+    """
+    fs, path = _connect(uri)
+    with _explained(uri, "tidy"):
+        if isinstance(fs, LocalFileSystem):
+            beside = Path(path).parent.glob(f".{glob.escape(os.path.basename(path))}.*.part")
+            for part in [*beside, *Path(path).rglob(".*.part")]:
+                part.unlink(missing_ok=True)
+        elif uri.startswith("s3://"):
+            # Not every key may list uploads; a lifecycle rule of the bucket clears them then.
+            with suppress(PermissionError, NotImplementedError):
+                _abort_uploads(fs, path)
+
+
+def _abort_uploads(fs: Any, path: str) -> None:
+    """Give up the multi-part uploads to an object, or below a prefix, that were never ended."""
+    bucket, _, key = path.partition("/")
+    page: dict[str, Any] = {"IsTruncated": True}
+    after: dict[str, str] = {}
+    while page.get("IsTruncated"):
+        page = fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=key, **after)
+        after = {
+            "KeyMarker": page.get("NextKeyMarker", ""),
+            "UploadIdMarker": page.get("NextUploadIdMarker", ""),
+        }
+        for upload in page.get("Uploads", []):
+            if upload["Key"] == key or upload["Key"].startswith(f"{key}/"):
+                fs.call_s3(
+                    "abort_multipart_upload",
+                    Bucket=bucket,
+                    Key=upload["Key"],
+                    UploadId=upload["UploadId"],
+                )
 
 
 def publish_bytes(data: bytes, uri: str) -> None:

@@ -21,6 +21,7 @@ from pipelines.evaluate import (
     motion,
     real_videos,
 )
+from pipelines.io import shards
 from pipelines.io.shards import ShardWriter
 from pipelines.io.video import Frames, encode_lossless
 from vqvdm.errors import UserError
@@ -122,8 +123,9 @@ def test_real_clips_are_those_of_the_split(tmp_path: Path) -> None:
         for k in range(4):
             about = json.dumps({"class_index": k, "fps": 8.0}).encode()
             writer.add(str(k), {"mp4": encode_lossless(square(k), 8), "json": about})
-        writer.publish([], "spec", "made", {})
-    config, index = Evaluate(root=str(tmp_path)), {"shards": ["train-000000"]}
+        marker = writer.publish([], "spec", "made", {})
+    index = {"shards": [marker.name], "fingerprint": shards.content_fingerprint([marker])}
+    config = Evaluate(root=str(tmp_path))
     found = real_videos(config, index, "train", 2)
     assert found is not None
     assert found.class_index_N.tolist() == [0, 3]

@@ -14,6 +14,7 @@ from pipelines.io import shards, video
 from pipelines.io.manifest import Account, Source
 from pipelines.io.shards import Sample, ShardWriter
 from pipelines.shard_videos import Clip, ClipCutter, ClipSpec, ShardPlan
+from vqvdm.errors import UserError
 
 SPEC = ClipSpec(frames=4, size=16, stride=4, rates=(None,), classes=("a", "b"), hash="spec")
 
@@ -101,6 +102,23 @@ def test_rejected_videos(tmp_path: Path) -> None:
 def test_a_video_that_went_away_is_missing(tmp_path: Path) -> None:
     account, _ = shard(source(tmp_path / "gone.mp4"), tmp_path / "clips")
     assert account == Account("rejected", "missing", 0)
+
+
+def test_a_server_that_does_not_answer_rejects_no_video(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(kind: type[OSError]) -> None:
+        def get_file(*_: object, **__: object) -> None:
+            raise kind("trouble")
+
+        monkeypatch.setattr("fsspec.implementations.memory.MemoryFileSystem.get_file", get_file)
+
+    elsewhere = replace(source(tmp_path / "a.mp4"), uri="memory://videos/a.mp4")
+    fail(PermissionError)
+    assert shard(elsewhere, tmp_path / "0")[0] == Account("rejected", "no_permission", 0)
+    fail(ConnectionResetError)
+    with pytest.raises(UserError, match="run the same command again"):
+        shard(elsewhere, tmp_path / "1")
 
 
 @pytest.mark.parametrize(
