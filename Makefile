@@ -6,7 +6,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos sizes lint up down ui
+.PHONY: help demo test chaos bench sizes lint up down ui
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -24,6 +24,10 @@ test: .venv/.installed  ## all tests but the slow ones
 
 chaos: .venv/.installed  ## kill workers, drivers and the S3 server of running jobs, 120 times
 	$(BIN)/python -m pytest tests/e2e/test_kills.py
+
+bench: .venv/.installed  ## measure against other tools; writes benchmarks/results.json
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(BIN)/python -m benchmarks.data_plane
 
 lint: .venv/.installed  ## ruff and mypy
 	$(BIN)/ruff check .

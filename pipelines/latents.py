@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import io
 import json
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +18,7 @@ import torch
 
 from pipelines.config.scale import resolve_precision
 from pipelines.io import shards, storage
+from pipelines.io.scratch import scratch
 from pipelines.io.shards import Marker, ShardWriter
 from pipelines.io.video import Frames, decode_clip
 from vqvdm.generator import from_uint8, load_vqgan
@@ -72,8 +71,8 @@ class Encoder:
         self.batch_size = batch_size
         # The next batch is decoded while the network works on this one.
         self._decoder = ThreadPoolExecutor(1)
-        with tempfile.TemporaryDirectory(prefix="vqvdm-") as folder:
-            storage.download_folder(vqgan, Path(folder), ("config.json", "model.safetensors"))
+        with scratch() as folder:
+            storage.download_folder(vqgan, folder, ("config.json", "model.safetensors"))
             self.vqgan = load_vqgan(folder, self.device)
 
     def encode(self, clips: Iterable[bytes]) -> Iterator[np.ndarray]:
@@ -87,10 +86,10 @@ class Encoder:
                 return
             frames = decoded.result()
             decoded = self._decoder.submit(decode_clips, following) if following else None
-            yield self._forward(frames)
+            yield self.forward(frames)
 
     @torch.inference_mode()
-    def _forward(self, frames_NTHWC: Frames) -> np.ndarray:
+    def forward(self, frames_NTHWC: Frames) -> np.ndarray:
         video = torch.from_numpy(frames_NTHWC)
         count = len(video)
         # The batch is always full, so that a clip's latent does not depend on its neighbours.

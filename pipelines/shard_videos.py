@@ -23,6 +23,7 @@ from pipelines.config.scale import ray_options
 from pipelines.config.schema import ShardVideos
 from pipelines.io import manifest, shards, storage, workspace
 from pipelines.io.manifest import Account, Source
+from pipelines.io.plan import SourceTable, assign_shards
 from pipelines.io.shards import Marker, ShardWriter
 from pipelines.io.video import (
     Frames,
@@ -203,9 +204,7 @@ def plan_shards(config: ShardVideos) -> list[ShardPlan]:
     )
     return [
         ShardPlan(config.workspace.clips, shards.shard_name(split, index), tuple(members), spec)
-        for (split, index), members in manifest.assign_shards(
-            sources, config.videos_per_shard
-        ).items()
+        for (split, index), members in assign_shards(SourceTable(sources), config.videos_per_shard)
     ]
 
 

@@ -26,6 +26,9 @@ def ray_options() -> dict[str, Any]:
     The storage and tracking variables of the driver are handed to the workers, unless the job
     was submitted: then they came with the job or with the cluster.
     """
+    # Ray Data reserves what a killed driver had been given for three minutes, in which the same
+    # command would wait. A living driver renews its share every ten seconds.
+    os.environ.setdefault("RAY_DATA_AUTOSCALING_REQUEST_EXPIRE_TIME_S", "30")
     options: dict[str, Any] = {
         "ignore_reinit_error": True,
         "logging_level": logging.WARNING,

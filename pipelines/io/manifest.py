@@ -59,11 +59,6 @@ class Source:
     def id(self) -> str:
         return hashlib.sha256(self.path.encode()).hexdigest()[:16]
 
-    @property
-    def bucket(self) -> int:
-        """A number in [0, 2^32) that scatters videos over shards."""
-        return int(self.id[8:], 16)
-
 
 def list_sources(
     videos: str, labels: str, val_fraction: float, val_list: str | None
@@ -138,21 +133,6 @@ def _listed(val_list: str, paths: set[str]) -> set[str]:
     if unknown := chosen - paths:
         raise UserError(f"--val-list {val_list} names {min(unknown)}, which is no video here")
     return chosen
-
-
-def assign_shards(sources: list[Source], per_shard: int) -> dict[tuple[str, int], list[Source]]:
-    """Scatter videos over (split, shard): a power of two of shards, each about `per_shard`."""
-    shards: dict[tuple[str, int], list[Source]] = {}
-    for split in sorted({source.split for source in sources}):
-        members = [source for source in sources if source.split == split]
-        count = 1
-        while count * per_shard < len(members):
-            count *= 2
-        for index in range(count):
-            shards[split, index] = []
-        for source in members:
-            shards[split, source.bucket % count].append(source)
-    return shards
 
 
 @dataclass(frozen=True)

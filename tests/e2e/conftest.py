@@ -106,6 +106,9 @@ def local_ray(
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         # A server that was killed is not waited for as long as a user's would be.
         patch.setenv("AWS_MAX_ATTEMPTS", "3")
+        # Nor is what a killed driver had reserved.
+        patch.setenv("RAY_DATA_MIN_GAP_BETWEEN_AUTOSCALING_REQUESTS", "1")
+        patch.setenv("RAY_DATA_AUTOSCALING_REQUEST_EXPIRE_TIME_S", "3")
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}")
         patch.setenv("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
         patch.delenv("RAY_ADDRESS", raising=False)
@@ -141,3 +144,11 @@ def digit_videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     assert outcome.status == 0, outcome.stderr
     return folder
+
+
+@pytest.fixture(scope="session")
+def undisturbed(local_ray: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory):
+    """What undisturbed jobs make of a dozen tiny videos in the bucket."""
+    from tests.e2e.undisturbed import make_undisturbed
+
+    return make_undisturbed(tmp_path_factory.mktemp("undisturbed"))

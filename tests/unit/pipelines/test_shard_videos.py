@@ -148,6 +148,39 @@ def test_a_shard_is_made_once(tmp_path: Path) -> None:
     assert page.make_shard(row) == first
 
 
+def test_of_five_hundred_videos_only_what_changed_is_made_again(tmp_path: Path) -> None:
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    first = write(tmp_path / "first.mp4", 4).read_bytes()
+    other = write(tmp_path / "other.mp4", 9).read_bytes()
+    for index in range(500):
+        (videos / f"{index}.mp4").write_bytes(first)
+    config = ShardVideos(root=str(tmp_path), labels="none", frames=4, size=16)
+
+    def made() -> set[str]:
+        rows = [page.make_shard({"plan": p, "retry": False}) for p in page.plan_shards(config)]
+        return {shards.from_json(row["marker"]).name for row in rows if row["made"]}
+
+    def written() -> dict[str, tuple[int, int]]:
+        tars = (tmp_path / "clips").glob("*.tar")
+        return {tar.stem: (tar.stat().st_mtime_ns, tar.stat().st_size) for tar in tars}
+
+    assert len(made()) == 9 and made() == set()
+    changes = [
+        (lambda: (videos / "77.mp4").write_bytes(other), 1),
+        (lambda: (videos / "another.mp4").write_bytes(first), 3),
+        (lambda: (videos / "another.mp4").unlink(), 3),
+    ]
+    for change, most in changes:
+        before = written()
+        change()
+        touched = made()
+        assert 1 <= len(touched) <= most
+        after = written()
+        assert {name for name in after if before.get(name) != after[name]} == touched
+        assert made() == set()
+
+
 def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
     for index in range(10):
         place = tmp_path / f"videos/{'ab'[index % 2]}/{index}.mp4"

@@ -117,14 +117,6 @@ def test_a_missing_list_is_refused(tmp_path: Path) -> None:
         manifest.list_sources(str(tmp_path), "none", 0.1, f"{tmp_path}/none.txt")
 
 
-def test_one_video_more_changes_one_shard() -> None:
-    before = manifest.assign_shards([source(i) for i in range(40)], 16)
-    after = manifest.assign_shards([source(i) for i in range(41)], 16)
-    assert list(before) == list(after) == [("train", i) for i in range(4)]
-    assert sum(before[place] != after[place] for place in before) == 1
-    assert sorted(s.size for members in after.values() for s in members) == list(range(41))
-
-
 def test_the_manifest_comes_back(tmp_path: Path) -> None:
     ok = Account("ok", None, 3, 2.5, 16.0, 64, 48, "h264")
     accounts = [(source(2), Account("rejected", "unreadable", 0)), (source(1, "val"), ok)]
