@@ -83,7 +83,7 @@ def demo() -> Preset:
 def ucf101() -> Preset:
     """UCF-101 with class labels: 16 frames at the videos' own 25 fps, 128x128."""
     return Preset(
-        shard_videos=ShardVideos(size=128),
+        shard_videos=ShardVideos(val_list="ucfTrainTestlist/testlist01.txt"),
         train_vqgan=TrainVQGAN(
             steps=200_000,
             batch_size=32,
@@ -116,7 +116,7 @@ def sky() -> Preset:
     base = ucf101()
     return replace(
         base,
-        shard_videos=replace(base.shard_videos, labels="none"),
+        shard_videos=ShardVideos(labels="none", frames_fps=25.0, splits="folders"),
         sample=replace(base.sample, num_per_class=64, guidance=1.0),
         evaluate=replace(base.evaluate, guidance=1.0),
     ).under("runs/sky")

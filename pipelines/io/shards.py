@@ -7,12 +7,13 @@ time, so the same samples give the same bytes.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import tarfile
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,13 @@ class ShardWriter:
         self.keys.add(key)
         for extension, content in members.items():
             Path(self._spool.name, f"{key}.{extension}").write_bytes(content)
+
+    def drop(self, keys: Iterable[str]) -> None:
+        """Take samples out again."""
+        for key in keys:
+            self.keys.remove(key)
+            for file in Path(self._spool.name).glob(f"{key}.*"):
+                file.unlink()
 
     def publish(
         self, sources: list[str], spec_hash: str, made_from: str, details: dict[str, Any]
@@ -205,6 +213,23 @@ def read_shard(folder: str, marker: Marker, job: str) -> Iterator[Sample]:
         reader = ShardReader(path)
         for key in marker.keys:
             yield Sample(key, reader[key])
+
+
+def peek(folder: str, marker: Marker, max_bytes: int) -> Iterator[Sample]:
+    """The samples that lie wholly in the first bytes of a shard, unverified."""
+    head = storage.read_head(storage.join(folder, f"{marker.name}.tar"), max_bytes)
+    members: dict[str, dict[str, bytes]] = {}
+    with suppress(tarfile.ReadError), tarfile.open(fileobj=io.BytesIO(head)) as tar:
+        for member in tar:
+            file = tar.extractfile(member)
+            content = file.read() if file else b""
+            if len(content) < member.size:
+                break
+            key, extension = member.name.split(".", 1)
+            members.setdefault(key, {})[extension] = content
+    for key, found in members.items():
+        if "mp4" in found:
+            yield Sample(key, found)
 
 
 @contextmanager
