@@ -96,8 +96,6 @@ class VideoTask:
 
     def run(self) -> Account:
         try:
-            if self.source.duplicate_of is not None:
-                raise VideoError("duplicate", self.source.duplicate_of, self.source.distance)
             with local_video(self.source) as path:
                 check_place(path, self.source.frames_fps is not None)
                 self._decode(path)

@@ -35,9 +35,6 @@ class Filters:
     """Least mean difference between neighbouring frames of a clip, of 255; 0.5 finds stills."""
     min_brightness: float = 0.0
     """Least mean of a clip, of 255; 8 finds black ones."""
-    duplicate_bits: int = 0
-    """Distance of perceptual hashes up to which two videos are one, of 256 bits; 20 finds
-    copies that were resized or encoded anew."""
 
 
 @dataclass(frozen=True)

@@ -75,10 +75,6 @@ class Source:
     """The rate to cut this one at."""
     frames_fps: float | None = None
     """The rate of its images, where it is a folder of them."""
-    duplicate_of: str | None = None
-    """Path of the video that this one looks like, which is taken in its place."""
-    distance: int | None = None
-    """How many bits the perceptual hashes of the two differ in."""
 
     @cached_property
     def id(self) -> str:

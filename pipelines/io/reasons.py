@@ -35,8 +35,6 @@ FILTERED = {
     "difference between neighbouring frames, of 255.",
     "black": "Every clip is darker than `--filters.min-brightness`; the score is the highest mean, "
     "of 255.",
-    "duplicate": "It looks like a video earlier in the listing, which `detail` names; the score "
-    "is the distance of their perceptual hashes in bits.",
 }
 """Reasons of videos, and of single clips, that a filter took out."""
 

@@ -29,6 +29,7 @@ from tests.odd_videos import (
     image_folder,
     is_upright,
     number_of,
+    picture,
     plain,
     write,
 )
@@ -220,6 +221,31 @@ def test_limits_and_filters(
     else:
         assert len(account.dropped) == 10
         assert account.score == max(clip["score"] for clip in account.dropped) > 0
+
+
+def test_no_clip_straddles_a_cut(tmp_path: Path) -> None:
+    """Two shots; the second begins within what would be a clip."""
+    rng = np.random.default_rng(0)
+    shots = [rng.integers(0, 256, (8, 12, 3), np.uint8).repeat(8, 0).repeat(8, 1) for _ in "ab"]
+    frames = [shots[n >= 10] // 2 + n for n in range(24)]
+    path = write(tmp_path / "a.mkv", "ffv1", "yuv444p", count=24, frames=frames)
+    _, straddling = shard(source(path), tmp_path / "none")
+    _, samples = shard(source(path), tmp_path / "detect", replace(SPEC, scenes="detect"))
+    starts = [[json.loads(s.members["json"])["start_s"] for s in c] for c in (straddling, samples)]
+    assert starts[0] == [0.0, 0.16, 0.32, 0.48, 0.64, 0.8]
+    assert starts[1] == [0.0, 0.16, 0.4, 0.56, 0.72]
+
+
+def test_letterbox_bars_are_cut_off_on_request(tmp_path: Path) -> None:
+    frames = [np.zeros((96, 160, 3), np.uint8) for _ in range(4)]
+    for number, frame in enumerate(frames):
+        frame[16:80, 32:128] = picture(number)
+    path = write(tmp_path / "a.mkv", "ffv1", "yuv444p", count=4, size=(96, 160), frames=frames)
+    _, [sample] = shard(source(path), tmp_path / "clips", replace(SPEC, crop_bars=True))
+    assert shown([sample]) == [[0, 1, 2, 3]]
+    plain_path = write(tmp_path / "b.mp4", "libx264")
+    _, samples = shard(source(plain_path), tmp_path / "plain", replace(SPEC, crop_bars=True))
+    assert len(shown(samples)) == 10
 
 
 def test_a_filter_takes_single_clips_out(tmp_path: Path) -> None:
