@@ -159,12 +159,13 @@ def few(videos: Path, folder: Path, count: int) -> Path:
 def publish_vqgan(root: Path) -> None:
     """The untrained tokenizer of the preset for clips of this size."""
     folder = root / "vqgan/base"
-    model = settings("ucf101", "train_vqgan").model
-    VQGANMethod(TrainVQGAN(model=model), World()).export(folder)
+    preset = settings("ucf101", "train_vqgan")
+    assert isinstance(preset, TrainVQGAN)
+    VQGANMethod(TrainVQGAN(model=preset.model), World()).export(folder)
     clips = storage.read_json(f"{root}/clips/index.json")
     config = storage.read_json(f"{folder}/config.json")
     config["inputs"] = {"clips": clips["fingerprint"]}
-    config["about"] = {"latent_shape": model.latent_shape(FRAMES, SIZE, SIZE)}
+    config["about"] = {"latent_shape": preset.model.latent_shape(FRAMES, SIZE, SIZE)}
     storage.publish_json(config, f"{folder}/config.json")
 
 
@@ -256,12 +257,14 @@ class Bench:
             shard(videos, self.fresh())
             return time.perf_counter() - started
 
-        small, large = [], []
-        turns = self.turns(
-            lambda: seconds(quarter),
-            lambda: small.append(peak_memory_gb()) or seconds(self.videos),
-        )
-        large.append(peak_memory_gb())
+        small: list[float] = []
+
+        def all_of_them() -> float:
+            small.append(peak_memory_gb())
+            return seconds(self.videos)
+
+        turns = self.turns(lambda: seconds(quarter), all_of_them)
+        large = [peak_memory_gb()]
         note = "seconds: " + ", ".join(f"{one:.1f} and {four:.1f}" for one, four in turns)
         times = [4 * one / four for one, four in turns]
         memory = f"peak GB of a worker: {small[0]:.2f} and {large[0]:.2f}"

@@ -69,14 +69,14 @@ def demo() -> Preset:
         ),
         train_ldm=TrainLDM(
             num_workers=2,
-            steps=1200,
+            steps=1000,
             batch_size=16,
             lr=2e-3,
             ema_decay=0.99,
             log_every=50,
-            validate_every=300,
-            checkpoint_every=600,
-            model=UNetConfig(width=32, multipliers=(1, 4), depths=(1, 1), factorised=True),
+            validate_every=250,
+            checkpoint_every=500,
+            model=UNetConfig(width=32, multipliers=(1, 4), depths=(1, 1)),
             objective=ObjectiveConfig(class_dropout=0.2),
         ),
         sample=Sample(steps=12, guidance=3.0),
@@ -87,7 +87,7 @@ def demo() -> Preset:
 def ucf101() -> Preset:
     """UCF-101 with class labels: 16 frames at the videos' own 25 fps, 128x128."""
     return Preset(
-        shard_videos=ShardVideos(size=128),
+        shard_videos=ShardVideos(val_list="ucfTrainTestlist/testlist01.txt"),
         train_vqgan=TrainVQGAN(
             steps=200_000,
             batch_size=32,
@@ -127,7 +127,7 @@ def sky() -> Preset:
     base = ucf101()
     return replace(
         base,
-        shard_videos=replace(base.shard_videos, labels="none"),
+        shard_videos=ShardVideos(labels="none", frames_fps=25.0, splits="folders"),
         sample=replace(base.sample, num_per_class=64, guidance=1.0),
         evaluate=replace(base.evaluate, guidance=1.0),
     ).under("runs/sky")

@@ -7,12 +7,13 @@ time, so the same samples give the same bytes.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import tarfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
@@ -85,6 +86,13 @@ class ShardWriter:
         self.keys.add(key)
         for extension, content in members.items():
             (self._spool / f"{key}.{extension}").write_bytes(content)
+
+    def drop(self, keys: Iterable[str]) -> None:
+        """Take samples out again."""
+        for key in keys:
+            self.keys.remove(key)
+            for file in self._spool.glob(f"{key}.*"):
+                file.unlink()
 
     def publish(
         self, sources: list[str], spec_hash: str, made_from: str, details: dict[str, Any]
@@ -243,6 +251,23 @@ def check_keys(uri: str, found: Iterable[str], wanted: Iterable[str], job: str) 
         raise UserError(f"{uri} lacks the key {key}: run jobs/{job}.py again to mend it")
     for key in sorted(found - wanted):
         raise UserError(f"{uri} has the key {key} too much: run jobs/{job}.py again to mend it")
+
+
+def peek(folder: str, marker: Marker, max_bytes: int) -> Iterator[Sample]:
+    """The samples that lie wholly in the first bytes of a shard, unverified."""
+    head = storage.read_head(storage.join(folder, f"{marker.name}.tar"), max_bytes)
+    members: dict[str, dict[str, bytes]] = {}
+    with suppress(tarfile.ReadError), tarfile.open(fileobj=io.BytesIO(head)) as tar:
+        for member in tar:
+            file = tar.extractfile(member)
+            content = file.read() if file else b""
+            if len(content) < member.size:
+                break
+            key, extension = member.name.split(".", 1)
+            members.setdefault(key, {})[extension] = content
+    for key, found in members.items():
+        if "mp4" in found:
+            yield Sample(key, found)
 
 
 @contextmanager

@@ -35,6 +35,9 @@ class FileInfo:
     size: int
     etag: str | None = None
     mtime_ns: int | None = None
+    images: int = 0
+    """How many images there are, where it stands for a folder of them."""
+    is_folder: bool = False
 
 
 def join(uri: str, *parts: str) -> str:
@@ -101,12 +104,15 @@ def is_refusal(error: UserError) -> bool:
     return isinstance(error.__cause__, PermissionError)
 
 
-def walk(uri: str) -> list[FileInfo]:
-    """Every file below a folder or prefix, sorted by URI; none where there is no such place."""
+def walk(uri: str, folders: bool = False) -> list[FileInfo]:
+    """Every file below a folder or prefix, sorted by URI; none where there is no such place.
+
+    With `folders`, those of a disk are told too; object stores have none.
+    """
     fs, path = _connect(uri)
     with _explained(uri, "list"):
         if isinstance(fs, LocalFileSystem):
-            return _walk_local(path)
+            return _walk_local(path, folders)
         found = fs.find(path, detail=True)
     base = path.rstrip("/")
     files = [
@@ -124,19 +130,41 @@ def _etag(info: dict[str, Any]) -> str | None:
     return str(stamp).strip('"') if stamp else None
 
 
-def _walk_local(path: str) -> list[FileInfo]:
+def _walk_local(path: str, folders: bool) -> list[FileInfo]:
     if os.path.isdir(path):
         os.listdir(path)  # A folder that may not be read is an error, not an empty folder.
-    files = []
-    for folder, _, names in os.walk(path, followlinks=True):
-        for name in names:
-            place = os.path.join(folder, name)
-            try:
-                stat = os.stat(place)
-                files.append(FileInfo(place, stat.st_size, mtime_ns=stat.st_mtime_ns))
-            except OSError:
-                files.append(FileInfo(place, 0))  # A dangling link: rejected when it is opened.
+    files, entered = [], set[tuple[int, int]]()
+    for folder, below, names in os.walk(path, followlinks=True):
+        stat = os.stat(folder)
+        if (stat.st_dev, stat.st_ino) in entered:
+            below.clear()  # A link leads back to a folder above, or to one seen before.
+            continue
+        entered.add((stat.st_dev, stat.st_ino))
+        files += [_local_info(os.path.join(folder, name)) for name in names]
+        if folders and folder != path:
+            files.append(FileInfo(folder, 0, is_folder=True))
     return sorted(files, key=lambda file: file.uri)
+
+
+def _local_info(place: str) -> FileInfo:
+    try:
+        stat = os.stat(place)
+        return FileInfo(place, stat.st_size, mtime_ns=stat.st_mtime_ns)
+    except OSError:
+        return FileInfo(place, 0)  # A dangling link: rejected when it is opened.
+
+
+def info(uri: str) -> FileInfo | None:
+    """What a listing would tell of one file; None where there is none."""
+    fs, path = _connect(uri)
+    if isinstance(fs, LocalFileSystem):
+        return _local_info(path) if os.path.isfile(path) else None
+    try:
+        with _explained(uri, "read"):
+            found = fs.info(path)
+    except FileNotFoundError:
+        return None
+    return FileInfo(uri, int(found["size"] or 0), _etag(found))
 
 
 def exists(uri: str) -> bool:
@@ -150,6 +178,23 @@ def read_bytes(uri: str) -> bytes:
     fs, path = _connect(uri)
     with _explained(uri, "read"):
         return fs.cat_file(path)
+
+
+def read_text(uri: str, flag: str) -> str:
+    """A text file that the user named with a flag; `UserError` where it is none."""
+    try:
+        return read_bytes(uri).decode("utf-8-sig")
+    except (FileNotFoundError, IsADirectoryError):
+        raise UserError(f"{flag} {uri}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{flag} {uri}: is no text in UTF-8: {error}") from None
+
+
+def read_head(uri: str, size: int) -> bytes:
+    """The first bytes of a file."""
+    fs, path = _connect(uri)
+    with _explained(uri, "read"):
+        return fs.cat_file(path, start=0, end=size)
 
 
 def read_json(uri: str) -> Any:
@@ -169,6 +214,18 @@ def local_copy(uri: str) -> Iterator[str]:
         with _explained(uri, "read"):
             fs.get_file(path, place)
         yield place
+
+
+@contextmanager
+def local_folder(uri: str) -> Iterator[str]:
+    """As `local_copy`, for the files that lie right in a folder."""
+    if is_local(uri):
+        yield uri.removeprefix("file://")
+        return
+    with tempfile.TemporaryDirectory(prefix="vqvdm-") as folder:
+        names = [file.uri[len(uri) + 1 :] for file in walk(uri)]
+        download_folder(uri, Path(folder), [name for name in names if "/" not in name])
+        yield folder
 
 
 def download_folder(uri: str, folder: Path, names: Iterable[str]) -> None:
@@ -282,3 +339,8 @@ def fingerprint(value: Any) -> str:
     """Short checksum of any JSON value, the same wherever it is computed."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def digest(text: str) -> str:
+    """Short checksum of a text; file names that are no UTF-8 have one too."""
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]

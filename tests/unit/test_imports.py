@@ -19,7 +19,8 @@ MODEL_LIBRARIES = {"torch", "einops", "safetensors", "numpy", "scipy", "vector_q
 ROOMS = {
     "ray": PAGES | {"pipelines.training.trainer"},
     "mlflow": {"pipelines.tracking"},
-    "av": {"pipelines.io.video"},
+    "av": {f"pipelines.io.video{module}" for module in ("", ".header", ".decoder", ".shaper")},
+    "scenedetect": {"pipelines.io.video.scenes"},
     "tyro": {"pipelines.config.cli"},
 }
 WINGS = ("pipelines.training", "pipelines.config", "pipelines.io")
