@@ -1,224 +1,219 @@
 """Evaluation: how good reconstructions and samples are, beside real clips.
 
-ldm/NAME ──▶ pool of actors ──▶ samples ──┐
-clips/val ──▶ real, reconstructed ────────┴──▶ metrics ──▶ eval/NAME
+                     ┌── real clips, twice (the second to tell the floor) ──┐
+clips ──▶ drawn ─────┼── the same through the tokenizer and back ───────────┼──▶ figures
+ldm/NAME ────────────┴── samples, in the proportions of the real clips ─────┘
+
+Workers sample or decode, watch, and hand back features; pixels stay with them.
 """
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
+import ray
 
-from pipelines import report, tracking
-from pipelines.config.scale import local_cpus
+from pipelines import registry, report, tracking
+from pipelines.config.scale import local_cpus, ray_options
 from pipelines.config.schema import Evaluate, parse_rates
+from pipelines.evaluation import figures as measured
+from pipelines.evaluation.draw import read_picks
+from pipelines.evaluation.figures import Figures, Sets
+from pipelines.evaluation.inputs import Inputs, find_inputs
+from pipelines.evaluation.observe import Instruments, Observation, unpack
+from pipelines.evaluation.portions import (
+    SHOWN,
+    Portion,
+    clip_portions,
+    requests_like,
+    sample_portions,
+    spread,
+)
+from pipelines.evaluation.real import Real, only_rates, refuse_early, watch_real
+from pipelines.evaluation.result import headline, result
+from pipelines.evaluation.summary import Summary
+from pipelines.evaluation.watch import Watch, frame_state, time_sampling
 from pipelines.io import shards, storage, workspace
-from pipelines.io.video import Frames
-from pipelines.io.workspace import require
+from pipelines.io.shards import Marker
+from pipelines.io.video import decode_clip
 from pipelines.progress import Progress
-from pipelines.sample import BUNDLE, Request, generation_graph, grid
-from pipelines.training.loader import Loader, clip_arrays
-from vqvdm.errors import UserError
-from vqvdm.generator import from_uint8, load_vqgan, to_uint8
-from vqvdm.metrics import frechet_distance, psnr
-from vqvdm.metrics.detectors import Detection, detect, train_frame_classifier
-from vqvdm.metrics.motion import displacement
-
-METRICS = ("psnr", "accuracy", "frechet", "motion")
-DETECTOR_CLIPS = 1500
-"""At most so many training clips are shown to the classifier."""
-
-
-@dataclass(frozen=True)
-class Videos:
-    """Videos with what is known of them."""
-
-    frames_NTHWC: Frames
-    class_index_N: NDArray[np.int64]
-    fps_N: NDArray[np.float64]
-
-
-def real_videos(config: Evaluate, index: dict[str, Any], split: str, count: int) -> Videos | None:
-    """At most `count` real clips of a split, evenly spread."""
-    folder = config.workspace.clips
-    markers = shards.load_markers(folder, index, "shard_videos")
-    markers = [marker for marker in markers if marker.split == split and marker.keys]
-    if not markers:
-        return None
-    loader = Loader(folder, markers, "shard_videos", clip_arrays, threads=local_cpus())
-    parts = [batch.tensors for batch in loader.first(count, 32)]
-    video, label, fps = (
-        torch.cat([part[name] for part in parts]).numpy()
-        for name in ("video", "class_index", "fps")
-    )
-    return Videos(video, label, fps.astype(np.float64))
-
-
-def sampled_videos(config: Evaluate, classes: Sequence[str], rates: Sequence[float]) -> Videos:
-    """Samples spread evenly over classes and frame rates."""
-    labels: Sequence[str | None] = list(classes) or [None]
-    requests = [
-        Request(labels[i % len(labels)], i, rates[i // len(labels) % len(rates)])
-        for i in range(config.num_samples)
-    ]
-    made: dict[Request, Frames] = {}
-    watch = Progress("samples", len(requests))
-    for row in generation_graph(config, requests).iter_rows():
-        made.update(zip(row["requests"], row["videos"], strict=True))
-        watch.add(len(row["requests"]))
-    return Videos(
-        np.stack([made[request] for request in requests]),
-        np.array([labels.index(request.label) if classes else -1 for request in requests]),
-        np.array([request.fps for request in requests]),
-    )
-
-
-def reconstruct(config: Evaluate, real: Videos) -> tuple[Frames, dict[str, float]]:
-    """Real clips through the bundle's tokenizer and back, with the PSNR in dB."""
-    torch.set_num_threads(local_cpus())
-    with tempfile.TemporaryDirectory(prefix="vqvdm-") as folder:
-        storage.download_folder(config.workspace.ldm(config.ldm), Path(folder), BUNDLE)
-        vqgan = load_vqgan(Path(folder, "vqgan"))
-    frames, quality = [], []
-    with torch.inference_mode():
-        for start in range(0, len(real.frames_NTHWC), 16):
-            x = from_uint8(torch.from_numpy(real.frames_NTHWC[start : start + 16]))
-            y = vqgan.decode(vqgan.encode(x)).clamp(-1, 1)
-            frames.append(to_uint8(y).numpy())
-            quality.append(psnr(x, y))
-    return np.concatenate(frames), {"psnr": torch.cat(quality).mean().item()}
-
-
-def accuracy(seen: Detection, videos: Videos, prefix: str) -> dict[str, float]:
-    """Share of videos, and of frames judged alone, that are taken for their class."""
-    label_N = videos.class_index_N
-    clip = seen.probabilities_NC.argmax(-1) == label_N
-    frame = seen.frame_probabilities_NTC.argmax(-1) == label_N[:, None]
-    return {
-        f"{prefix}/clip_accuracy": float(clip.mean()),
-        f"{prefix}/frame_accuracy": float(frame.mean()),
-    }
-
-
-def motion(videos: Videos, prefix: str) -> dict[str, float]:
-    """Mean displacement in pixels a frame at each rate, and lowest over highest rate."""
-    rates = sorted(set(videos.fps_N.tolist()))
-    moved = displacement(videos.frames_NTHWC)
-    means = {rate: float(moved[videos.fps_N == rate].mean()) for rate in rates}
-    figures = {f"{prefix}/displacement_at_{rate:g}fps": mean for rate, mean in means.items()}
-    if len(rates) > 1:
-        figures[f"{prefix}/displacement_ratio"] = means[rates[0]] / max(means[rates[-1]], 1e-9)
-    return figures
-
-
-def measure(
-    config: Evaluate, wanted: Sequence[str], real: Videos, fake: Videos, train: Videos | None
-) -> dict[str, float]:
-    """All metrics that compare samples with real clips; `train` teaches the classifier."""
-    figures: dict[str, float] = {}
-    if "motion" in wanted:
-        figures |= motion(real, "real") | motion(fake, "samples")
-    if train is not None and {"accuracy", "frechet"} & set(wanted):
-        classes = int(train.class_index_N.max()) + 1
-        net = train_frame_classifier(
-            train.frames_NTHWC, train.class_index_N, classes, config.detector_steps
-        )
-        seen_real, seen_fake = (detect(net, videos.frames_NTHWC) for videos in (real, fake))
-        if "accuracy" in wanted:
-            figures |= accuracy(seen_real, real, "real") | accuracy(seen_fake, fake, "samples")
-        if "frechet" in wanted:
-            distance = frechet_distance(seen_real.features_ND, seen_fake.features_ND)
-            figures["samples/frechet_builtin"] = distance
-    return figures
-
-
-def comparison(real: Frames, reconstructed: Frames, fake: Frames, fps: float) -> bytes:
-    """A GIF with a row each of real clips, their reconstructions, and samples."""
-    columns = min(8, len(real), len(fake))
-    rows = (real[:columns], reconstructed[:columns], fake[:columns])
-    return grid(list(np.concatenate(rows)), columns, fps)
 
 
 def evaluate(config: Evaluate) -> str:
     """Measure ROOT/ldm/NAME and publish ROOT/eval/NAME."""
     config.check()
-    space = config.workspace
-    wanted = [name.strip() for name in config.metrics.split(",")]
-    unknown = sorted(set(wanted) - set(METRICS))
-    if unknown:
-        raise UserError(f"unknown metric {unknown[0]!r}: choose from {', '.join(METRICS)}")
-    if config.detector != "builtin":
-        raise UserError(f"--detector {config.detector}: only builtin is there yet")
-    index = require(space.clips, "index.json", "shard_videos")
-    bundle = require(space.ldm(config.ldm), "config.json", "train_ldm")
-    rates = chosen_rates(config.fps, bundle["fps"])
-    folder = space.eval(config.ldm)
-    recipe = storage.fingerprint([config.recipe(), bundle["fingerprint"], index["fingerprint"]])
+    inputs = find_inputs(config)
+    folder = config.workspace.eval(config.ldm)
     done = workspace.published(folder, "metrics.json")
-    if config.dry_run:
-        return f"would compare {config.num_samples} samples with real clips, into {folder}"
     if done and not config.overwrite:
-        workspace.refuse_other(folder, done["recipe"], recipe)
+        workspace.refuse_other(folder, done["recipe"], inputs.recipe)
+    if config.dry_run:
+        chosen = config.chosen
+        return (
+            f"would compare {chosen.repeats} × {chosen.num_samples} samples with real clips "
+            f"({config.protocol}), into {folder}"
+        )
+    if done and not config.overwrite:
         return f"{headline(done['metrics'])} (there already)"
 
-    inputs = {"ldm": bundle["fingerprint"], "clips": index["fingerprint"]}
-    with tracking.run("evaluate", config, inputs) as run:
-        real = real_videos(config, index, "val", max(config.num_samples, 256))
-        train = real_videos(config, index, "train", DETECTOR_CLIPS)
-        assert train is not None
-        held_out = real or train
-        fake = sampled_videos(config, bundle["classes"], rates)
-        reconstructed, figures = reconstruct(config, held_out)
-        labelled = len(bundle["classes"]) > 1
-        figures |= measure(config, wanted, held_out, fake, train if labelled else None)
-        picture = comparison(held_out.frames_NTHWC, reconstructed, fake.frames_NTHWC, min(rates))
-        result = {
-            "recipe": recipe,
-            "metrics": figures,
-            "protocol": {
-                "samples": config.num_samples,
-                "real_clips": len(held_out.frames_NTHWC),
-                "real_split": "val" if real else "train",
-                "steps": config.steps,
-                "guidance": config.guidance,
-                "sampler": config.sampler,
-                "fps": rates,
-                "seed": config.seed,
-                "detector": "frame classifier trained on the real training clips; its figures "
-                "compare with those of the same data only",
-            },
-        }
-        page = report.page(config, bundle, result, picture)
+    lineage = {"ldm": inputs.bundle["fingerprint"], "clips": inputs.index["fingerprint"]}
+    with tracking.run("evaluate", config, lineage) as run:
+        result, shown = measure(inputs)
+        page = report.page(inputs.bundle, inputs.index["spec"], result, shown)
         storage.publish_bytes(page.encode(), storage.join(folder, "report.html"))
         storage.publish_json(result, storage.join(folder, "metrics.json"))
         run.bytes(page.encode(), "report.html")
-        run.bytes(picture, "comparison.gif")
-        run.metrics(figures)
-        run.output(recipe)
-    return headline(figures)
+        run.bytes(report.grid_of(shown), "comparison.gif")
+        run.metrics(result["metrics"])
+        run.output(inputs.recipe)
+        fingerprint = inputs.bundle["fingerprint"]
+        print(registry.judge(run, config.workspace.root, fingerprint, result), flush=True)
+    return headline(result["metrics"])
 
 
-def chosen_rates(text: str, known: Sequence[float]) -> list[float]:
-    """The frame rates of `--fps`; by default the lowest and the highest of the data."""
-    if text == "all":
-        return sorted({min(known), max(known)})
-    return sorted(parse_rates(text, "all"))
+def measure(inputs: Inputs) -> tuple[dict[str, Any], report.Shown]:
+    """Everything that is measured, and the videos to show with it."""
+    config, chosen, wanted = inputs.config, inputs.config.chosen, set(inputs.config.wanted)
+    classes = inputs.bundle["classes"]
+    markers = shards.load_markers(config.workspace.clips, inputs.index, "shard_videos")
+    judged = "accuracy" in wanted and len(classes) > 1
+    instruments = Instruments(
+        inputs.detector,
+        inputs.classifier,
+        frame_state(config, markers, classes) if judged else None,
+        inputs.lpips,
+        "motion" in wanted,
+        "ssim" in wanted,
+    )
+    figures = Figures(strict=config.metrics != "all")
+    real = watch_real(inputs, instruments, markers, watched)
+    only_rates(config, inputs.bundle["fps"], real)
+    refuse_early(figures, inputs, real)
+    sets, shown = watch_model(inputs, instruments, markers, real)
+
+    left = [name for name in config.wanted if name not in figures.not_measured]
+    if inputs.detector:
+        measured.distances(figures, left, sets, chosen, inputs.detector.name)
+        measured.memorising(figures, sets, real.train_MD, chosen.real_split == "val")
+    if inputs.classifier:
+        measured.scores(figures, sets, inputs.classifier.name)
+    measured.scalars(figures, left, sets)
+    pace = measure_speed(config)
+    return result(inputs, figures, sets, pace), shown
 
 
-def headline(figures: dict[str, float]) -> str:
-    """The main figures in words."""
-    names = {
-        "psnr": "PSNR {:.1f} dB",
-        "samples/clip_accuracy": "class accuracy {:.2f}",
-        "real/clip_accuracy": "(real clips {:.2f})",
-        "samples/displacement_ratio": "displacement ratio {:.2f}",
-        "real/displacement_ratio": "(real {:.2f})",
-    }
-    return " ".join(text.format(figures[name]) for name, text in names.items() if name in figures)
+def watched(
+    inputs: Inputs, instruments: Instruments, portions: Sequence[Portion]
+) -> Iterator[tuple[Portion, Observation]]:
+    """Every portion with what was seen in it, as workers finish them."""
+    if not portions:
+        return
+    ray.init(**ray_options())
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    resources = ray.cluster_resources()
+    gpus = int(resources.get("GPU", 0))
+    workers = inputs.config.num_workers or gpus or int(resources.get("CPU", 1))
+    workers = max(1, min(workers, len(portions)))
+    rows: list[dict[str, Any]] = [{"portion": portion} for portion in portions]
+    graph = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+        Watch,  # type: ignore[arg-type]
+        fn_constructor_args=(inputs, instruments, max(1, local_cpus() // workers)),
+        num_cpus=1,
+        num_gpus=1 if gpus else 0,
+        concurrency=workers,
+    )
+    watch = Progress("videos", sum(len(portion.indices) for portion in portions))
+    for row in graph.iter_rows():
+        watch.add(len(row["portion"].indices))
+        yield row["portion"], unpack(row["seen"])
+
+
+def watch_model(
+    inputs: Inputs, instruments: Instruments, markers: Sequence[Marker], real: Real
+) -> tuple[Sets, report.Shown]:
+    """Watch reconstructions and samples; keep those that go on the report."""
+    config, chosen = inputs.config, inputs.config.chosen
+    classes = inputs.bundle["classes"]
+    rates = parse_rates(config.fps, "all") if config.fps != "all" else None
+    among = np.isin(real.fps_N, rates) if rates else np.full(len(real.fps_N), True)
+    portions, labels = [], {}
+    for repeat in range(chosen.repeats):
+        requests = requests_like(
+            real.class_index_N[among], real.fps_N[among], classes, chosen.num_samples, repeat
+        )
+        if repeat == 0:
+            labels = dict(enumerate(requests))
+        portions += sample_portions(inputs, instruments, requests, repeat)
+    portions += _reconstructions(inputs, instruments, markers, real)
+    sets = Sets(
+        real.summary,
+        real.floor,
+        Summary("reconstructed clips", len(real.picks), 1, config.seed),
+        [
+            Summary(f"samples of repeat {r}", chosen.num_samples, chosen.is_splits, config.seed)
+            for r in range(chosen.repeats)
+        ],
+    )
+    shown = report.Shown()
+    for portion, seen in watched(inputs, instruments, portions):
+        indices = np.array(portion.indices)
+        if portion.requests:
+            sets.samples[int(portion.group.split()[1])].add(seen, indices)
+            for i, video in zip(portion.show, seen.get("shown", ()), strict=True):
+                request = labels[portion.indices[i]]
+                row = seen["features"][i] if "features" in seen else None
+                shown.samples.append(report.Sample(request.label, request.fps, video, row))
+        else:
+            sets.reconstructed.add(seen, indices)
+            for i, x, y in zip(portion.show, seen["shown"], seen["shown_made"], strict=True):
+                k = portion.indices[i]
+                label = classes[real.class_index_N[k]] if classes else None
+                shown.real.append(report.Pair(label, float(real.fps_N[k]), x, y))
+    _neighbours(inputs, markers, real, shown)
+    return sets, shown
+
+
+def _reconstructions(
+    inputs: Inputs, instruments: Instruments, markers: Sequence[Marker], real: Real
+) -> list[Portion]:
+    """Real clips to send through the tokenizer: all, or else those to show."""
+    first: dict[int, int] = {}
+    for i, label in enumerate(real.class_index_N.tolist()):
+        first.setdefault(label if label >= 0 else -1 - i, i)
+    ordered = [first[label] for label in sorted(first)]
+    show = {ordered[i] for i in spread(len(ordered), SHOWN)}
+    metrics = {"psnr", "ssim", "lpips", "rfvd"} & set(inputs.config.wanted)
+    wanted = range(len(real.picks)) if metrics else sorted(show)
+    picks = [real.picks[i] for i in wanted]
+    basis = [instruments.fingerprint, inputs.bundle["fingerprint"], "reconstructed"]
+    found = []
+    for portion in clip_portions("reconstructed", markers, picks, basis):
+        indices = tuple(wanted[i] for i in portion.indices)
+        visible = tuple(i for i, place in enumerate(indices) if place in show)
+        key = storage.fingerprint([portion.key, visible])
+        found.append(replace(portion, indices=indices, show=visible, key=key))
+    return found
+
+
+def _neighbours(inputs: Inputs, markers: Sequence[Marker], real: Real, shown: report.Shown) -> None:
+    """Find and read the training clip nearest to each sample on the report."""
+    if real.train_MD is None:
+        return
+    by_name = {marker.name: marker for marker in markers}
+    for sample in shown.samples:
+        assert sample.features_D is not None
+        near = measured.nearest(sample.features_D[None], real.train_MD)
+        pick = real.train_picks[int(near.index_N[0])]
+        (clip,) = read_picks(inputs.config.workspace.clips, by_name[pick.shard], [pick])
+        sample.nearest, sample.distance = decode_clip(clip.mp4), float(near.distance_N[0])
+        sample.nearest_source, sample.nearest_fps = clip.source, clip.fps
+
+
+def measure_speed(config: Evaluate) -> dict[str, Any]:
+    """As `time_sampling`, in a worker where the GPUs are."""
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    task = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0)(time_sampling)
+    return ray.get(task.remote(config))

@@ -1,52 +1,206 @@
-"""The evaluation report: one self-contained page."""
+"""The evaluation report: one self-contained page, from a template.
+
+Videos are MP4 files inside the page; it loads nothing from elsewhere.
+"""
 
 from __future__ import annotations
 
 import base64
-import html
 import json
-from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 from typing import Any
 
-from pipelines.config.schema import Evaluate
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from numpy.typing import NDArray
 
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 56rem; padding: 1rem;
-       color: #222; background: #fff }
-h1 { font-size: 1.5rem } h2 { font-size: 1.1rem; margin-top: 2rem }
-table { border-collapse: collapse } td, th { padding: .2rem .8rem .2rem 0; text-align: left }
-td:last-child { font-variant-numeric: tabular-nums }
-img { width: 100%; image-rendering: pixelated; border-radius: .3rem }
-pre { overflow-x: auto; background: #f5f5f5; padding: .8rem; font-size: .8rem }
-"""
+from pipelines.evaluation import published
+from pipelines.io.video import Frames, encode_h264
+from pipelines.sample import grid
+
+MEANING = {
+    "fvd": "Fréchet video distance to real clips, lower is better",
+    "kvd": "kernel video distance to real clips, lower is better; may fall below 0",
+    "rfvd": "Fréchet distance of reconstructed from real clips, lower is better",
+    "is": "inception score of samples, higher is better",
+    "real/is": "inception score of real clips: what can be reached",
+    "floor/fvd": "real against other real clips: what FVD cannot go below",
+    "floor/kvd": "real against other real clips",
+    "psnr": "reconstruction, dB, higher is better",
+    "ssim": "reconstruction, at most 1, higher is better",
+    "lpips": "reconstruction, lower is better",
+    "samples/clip_accuracy": "samples that are taken for their class",
+    "samples/frame_accuracy": "frames of samples, judged alone, that are",
+    "real/clip_accuracy": "real clips that are taken for their class",
+    "real/frame_accuracy": "frames of real clips, judged alone, that are",
+    "nearest/samples": "median distance of samples to their nearest training clip",
+    "nearest/held_out": "the same for real clips that training never saw",
+    "nearest/ratio": "the former over the latter; far below 1 would be memorising",
+}
+CARDS = ("fvd", "kvd", "is", "rfvd", "psnr", "ssim", "lpips", "samples/clip_accuracy")
+WORDS = {
+    "psnr": "PSNR",
+    "ssim": "SSIM",
+    "lpips": "LPIPS",
+    "samples/clip_accuracy": "Class accuracy",
+}
 
 
-def _table(values: Mapping[str, Any]) -> str:
-    rows = "".join(
-        f"<tr><td>{html.escape(name)}</td><td>{html.escape(_shown(value))}</td></tr>"
-        for name, value in values.items()
+@dataclass
+class Pair:
+    """A real clip and what the tokenizer makes of it."""
+
+    label: str | None
+    fps: float
+    real: Frames
+    reconstructed: Frames
+
+
+@dataclass
+class Sample:
+    """A sampled video, and the training clip nearest to it."""
+
+    label: str | None
+    fps: float
+    video: Frames
+    features_D: NDArray | None = None
+    nearest: Frames | None = None
+    nearest_source: str = ""
+    nearest_fps: float = 0.0
+    distance: float = 0.0
+
+
+@dataclass
+class Shown:
+    """The videos on the report."""
+
+    real: list[Pair] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+
+    def ordered(self) -> Shown:
+        return Shown(
+            sorted(self.real, key=lambda each: each.label or ""),
+            sorted(self.samples, key=lambda each: each.label or ""),
+        )
+
+
+def grid_of(shown: Shown) -> bytes:
+    """A GIF with a row each of real clips, their reconstructions, and samples."""
+    shown = shown.ordered()
+    columns = min(8, len(shown.real), len(shown.samples))
+    rows = [each.real for each in shown.real[:columns]]
+    rows += [each.reconstructed for each in shown.real[:columns]]
+    rows += [each.video for each in shown.samples[:columns]]
+    return grid(rows, columns, min(each.fps for each in shown.samples[:columns]))
+
+
+def page(bundle: dict[str, Any], spec: dict[str, Any], result: dict[str, Any], shown: Shown) -> str:
+    """HTML with samples, real and reconstructed clips, all figures and what they depend on."""
+    table = published.table_for(result["preset"])
+    shown = shown.ordered()
+    real = {each.label: each for each in shown.real}
+    spare = iter(shown.real)
+    trios = [
+        (each, real.get(each.label) if each.label else next(spare, None)) for each in shown.samples
+    ]
+    return _template().render(
+        result=result,
+        bundle=bundle,
+        spec=spec,
+        table=table,
+        own_row=[_value(result, name) for name in table.metrics],
+        speed_rows=published.SPEED,
+        shape="×".join(map(str, (spec["frames"], spec["size"], spec["size"]))),
+        cards=[card for name in CARDS for card in _cards(result, name)],
+        rows=_rows(result),
+        trios=trios,
+        settings=json.dumps({k: bundle[k] for k in ("model", "objective")}, indent=1),
     )
-    return f"<table>{rows}</table>"
+
+
+def _base(name: str) -> str:
+    """A metric's name without its detector: floor/fvd_builtin is floor/fvd."""
+    head, _, tail = name.rpartition("/")
+    short = tail.split("_")[0]
+    if short in ("fvd", "kvd", "rfvd", "is") and not tail.endswith("_std"):
+        return f"{head}/{short}" if head else short
+    return name
+
+
+def _cards(result: dict[str, Any], wanted: str) -> list[dict[str, str]]:
+    """The figures worth seeing first, with the floor or ceiling of real clips below."""
+    cards = []
+    for name, estimate in result["estimates"].items():
+        if _base(name) != wanted:
+            continue
+        word = WORDS.get(wanted, wanted.upper().replace("RFVD", "rFVD"))
+        short, _, detector = name.partition("_") if wanted not in WORDS else (name, "", "")
+        beside = {"fvd": "floor/", "kvd": "floor/", "is": "real/"}.get(short)
+        other = name.replace("samples/", "real/") if "samples/" in name else f"{beside}{name}"
+        real = result["estimates"].get(other) if beside or "samples/" in name else None
+        notes = [f"real clips {_shown(real['mean'])}"] if real else []
+        notes += [f"by {detector}"] if detector else []
+        cards.append({"word": word, "value": _with_interval(estimate), "note": " · ".join(notes)})
+    return cards
+
+
+def _rows(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every figure with its interval, what it means, and over how many repeats."""
+    return [
+        {
+            "name": name,
+            "value": _with_interval(each),
+            "repeats": each["repeats"],
+            "meaning": MEANING.get(_base(name), ""),
+        }
+        for name, each in result["estimates"].items()
+    ]
+
+
+def _value(result: dict[str, Any], name: str) -> str:
+    """A figure by the published detector, or by another one, which is then named."""
+    if name in result["estimates"]:
+        return _with_interval(result["estimates"][name])
+    for other, each in result["estimates"].items():
+        if other.startswith(f"{name}_") and not other.endswith("_std"):
+            return f"({_with_interval(each)} by {other.removeprefix(name + '_')})"
+    return "–"
+
+
+def _with_interval(each: dict[str, Any]) -> str:
+    text = _shown(each["mean"])
+    return f"{text} ± {_shown(each['interval'])}" if each["interval"] is not None else text
 
 
 def _shown(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    """A figure in four digits; other values as JSON would say them."""
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "–"}[value]
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {_shown(v)}" for k, v in value.items() if v is not None)
+    if isinstance(value, list | tuple):
+        return ", ".join("native" if v is None else _shown(v) for v in value)
+    return str(value)
 
 
-def page(config: Evaluate, bundle: dict[str, Any], result: dict[str, Any], gif: bytes) -> str:
-    """HTML with the comparison of real, reconstructed and sampled videos, and all figures."""
-    picture = base64.b64encode(gif).decode()
-    settings = json.dumps(bundle["model"] | bundle["objective"], indent=1)
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Evaluation of {html.escape(config.ldm)}</title><style>{STYLE}</style></head><body>
-<h1>Evaluation of ldm/{html.escape(config.ldm)}</h1>
-<p>Rows from above: real clips, the same through the tokenizer and back, samples.</p>
-<img alt="real, reconstructed and sampled videos" src="data:image/gif;base64,{picture}">
-<h2>Metrics</h2>{_table(result["metrics"])}
-<h2>Protocol</h2>{_table(result["protocol"])}
-<h2>Lineage</h2>{_table({"ldm": bundle["fingerprint"], **bundle["inputs"]})}
-<h2>Settings</h2><pre>{html.escape(settings)}</pre>
-</body></html>
-"""
+def _video(frames: Frames, fps: float) -> str:
+    """A data URI of an MP4, large enough for browsers to keep the pixels apart."""
+    scale = max(1, -(-128 // frames.shape[1]))
+    large = frames.repeat(scale, axis=1).repeat(scale, axis=2)
+    mp4 = encode_h264(np.ascontiguousarray(large), fps, crf=18)
+    return f"data:video/mp4;base64,{base64.b64encode(mp4).decode()}"
+
+
+@cache
+def _template() -> Template:
+    folder = Path(__file__).with_name("templates")
+    environment = Environment(
+        loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined
+    )
+    environment.filters |= {"shown": _shown}
+    environment.globals |= {"video": _video}
+    return environment.get_template("report.html")

@@ -47,5 +47,6 @@ def train_ldm(config: TrainLDM) -> str:
             inputs={"latents": index["fingerprint"], "vqgan": index["vqgan"]},
             about={"latents": index["spec_hash"], "clips": index["clips"]},
             parts={"vqgan": space.vqgan(config.vqgan)},
+            register=True,
         )
     )

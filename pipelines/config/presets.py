@@ -15,6 +15,7 @@ from pipelines.config.schema import (
     Job,
     Sample,
     ShardVideos,
+    TrainDetector,
     TrainLDM,
     TrainVQGAN,
 )
@@ -37,6 +38,7 @@ class Preset:
     train_ldm: TrainLDM = field(default_factory=TrainLDM)
     sample: Sample = field(default_factory=Sample)
     evaluate: Evaluate = field(default_factory=Evaluate)
+    train_detector: TrainDetector = field(default_factory=TrainDetector)
 
     def under(self, root: str) -> Preset:
         """The same, with another root for every job."""
@@ -80,7 +82,7 @@ def demo() -> Preset:
             objective=ObjectiveConfig(class_dropout=0.2),
         ),
         sample=Sample(steps=12, guidance=3.0),
-        evaluate=Evaluate(steps=12, guidance=3.0, detector_steps=150),
+        evaluate=Evaluate(steps=12, guidance=3.0, detector_steps=150, num_train=128),
     )
 
 
@@ -118,7 +120,8 @@ def ucf101() -> Preset:
             model=UNetConfig(width=128, multipliers=(1, 2, 4)),
         ),
         sample=Sample(fps=25.0, steps=50),
-        evaluate=Evaluate(num_samples=2048, steps=50),
+        evaluate=Evaluate(protocol="published", detector="i3d", classifier="c3d", steps=50),
+        train_detector=TrainDetector(steps=20_000, batch_size=32, size=112),
     ).under("runs/ucf101")
 
 
@@ -129,7 +132,7 @@ def sky() -> Preset:
         base,
         shard_videos=ShardVideos(labels="none", frames_fps=25.0, splits="folders"),
         sample=replace(base.sample, num_per_class=64, guidance=1.0),
-        evaluate=replace(base.evaluate, guidance=1.0),
+        evaluate=replace(base.evaluate, guidance=1.0, classifier=None),
     ).under("runs/sky")
 
 

@@ -57,6 +57,11 @@ SCHEMA = pa.schema(
 )
 
 
+def video_id(path: str) -> str:
+    """The id of a video, from its path relative to the folder of videos."""
+    return storage.digest(path)
+
+
 @dataclass(frozen=True)
 class Source:
     """A source video before it is opened. `path` is relative to the folder of videos."""
@@ -79,7 +84,7 @@ class Source:
     @cached_property
     def id(self) -> str:
         if self.start_s is None and self.end_s is None and self.fps is None:
-            return storage.digest(self.path)
+            return video_id(self.path)
         return storage.digest(json.dumps([self.path, self.start_s, self.end_s, self.fps]))
 
 

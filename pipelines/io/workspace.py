@@ -46,6 +46,13 @@ class Workspace:
     def samples(self, name: str) -> str:
         return self._at("samples", name)
 
+    def detector(self, name: str) -> str:
+        return self._at("detectors", name)
+
+    @property
+    def features(self) -> str:
+        return self._at("features")
+
     def eval(self, name: str) -> str:
         return self._at("eval", name)
 

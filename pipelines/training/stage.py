@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipelines import tracking
+from pipelines import registry, tracking
 from pipelines.config.schema import TrainJob
 from pipelines.io import storage, workspace
 from pipelines.training.checkpoints import Checkpoints
@@ -35,6 +35,8 @@ class Stage:
     """What `config.json` keeps besides the model: lineage."""
     parts: Mapping[str, str] = field(default_factory=dict)
     """Folders copied into the export: name to URI."""
+    register: bool = False
+    """Whether the export, a bundle, goes into the model registry too."""
 
     @property
     def recipe(self) -> str:
@@ -78,6 +80,8 @@ def run_stage(stage: Stage) -> str:
         fingerprint = _publish(stage, method, state["validation"])
         run.output(fingerprint)
         run.bytes(_card(stage, state["validation"]).encode(), "MODEL_CARD.md")
+        if stage.register:
+            print(registry.register(run, config.workspace.root, stage.folder), flush=True)
     figures = ", ".join(f"{name} {value:.3g}" for name, value in state["validation"].items())
     return f"{config.steps} steps, {figures}" if figures else f"{config.steps} steps"
 

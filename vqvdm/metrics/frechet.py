@@ -93,6 +93,24 @@ class GaussianStatistics:
         scatter_DD = self.scatter_DD + other.scatter_DD + between_DD
         return GaussianStatistics(count, self.mean_D + delta_D * share, scatter_DD)
 
+    def require_full_rank(self, name: str) -> None:
+        """Raise UserError, calling the set `name`, unless a covariance can be told from it.
+
+        D dimensions take more than D samples: with fewer the covariance is singular, and the
+        distance says more of the count than of the videos.
+        """
+        width = len(self.mean_D)
+        if self.count <= width:
+            raise UserError(
+                f"{name}: {self.count} clips are too few for the covariance of {width} features: "
+                f"at least {width + 1} are needed"
+            )
+        if not self.scatter_DD.any():
+            raise UserError(
+                f"{name}: all {self.count} clips have the same features; "
+                "look whether the videos are all alike, or the detector broken"
+            )
+
     def covariance(self, ddof: int = 1) -> FloatArray:
         """Covariance (D, D): the scatter divided by count - ddof.
 

@@ -3,12 +3,52 @@
 Shapes: N videos; C classes.
 """
 
+from __future__ import annotations
+
+from dataclasses import dataclass
+
 import numpy as np
 
 from vqvdm.errors import UserError
-from vqvdm.metrics.frechet import Features, FloatArray, as_matrix
+from vqvdm.metrics.frechet import Features, FloatArray, as_matrix, require_same_width
 
 ROW_SUM_TOLERANCE = 1e-3  # a float32 softmax is well within; logits and bfloat16 are not
+
+
+@dataclass(frozen=True, eq=False)
+class InceptionStatistics:
+    """What a score needs to know of the videos of one split, in float64; it is additive.
+
+    count       videos seen, 0 or more
+    sum_C       sum of their class probabilities
+    negentropy  sum of their Σ p log p
+    """
+
+    count: int
+    sum_C: FloatArray
+    negentropy: float
+
+    @classmethod
+    def from_probabilities(cls, probabilities_NC: Features) -> InceptionStatistics:
+        """Summarise probabilities (N, C); a worker's share may be empty (0, C).
+
+        Raises UserError unless they are finite, not negative, and sum to 1 in every row.
+        """
+        return _summary(_normalised(probabilities_NC))
+
+    def merge(self, other: InceptionStatistics) -> InceptionStatistics:
+        """Statistics of both sets together; UserError if the numbers of classes differ."""
+        require_same_width(len(self.sum_C), len(other.sum_C))
+        return InceptionStatistics(
+            self.count + other.count, self.sum_C + other.sum_C, self.negentropy + other.negentropy
+        )
+
+    def score(self) -> float:
+        """exp(E KL(p(y|x) ‖ p(y))), in [1, C]; UserError where there are no videos."""
+        if self.count == 0:
+            raise UserError("an inception score needs at least 1 video")
+        marginal_C = self.sum_C / self.count
+        return float(np.exp(self.negentropy / self.count - (marginal_C * _log(marginal_C)).sum()))
 
 
 def inception_score(probabilities_NC: Features, splits: int = 1) -> tuple[float, float]:
@@ -24,6 +64,17 @@ def inception_score(probabilities_NC: Features, splits: int = 1) -> tuple[float,
     Source: Salimans et al., "Improved Techniques for Training GANs" (2016), section 4; for
     videos Saito et al., "Temporal Generative Adversarial Nets" (2017).
     """
+    probabilities_NC = _normalised(probabilities_NC)
+    if not 1 <= splits <= len(probabilities_NC):
+        raise UserError(
+            f"splits must be from 1 to the number of videos, {len(probabilities_NC)}, not {splits}"
+        )
+    scores = [_summary(part_NC).score() for part_NC in np.array_split(probabilities_NC, splits)]
+    return float(np.mean(scores)), float(np.std(scores))
+
+
+def _normalised(probabilities_NC: Features) -> FloatArray:
+    """Checked probabilities whose rows sum to exactly 1."""
     probabilities_NC = as_matrix(probabilities_NC, "probabilities")
     if (probabilities_NC < 0).any():
         raise UserError("probabilities must not be negative; apply softmax to the logits first")
@@ -34,20 +85,12 @@ def inception_score(probabilities_NC: Features, splits: int = 1) -> tuple[float,
             f"probabilities do not sum to 1 in {wrong} of {len(sums_N1)} rows; "
             "apply softmax over the classes, in float32"
         )
-    if not 1 <= splits <= len(probabilities_NC):
-        raise UserError(
-            f"splits must be from 1 to the number of videos, {len(probabilities_NC)}, not {splits}"
-        )
-    parts = np.array_split(probabilities_NC / sums_N1, splits)
-    scores = [_score(part_NC) for part_NC in parts]
-    return float(np.mean(scores)), float(np.std(scores))
+    return probabilities_NC / sums_N1
 
 
-def _score(probabilities_NC: FloatArray) -> float:
-    """The score of one split: the exponential of the mean divergence from the marginal."""
-    marginal_C = probabilities_NC.mean(axis=0)
-    log_ratio_NC = _log(probabilities_NC) - _log(marginal_C)
-    return float(np.exp((probabilities_NC * log_ratio_NC).sum(axis=1).mean()))
+def _summary(probabilities_NC: FloatArray) -> InceptionStatistics:
+    negentropy = float((probabilities_NC * _log(probabilities_NC)).sum())
+    return InceptionStatistics(len(probabilities_NC), probabilities_NC.sum(axis=0), negentropy)
 
 
 def _log(probabilities: FloatArray) -> FloatArray:

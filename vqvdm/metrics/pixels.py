@@ -32,13 +32,17 @@ def psnr(a_BCTHW: Tensor, b_BCTHW: Tensor, data_range: float = 2.0) -> Tensor:
     return 10 * torch.log10(data_range**2 / error_B)
 
 
-def ssim(a_BCTHW: Tensor, b_BCTHW: Tensor, data_range: float = 2.0) -> Tensor:
+def ssim(
+    a_BCTHW: Tensor, b_BCTHW: Tensor, data_range: float = 2.0, darkest: float | None = None
+) -> Tensor:
     """Structural similarity, (B,), in [-1, 1]; 1 for identical videos.
 
     Takes floating-point videos (B, C, T, H, W) of one shape, by default in [-1, 1];
-    `data_range` is the width of that interval. Each frame and channel is compared under an
-    11x11 Gaussian window of sigma 1.5 pixels wherever it lies wholly inside the frame, and the
-    map is averaged over channels, positions and frames. NaN pixels give NaN.
+    `data_range` is the width of that interval and `darkest` its start, by default
+    -data_range / 2: luminance is measured from there, so that [-1, 1] and [0, 255] give the
+    same. Each frame and channel is compared under an 11x11 Gaussian window of sigma 1.5 pixels
+    wherever it lies wholly inside the frame, and the map is averaged over channels, positions
+    and frames. NaN pixels give NaN.
     Raises UserError for unequal or empty shapes, frames smaller than the window, integer
     pixels or a data_range not above 0.
     Source: Wang et al., "Image Quality Assessment: From Error Visibility to Structural
@@ -51,6 +55,8 @@ def ssim(a_BCTHW: Tensor, b_BCTHW: Tensor, data_range: float = 2.0) -> Tensor:
             f"SSIM needs frames of at least {WINDOW}x{WINDOW} pixels, not {height}x{width}"
         )
     c1, c2 = (K1 * data_range) ** 2, (K2 * data_range) ** 2
+    start = -data_range / 2 if darkest is None else darkest
+    a_BCTHW, b_BCTHW = a_BCTHW - start, b_BCTHW - start
     # every map below is (B, C, T, h, w)
     mean_a, mean_b = _blur(a_BCTHW), _blur(b_BCTHW)
     variance_a = _blur(a_BCTHW.square()) - mean_a.square()

@@ -10,22 +10,52 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.config.schema import Evaluate
-from pipelines.report import page
-from pipelines.sample import grid
+from pipelines.io.video import decode_clip
+from pipelines.report import Pair, Sample, Shown, grid_of, page
 
-VIDEO = np.arange(2 * 8 * 8 * 3, dtype=np.uint8).reshape(2, 8, 8, 3)
-GIF = grid([VIDEO, VIDEO[::-1]], columns=2, fps=8)
+VIDEO = np.stack([np.full((16, 16, 3), grey, np.uint8) for grey in (60, 200)])
 BUNDLE: dict[str, Any] = {
     "model": {"width": 48, "note": "</pre><script>alert(1)</script>"},
     "objective": {"name": "flow"},
     "fingerprint": "f00d",
     "inputs": {"latents": "beef", "a<b": "c&d"},
 }
-RESULT: dict[str, Any] = {
-    "metrics": {"psnr": 31.23456, "samples/clip_accuracy": 0.5, "tricky<i>": 1e-7},
-    "protocol": {"samples": 100, "fps": [8.0, 16.0], "sampler": None, "note": '<b>bold</b> & "q"'},
-}
+SPEC: dict[str, Any] = {"frames": 16, "size": 64, "rates": [8.0], "classes": ["x"]}
+
+
+def estimate(mean: float, interval: float | None = None, repeats: int = 1) -> dict[str, Any]:
+    return {"mean": mean, "interval": interval, "repeats": repeats}
+
+
+def result(**changes: Any) -> dict[str, Any]:
+    return {
+        "ldm": "my<model>",
+        "preset": "ucf101",
+        "recipe": "ec1be",
+        "estimates": {
+            "psnr": estimate(31.23456),
+            "fvd": estimate(425.5, 3.25, 10),
+            "floor/fvd": estimate(90.0),
+            "is_own": estimate(9.5),
+            "tricky<i>": estimate(1e-7),
+        },
+        "not_measured": {"kvd": "no <clips>"},
+        "protocol": {"name": "held-out", "samples": 100, "repeats": 1, "real_clips": 90,
+                     "sampler": None, "note": '<b>bold</b> & "q"'},
+        "speed": {"device": "CPU", "threads": 2, "guidance": 2.0, "speed/decode_s": 0.5,
+                  "speed/seconds_per_100_steps": 3.456, "speed/seconds_per_100_steps_std": 0.01},
+        "published": {"comparable": False, "reasons": ["the detector is <another>"]},
+    } | changes  # fmt: skip
+
+
+PASSED = {"comparable": True, "reasons": []}
+
+
+def videos() -> Shown:
+    shown = Shown([Pair("b", 8, VIDEO, VIDEO), Pair("a", 8, VIDEO, VIDEO)])
+    for label in ("b", "a<x>"):
+        shown.samples.append(Sample(label, 8, VIDEO, None, VIDEO, "b/<one>.mp4", 8.0, 0.25))
+    return shown
 
 
 class Reader(HTMLParser):
@@ -37,6 +67,7 @@ class Reader(HTMLParser):
         self.links: list[str] = []
         self.words: list[str] = []
         self.feed(text)
+        self.text = " ".join(" ".join(self.words).split())
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
@@ -48,47 +79,62 @@ class Reader(HTMLParser):
 
 @pytest.fixture(scope="module")
 def text() -> str:
-    return page(Evaluate(ldm="my<model>"), BUNDLE, RESULT, GIF)
+    return page(BUNDLE, SPEC, result(), videos())
 
 
 def test_every_figure_is_on_the_page(text: str) -> None:
-    words = Reader(text).words
-    for name, value in [
-        ("psnr", "31.23"),
-        ("samples/clip_accuracy", "0.5"),
-        ("tricky<i>", "1e-07"),
-    ]:
-        assert words[words.index(name) + 1] == value
-    for name, value in [("samples", "100"), ("fps", "[8.0, 16.0]"), ("note", '<b>bold</b> & "q"')]:
-        assert words[words.index(name) + 1] == value
+    seen = Reader(text).text
+    for words in ("31.23", "425.5 ± 3.25", "tricky<i>", "1e-07", "not measured: no <clips>"):
+        assert words in seen
+    for name, value in (("samples", "100"), ("real clips", "90"), ("note", '<b>bold</b> & "q"')):
+        assert f"{name} {value}" in seen
+
+
+def test_it_stands_in_the_published_table(text: str) -> None:
+    seen = Reader(text).text
+    assert "TATS autoregressive, 128×128 79.28 332.0" in seen
+    assert "this run: ldm/my<model> 16×64×64, not comparable (9.5 by own) 425.5 ± 3.25" in seen
+    assert "may not be set beside the published ones" in seen
+    assert "the detector is <another>" in seen
+
+
+def test_a_comparable_run_says_so() -> None:
+    seen = Reader(page(BUNDLE, SPEC, result(published=PASSED), videos()))
+    assert "These figures may be set beside the published ones" in seen.text
+    assert "not comparable" not in seen.text
 
 
 def test_lineage_and_settings_are_on_the_page(text: str) -> None:
-    words = Reader(text).words
-    assert words[words.index("ldm") + 1] == "f00d"
-    assert words[words.index("latents") + 1] == "beef"
-    assert words[words.index("a<b") + 1] == "c&d"
-    settings = "".join(words)
-    assert '"width": 48' in settings
-    assert '"name": "flow"' in settings
+    seen = Reader(text).text
+    assert "ldm f00d latents beef a<b c&d this evaluation ec1be" in seen
+    assert '"width": 48' in seen and '"name": "flow"' in seen
+
+
+def test_speed_is_beside_the_papers(text: str) -> None:
+    seen = Reader(text).text
+    assert "3.95 ± 0.01" in seen and "3.46 ± 0.01" in seen
 
 
 def test_text_stays_text(text: str) -> None:
-    assert {"script", "b", "i", "model"}.isdisjoint(Reader(text).tags)
-    assert "<title>Evaluation of my&lt;model&gt;</title>" in text
-    assert "ldm/my&lt;model&gt;" in text
+    assert {"script", "b<", "i", "model", "another", "x"}.isdisjoint(Reader(text).tags)
+    assert "<title>Evaluation of ldm/my&lt;model&gt;</title>" in text
 
 
-def test_the_animation_is_in_the_page(text: str) -> None:
-    found = re.search(r'<img [^>]*src="data:image/gif;base64,([^"]+)"', text)
-    assert found
-    assert base64.b64decode(found[1]) == GIF
-    picture = Image.open(io.BytesIO(base64.b64decode(found[1])))
-    assert (picture.size, getattr(picture, "n_frames", 1)) == ((16, 8), 2)
+def test_videos_are_in_the_page(text: str) -> None:
+    found = re.findall(r'<video [^>]*src="data:video/mp4;base64,([^"]+)"', text)
+    # two samples, one of which has a real clip of its class; each again beside its neighbour
+    assert len(found) == 2 + 2 + 4
+    clip = decode_clip(base64.b64decode(found[0]))
+    assert clip.shape == (2, 128, 128, 3)
 
 
 def test_the_page_loads_nothing_from_elsewhere(text: str) -> None:
     reader = Reader(text)
-    assert [link.split(":")[0] for link in reader.links] == ["data"]
+    assert {link.split(":")[0] for link in reader.links} == {"data"}
     assert "link" not in reader.tags
     assert "@import" not in text and "url(" not in text
+
+
+def test_the_grid_has_a_row_each() -> None:
+    gif = Image.open(io.BytesIO(grid_of(videos())))
+    assert (gif.format, gif.size, getattr(gif, "n_frames", 1)) == ("GIF", (32, 48), 2)

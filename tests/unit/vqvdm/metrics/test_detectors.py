@@ -1,75 +1,132 @@
-"""The built-in detector learns what is easy and judges every video alone."""
+"""Detectors are TorchScript files with one interface; anything else is refused in words."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from vqvdm.errors import UserError
-from vqvdm.metrics.detectors import FrameClassifier, detect, train_frame_classifier
-
-Videos = NDArray[np.uint8]
-
-
-def coloured(count: int, seed: int = 0) -> tuple[Videos, NDArray[np.int64]]:
-    """Noisy videos (N, 3, 16, 16, 3) of one colour each, and which it is."""
-    rng = np.random.default_rng(seed)
-    labels_N = np.arange(count) % 3
-    videos = rng.integers(0, 100, (count, 3, 16, 16, 3))
-    videos[np.arange(count), ..., labels_N] += 100
-    return videos.astype(np.uint8), labels_N
+from vqvdm.metrics.builtin import DIMENSIONS, builtin_detector
+from vqvdm.metrics.detectors import Detector, load_detector
 
 
-def untrained() -> FrameClassifier:
-    torch.manual_seed(0)
-    return FrameClassifier(4, width=8, features=16).eval()
+class Both(nn.Module):
+    """Probabilities, or features: the mean of each colour and a constant."""
+
+    def forward(
+        self,
+        videos: Tensor,
+        rescale: bool = True,
+        resize: bool = True,
+        return_features: bool = False,
+    ) -> Tensor:
+        means = videos.float().mean((2, 3, 4)) / 255
+        if return_features:
+            return means
+        return means.softmax(1)
 
 
-def test_it_learns_to_tell_colours() -> None:
-    net = train_frame_classifier(*coloured(30), 3, steps=40, batch_size=32)
-    assert not net.training
-    videos, labels_N = coloured(30, seed=1)
-    assert (detect(net, videos).probabilities_NC.argmax(1) == labels_N).mean() > 0.9
+class ProbabilitiesOnly(nn.Module):
+    def forward(self, videos: Tensor) -> Tensor:
+        return videos.float().mean((2, 3, 4)).softmax(1)
 
 
-def test_training_is_the_same_for_a_seed() -> None:
-    videos, labels_N = coloured(6)
-    nets = [
-        train_frame_classifier(videos, labels_N, 3, steps=3, batch_size=8, seed=seed)
-        for seed in (0, 0, 1)
-    ]
-    first, again, other = (net.head.weight for net in nets)
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
+class Wrong(nn.Module):
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(
+        self,
+        videos: Tensor,
+        rescale: bool = True,
+        resize: bool = True,
+        return_features: bool = True,
+    ) -> Tensor:
+        means = videos.float().mean((2, 3, 4))
+        if self.kind == "sum":
+            return means.sum()
+        if self.kind == "nan":
+            return means / 0.0 * 0.0
+        if self.kind == "raise":
+            return means.view(7, 7)
+        return means
 
 
-def test_a_class_without_videos_is_refused() -> None:
-    videos, labels_N = coloured(6)
-    with pytest.raises(UserError, match="class 1 has no real video"):
-        train_frame_classifier(videos[labels_N != 1], labels_N[labels_N != 1], 3, steps=1)
+VIDEOS = np.random.default_rng(0).integers(0, 256, (5, 4, 8, 8, 3)).astype(np.uint8)
 
 
-def test_what_it_tells() -> None:
-    videos, _ = coloured(5)
-    seen = detect(untrained(), videos)
-    assert seen.frame_probabilities_NTC.shape == (5, 3, 4)
-    assert seen.features_ND.shape == (5, 16)
-    assert seen.features_ND.dtype == seen.probabilities_NC.dtype == np.float64
-    np.testing.assert_allclose(seen.frame_probabilities_NTC.sum(-1), 1, atol=1e-6)
-    np.testing.assert_allclose(seen.probabilities_NC, seen.frame_probabilities_NTC.mean(1))
+def saved(path: Path, net: nn.Module) -> Path:
+    torch.jit.save(torch.jit.script(net), str(path))
+    return path
 
 
-@pytest.mark.parametrize("batch", [1, 2, 5])
-def test_every_video_is_judged_alone(batch: int) -> None:
-    videos, _ = coloured(5)
-    together, parts = detect(untrained(), videos), detect(untrained(), videos, batch)
-    for a, b in zip(together, parts, strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-5)
+def test_a_file_gives_features_and_probabilities(tmp_path: Path) -> None:
+    detector = load_detector(saved(tmp_path / "both.pt", Both()), "both")
+    features = detector.features(VIDEOS, batch=2)
+    np.testing.assert_allclose(features, VIDEOS.mean((1, 2, 3)) / 255, rtol=1e-5)
+    probabilities = detector.probabilities(VIDEOS)
+    expected = np.exp(features) / np.exp(features).sum(1, keepdims=True)
+    np.testing.assert_allclose(probabilities, expected, rtol=1e-5)
 
 
-def test_the_order_of_frames_is_not_judged() -> None:
-    videos, _ = coloured(3)
-    forwards, backwards = (detect(untrained(), v) for v in (videos, videos[:, ::-1].copy()))
-    np.testing.assert_allclose(backwards.features_ND, forwards.features_ND, atol=1e-5)
-    turned = backwards.frame_probabilities_NTC[:, ::-1]
-    np.testing.assert_allclose(turned, forwards.frame_probabilities_NTC, atol=1e-5)
+def test_the_file_of_c3d_knows_probabilities_only(tmp_path: Path) -> None:
+    detector = load_detector(saved(tmp_path / "c3d.pt", ProbabilitiesOnly()), "c3d")
+    np.testing.assert_allclose(detector.probabilities(VIDEOS).sum(1), 1, rtol=1e-5)
+    with pytest.raises(UserError, match="c3d gives class probabilities and no features"):
+        detector.features(VIDEOS)
+
+
+def test_the_checksum_is_checked(tmp_path: Path) -> None:
+    path = saved(tmp_path / "both.pt", Both())
+    found = load_detector(path, "both").sha256
+    assert load_detector(path, "both", found.upper()).sha256 == found
+    with pytest.raises(UserError, match=f"sha256 {found}, not 1234"):
+        load_detector(path, "both", "1234")
+
+
+@pytest.mark.parametrize("name", ["i3d_rgb_imagenet.pt", "i3d.pt", "pickle.pt", "text.pt"])
+def test_wrong_files_are_recognised_unopened(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if name == "text.pt":
+        path.write_text("not a network")
+    else:
+        torch.save(Both().state_dict(), path, _use_new_zipfile_serialization=name != "pickle.pt")
+    with pytest.raises(UserError, match=r"i3d_torchscript\.pt"):
+        load_detector(path, "i3d")
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [("sum", "where features"), ("nan", "NaN"), ("raise", "cannot take videos of")],
+)
+def test_wrong_output_is_refused(kind: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        Detector(Wrong(kind), "wrong", "0").features(VIDEOS)
+
+
+def test_scores_are_no_probabilities() -> None:
+    with pytest.raises(UserError, match="no class probabilities"):
+        Detector(Wrong("means"), "wrong", "0").probabilities(VIDEOS)
+
+
+def test_the_builtin_detector_changes_nothing_around_it() -> None:
+    torch.manual_seed(5)
+    np.random.seed(5)
+    expected = torch.rand(1), np.random.rand()
+    torch.manual_seed(5)
+    np.random.seed(5)
+    from vqvdm.metrics import builtin
+
+    builtin._weights.cache_clear()
+    detector = builtin_detector()
+    assert (torch.rand(1), np.random.rand()) == expected
+    assert not torch.are_deterministic_algorithms_enabled()
+    videos = np.random.default_rng(0).integers(0, 256, (3, 16, 40, 40, 3)).astype(np.uint8)
+    features = detector.features(videos)
+    assert features.shape == (3, DIMENSIONS)
+    np.testing.assert_allclose(detector.features(videos[1:2]), features[1:2], atol=1e-4)
+    with pytest.raises(UserError, match="no class probabilities"):
+        detector.probabilities(videos)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
 from vqvdm.errors import UserError
@@ -81,7 +82,7 @@ def test_interval_and_data_range_go_together(metric: Metric) -> None:
 @pytest.mark.parametrize("size", [(11, 11), (13, 16)])
 def test_ssim_agrees_with_loops(data_range: float, size: tuple[int, int]) -> None:
     a_BCTHW, b_BCTHW = pair(2, 2, 3, *size)
-    expected = looped_ssim(a_BCTHW, b_BCTHW, data_range)
+    expected = looped_ssim(a_BCTHW + data_range / 2, b_BCTHW + data_range / 2, data_range)
     assert 0.1 < min(expected) < 0.99
     scores_B = ssim(a_BCTHW, b_BCTHW, data_range)
     assert scores_B.shape == (2,)
@@ -96,13 +97,31 @@ def test_ssim_of_identical_videos_is_one() -> None:
 def test_ssim_of_flat_frames_compares_luminance_alone() -> None:
     dark, light = torch.full((1, 3, 2, 12, 12), -0.5), torch.full((1, 3, 2, 12, 12), -0.25)
     c1 = 0.02**2
-    expected = (2 * 0.125 + c1) / (0.25 + 0.0625 + c1)
+    expected = (2 * 0.5 * 0.75 + c1) / (0.5**2 + 0.75**2 + c1)
     assert ssim(dark, light).item() == pytest.approx(expected, abs=1e-4)
 
 
 def test_ssim_of_a_negative_is_negative() -> None:
     a_BCTHW = 0.5 + 0.4 * pair(1, 1, 1, 24, 24)[0]
-    assert -1 <= ssim(a_BCTHW, 1 - a_BCTHW).item() < -0.5
+    assert -1 <= ssim(a_BCTHW, 1 - a_BCTHW, darkest=0.0).item() < -0.5
+
+
+def test_ssim_and_psnr_agree_with_scikit_image_whatever_the_range() -> None:
+    rng = np.random.default_rng(0)
+    a = rng.integers(0, 256, (3, 24, 20, 3)).astype(np.uint8)
+    b = (a * 0.7 + rng.integers(0, 70, a.shape)).astype(np.uint8)
+    window = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    frames = [
+        structural_similarity(x, y, channel_axis=-1, data_range=255, win_size=11, **window)
+        for x, y in zip(a, b, strict=True)
+    ]
+    bytes_BCTHW = [torch.from_numpy(v).permute(3, 0, 1, 2)[None].double() for v in (a, b)]
+    pixels_BCTHW = [x / 127.5 - 1 for x in bytes_BCTHW]
+    whole = ssim(*pixels_BCTHW).item()
+    assert whole == pytest.approx(ssim(*bytes_BCTHW, 255.0, 0.0).item(), abs=1e-9)
+    assert whole == pytest.approx(np.mean(frames), abs=1e-6)
+    decibels = peak_signal_noise_ratio(a, b, data_range=255)
+    assert psnr(*pixels_BCTHW).item() == pytest.approx(decibels, rel=1e-9)
 
 
 def test_ssim_averages_frames() -> None:

@@ -1,0 +1,73 @@
+"""What an evaluation reads, found and checked before anything is computed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines import registry
+from pipelines.config.schema import Evaluate
+from pipelines.evaluation.detector_files import DetectorFile, find_detector
+from pipelines.evaluation.observe import FORMAT
+from pipelines.io import storage
+from pipelines.io.workspace import require
+from vqvdm.errors import UserError
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What an evaluation reads, found and checked before anything is computed."""
+
+    config: Evaluate
+    bundle: dict[str, Any]
+    index: dict[str, Any]
+    detector: DetectorFile | None
+    classifier: DetectorFile | None
+    lpips: DetectorFile | None
+
+    @property
+    def recipe(self) -> str:
+        files = (self.detector, self.classifier, self.lpips)
+        parts = [file and file.sha256 for file in files]
+        made_from = [self.bundle["fingerprint"], self.index["fingerprint"]]
+        return storage.fingerprint([FORMAT, self.config.recipe(), parts, made_from])
+
+
+def find_inputs(config: Evaluate) -> Inputs:
+    """`UserError` for what is missing or does not fit together."""
+    space, wanted = config.workspace, config.wanted
+    index = require(space.clips, "index.json", "shard_videos")
+    bundle = require(space.ldm(config.ldm), "config.json", "train_ldm")
+    if bundle["classes"] != index["classes"]:
+        raise UserError(
+            f"{space.ldm(config.ldm)} knows other classes than the clips: they do not compare"
+        )
+    vqgan = require(storage.join(space.ldm(config.ldm), "vqgan"), "config.json", "train_ldm")
+    made, spec = registry.video_shape(bundle, vqgan), index["spec"]
+    if made != [spec["frames"], spec["size"], spec["size"]]:
+        raise UserError(
+            f"the model makes videos of {'×'.join(map(str, made))}, the clips are of "
+            f"{spec['frames']}×{spec['size']}×{spec['size']}: they do not compare; "
+            "cut clips as the model's were"
+        )
+    detector = classifier = lpips = None
+    if {"fvd", "kvd", "rfvd"} & set(wanted):
+        detector = find_detector(config.detector, space)
+    if "is" in wanted:
+        classifier = _classifier(config, detector)
+    if config.lpips and "lpips" in wanted:
+        lpips = find_detector(config.lpips, space)
+    return Inputs(config, bundle, index, detector, classifier, lpips)
+
+
+def _classifier(config: Evaluate, detector: DetectorFile | None) -> DetectorFile | None:
+    if config.classifier:
+        return find_detector(config.classifier, config.workspace)
+    if config.detector != "builtin":
+        return detector or find_detector(config.detector, config.workspace)
+    if config.metrics != "all":
+        raise UserError(
+            "is needs class probabilities, which builtin has not: pass --classifier c3d, or "
+            "the NAME of a detector made by jobs/train_detector.py"
+        )
+    return None

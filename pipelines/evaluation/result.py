@@ -1,0 +1,77 @@
+"""The outcome: figures with everything that they depend on, and the main ones in words."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from pipelines.config import protocols
+from pipelines.evaluation import published
+from pipelines.evaluation.figures import Figures, Sets
+from pipelines.evaluation.inputs import Inputs
+from pipelines.io import storage
+
+
+def result(inputs: Inputs, figures: Figures, sets: Sets, pace: dict[str, Any]) -> dict[str, Any]:
+    """What `metrics.json` holds: figures with everything that they depend on."""
+    config, chosen, spec = inputs.config, inputs.config.chosen, inputs.index["spec"]
+    protocol = {
+        "name": config.protocol,
+        "about": protocols.PROTOCOLS[config.protocol].about,
+        "samples": chosen.num_samples,
+        "repeats": chosen.repeats,
+        "real_clips": sets.real.count,
+        "floor_clips": sets.floor.count,
+        "real_split": chosen.real_split,
+        "real_draw": chosen.real_draw,
+        "is_splits": chosen.is_splits,
+        "covariance_ddof": chosen.ddof,
+        "clips": {k: spec[k] for k in ("frames", "size", "stride", "rates")},
+        "pixels": "lossless clips, short side resized with antialiasing, centre square",
+        "sampling": {
+            "steps": config.steps,
+            "guidance": config.guidance,
+            "sampler": config.sampler or "the model's best",
+            "seed": config.seed,
+        },
+        "fps": sets.samples[0].rates,
+        "detector": (inputs.detector.as_json() if inputs.detector else {"name": "none"}),
+        "classifier": inputs.classifier.as_json() if inputs.classifier else None,
+        "lpips": inputs.lpips.as_json() if inputs.lpips else None,
+        "accuracy": "classifier of single frames trained on the real training clips; compares "
+        "with figures of the same data only",
+    }
+    table = published.table_for(config.preset)
+    reasons = published.obstacles(table, protocol, spec)
+    basis = {k: v for k, v in protocol.items() if k not in ("sampling", "fps")}
+    return {
+        "recipe": inputs.recipe,
+        "metrics": figures.flat | {k: v for k, v in pace.items() if isinstance(v, float)},
+        "estimates": {name: asdict(each) for name, each in figures.values.items()},
+        "not_measured": figures.not_measured,
+        "protocol": protocol,
+        "speed": pace,
+        "published": {"table": table.title, "comparable": not reasons, "reasons": reasons},
+        "preset": config.preset,
+        "ldm": config.ldm,
+        "measured_on": storage.fingerprint([basis, inputs.index["fingerprint"]]),
+    }
+
+
+def headline(figures: dict[str, float]) -> str:
+    """The main figures in words."""
+    names = {
+        "psnr": "PSNR {:.1f} dB",
+        "samples/clip_accuracy": "class accuracy {:.2f}",
+        "real/clip_accuracy": "(real clips {:.2f})",
+        "samples/displacement_ratio": "displacement ratio {:.2f}",
+        "real/displacement_ratio": "(real {:.2f})",
+    }
+    text = [text.format(figures[name]) for name, text in names.items() if name in figures]
+    for name, value in figures.items():
+        if name.split("_")[0] in ("fvd", "is") and not name.endswith(("_ci95", "_std")):
+            word = name.replace("fvd", "FVD").replace("is", "IS", 1).replace("_", " by ", 1)
+            text.append(f"{word} {value:.3g}")
+            if f"floor/{name}" in figures:
+                text.append(f"(real {figures[f'floor/{name}']:.3g})")
+    return " ".join(text)

@@ -1,0 +1,90 @@
+"""Making videos on request: what the workers of sampling and evaluation hold.
+
+Shapes: N videos, T frames, H height, W width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from pipelines.config.scale import resolve_precision
+from pipelines.config.schema import Sampling
+from pipelines.io import storage
+from pipelines.io.video import Frames
+from vqvdm.generator import VideoGenerator
+
+BUNDLE = (
+    "config.json",
+    "model.safetensors",
+    "vqgan/config.json",
+    "vqgan/model.safetensors",
+)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One video to make."""
+
+    label: str | None
+    number: int
+    fps: float
+
+    @property
+    def folder(self) -> str:
+        return self.label or "unlabelled"
+
+    @property
+    def file(self) -> str:
+        return f"{self.folder}/{self.number:05d}.mp4"
+
+    def seed(self, base: int) -> tuple[int, ...]:
+        """A seed of its own, so that a video does not depend on what else is asked for."""
+        name = hashlib.sha256((self.label or "").encode()).digest()[:8]
+        return base, int.from_bytes(name), self.number
+
+
+class Generate:
+    """Holds the generator; turns rows of requests into rows of videos."""
+
+    def __init__(self, bundle: str, config: Sampling, precision: str, threads: int) -> None:
+        torch.set_num_threads(threads)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.dtype = resolve_precision(precision, device)
+        self.device, self.config = device, config
+        with tempfile.TemporaryDirectory(prefix="vqvdm-") as folder:
+            storage.download_folder(bundle, Path(folder), BUNDLE)
+            self.generator = VideoGenerator.load(folder, device)
+
+    def videos(self, requests: Sequence[Request]) -> Frames:
+        """Videos uint8 (N, T, H, W, 3) of requests of one frame rate."""
+        config = self.config
+        mixed = self.dtype != torch.float32
+        with torch.autocast(self.device.type, self.dtype if mixed else None, enabled=mixed):
+            return self.generator.sample(
+                [request.label for request in requests],
+                requests[0].fps,
+                config.steps,
+                config.guidance,
+                [request.seed(config.seed) for request in requests],
+                config.sampler,
+                config.guidance_interval,
+            )
+
+    def __call__(self, row: dict) -> dict:
+        """Takes {"requests": [Request]}, adds {"videos": uint8 (N, T, H, W, 3)}."""
+        return row | {"videos": self.videos(row["requests"])}
+
+
+def batches(requests: Sequence[Request], size: int) -> list[list[Request]]:
+    """Requests in groups of one frame rate and at most `size`."""
+    groups = []
+    for fps in dict.fromkeys(request.fps for request in requests):
+        same = [request for request in requests if request.fps == fps]
+        groups += [same[start : start + size] for start in range(0, len(same), size)]
+    return groups

@@ -1,0 +1,48 @@
+"""The model that MLflow serves: its registry keeps this file beside the bundle, and no pickle.
+
+MLflow runs this file by itself when a model is loaded ("models from code"), so it stands
+apart from `tracking`, and is the only other place that knows MLflow.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlflow.models
+import mlflow.pyfunc
+import numpy as np
+
+
+class GeneratorModel(mlflow.pyfunc.PythonModel):  # type: ignore[name-defined]
+    """Rows of requests to videos."""
+
+    def load_context(self, context: Any) -> None:
+        from vqvdm import VideoGenerator
+
+        self.generator = VideoGenerator.load(context.artifacts["bundle"])
+
+    def predict(self, context: Any, model_input: Any, params: Any = None) -> np.ndarray:
+        """A table with the columns `class` (empty for any) and `fps` to uint8 (N, T, H, W, 3).
+
+        `params` may hold steps, guidance and seed. Rows of one frame rate go together; a
+        video depends on its own row, its place and the seed alone.
+        """
+        params = params or {}
+        classes = [name or None for name in model_input["class"].tolist()]
+        rates = model_input["fps"].to_numpy(float)
+        seed = int(params.get("seed", 0))
+        videos: dict[int, np.ndarray] = {}
+        for fps in sorted(set(rates.tolist())):
+            rows = np.flatnonzero(rates == fps).tolist()
+            made = self.generator.sample(
+                [classes[row] for row in rows],
+                fps=fps,
+                steps=int(params.get("steps", 20)),
+                guidance=float(params.get("guidance", 2.0)),
+                seed=[(seed, row) for row in rows],
+            )
+            videos |= dict(zip(rows, made, strict=True))
+        return np.stack([videos[row] for row in range(len(rates))])
+
+
+mlflow.models.set_model(GeneratorModel())

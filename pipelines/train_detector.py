@@ -1,0 +1,158 @@
+"""A detector of one's own: a network that tells the classes of labelled clips.
+
+clips/train ──▶ training, where a GPU is ──▶ detectors/NAME/detector.pt (TorchScript)
+
+Inception score and Fréchet distance then mean something on any labelled data.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from pipelines import tracking
+from pipelines.config.scale import local_cpus, ray_options
+from pipelines.config.schema import TrainDetector
+from pipelines.io import shards, storage, workspace
+from pipelines.io.shards import Marker
+from pipelines.io.workspace import require
+from pipelines.progress import Progress
+from pipelines.training.loader import Loader, clip_arrays
+from vqvdm.errors import UserError
+from vqvdm.metrics.clip_classifier import ClipClassifier, save_torchscript, train_clip_classifier
+
+FORMAT = 1
+"""Changed whenever the same clips and settings would give another detector."""
+JUDGED_CLIPS = 512
+"""At most so many validation clips tell the accuracy."""
+
+
+def _pairs(loader: Loader, config: TrainDetector) -> Iterator[tuple[Tensor, Tensor]]:
+    for batch in loader.train(config.seed, 0, config.batch_size):
+        yield (
+            rearrange(batch.tensors["video"], "b t h w c -> b c t h w"),
+            batch.tensors["class_index"],
+        )
+
+
+def _train(config: TrainDetector, markers: list[Marker], classes: list[str]) -> dict[str, Any]:
+    """Train and judge; returns the TorchScript file's bytes and the figures."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.set_num_threads(local_cpus())
+    torch.manual_seed(config.seed)
+    folder = config.workspace.clips
+    train, val = (
+        Loader(
+            folder,
+            [m for m in markers if m.split == split and m.keys],
+            "shard_videos",
+            clip_arrays,
+            local_cpus(),
+        )
+        for split in ("train", "val")
+    )
+    net = ClipClassifier(len(classes), config.size).to(device)
+    watch = Progress("steps", config.steps)
+    losses: list[float] = []
+    for loss in train_clip_classifier(
+        net, _pairs(train, config), config.steps, config.lr, config.seed
+    ):
+        watch.add(1)
+        losses = [*losses[-19:], loss]
+    figures = {
+        "train/loss": sum(losses) / len(losses),
+        "train/accuracy": _accuracy(net, train, device),
+    }
+    if val.markers:
+        figures["val/accuracy"] = _accuracy(net, val, device)
+    with tempfile.TemporaryDirectory(prefix="vqvdm-") as temporary:
+        path = Path(temporary, "detector.pt")
+        save_torchscript(net, path)
+        return {"file": path.read_bytes(), "figures": figures}
+
+
+@torch.inference_mode()
+def _accuracy(net: ClipClassifier, loader: Loader, device: torch.device) -> float:
+    """Share of clips, evenly spread, that are taken for their class."""
+    right = count = 0
+    for batch in loader.first(JUDGED_CLIPS, 16):
+        videos = rearrange(batch.tensors["video"], "b t h w c -> b c t h w")
+        found = net(videos.to(device)).argmax(1).cpu()
+        right += int((found == batch.tensors["class_index"]).sum())
+        count += len(found)
+    return right / count
+
+
+def train_detector(config: TrainDetector) -> str:
+    """Train on ROOT/clips and publish ROOT/detectors/NAME."""
+    config.check()
+    space = config.workspace
+    index = require(space.clips, "index.json", "shard_videos")
+    classes = index["classes"]
+    if len(classes) < 2:
+        raise UserError(
+            f"{space.clips} has {len(classes) or 'no'} classes: a detector learns to tell "
+            "labelled clips apart; cut them with labels, or evaluate with builtin"
+        )
+    if index["counts"].get("train", 0) == 0:
+        raise UserError(f"{space.clips} has no training clips: lower --val-fraction")
+    folder = space.detector(config.name)
+    recipe = storage.fingerprint([FORMAT, config.recipe(), index["fingerprint"]])
+    done = workspace.published(folder, "config.json")
+    if done and not config.overwrite:
+        workspace.refuse_other(folder, done["recipe"], recipe)
+    if config.dry_run:
+        return f"would train {config.steps} steps on {index['counts']['train']} clips into {folder}"
+    if done and not config.overwrite:
+        if storage.sha256(storage.join(folder, "detector.pt")) != done["sha256"]:
+            raise UserError(
+                f"{folder}/detector.pt does not match config.json: "
+                "run jobs/train_detector.py --overwrite to make it again"
+            )
+        return f"{folder} is there already, verified"
+    markers = shards.load_markers(space.clips, index, "shard_videos")
+    refuse_missing(classes, markers)
+    with tracking.run("train_detector", config, {"clips": index["fingerprint"]}) as run:
+        ray.init(**ray_options())
+        gpus = int(ray.cluster_resources().get("GPU", 0))
+        task = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0)(_train)
+        made = ray.get(task.remote(config, markers, classes))
+        uri = storage.join(folder, "detector.pt")
+        storage.publish_bytes(made["file"], uri)
+        about = {
+            "recipe": recipe,
+            "sha256": storage.sha256(uri),
+            "classes": classes,
+            "clips": index["fingerprint"],
+            "figures": made["figures"],
+            "settings": config.recipe(),
+        }
+        storage.publish_json(about, storage.join(folder, "config.json"))
+        run.metrics(made["figures"])
+        run.output(about["sha256"][:16])
+    split = "val" if "val/accuracy" in made["figures"] else "train"
+    return f"accuracy {made['figures'][f'{split}/accuracy']:.2f} on {split} clips, {uri}"
+
+
+def refuse_missing(classes: list[str], markers: list[Marker]) -> None:
+    """`UserError` where a class has no training clip, as the markers' accounts tell."""
+    seen = {
+        row["source"]["label"]
+        for marker in markers
+        if marker.split == "train"
+        for row in marker.details.get("videos", [])
+        if row["account"]["clips"]
+    }
+    missing = sorted(set(classes) - seen)
+    if missing:
+        raise UserError(
+            f"class {missing[0]!r} has no training clip: a detector needs some of each; "
+            "add videos, or lower --val-fraction"
+        )

@@ -1,0 +1,258 @@
+"""Evaluation of a tiny model on real clips: figures, report in a browser, registry, server."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipelines import registry, tracking
+from pipelines.config.schema import Sample
+from pipelines.io import storage
+from tests.e2e.conftest import free_port, run_job
+from tests.tiny import write_bundle
+from vqvdm.checkpoint import load_config
+
+SIZE = 32
+SMALL = ("--steps", 2, "--num-samples", 70, "--detector-steps", 10, "--num-train", 40)
+SERVER_TIMEOUT_S = 120
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A root with clips, a registered model, and its evaluation."""
+
+    root: str
+    figure: str
+    result: dict[str, Any]
+
+    @property
+    def page(self) -> str:
+        return f"{self.root}/eval/base/report.html"
+
+
+@pytest.fixture(scope="module")
+def evaluated(local_ray, digit_videos: Path, tmp_path_factory) -> Evaluated:
+    root = tmp_path_factory.mktemp("evaluated")
+    # Many clips of few videos: windows overlap.
+    flags = ("--videos", digit_videos, "--size", SIZE, "--stride", 4, "--val-fraction", 0.4)
+    assert run_job("shard_videos", "--root", root, *flags).status == 0
+    index = storage.read_json(f"{root}/clips/index.json")
+    bundle = write_bundle(root / "ldm" / "base", index["classes"], size=SIZE)
+    with tracking.run("train_ldm", Sample(root=str(root))) as run:
+        registry.register(run, str(root), str(bundle))
+        run.output(load_config(bundle)["fingerprint"])
+    outcome = run_job("evaluate", "--root", root, *SMALL)
+    assert outcome.status == 0, outcome.stderr
+    result = storage.read_json(f"{root}/eval/base/metrics.json")
+    return Evaluated(str(root), outcome.stdout, result)
+
+
+@pytest.mark.e2e
+def test_everything_a_figure_depends_on_is_stated(evaluated: Evaluated) -> None:
+    metrics, protocol = evaluated.result["metrics"], evaluated.result["protocol"]
+    assert np.isfinite(list(metrics.values())).all()
+    wanted = {"psnr", "ssim", "fvd_builtin", "floor/fvd_builtin", "kvd_builtin", "rfvd_builtin"}
+    wanted |= {"samples/clip_accuracy", "real/clip_accuracy", "nearest/ratio"}
+    wanted |= {"samples/displacement_ratio", "speed/seconds_per_100_steps"}
+    assert wanted <= metrics.keys()
+    # An untrained model is far from real clips, and real ones are near each other.
+    assert metrics["fvd_builtin"] > 3 * metrics["floor/fvd_builtin"]
+    assert (protocol["samples"], protocol["real_clips"], protocol["sampling"]["seed"]) == (
+        70,
+        70,
+        0,
+    )
+    assert len(protocol["detector"]["sha256"]) == 64
+    assert "is" in evaluated.result["not_measured"]
+    assert not evaluated.result["published"]["comparable"]
+    assert "class accuracy" in evaluated.figure and "FVD by builtin" in evaluated.figure
+
+
+@pytest.mark.e2e
+def test_a_detector_of_ones_own(evaluated: Evaluated) -> None:
+    flags = ("--root", evaluated.root, "--steps", 12, "--batch-size", 8, "--size", SIZE)
+    outcome = run_job("train_detector", *flags)
+    assert outcome.status == 0, outcome.stderr
+    assert "there already, verified" in run_job("train_detector", *flags).figure
+    assert "--overwrite" in run_job("train_detector", *flags, "--seed", 1).stderr
+    more = ("--detector", "own", "--metrics", "fvd,is", "--repeats", 2, "--overwrite")
+    before = Path(evaluated.page).read_bytes(), storage.walk(f"{evaluated.root}/features")
+    outcome = run_job("evaluate", "--root", evaluated.root, *SMALL, *more)
+    try:
+        assert outcome.status == 0, outcome.stderr
+        result = storage.read_json(f"{evaluated.root}/eval/base/metrics.json")
+        assert {"fvd_own", "fvd_own_ci95", "is_own", "real/is_own"} <= result["metrics"].keys()
+        assert 1 <= result["metrics"]["is_own"] <= 10
+        assert result["estimates"]["fvd_own"]["repeats"] == 2
+        assert result["protocol"]["classifier"]["name"] == "own"
+    finally:
+        Path(evaluated.page).write_bytes(before[0])
+        storage.publish_json(evaluated.result, f"{evaluated.root}/eval/base/metrics.json")
+
+
+@pytest.mark.e2e
+def test_features_are_kept(evaluated: Evaluated) -> None:
+    kept = storage.walk(f"{evaluated.root}/features")
+    again = run_job("evaluate", "--root", evaluated.root, *SMALL, "--overwrite")
+    assert again.status == 0, again.stderr
+    result = storage.read_json(f"{evaluated.root}/eval/base/metrics.json")
+    stable = {k: v for k, v in result["metrics"].items() if not k.startswith("speed/")}
+    assert stable == pytest.approx({name: evaluated.result["metrics"][name] for name in stable})
+    names = {file.uri for file in storage.walk(f"{evaluated.root}/features")}
+    assert {file.uri for file in kept} <= names
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--num-samples", 20, "--metrics", "fvd"), "at least 65 real clips and samples"),
+        (("--fps", "12"), "real clips have 8, 16 frames a second"),
+        (("--num-real", 3, "--metrics", "kvd"), "missing from the 3 real clips"),
+    ],
+)
+def test_what_does_not_compare_is_refused(evaluated: Evaluated, flags, words: str) -> None:
+    small = ("--steps", 2, "--num-train", 0, "--overwrite", "--detector-steps", 5)
+    outcome = run_job("evaluate", "--root", evaluated.root, *small, *flags)
+    assert outcome.status == 2
+    assert words in outcome.stderr
+    assert outcome.stderr.count("\n") == 1
+
+
+@pytest.mark.e2e
+def test_the_report_in_a_browser(evaluated: Evaluated, browser) -> None:
+    tab = browser.new_page(viewport={"width": 1280, "height": 900})
+    problems: list[str] = []
+    tab.on("pageerror", lambda error: problems.append(str(error)))
+    tab.on("request", lambda r: r.url.startswith("data:") or problems.append(r.url))
+    tab.goto(Path(evaluated.page).as_uri())
+    problems[:] = [each for each in problems if each != Path(evaluated.page).as_uri()]
+    assert tab.inner_text("h1") == "Evaluation of ldm/base"
+    assert "may not be set beside" in tab.inner_text("#verdict")
+    assert "16×32×32, not 16×128×128" in tab.inner_text("#verdict")
+    assert "by builtin" in tab.inner_text("#figures")
+    assert "TATS" in tab.inner_text("#published") and "425" in tab.inner_text("#published")
+    assert tab.inner_text("#published tr.own").startswith("this run: ldm/base")
+    classes = evaluated.result["protocol"]
+    assert classes["name"] == "held-out" and tab.locator("#samples .trio").count() == 10
+    playing = "f => f.readyState >= 2 && f.videoWidth > 0 && f.currentTime > 0 && !f.paused"
+    films = tab.locator("#samples video")
+    assert films.count() >= 20
+    for i in range(3):
+        films.nth(i).scroll_into_view_if_needed()
+        tab.wait_for_function(
+            f"() => ({playing})(document.querySelectorAll('#samples video')[{i}])"
+        )
+    assert problems == []
+    tab.close()
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_report_fits_the_screen(evaluated: Evaluated, browser, width: int) -> None:
+    tab = browser.new_page(viewport={"width": width, "height": 844})
+    tab.goto(Path(evaluated.page).as_uri())
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    beyond = tab.evaluate(
+        "w => [...document.querySelectorAll('main *')].filter(e => !e.closest('pre') && "
+        "e.getBoundingClientRect().right > w + 1).map(e => e.tagName + ' ' + e.textContent)",
+        width,
+    )
+    assert beyond == []
+    tab.close()
+
+
+@contextlib.contextmanager
+def serving(command: list[str], port: int, log: Path) -> Iterator[str]:
+    """A server that answers at its port, ended with its children."""
+    url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + SERVER_TIMEOUT_S
+    with (
+        log.open("wb") as file,
+        subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True) as server,
+    ):
+        try:
+            while True:
+                with (
+                    contextlib.suppress(OSError),
+                    urllib.request.urlopen(f"{url}/health", timeout=5),
+                ):
+                    break
+                assert server.poll() is None and time.monotonic() < deadline, log.read_text()
+                time.sleep(0.5)
+            yield url
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(server.pid, 15)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                server.wait(20)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(server.pid, 9)
+
+
+def mlflow_command(*arguments: str) -> list[str]:
+    return [str(Path(sys.executable).with_name("mlflow")), *arguments]
+
+
+@pytest.mark.e2e
+def test_the_champion_is_served(evaluated: Evaluated, tmp_path: Path) -> None:
+    port, name = free_port(), registry.model_name(evaluated.root)
+    command = mlflow_command("models", "serve", "-m", f"models:/{name}@champion")
+    command += ["--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)]
+    with serving(command, port, tmp_path / "serve.log") as url:
+        asked = {
+            "dataframe_records": [{"class": "zero", "fps": 8.0}, {"class": "six", "fps": 16.0}],
+            "params": {"steps": 2, "seed": 3},
+        }
+        request = urllib.request.Request(
+            f"{url}/invocations", json.dumps(asked).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            videos = np.array(json.load(answer)["predictions"])
+    assert videos.shape == (2, 16, SIZE, SIZE, 3)
+    from vqvdm import VideoGenerator
+
+    generator = VideoGenerator.load(f"{evaluated.root}/ldm/base")
+    expected = generator.sample(["zero"], fps=8.0, steps=2, seed=[(3, 0)])
+    assert np.abs(videos[0] - expected[0].astype(int)).max() <= 1
+
+
+@pytest.mark.e2e
+def test_mlflow_shows_runs_charts_and_videos(evaluated: Evaluated, browser, tmp_path: Path) -> None:
+    port, uri = free_port(), tracking.tracking_uri()
+    command = mlflow_command("ui", "--host", "127.0.0.1", "--port", str(port))
+    command += ["--backend-store-uri", uri, "--workers", "1"]
+    with serving(command, port, tmp_path / "ui.log") as url:
+        client = tracking.MlflowClient(uri)
+        experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
+        assert experiment
+        (run, *_) = client.search_runs(
+            [experiment.experiment_id],
+            f"tags.root = '{evaluated.root}' and tags.stage = 'evaluate'",
+        )
+        tab = browser.new_page(viewport={"width": 1400, "height": 1000})
+        tab.set_default_timeout(45_000)
+        tab.goto(f"{url}/#/experiments/{experiment.experiment_id}/runs")
+        tab.get_by_text("evaluate").first.wait_for()
+        tab.goto(f"{url}/#/experiments/{experiment.experiment_id}/runs/{run.info.run_id}")
+        tab.get_by_text("input.ldm.run").first.wait_for()
+        tab.goto(
+            f"{url}/#/experiments/{experiment.experiment_id}/runs/{run.info.run_id}/model-metrics"
+        )
+        tab.get_by_text("psnr").first.wait_for()
+        tab.locator("svg, canvas").first.wait_for(state="attached")
+        tab.goto(f"{url}/#/experiments/{experiment.experiment_id}/runs/{run.info.run_id}/artifacts")
+        tab.get_by_text("comparison.gif").first.click()
+        tab.locator("img[src*='comparison.gif'], img[src^='blob:']").first.wait_for()
+        tab.close()

@@ -1,0 +1,46 @@
+"""A bundle of tiny untrained nets: enough for whatever only passes videos on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from vqvdm.checkpoint import save_model
+from vqvdm.diffusion.unet import UNet, UNetConfig
+from vqvdm.tokenizer.vqgan import VQGAN, VQGANConfig
+
+TOKENIZER = VQGANConfig(
+    blocks=((4, 8, 8),), widths=(8,), depths=(1,), quantizer="fsq", levels=(8, 8, 8)
+)
+DENOISER = UNetConfig(width=8, multipliers=(1, 2), depths=(1, 1), head_width=8)
+
+
+def write_bundle(
+    folder: Path,
+    classes: Sequence[str] = ("zero", "seven"),
+    fps: Sequence[float] = (8.0, 16.0),
+    size: int = 32,
+    seed: int = 0,
+) -> Path:
+    """Publish ldm/NAME in `folder`: videos of 16 frames; another seed gives other weights."""
+    torch.manual_seed(seed)
+    net, vqgan = UNet(DENOISER, 3, len(classes)), VQGAN(TOKENIZER)
+    for parameter in net.parameters():  # an untrained denoiser says nothing
+        torch.nn.init.normal_(parameter, std=0.2)
+    about = {
+        "model": asdict(DENOISER),
+        "objective": {"name": "flow", "class_dropout": 0.5},
+        "latents": {
+            "shape": [3, 4, size // 8, size // 8], "mean": [0.0] * 3, "std": [0.5] * 3
+        },
+        "classes": list(classes),
+        "fps": list(fps),
+        "inputs": {"latents": "1a7e47", "vqgan": "70ce71"},
+    }  # fmt: skip
+    save_model(folder, net, about)
+    save_model(folder / "vqgan", vqgan, {"model": asdict(TOKENIZER)})
+    (folder / "MODEL_CARD.md").write_text("# A tiny model\n")
+    return folder

@@ -1,0 +1,56 @@
+"""What stands in the way of comparing a run with published figures."""
+
+from typing import Any
+
+from pipelines.config.protocols import PROTOCOLS
+from pipelines.evaluation.published import SKY, UCF101, obstacles, table_for
+
+SPEC: dict[str, Any] = {
+    "frames": 16,
+    "size": 128,
+    "rates": [None],
+    "classes": [f"class {i}" for i in range(101)],
+}
+PROTOCOL: dict[str, Any] = {
+    "name": "published",
+    "samples": 2048,
+    "real_clips": 2048,
+    "detector": {"name": "i3d"},
+    "classifier": {"name": "c3d"},
+}
+
+
+def test_a_run_by_the_protocol_compares() -> None:
+    assert obstacles(UCF101, PROTOCOL, SPEC) == []
+    assert obstacles(SKY, PROTOCOL | {"classifier": None}, SPEC | {"classes": []}) == []
+
+
+def test_every_departure_is_named() -> None:
+    other = {
+        "name": "held-out",
+        "samples": 100,
+        "real_clips": 90,
+        "detector": {"name": "builtin"},
+        "classifier": None,
+    }
+    spec = {"frames": 16, "size": 64, "rates": [8.0], "classes": ["a"]}
+    found = " | ".join(obstacles(UCF101, other, spec))
+    for words in (
+        "1 classes, UCF-101 has 101", "16×64×64", "resampled", "detector is builtin",
+        "not the published C3D", "held-out", "100 samples", "90 real clips",
+    ):  # fmt: skip
+        assert words in found
+    assert len(obstacles(UCF101, other, spec)) == 8
+
+
+def test_tables_belong_to_presets() -> None:
+    assert table_for("sky-paper") is SKY
+    assert table_for("ucf101") is table_for("demo") is UCF101
+    assert {len(row.figures) for table in (UCF101, SKY) for row in table.rows} == {2}
+
+
+def test_the_protocols_keep_to_their_card() -> None:
+    published, tats, stylegan = (PROTOCOLS[n] for n in ("published", "tats", "stylegan-v"))
+    assert (published.num_samples, published.repeats, published.is_splits) == (2048, 10, 1)
+    assert (tats.real_draw, tats.real_split, tats.ddof) == ("clips", "train", 1)
+    assert (stylegan.is_splits, stylegan.ddof, stylegan.real_split) == (10, 0, "all")
