@@ -19,7 +19,7 @@ import numpy as np
 import ray
 
 from pipelines import tracking
-from pipelines.config.scale import ray_options
+from pipelines.config.scale import quieten_ray_data, ray_options
 from pipelines.config.schema import ShardVideos
 from pipelines.io import manifest, shards, storage, workspace
 from pipelines.io.manifest import Account, Source
@@ -243,6 +243,7 @@ def shard_videos(config: ShardVideos) -> str:
 
     ray.init(**ray_options())
     ray.data.DataContext.get_current().enable_progress_bars = False
+    quieten_ray_data()
     rows = [{"plan": plan, "retry": config.retry_failed} for plan in plans]
     graph = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         make_shard, num_cpus=1, concurrency=config.num_workers

@@ -218,7 +218,8 @@ def discard_unfinished(uri: str) -> None:
                 part.unlink(missing_ok=True)
         elif uri.startswith("s3://"):
             # Not every key may list uploads; a lifecycle rule of the bucket clears them then.
-            with suppress(PermissionError, NotImplementedError):
+            # And some servers say that there is nothing to be found, instead of an empty list.
+            with suppress(PermissionError, NotImplementedError, FileNotFoundError):
                 _abort_uploads(fs, path)
 
 

@@ -1,5 +1,8 @@
 """What a machine is good at, and what its workers are told."""
 
+import logging
+import os
+
 import pytest
 import torch
 
@@ -24,6 +27,29 @@ def test_workers_get_the_drivers_variables(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_submitted_job_brings_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     assert "runtime_env" not in scale.ray_options()
+
+
+def test_ray_data_keeps_to_its_log_file() -> None:
+    logger = logging.getLogger("ray.data")
+    before = logger.handlers[:]
+    screen, file = logging.StreamHandler(), logging.NullHandler()
+    logger.handlers[:] = [screen, file]
+    try:
+        scale.quieten_ray_data()
+        assert not screen.level < logging.CRITICAL
+        assert file.level == logging.NOTSET
+    finally:
+        logger.handlers[:] = before
+
+
+def test_a_killed_driver_holds_no_cluster_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "RAY_DATA_AUTOSCALING_REQUEST_EXPIRE_TIME_S"
+    monkeypatch.setenv(name, "7")
+    scale.ray_options()
+    assert os.environ[name] == "7"  # What the user says goes first.
+    monkeypatch.delenv(name)
+    scale.ray_options()
+    assert os.environ[name] == "30"
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
