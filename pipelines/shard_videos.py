@@ -22,7 +22,7 @@ import numpy as np
 import ray
 
 from pipelines import shard_report, tracking
-from pipelines.config.scale import ray_options
+from pipelines.config.scale import quieten_ray_data, ray_options
 from pipelines.config.schema import ShardVideos
 from pipelines.io import inputs, manifest, shards, storage, workspace
 from pipelines.io.child import Child, Deadline
@@ -247,6 +247,7 @@ def run_plans(plans: list[ShardPlan], config: ShardVideos) -> Iterator[tuple[Mar
     """Every shard's marker, and whether it was made just now, as Ray gets them done."""
     ray.init(**ray_options())
     ray.data.DataContext.get_current().enable_progress_bars = False
+    quieten_ray_data()
     rows = [{"plan": plan, "retry": config.retry_failed} for plan in plans]
     graph = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         make_shard, num_cpus=1, concurrency=config.num_workers

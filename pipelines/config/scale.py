@@ -60,6 +60,16 @@ def _answers(address: str, timeout_s: float = 2.0) -> bool:
     return True
 
 
+def quieten_ray_data() -> None:
+    """Leave the screen to the job: what fails is told in one line, and Ray's log has the rest.
+
+    To be called once `ray.data` is there, which sets its logging up.
+    """
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setLevel(logging.CRITICAL)
+
+
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
     """The dtype of autocast: bf16 where it is asked for, or where the device is fast at it.
 

@@ -191,3 +191,27 @@ def test_the_server_dies(job: str, seed: int, undisturbed: Undisturbed, s3: S3Se
     root = prepared(job, f"s3://bucket/kill-{job}-{seed}", undisturbed)
     run_and_kill_the_server(job, root, undisturbed, random.Random(f"server {seed}"), s3)
     check(job, root, undisturbed)
+
+
+@pytest.mark.e2e
+def test_uploads_that_were_never_ended_are_given_up(undisturbed: Undisturbed) -> None:
+    """A multi-part upload shows nowhere, and a store charges for it all the same."""
+    import fsspec
+
+    root = prepared("encode_latents", "s3://bucket/kill-uploads", undisturbed)
+    fs = fsspec.filesystem("s3")
+    mine, other = "kill-uploads/clips/train-000000.tar", "kill-uploads-of-another/clips/x.tar"
+    for key in (mine, other):
+        upload = fs.call_s3("create_multipart_upload", Bucket="bucket", Key=key)
+        fs.call_s3(
+            "upload_part",
+            Bucket="bucket",
+            Key=key,
+            UploadId=upload["UploadId"],
+            PartNumber=1,
+            Body=b"half",
+        )
+    outcome = run_job("shard_videos", *undisturbed.command("shard_videos", root))
+    assert outcome.status == 0, outcome.stderr
+    left = fs.call_s3("list_multipart_uploads", Bucket="bucket")["Uploads"]
+    assert [upload["Key"] for upload in left] == [other]

@@ -1,5 +1,7 @@
 """What a machine is good at, and what its workers are told."""
 
+import logging
+import os
 import socket
 from pathlib import Path
 
@@ -57,6 +59,29 @@ def test_a_cluster_that_is_named_is_obeyed(monkeypatch: pytest.MonkeyPatch, tmp_
     remember(monkeypatch, tmp_path, "")
     monkeypatch.setenv("RAY_ADDRESS", "192.0.2.1:6379")
     assert "address" not in scale.ray_options()
+
+
+def test_ray_data_keeps_to_its_log_file() -> None:
+    logger = logging.getLogger("ray.data")
+    before = logger.handlers[:]
+    screen, file = logging.StreamHandler(), logging.NullHandler()
+    logger.handlers[:] = [screen, file]
+    try:
+        scale.quieten_ray_data()
+        assert not screen.level < logging.CRITICAL
+        assert file.level == logging.NOTSET
+    finally:
+        logger.handlers[:] = before
+
+
+def test_a_killed_driver_holds_no_cluster_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "RAY_DATA_AUTOSCALING_REQUEST_EXPIRE_TIME_S"
+    monkeypatch.setenv(name, "7")
+    scale.ray_options()
+    assert os.environ[name] == "7"  # What the user says goes first.
+    monkeypatch.delenv(name)
+    scale.ray_options()
+    assert os.environ[name] == "30"
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
