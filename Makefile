@@ -6,7 +6,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint up down ui
+.PHONY: help demo test chaos bench sizes lint up down ui
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -22,10 +22,20 @@ demo: .venv/.installed  ## from nothing to sampled videos, on a local Ray cluste
 test: .venv/.installed  ## all tests but the slow ones
 	$(BIN)/python -m pytest -m 'not slow'
 
+chaos: .venv/.installed  ## kill workers, drivers and the S3 server of running jobs, 120 times
+	$(BIN)/python -m pytest tests/e2e/test_kills.py
+
+bench: .venv/.installed  ## measure against other tools; writes benchmarks/results.json
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(BIN)/python -m benchmarks.data_plane
+
 lint: .venv/.installed  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+sizes: .venv/.installed  ## parameters, arithmetic and memory of each preset
+	$(BIN)/python -m benchmarks.sizes
 
 up: .venv/.installed  ## start a local Ray cluster for `ray job submit`
 	$(BIN)/python infra/local_cluster.py up

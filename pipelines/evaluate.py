@@ -78,7 +78,7 @@ def measure(inputs: Inputs) -> tuple[dict[str, Any], report.Shown]:
     """Everything that is measured, and the videos to show with it."""
     config, chosen, wanted = inputs.config, inputs.config.chosen, set(inputs.config.wanted)
     classes = inputs.bundle["classes"]
-    markers = shards.load_markers(config.workspace.clips, inputs.index["shards"], "shard_videos")
+    markers = shards.load_markers(config.workspace.clips, inputs.index, "shard_videos")
     judged = "accuracy" in wanted and len(classes) > 1
     instruments = Instruments(
         inputs.detector,

@@ -73,6 +73,7 @@ class Generate:
                 config.guidance,
                 [request.seed(config.seed) for request in requests],
                 config.sampler,
+                config.guidance_interval,
             )
 
     def __call__(self, row: dict) -> dict:

@@ -1,12 +1,15 @@
-"""Progress: a line now and then, since job logs are no terminals."""
+"""Progress: a bar on a terminal; in a job log, which is none, a line now and then."""
 
 from __future__ import annotations
 
+import sys
 import time
+
+BAR_WIDTH = 20
 
 
 class Progress:
-    """Counts work and prints a line every few seconds: done, rates, time left."""
+    """Counts work and tells how far it is: done, rates, time left."""
 
     def __init__(self, unit: str, total: int, every_s: float = 5.0) -> None:
         self.unit, self.total, self.every_s = unit, total, every_s
@@ -20,9 +23,18 @@ class Progress:
         for name, value in counts.items():
             self.counts[name] = self.counts.get(name, 0) + value
         now = time.monotonic()
-        if now - self._printed >= self.every_s or self.done == self.total:
+        last = self.done == self.total
+        if sys.stdout.isatty():
+            # One line, written over; what is left of a longer one is cleared.
+            end = "\n" if last else ""
+            print(f"\r{self.bar()} {self.line(now - self.started)}\x1b[K", end=end, flush=True)
+        elif now - self._printed >= self.every_s or last:
             self._printed = now
             print(self.line(now - self.started), flush=True)
+
+    def bar(self) -> str:
+        full = BAR_WIDTH * self.done // max(1, self.total)
+        return "█" * full + "░" * (BAR_WIDTH - full)
 
     def line(self, elapsed_s: float) -> str:
         left_s = elapsed_s / max(1, self.done) * (self.total - self.done)

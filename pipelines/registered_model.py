@@ -13,7 +13,7 @@ import mlflow.pyfunc
 import numpy as np
 
 
-class GeneratorModel(mlflow.pyfunc.PythonModel):
+class GeneratorModel(mlflow.pyfunc.PythonModel):  # type: ignore[name-defined]
     """Rows of requests to videos."""
 
     def load_context(self, context: Any) -> None:

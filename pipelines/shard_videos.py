@@ -10,48 +10,42 @@ matches the plan is left alone, so a job that was killed goes on where it stoppe
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 
 import numpy as np
 import ray
 
-from pipelines import tracking
-from pipelines.config.scale import ray_options
+from pipelines import shard_report, tracking
+from pipelines.config.scale import quieten_ray_data, ray_options
 from pipelines.config.schema import ShardVideos
-from pipelines.io import manifest, shards, storage, workspace
+from pipelines.io import inputs, manifest, shards, storage, workspace
+from pipelines.io.child import Child, Deadline
+from pipelines.io.clips import ClipSpec
+from pipelines.io.cutting import CutRequest, DroppedClip, EncodedClip, Outcome, cut_video
 from pipelines.io.manifest import Account, Source
+from pipelines.io.plan import SourceTable, assign_shards
+from pipelines.io.reasons import VideoError
 from pipelines.io.shards import Marker, ShardWriter
-from pipelines.io.video import (
-    Frames,
-    Resampler,
-    VideoError,
-    VideoInfo,
-    encode_lossless,
-    probe,
-    read_frames,
-)
+from pipelines.io.video.header import VideoInfo, check_place
 from pipelines.progress import Progress
-from vqvdm.errors import UserError
+from vqvdm.errors import IncompleteError, UserError
 
-FORMAT = 1
+FORMAT = 2
 """Changed whenever the same videos and settings would give other bytes."""
 
 
 @dataclass(frozen=True)
-class ClipSpec:
-    """How clips are cut."""
+class Patience:
+    """What decoding one video may take; no result depends on it but of videos that fail."""
 
-    frames: int
-    size: int
-    stride: int
-    rates: tuple[float | None, ...]
-    """Frames a second; None stands for the video's own rate."""
-    classes: tuple[str, ...]
-    hash: str
-    """Fingerprint of all settings: a folder holds the clips of one."""
+    timeout_s: float = 120.0
+    max_memory_gb: float = 2.0
 
 
 @dataclass(frozen=True)
@@ -62,6 +56,7 @@ class ShardPlan:
     name: str
     sources: tuple[Source, ...]
     spec: ClipSpec
+    patience: Patience = Patience()
 
     @property
     def made_from(self) -> str:
@@ -69,89 +64,115 @@ class ShardPlan:
         return storage.fingerprint([self.spec.hash, self.spec.classes, sources])
 
 
-@dataclass(frozen=True)
-class Clip:
-    frames_THWC: Frames
-    fps: float
-    start_frame: int
-
-
-class ClipCutter:
-    """Cuts a stream of frames into clips at one rate, holding no more than one clip."""
-
-    def __init__(self, spec: ClipSpec, rate: float | None, native_fps: float) -> None:
-        self.spec, self.fps = spec, rate or native_fps
-        self._resampler = Resampler(rate) if rate else None
-        self._window: list[Frames] = []
-        self._seen = 0
-
-    def push(self, time_s: float, frame: Frames) -> Iterator[Clip]:
-        ticks = self._resampler.push(time_s, frame) if self._resampler else [frame]
-        yield from self._cut(ticks)
-
-    def finish(self) -> Iterator[Clip]:
-        yield from self._cut(self._resampler.finish() if self._resampler else [])
-
-    def _cut(self, ticks: list[Frames]) -> Iterator[Clip]:
-        for frame in ticks:
-            # With a stride longer than a clip, the frames between two clips are passed over.
-            start = self._seen // self.spec.stride * self.spec.stride
-            if self._window or self._seen - start < self.spec.frames:
-                self._window.append(frame)
-            self._seen += 1
-            if len(self._window) == self.spec.frames:
-                first = self._seen - self.spec.frames
-                yield Clip(np.stack(self._window), self.fps, first)
-                self._window = self._window[self.spec.stride :]
-
-
-def cut_clips(path: str, info: VideoInfo, spec: ClipSpec) -> Iterator[Clip]:
-    """All clips of a local video at every rate, in one pass; raises `VideoError` on the way."""
-    cutters = [ClipCutter(spec, rate, info.fps) for rate in spec.rates]
-    for time_s, frame in read_frames(path, spec.size):
-        for cutter in cutters:
-            yield from cutter.push(time_s, frame)
-    for cutter in cutters:
-        yield from cutter.finish()
-
-
-def clip_key(source: Source, clip: Clip, spec: ClipSpec) -> str:
+def clip_key(source: Source, clip: EncodedClip, spec: ClipSpec) -> str:
     """A name for a clip that depends on the video's path, the span and the settings only."""
     span = [clip.fps, clip.start_frame, spec.frames]
-    return storage.fingerprint([FORMAT, source.path, span, spec.size])
+    return storage.fingerprint([FORMAT, source.id, span, spec.size])
 
 
-def shard_video(source: Source, spec: ClipSpec, writer: ShardWriter) -> Account:
-    """Add the clips of one video to a shard; whatever is wrong with the video is its account."""
-    info, clips = None, 0
-    status, reason = "ok", None
-    class_index = spec.classes.index(source.label) if source.label is not None else None
-    try:
-        with storage.local_copy(source.uri) as path:
-            info = probe(path)
-            for clip in cut_clips(path, info, spec):
-                key = clip_key(source, clip, spec)
-                about = {
-                    "label": source.label,
-                    "class_index": class_index,
-                    "fps": clip.fps,
-                    "start_s": clip.start_frame / clip.fps,
-                    "frames": spec.frames,
-                    "source": source.path,
-                }
-                mp4 = encode_lossless(clip.frames_THWC, clip.fps)
-                writer.add(key, {"mp4": mp4, "json": storage.json_bytes(about)})
-                clips += 1
-        if not clips:
-            status, reason = "rejected", "too_short"
-    except VideoError as error:
-        status, reason = ("partial" if clips else "rejected"), error.reason
-    except FileNotFoundError:
-        status, reason = "rejected", "missing"
-    except (UserError, PermissionError):
-        status, reason = "rejected", "no_permission"
-    known = asdict(info) if info else {}
-    return Account(status, reason, clips, **known)
+@cache
+def decoding_process(max_memory_gb: float) -> Child:
+    """The one that this worker sends its videos to."""
+    return Child(max_memory_gb)
+
+
+def local_video(source: Source) -> AbstractContextManager[str]:
+    """A local path of a video, or of its folder of images."""
+    if source.frames_fps is not None:
+        return storage.local_folder(source.uri)
+    return storage.local_copy(source.uri)
+
+
+class VideoTask:
+    """Adds the clips of one video to a shard; whatever is wrong with it is its account."""
+
+    def __init__(self, source: Source, plan: ShardPlan, writer: ShardWriter) -> None:
+        self.source, self.plan, self.writer = source, plan, writer
+        rates = plan.spec.rates if source.fps is None else (source.fps,)
+        self.spec = replace(plan.spec, rates=rates)
+        self.info: VideoInfo | None = None
+        self.keys: list[str] = []
+        self.dropped: list[DroppedClip] = []
+        self.frames = 0
+
+    def run(self) -> Account:
+        try:
+            with local_video(self.source) as path:
+                check_place(path, self.source.frames_fps is not None)
+                self._decode(path)
+            return self._account()
+        except VideoError as error:
+            if error.reason != "damaged":
+                # Where decoding was broken off is chance: clips must not depend on it.
+                self.writer.drop(self.keys)
+                self.keys.clear()
+            return self._account(error)
+        except FileNotFoundError as error:
+            return self._account(VideoError("missing", str(error)))
+        except PermissionError as error:
+            return self._account(VideoError("no_permission", str(error)))
+        except UserError as error:
+            if not storage.is_refusal(error):
+                raise  # Storage did not answer: nothing is known about the video.
+            return self._account(VideoError("no_permission", str(error)))
+
+    def _decode(self, path: str) -> None:
+        source, patience = self.source, self.plan.patience
+        deadline = Deadline(patience.timeout_s)
+        start_s = source.start_s or 0.0
+        request = CutRequest(path, self.spec, source.frames_fps, start_s, source.end_s)
+        for event in decoding_process(patience.max_memory_gb).run(cut_video, request, deadline):
+            match event:
+                case VideoInfo():
+                    self.info = event
+                    minutes = math.ceil((event.duration_s or 0.0) / 60)
+                    deadline.allowed_s = patience.timeout_s * max(1, minutes)
+                case EncodedClip():
+                    self._add(event)
+                case DroppedClip():
+                    self.dropped.append(event)
+                case Outcome():
+                    self.frames = event.frames
+                    if event.error:
+                        raise event.error
+
+    def _add(self, clip: EncodedClip) -> None:
+        label, classes = self.source.label, self.spec.classes
+        about = {
+            "label": label,
+            "class_index": classes.index(label) if label is not None else None,
+            "fps": clip.fps,
+            "start_s": clip.start_s,
+            "frames": self.spec.frames,
+            "source": self.source.path,
+        }
+        key = clip_key(self.source, clip, self.spec)
+        self.writer.add(key, {"mp4": clip.mp4, "json": storage.json_bytes(about)})
+        self.keys.append(key)
+
+    def _account(self, error: VideoError | None = None) -> Account:
+        if not self.keys and error is None:
+            error = self._why_none()
+        status = "ok" if error is None else "partial" if self.keys else "rejected"
+        return Account(
+            status,
+            error.reason if error else None,
+            len(self.keys),
+            **(asdict(self.info) if self.info else {}),
+            frames=self.frames,
+            score=error.score if error else None,
+            detail=error.detail or None if error else None,
+            dropped=[asdict(clip) for clip in self.dropped],
+        )
+
+    def _why_none(self) -> VideoError:
+        """Why a video that decodes gave no clips: filters took them, or there were none."""
+        if not self.dropped:
+            return VideoError("too_short", f"{self.frames} frames")
+        counts = Counter(sorted(clip.reason for clip in self.dropped))
+        reason = counts.most_common(1)[0][0]
+        best = max(clip.score for clip in self.dropped if clip.reason == reason)
+        return VideoError(reason, "all clips", best)
 
 
 def make_shard(row: dict) -> dict:
@@ -164,7 +185,7 @@ def make_shard(row: dict) -> dict:
     if marker and not (row["retry"] and failures(marker)):
         return {"marker": shards.to_json(marker), "made": False}
     with ShardWriter(plan.folder, plan.name) as writer:
-        accounts = [(source, shard_video(source, plan.spec, writer)) for source in plan.sources]
+        accounts = [(source, VideoTask(source, plan, writer).run()) for source in plan.sources]
         marker = writer.publish(
             [source.id for source in plan.sources],
             plan.spec.hash,
@@ -175,15 +196,13 @@ def make_shard(row: dict) -> dict:
 
 
 def failures(marker: Marker) -> int:
-    """How many videos of a shard were damaged or rejected."""
-    return sum(account.status != "ok" for _, account in manifest.from_marker(marker.details))
+    """How many videos of a shard failed, wholly or in part."""
+    return sum(account.failed for _, account in manifest.from_marker(marker.details))
 
 
 def plan_shards(config: ShardVideos) -> list[ShardPlan]:
     """What would be made: shards in order, each with its videos."""
-    sources = manifest.list_sources(
-        config.videos_uri, config.labels, config.val_fraction, config.val_list
-    )
+    sources = inputs.list_sources(config.videos_uri, config.selection)
     if config.limit and config.limit < len(sources):
         picks = np.linspace(0, len(sources) - 1, config.limit).round().astype(int)
         sources = [sources[index] for index in picks]
@@ -195,12 +214,15 @@ def plan_shards(config: ShardVideos) -> list[ShardPlan]:
         tuple(config.rates),
         classes,
         storage.fingerprint([FORMAT, config.recipe()]),
+        config.scenes,
+        config.crop_bars,
+        config.limits,
+        config.filters,
     )
+    folder, patience = config.workspace.clips, Patience(config.timeout_s, config.max_memory_gb)
     return [
-        ShardPlan(config.workspace.clips, shards.shard_name(split, index), tuple(members), spec)
-        for (split, index), members in manifest.assign_shards(
-            sources, config.videos_per_shard
-        ).items()
+        ShardPlan(folder, shards.shard_name(split, index), tuple(members), spec, patience)
+        for (split, index), members in assign_shards(SourceTable(sources), config.videos_per_shard)
     ]
 
 
@@ -215,8 +237,32 @@ def index_of(spec: ClipSpec, markers: list[Marker]) -> dict:
         "classes": list(spec.classes),
         "counts": dict(counts),
         "shards": [marker.name for marker in markers],
-        "fingerprint": storage.fingerprint([marker.sha256 for marker in markers]),
+        "fingerprint": shards.content_fingerprint(markers),
+        # The account is published before the index: an index that tells of it vouches for it.
+        "account": storage.fingerprint([marker.details for marker in markers]),
     }
+
+
+def run_plans(plans: list[ShardPlan], config: ShardVideos) -> Iterator[tuple[Marker, bool]]:
+    """Every shard's marker, and whether it was made just now, as Ray gets them done."""
+    ray.init(**ray_options())
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    quieten_ray_data()
+    rows = [{"plan": plan, "retry": config.retry_failed} for plan in plans]
+    graph = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+        make_shard, num_cpus=1, concurrency=config.num_workers
+    )
+    watch = Progress("shards", len(rows))
+    for row in graph.iter_rows():
+        marker = shards.from_json(row["marker"])
+        yield marker, row["made"]
+        accounts = [account for _, account in manifest.from_marker(marker.details)]
+        watch.add(
+            1,
+            clips=len(marker.keys),
+            frames=sum(account.frames for account in accounts),
+            rejected=sum(account.status == "rejected" for account in accounts),
+        )
 
 
 def shard_videos(config: ShardVideos) -> str:
@@ -235,47 +281,32 @@ def shard_videos(config: ShardVideos) -> str:
     elif found:
         workspace.refuse_other(folder, found, spec.hash)
 
-    ray.init(**ray_options())
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    rows = [{"plan": plan, "retry": config.retry_failed} for plan in plans]
-    graph = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        make_shard, num_cpus=1, concurrency=config.num_workers
-    )
-    markers, made = [], 0
-    watch = Progress("shards", len(rows))
-    for row in graph.iter_rows():
-        marker = shards.from_json(row["marker"])
-        markers.append(marker)
-        made += row["made"]
-        watch.add(1, clips=len(marker.keys), failed=failures(marker))
-    markers.sort(key=lambda marker: marker.name)
+    done = sorted(run_plans(plans, config), key=lambda pair: pair[0].name)
+    markers, made = [marker for marker, _ in done], sum(made for _, made in done)
     accounts = [pair for marker in markers for pair in manifest.from_marker(marker.details)]
+    manifest.reconcile(accounts, [s for plan in plans for s in plan.sources], markers)
+    print(shard_report.table(accounts), flush=True)
     index = index_of(spec, markers)
-    summary = summarise(accounts)
-    lost = {status: count for status, count in summary.items() if status != "ok"}
-    if config.strict and lost:
-        # Everything that can be made was made: the same command without --strict accepts it.
-        raise RuntimeError(f"--strict: not every video is ok: {lost}")
+    shards.sweep(folder, index["shards"])
+    clips = sum(index["counts"].values())
     if not made and workspace.published(folder, "index.json") == index:
-        return f"{sum(index['counts'].values())} clips are there already, verified"
+        _refuse_failures(accounts, config)
+        return f"{clips} clips are there already, verified"
     with tracking.run("shard_videos", config) as run:
         manifest.publish(config.workspace.manifest, accounts)
-        shards.sweep(folder, [plan.name for plan in plans])
+        shard_report.track(run, accounts, markers, folder, time.monotonic() - started)
+        _refuse_failures(accounts, config)
         storage.publish_json(index, storage.join(folder, "index.json"))
-        clips = sum(index["counts"].values())
-        seconds = time.monotonic() - started
-        run.metrics({f"clips/{split}": n for split, n in index["counts"].items()})
-        run.metrics({f"videos/{status}": n for status, n in summary.items()})
-        run.metrics({"throughput/clips_per_s": clips / seconds})
         run.output(index["fingerprint"])
+    lost = {s: n for s, n in shard_report.counts(accounts).items() if s != "ok"}
     return f"{clips} clips of {videos} videos" + (f", not ok: {lost}" if lost else "")
 
 
-def summarise(accounts: list[tuple[Source, Account]]) -> dict[str, int]:
-    """How many videos there are of each status, with the reason of those that are not ok."""
-    return dict(
-        Counter(
-            account.status if account.reason is None else f"{account.status}-{account.reason}"
-            for _, account in accounts
+def _refuse_failures(accounts: list[tuple[Source, Account]], config: ShardVideos) -> None:
+    failed = sum(account.failed for _, account in accounts)
+    if config.strict and failed:
+        # Everything that can be made was made: the same command without --strict accepts it.
+        raise IncompleteError(
+            f"--strict: {failed} of {len(accounts)} videos failed; {config.workspace.manifest} "
+            "has the reasons, --retry-failed tries them again"
         )
-    )

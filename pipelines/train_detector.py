@@ -59,7 +59,8 @@ def _train(config: TrainDetector, markers: list[Marker], classes: list[str]) -> 
         for split in ("train", "val")
     )
     net = ClipClassifier(len(classes), config.size).to(device)
-    watch, losses = Progress("steps", config.steps), []
+    watch = Progress("steps", config.steps)
+    losses: list[float] = []
     for loss in train_clip_classifier(
         net, _pairs(train, config), config.steps, config.lr, config.seed
     ):
@@ -116,7 +117,7 @@ def train_detector(config: TrainDetector) -> str:
                 "run jobs/train_detector.py --overwrite to make it again"
             )
         return f"{folder} is there already, verified"
-    markers = shards.load_markers(space.clips, index["shards"], "shard_videos")
+    markers = shards.load_markers(space.clips, index, "shard_videos")
     refuse_missing(classes, markers)
     with tracking.run("train_detector", config, {"clips": index["fingerprint"]}) as run:
         ray.init(**ray_options())

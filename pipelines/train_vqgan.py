@@ -21,7 +21,7 @@ def train_vqgan(config: TrainVQGAN) -> str:
     index = require(space.clips, "index.json", "shard_videos")
     spec = index["spec"]
     shape = config.model.latent_shape(spec["frames"], spec["size"], spec["size"])
-    markers = shards.load_markers(space.clips, index["shards"], "shard_videos")
+    markers = shards.load_markers(space.clips, index, "shard_videos")
     return run_stage(
         Stage(
             name="train_vqgan",

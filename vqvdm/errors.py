@@ -10,6 +10,10 @@ class UserError(ValueError):
     """What a user got wrong; the message is one line and says how to mend it."""
 
 
+class IncompleteError(RuntimeError):
+    """A job did all it could, and that is not what was asked for; the message is one line."""
+
+
 def _causes(error: BaseException) -> Iterator[BaseException]:
     """An error and what it wraps; frameworks carry the errors of workers in several ways."""
     seen: list[BaseException] = []

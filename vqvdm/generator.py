@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vqvdm.checkpoint import load_config, load_weights, on_device
-from vqvdm.diffusion.samplers import find_sampler, guided
+from vqvdm.diffusion.samplers import even_points, find_sampler, guided
 from vqvdm.diffusion.unet import UNet, UNetConfig
 from vqvdm.errors import UserError
 from vqvdm.seeds import mix
@@ -51,8 +51,19 @@ def _config(kind: type, values: dict[str, Any]) -> Any:
         raise UserError(f"config.json describes no {kind.__name__}: {error}") from error
 
 
-def _noise(shape: tuple[int, ...], seed: Sequence[int]) -> NDArray[np.float32]:
-    return np.random.default_rng(mix(*seed)).standard_normal(shape, np.float32)
+class Noise:
+    """Standard normal draws (N, *shape), each video's from a seed of its own, so that a video does
+    not depend on its neighbours."""
+
+    def __init__(
+        self, shape: tuple[int, ...], seeds: Sequence[Sequence[int]], device: torch.device
+    ) -> None:
+        self._shape, self._device = shape, device
+        self._generators = [np.random.default_rng(mix(*seed)) for seed in seeds]
+
+    def __call__(self) -> Tensor:
+        draws = [rng.standard_normal(self._shape, np.float32) for rng in self._generators]
+        return torch.from_numpy(np.stack(draws)).to(self._device)
 
 
 def load_vqgan(folder: str | Path, device: torch.device | str = "cpu") -> VQGAN:
@@ -109,6 +120,7 @@ class VideoGenerator:
         guidance: float = 2.0,
         seed: int | Sequence[tuple[int, ...]] = 0,
         sampler: str | None = None,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
     ) -> Tensor:
         """Raw latents (N, C, T, H, W), one for each class named; see `sample`."""
         if not fps > 0:
@@ -117,18 +129,17 @@ class VideoGenerator:
             raise UserError(f"steps is {steps}: at least 1 is needed")
         if isinstance(classes, str) or not classes:
             raise UserError("classes must be a list of names, one for each video")
-        # Every video has noise of its own, so that it does not depend on its neighbours.
         seeds = seed if isinstance(seed, Sequence) else [(seed, i) for i in range(len(classes))]
         if len(seeds) != len(classes):
             raise UserError(f"{len(seeds)} seeds for {len(classes)} classes: give as many of each")
-        follow = find_sampler(self.about["objective"]["name"], sampler)
+        objective = self.about["objective"]["name"]
+        follow = find_sampler(objective, sampler)
         device = self._mean_C111.device
         class_B = torch.tensor(self.class_indices(classes), device=device)
         fps_B = torch.full((len(classes),), float(fps), device=device)
-        shape = tuple(self.about["latents"]["shape"])
-        noise = np.stack([_noise(shape, each) for each in seeds])
-        predict = guided(self.denoiser, class_B, fps_B, guidance)
-        z = follow(predict, torch.from_numpy(noise).to(device), steps)
+        noise = Noise(tuple(self.about["latents"]["shape"]), seeds, device)
+        denoise = guided(self.denoiser, objective, class_B, fps_B, guidance, guidance_interval)
+        z = follow(denoise, noise(), even_points(objective, steps), noise)
         return z * self._std_C111 + self._mean_C111
 
     @torch.inference_mode()
@@ -140,12 +151,14 @@ class VideoGenerator:
         guidance: float = 2.0,
         seed: int | Sequence[tuple[int, ...]] = 0,
         sampler: str | None = None,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
     ) -> NDArray[np.uint8]:
         """Sample one video for each class named, None standing for any class.
 
-        `fps` is the frame rate to imitate, `steps` the sampler's, `guidance` 1 for none.
-        `seed` is one number for all videos, or some for each. Returns uint8 (N, T, H, W, 3). Raises
-        `UserError` for an unknown class or a sampler that does not fit the model.
+        `fps` is the frame rate to imitate, `steps` the sampler's, `guidance` 1 for none, and
+        applied within `guidance_interval` of the time from 1 (noise) to 0 only. `seed` is one
+        number for all videos, or some for each. Returns uint8 (N, T, H, W, 3). Raises `UserError`
+        for an unknown class or a sampler that does not fit the model.
         """
-        z = self.sample_latents(classes, fps, steps, guidance, seed, sampler)
+        z = self.sample_latents(classes, fps, steps, guidance, seed, sampler, guidance_interval)
         return to_uint8(self.vqgan.decode(z)).numpy()

@@ -21,7 +21,7 @@ import tyro
 from pipelines.config.presets import PRESETS, settings
 from pipelines.config.schema import Job
 from pipelines.io.storage import is_local
-from vqvdm.errors import UserError, find_user_error
+from vqvdm.errors import IncompleteError, UserError, find_user_error
 
 Page = Callable[[Any], str]
 """A job's page: takes its settings, returns its main figure in words."""
@@ -43,6 +43,9 @@ def run(page: Page, arguments: list[str]) -> int:
         figure = page(config)
         print(f"{name}: {figure}", flush=True)
         return 0
+    except IncompleteError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 1
     except Exception as error:
         mistake = find_user_error(error)
         if mistake is None:

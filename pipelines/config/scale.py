@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,17 +26,48 @@ def ray_options() -> dict[str, Any]:
     The storage and tracking variables of the driver are handed to the workers, unless the job
     was submitted: then they came with the job or with the cluster.
     """
+    # Ray Data reserves what a killed driver had been given for three minutes, in which the same
+    # command would wait. A living driver renews its share every ten seconds.
+    os.environ.setdefault("RAY_DATA_AUTOSCALING_REQUEST_EXPIRE_TIME_S", "30")
     options: dict[str, Any] = {
         "ignore_reinit_error": True,
         "logging_level": logging.WARNING,
         "log_to_driver": True,
     }
+    if "RAY_ADDRESS" not in os.environ and not _answers(_remembered_cluster()):
+        options["address"] = "local"
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
         variables = {k: v for k, v in os.environ.items() if k.startswith(FORWARDED)}
         # Ray Train would print every line of a worker twice.
         variables["RAY_TRAIN_ENABLE_PRINT_PATCH"] = "0"
         options["runtime_env"] = {"env_vars": variables}
     return options
+
+
+def _remembered_cluster() -> str:
+    """Address of the cluster last started on this machine, as Ray noted it down; may be gone."""
+    note = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
+    return note.read_text().strip() if note.is_file() else ""
+
+
+def _answers(address: str, timeout_s: float = 2.0) -> bool:
+    """Whether anything listens there: Ray would wait minutes for a cluster that was killed."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout_s).close()
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def quieten_ray_data() -> None:
+    """Leave the screen to the job: what fails is told in one line, and Ray's log has the rest.
+
+    To be called once `ray.data` is there, which sets its logging up.
+    """
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setLevel(logging.CRITICAL)
 
 
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:

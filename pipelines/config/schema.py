@@ -7,11 +7,14 @@ threads) says on how much of a machine, and changes no result beyond floating-po
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from pipelines.config.protocols import PROTOCOLS, Protocol, ProtocolName
 from pipelines.io import storage
+from pipelines.io.clips import Filters, Limits
+from pipelines.io.inputs import Selection
 from pipelines.io.workspace import Workspace
 from vqvdm.diffusion.objectives import ObjectiveConfig
 from vqvdm.diffusion.unet import UNetConfig
@@ -98,7 +101,7 @@ class ShardVideos(VideosJob):
 
     labels: str = "folder"
     """`folder` (the first folder below --videos), `none`, or a CSV, JSON-lines or Parquet file
-    with columns path and label."""
+    with columns path and label, and maybe split, start_s, end_s, fps."""
     frames: int = 16
     """Frames a clip."""
     size: int = 128
@@ -107,20 +110,57 @@ class ShardVideos(VideosJob):
     """Frames between the starts of two clips, at the clip's rate; by default --frames."""
     fps: str = "native"
     """`native`, or one or more rates: 8,16 cuts every video at both."""
+    frames_fps: float | None = None
+    """Take every folder of images for a video at this rate."""
+    scenes: Literal["none", "detect"] = "none"
+    """`detect` finds hard cuts, and no clip straddles one."""
+    crop_bars: bool = False
+    """Cut letterbox bars off first."""
+    splits: Literal["random", "folders"] = "random"
+    """`folders`: the first folder below --videos names the split, such as train or sky_test;
+    labels are those below it. `random`: see --val-fraction and --val-list."""
     val_fraction: float = 0.1
     """Share of the videos kept for validation."""
     val_list: str | None = None
-    """File of video paths kept for validation instead, one a line."""
+    """File of video paths kept for validation instead, one a line; looked for as given, then
+    below --videos, then beside it. `none` for no list."""
+    group_by: str = r"_g\d+_"
+    """Videos whose paths agree up to the end of what this regular expression finds go into the
+    same split."""
+    limits: Limits = Limits()
+    filters: Filters = Filters()
+    timeout_s: float = 120.0
+    """Seconds that a video may take for each minute it lasts; then decoding is ended."""
+    max_memory_gb: float = 2.0
+    """Address space of the process that decodes; a video that wants more is rejected."""
     retry_failed: bool = False
-    """Try rejected and damaged videos again."""
+    """Try videos that failed again."""
     strict: bool = False
-    """Exit with status 1 if any video is damaged or rejected."""
+    """Exit with status 1 if any video failed, wholly or in part."""
     limit: int | None = None
     """Take only so many videos, evenly spread over the listing."""
     videos_per_shard: int = 64
     """About how many videos share a shard."""
 
-    NOT_RECIPE: ClassVar[frozenset[str]] = Job.NOT_RECIPE | {"videos", "retry_failed", "strict"}
+    NOT_RECIPE: ClassVar[frozenset[str]] = Job.NOT_RECIPE | {
+        "videos",
+        "retry_failed",
+        "strict",
+        "timeout_s",
+        "max_memory_gb",
+    }
+
+    @property
+    def selection(self) -> Selection:
+        """How labels and splits are found."""
+        return Selection(
+            self.labels,
+            self.splits,
+            self.val_fraction,
+            self.val_list,
+            self.group_by,
+            self.frames_fps,
+        )
 
     @property
     def rates(self) -> list[float | None]:
@@ -139,6 +179,22 @@ class ShardVideos(VideosJob):
                 raise UserError(f"--{name} must be at least 1")
         if not 0 <= self.val_fraction < 1:
             raise UserError("--val-fraction must lie in [0, 1)")
+        for name in ("frames_fps", "timeout_s", "max_memory_gb"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise UserError(f"--{name.replace('_', '-')} must be above 0")
+        for group in ("limits", "filters"):
+            for name, value in asdict(getattr(self, group)).items():
+                least = 0 if group == "filters" else 1
+                if not least <= value < math.inf:
+                    flag = f"--{group}.{name.replace('_', '-')}"
+                    raise UserError(f"{flag} must be at least {least}")
+        if self.splits == "folders" and self.val_list not in (None, "none"):
+            raise UserError("--splits folders names the split: drop --val-list, or pass random")
+        try:
+            re.compile(self.group_by)
+        except re.error as error:
+            raise UserError(f"--group-by {self.group_by}: no regular expression: {error}") from None
         _ = self.rates
 
 
@@ -211,6 +267,26 @@ class EncodeLatents(Job):
     """Clips encoded at once."""
     precision: Precision = "auto"
     """Arithmetic of the encoder."""
+    audit: bool = False
+    """Encode nothing new: check the cached latents, and encode a sample again to compare."""
+    audit_clips: int = 64
+    """Clips that --audit encodes again, spread evenly over the shards."""
+    audit_tolerance: float = 0.05
+    """Difference that --audit lets pass, in standard deviations of a latent channel: far above
+    what other hardware makes of the same weights, far below another latent."""
+
+    NOT_RECIPE: ClassVar[frozenset[str]] = Job.NOT_RECIPE | {
+        "audit",
+        "audit_clips",
+        "audit_tolerance",
+    }
+
+    def check(self) -> None:
+        for name in ("batch_size", "audit_clips"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} must be at least 1")
+        if not self.audit_tolerance >= 0:
+            raise UserError("--audit-tolerance must be at least 0")
 
 
 @dataclass(frozen=True)
@@ -234,9 +310,11 @@ class Sampling(Job):
     steps: int = 20
     """Sampling steps."""
     sampler: str | None = None
-    """heun or euler for a flow, ddim for a noise prediction; by default the model's best."""
+    """heun, euler or dpm for a flow; ddpm, ddim or dpm otherwise; by default the model's best."""
     guidance: float = 2.0
     """Weight of classifier-free guidance; 1 is none."""
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    """Times from 0 (data) to 1 (noise) within which guidance is applied."""
     batch_size: int = 20
     """Videos made at once by a worker."""
     seed: int = 0
@@ -244,6 +322,8 @@ class Sampling(Job):
     def check(self) -> None:
         if self.steps < 1:
             raise UserError("--steps must be at least 1")
+        if not 0 <= self.guidance_interval[0] < self.guidance_interval[1] <= 1:
+            raise UserError("--guidance-interval must be two times, rising, between 0 and 1")
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,9 @@ class Observer:
     def __init__(self, instruments: Instruments) -> None:
         self.about = instruments
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._detector = instruments.detector and instruments.detector.load(self.device)
+        self._detector: Detector | None = (
+            instruments.detector.load(self.device) if instruments.detector else None
+        )
         self._classifier: Detector | None = None
         if instruments.classifier:
             same = instruments.classifier == instruments.detector

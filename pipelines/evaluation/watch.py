@@ -117,7 +117,8 @@ def time_sampling(config: Evaluate) -> dict[str, Any]:
     torch.set_num_threads(local_cpus())
     made = Generate(config.workspace.ldm(config.ldm), config, "auto", local_cpus())
     generator = made.generator
-    label, fps = (generator.classes or [None])[0], float(generator.about["fps"][0])
+    label = generator.classes[0] if generator.classes else None
+    fps = float(generator.about["fps"][0])
     steps = min(10, config.steps)
 
     def seconds(work: Any) -> list[float]:

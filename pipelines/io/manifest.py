@@ -1,26 +1,34 @@
-"""The account of source videos: which there are, where each belongs, what became of each.
+"""The account of source videos: where each belongs, what became of each.
 
-The plan is made from a listing alone. A video's split and shard are functions of its path, so
-that adding or removing a video touches the one shard it belongs to.
+A video's shard is a function of its path, so that adding or removing a video touches the one
+shard it belongs to.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
-from dataclasses import asdict, dataclass, replace
-from pathlib import PurePosixPath
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.json
 import pyarrow.parquet as pq
 
 from pipelines.io import storage
-from pipelines.io.video import SUFFIXES
-from vqvdm.errors import UserError
+from pipelines.io.reasons import FAILURES
+from pipelines.io.shards import Marker
+
+DROPPED = pa.struct(
+    [
+        ("fps", pa.float64()),
+        ("start_s", pa.float64()),
+        ("reason", pa.string()),
+        ("score", pa.float64()),
+    ]
+)
+"""A clip that a filter took out."""
 
 SCHEMA = pa.schema(
     [
@@ -39,13 +47,19 @@ SCHEMA = pa.schema(
         ("status", pa.string()),
         ("reason", pa.string()),
         ("clips", pa.int32()),
+        ("frames", pa.int64()),
+        ("score", pa.float64()),
+        ("detail", pa.string()),
+        ("start_s", pa.float64()),
+        ("end_s", pa.float64()),
+        ("dropped", pa.list_(DROPPED)),
     ]
 )
 
 
 def video_id(path: str) -> str:
     """The id of a video, from its path relative to the folder of videos."""
-    return hashlib.sha256(path.encode()).hexdigest()[:16]
+    return storage.digest(path)
 
 
 @dataclass(frozen=True)
@@ -59,105 +73,19 @@ class Source:
     mtime_ns: int | None
     label: str | None
     split: str
+    start_s: float | None = None
+    end_s: float | None = None
+    """The part of the video to take; by default all of it."""
+    fps: float | None = None
+    """The rate to cut this one at."""
+    frames_fps: float | None = None
+    """The rate of its images, where it is a folder of them."""
 
-    @property
+    @cached_property
     def id(self) -> str:
-        return video_id(self.path)
-
-    @property
-    def bucket(self) -> int:
-        """A number in [0, 2^32) that scatters videos over shards."""
-        return int(self.id[8:], 16)
-
-
-def list_sources(
-    videos: str, labels: str, val_fraction: float, val_list: str | None
-) -> list[Source]:
-    """The videos below a folder, with label and split; `UserError` where there are none."""
-    paths = {
-        file.uri[len(videos) + 1 :]: file
-        for file in storage.walk(videos)
-        if PurePosixPath(file.uri).suffix.lower() in SUFFIXES
-    }
-    if not paths:
-        raise UserError(f"no videos under {videos}: pass --videos a folder or bucket that has some")
-    table = _read_labels(labels) if labels not in ("folder", "none") else None
-    sources = []
-    for path, file in paths.items():
-        if table is None:
-            parents = PurePosixPath(path).parts[:-1]
-            label = parents[0] if labels == "folder" and parents else None
-        elif path in table:
-            label = table[path]
-        else:
-            continue
-        sources.append(Source(path, file.uri, file.size, file.etag, file.mtime_ns, label, "train"))
-    if not sources:
-        raise UserError(f"{labels} names none of the videos under {videos}: check its path column")
-    if len({source.label is None for source in sources}) > 1:
-        stray = next(source.path for source in sources if source.label is None)
-        raise UserError(f"{stray} has no label while others have: move it, or pass --labels none")
-    return _split(sources, val_fraction, val_list)
-
-
-def _read_labels(uri: str) -> dict[str, str | None]:
-    """A CSV, Parquet or JSON-lines table with columns `path` and `label`."""
-    try:
-        data = storage.read_bytes(uri)
-    except FileNotFoundError:
-        raise UserError(f"--labels {uri}: no such file; or pass folder or none") from None
-    readers = {".csv": pa.csv.read_csv, ".jsonl": pa.json.read_json, ".parquet": pq.read_table}
-    suffix = PurePosixPath(uri).suffix
-    if suffix not in readers:
-        raise UserError(f"--labels {uri}: expected a file in {', '.join(readers)}")
-    table = readers[suffix](io.BytesIO(data))
-    if not {"path", "label"} <= set(table.column_names):
-        raise UserError(f"--labels {uri}: needs the columns path and label")
-    labels = table.column("label").cast(pa.string()).to_pylist()
-    return dict(zip(table.column("path").to_pylist(), labels, strict=True))
-
-
-def _split(sources: list[Source], val_fraction: float, val_list: str | None) -> list[Source]:
-    if val_list:
-        chosen = _listed(val_list, {source.path for source in sources})
-    else:
-        threshold = val_fraction * 2**32
-        chosen = {s.path for s in sources if int(s.id[:8], 16) < threshold}
-        # However few videos there are, one is kept for training, and one for validation.
-        by_id = [source.path for source in sorted(sources, key=lambda source: source.id)]
-        if not chosen and val_fraction > 0 and len(sources) > 1:
-            chosen = {by_id[0]}
-        if len(chosen) == len(sources):
-            chosen.remove(by_id[-1])
-    return [replace(s, split="val" if s.path in chosen else "train") for s in sources]
-
-
-def _listed(val_list: str, paths: set[str]) -> set[str]:
-    """Paths in a list, one a line; what follows a path, as in UCF-101's lists, is ignored."""
-    try:
-        lines = storage.read_bytes(val_list).decode().splitlines()
-    except FileNotFoundError:
-        raise UserError(f"--val-list {val_list}: no such file") from None
-    lines = [line.strip() for line in lines if line.strip()]
-    chosen = {line if line in paths else line.split()[0] for line in lines}
-    if unknown := chosen - paths:
-        raise UserError(f"--val-list {val_list} names {min(unknown)}, which is no video here")
-    return chosen
-
-
-def assign_shards(sources: list[Source], per_shard: int) -> dict[tuple[str, int], list[Source]]:
-    """Scatter videos over (split, shard): a power of two of shards, each about `per_shard`."""
-    shards: dict[tuple[str, int], list[Source]] = {}
-    for split in sorted({source.split for source in sources}):
-        members = [source for source in sources if source.split == split]
-        count = 1
-        while count * per_shard < len(members):
-            count *= 2
-        for index in range(count):
-            shards[split, index] = []
-        for source in members:
-            shards[split, source.bucket % count].append(source)
-    return shards
+        if self.start_s is None and self.end_s is None and self.fps is None:
+            return video_id(self.path)
+        return storage.digest(json.dumps([self.path, self.start_s, self.end_s, self.fps]))
 
 
 @dataclass(frozen=True)
@@ -172,17 +100,35 @@ class Account:
     width: int | None = None
     height: int | None = None
     codec: str | None = None
+    frames: int = 0
+    """Clean frames decoded."""
+    score: float | None = None
+    """What a limit or a filter measured."""
+    detail: str | None = None
+    dropped: list[dict[str, Any]] = field(default_factory=list)
+    """Clips that filters took out: fps, start_s, reason, score."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether something went wrong that nobody asked for."""
+        return self.reason in FAILURES
 
 
 def publish(uri: str, accounts: list[tuple[Source, Account]]) -> None:
-    """Write `videos.parquet`, a row for each video, ordered by URI."""
+    """Write `videos.parquet`, a row for each video, ordered by path."""
     rows: list[dict[str, Any]] = []
-    for source, account in sorted(accounts, key=lambda pair: pair[0].path):
+    for source, account in sorted(accounts, key=lambda pair: (pair[0].path, pair[0].id)):
         row = {"id": source.id} | asdict(source) | asdict(account)
-        rows.append({name: row[name] for name in SCHEMA.names})
+        rows.append({name: _utf8(row[name]) for name in SCHEMA.names})
     sink = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), sink)
+    storage.discard_unfinished(uri)
     storage.publish_bytes(sink.getvalue(), uri)
+
+
+def _utf8(value: Any) -> Any:
+    """File names may be no text; what is not is spelled out."""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
 def read(uri: str) -> pa.Table:
@@ -198,3 +144,15 @@ def to_marker(accounts: list[tuple[Source, Account]]) -> dict[str, Any]:
     """What `from_marker` reads."""
     rows = [{"source": asdict(source), "account": asdict(account)} for source, account in accounts]
     return json.loads(json.dumps({"videos": rows}))
+
+
+def reconcile(
+    accounts: list[tuple[Source, Account]], sources: list[Source], markers: list[Marker]
+) -> None:
+    """Assert that every source has one account, and that clips in shards are those accounted."""
+    assert Counter(s.id for s, _ in accounts) == Counter(s.id for s in sources)
+    clips = sum(account.clips for _, account in accounts)
+    assert clips == sum(len(marker.keys) for marker in markers), clips
+    for _, account in accounts:
+        assert (account.status == "ok") == (account.reason is None), account
+        assert (account.status == "rejected") == (account.clips == 0), account

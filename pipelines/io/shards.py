@@ -7,22 +7,26 @@ time, so the same samples give the same bytes.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import tarfile
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import webdataset as wds
 
-from pipelines.io import storage
+from pipelines.io import storage, workspace
+from pipelines.io.scratch import scratch
 from vqvdm.errors import UserError
 
 SPLITS = ("train", "val")
+READERS = 32
+"""Markers read at a time: an object store answers many at once, each after a while."""
 
 
 @dataclass(frozen=True)
@@ -67,31 +71,39 @@ class ShardWriter:
     def __init__(self, folder: str, name: str) -> None:
         self.folder, self.name = folder, name
         self.keys: set[str] = set()
-        self._spool = tempfile.TemporaryDirectory(prefix="vqvdm-shard-")
+        self._close = ExitStack()
 
     def __enter__(self) -> ShardWriter:
+        self._spool = self._close.enter_context(scratch())
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._spool.cleanup()
+        self._close.close()
 
     def add(self, key: str, members: dict[str, bytes]) -> None:
         """Add a sample: file extension to content. Keys are unique and hold no dot."""
         assert "." not in key and key not in self.keys, key
         self.keys.add(key)
         for extension, content in members.items():
-            Path(self._spool.name, f"{key}.{extension}").write_bytes(content)
+            (self._spool / f"{key}.{extension}").write_bytes(content)
+
+    def drop(self, keys: Iterable[str]) -> None:
+        """Take samples out again."""
+        for key in keys:
+            self.keys.remove(key)
+            for file in self._spool.glob(f"{key}.*"):
+                file.unlink()
 
     def publish(
         self, sources: list[str], spec_hash: str, made_from: str, details: dict[str, Any]
     ) -> Marker:
         """Write the tar, put it in its place, then its marker."""
-        tar = Path(self._spool.name, ".shard.tar")
-        members = sorted(name for name in os.listdir(self._spool.name) if name[0] != ".")
+        tar = self._spool / ".shard.tar"
+        members = sorted(name for name in os.listdir(self._spool) if name[0] != ".")
         with open(tar, "wb") as file, wds.TarWriter(file, encoder=False, mtime=0) as writer:
             for name in members:
                 key, extension = name.split(".", 1)
-                content = Path(self._spool.name, name).read_bytes()
+                content = (self._spool / name).read_bytes()
                 writer.write({"__key__": key, extension: content})
         marker = Marker(
             self.name,
@@ -109,13 +121,11 @@ class ShardWriter:
 
 
 def read_marker(folder: str, name: str) -> Marker | None:
-    """The marker of a shard, or None where the shard does not exist."""
+    """The marker of a shard, or None where the shard does not exist or its marker is garbled."""
     try:
         return from_json(storage.read_bytes(storage.join(folder, f"{name}.json")))
-    except FileNotFoundError:
+    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError, TypeError):
         return None
-    except (json.JSONDecodeError, TypeError) as error:
-        raise UserError(f"{storage.join(folder, name)}.json is no marker: delete it") from error
 
 
 def is_intact(folder: str, marker: Marker) -> bool:
@@ -135,31 +145,47 @@ def finished(folder: str, name: str, made_from: str) -> Marker | None:
 
 
 def filled_with(folder: str) -> str | None:
-    """The settings' fingerprint of what lies in a folder, finished or not; None if nothing."""
-    files = [file.uri for file in storage.walk(folder) if file.uri.endswith(".json")]
-    # "index.json" sorts before any shard; without it, the shards of a killed job tell.
-    return storage.read_json(files[0])["spec_hash"] if files else None
+    """The settings' fingerprint of what lies in a folder, finished or not; None if nothing.
+
+    Without an index, the shards of a killed job tell; what is garbled tells nothing.
+    """
+    files = [file.uri[len(folder) + 1 :] for file in storage.walk(folder)]
+    # "index.json" sorts before any shard.
+    found = (workspace.published(folder, name) for name in files if name.endswith(".json"))
+    told = (content["spec_hash"] for content in found if content and "spec_hash" in content)
+    return next(told, None)
 
 
 def sweep(folder: str, names: list[str]) -> None:
-    """Delete all that is neither the index nor one of the named shards."""
+    """Delete all that is neither the index nor one of the named shards, uploads included."""
     wanted = {"index.json"} | {f"{name}.{kind}" for name in names for kind in ("tar", "json")}
     for file in storage.walk(folder):
         if file.uri[len(folder) + 1 :] not in wanted:
             storage.delete(file.uri)
+    storage.discard_unfinished(folder)
 
 
-def load_markers(folder: str, names: list[str], job: str) -> list[Marker]:
-    """The markers of the shards an index names; names the job that mends a missing one."""
-    markers = []
-    for name in names:
-        marker = read_marker(folder, name)
+def content_fingerprint(markers: list[Marker]) -> str:
+    """What an index says of the content of its shards, given in order."""
+    return storage.fingerprint([marker.sha256 for marker in markers])
+
+
+def load_markers(folder: str, index: dict[str, Any], job: str) -> list[Marker]:
+    """The markers of the shards an index names; names the job that mends what does not fit."""
+    with ThreadPoolExecutor(READERS) as pool:
+        markers = list(pool.map(partial(read_marker, folder), index["shards"]))
+    for name, marker in zip(index["shards"], markers, strict=True):
         if marker is None:
             raise UserError(
                 f"{storage.join(folder, name)}.tar has no marker: run jobs/{job}.py again"
             )
-        markers.append(marker)
-    return markers
+    found = [marker for marker in markers if marker]
+    if content_fingerprint(found) != index["fingerprint"]:
+        raise UserError(
+            f"the shards of {folder} are not those of its index.json, as if jobs/{job}.py had "
+            f"been stopped half-way: run jobs/{job}.py again"
+        )
+    return found
 
 
 @dataclass
@@ -175,6 +201,10 @@ class ShardReader:
                 key, extension = member.name.split(".", 1)
                 place = (member.offset_data, member.size)
                 self._members.setdefault(key, {})[extension] = place
+
+    @property
+    def keys(self) -> list[str]:
+        return list(self._members)
 
     def __getitem__(self, key: str) -> dict[str, bytes]:
         """Extension to content of one sample; `KeyError` where the shard does not hold it."""
@@ -201,10 +231,43 @@ def read_shard(folder: str, marker: Marker, job: str) -> Iterator[Sample]:
     """
     uri = storage.join(folder, f"{marker.name}.tar")
     with missing_is_named(uri, job), storage.local_copy(uri) as path:
-        verify_file(path, marker, uri, job)
-        reader = ShardReader(path)
+        reader = open_verified(path, marker, uri, job)
         for key in marker.keys:
             yield Sample(key, reader[key])
+
+
+def open_verified(path: str, marker: Marker, uri: str, job: str) -> ShardReader:
+    """A local copy of the shard at `uri`; `UserError` unless it matches its marker."""
+    verify_file(path, marker, uri, job)
+    reader = ShardReader(path)
+    check_keys(uri, reader.keys, marker.keys, job)
+    return reader
+
+
+def check_keys(uri: str, found: Iterable[str], wanted: Iterable[str], job: str) -> None:
+    """`UserError` names a key that a shard lacks, or has and should not."""
+    found, wanted = set(found), set(wanted)
+    for key in sorted(wanted - found):
+        raise UserError(f"{uri} lacks the key {key}: run jobs/{job}.py again to mend it")
+    for key in sorted(found - wanted):
+        raise UserError(f"{uri} has the key {key} too much: run jobs/{job}.py again to mend it")
+
+
+def peek(folder: str, marker: Marker, max_bytes: int) -> Iterator[Sample]:
+    """The samples that lie wholly in the first bytes of a shard, unverified."""
+    head = storage.read_head(storage.join(folder, f"{marker.name}.tar"), max_bytes)
+    members: dict[str, dict[str, bytes]] = {}
+    with suppress(tarfile.ReadError), tarfile.open(fileobj=io.BytesIO(head)) as tar:
+        for member in tar:
+            file = tar.extractfile(member)
+            content = file.read() if file else b""
+            if len(content) < member.size:
+                break
+            key, extension = member.name.split(".", 1)
+            members.setdefault(key, {})[extension] = content
+    for key, found in members.items():
+        if "mp4" in found:
+            yield Sample(key, found)
 
 
 @contextmanager

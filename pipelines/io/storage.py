@@ -7,6 +7,7 @@ variables.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -14,14 +15,15 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from pipelines.io.scratch import scratch
 from vqvdm.errors import UserError
 
 
@@ -33,6 +35,9 @@ class FileInfo:
     size: int
     etag: str | None = None
     mtime_ns: int | None = None
+    images: int = 0
+    """How many images there are, where it stands for a folder of them."""
+    is_folder: bool = False
 
 
 def join(uri: str, *parts: str) -> str:
@@ -52,9 +57,14 @@ def absolute(uri: str) -> str:
 
 
 def _connect(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    # Listings are never cached: other processes write to the same places.
+    options: dict[str, Any] = {"use_listings_cache": False}
+    if uri.startswith("s3://"):
+        # Outages of up to a minute are waited out; longer ones end the job with one line.
+        attempts = int(os.environ.get("AWS_MAX_ATTEMPTS", "8"))
+        options["config_kwargs"] = {"retries": {"mode": "standard", "total_max_attempts": attempts}}
     try:
-        # Listings are never cached: other processes write to the same places.
-        return fsspec.core.url_to_fs(uri, use_listings_cache=False)
+        return fsspec.core.url_to_fs(uri, **options)
     except ValueError as error:
         raise UserError(f"{uri} is of a kind fsspec does not know: {error}") from error
 
@@ -76,22 +86,33 @@ def _explained(uri: str, doing: str) -> Iterator[None]:
             f"cannot {doing} {uri}: a file stands where a folder is needed; choose another path"
         ) from error
     except Exception as error:
-        if type(error).__module__.startswith(("botocore", "aiobotocore", "aiohttp")):
-            raise UserError(
-                f"cannot {doing} {uri}: {error} (check AWS_ACCESS_KEY_ID, "
-                "AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL and the network)"
-            ) from error
         if "bucket does not exist" in str(error):
             raise UserError(f"cannot {doing} {uri}: {error}: create the bucket first") from error
+        if is_local(uri) or isinstance(error, FileNotFoundError):
+            raise
+        libraries = ("botocore", "aiobotocore", "aiohttp")
+        if isinstance(error, OSError) or type(error).__module__.startswith(libraries):
+            raise UserError(
+                f"cannot {doing} {uri}: {error} (check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, "
+                "AWS_ENDPOINT_URL and the network, then run the same command again)"
+            ) from error
         raise
 
 
-def walk(uri: str) -> list[FileInfo]:
-    """Every file below a folder or prefix, sorted by URI; none where there is no such place."""
+def is_refusal(error: UserError) -> bool:
+    """Whether storage answered that a file may not be touched; else it did not answer at all."""
+    return isinstance(error.__cause__, PermissionError)
+
+
+def walk(uri: str, folders: bool = False) -> list[FileInfo]:
+    """Every file below a folder or prefix, sorted by URI; none where there is no such place.
+
+    With `folders`, those of a disk are told too; object stores have none.
+    """
     fs, path = _connect(uri)
     with _explained(uri, "list"):
         if isinstance(fs, LocalFileSystem):
-            return _walk_local(path)
+            return _walk_local(path, folders)
         found = fs.find(path, detail=True)
     base = path.rstrip("/")
     files = [
@@ -109,19 +130,41 @@ def _etag(info: dict[str, Any]) -> str | None:
     return str(stamp).strip('"') if stamp else None
 
 
-def _walk_local(path: str) -> list[FileInfo]:
+def _walk_local(path: str, folders: bool) -> list[FileInfo]:
     if os.path.isdir(path):
         os.listdir(path)  # A folder that may not be read is an error, not an empty folder.
-    files = []
-    for folder, _, names in os.walk(path, followlinks=True):
-        for name in names:
-            place = os.path.join(folder, name)
-            try:
-                stat = os.stat(place)
-                files.append(FileInfo(place, stat.st_size, mtime_ns=stat.st_mtime_ns))
-            except OSError:
-                files.append(FileInfo(place, 0))  # A dangling link: rejected when it is opened.
+    files, entered = [], set[tuple[int, int]]()
+    for folder, below, names in os.walk(path, followlinks=True):
+        stat = os.stat(folder)
+        if (stat.st_dev, stat.st_ino) in entered:
+            below.clear()  # A link leads back to a folder above, or to one seen before.
+            continue
+        entered.add((stat.st_dev, stat.st_ino))
+        files += [_local_info(os.path.join(folder, name)) for name in names]
+        if folders and folder != path:
+            files.append(FileInfo(folder, 0, is_folder=True))
     return sorted(files, key=lambda file: file.uri)
+
+
+def _local_info(place: str) -> FileInfo:
+    try:
+        stat = os.stat(place)
+        return FileInfo(place, stat.st_size, mtime_ns=stat.st_mtime_ns)
+    except OSError:
+        return FileInfo(place, 0)  # A dangling link: rejected when it is opened.
+
+
+def info(uri: str) -> FileInfo | None:
+    """What a listing would tell of one file; None where there is none."""
+    fs, path = _connect(uri)
+    if isinstance(fs, LocalFileSystem):
+        return _local_info(path) if os.path.isfile(path) else None
+    try:
+        with _explained(uri, "read"):
+            found = fs.info(path)
+    except FileNotFoundError:
+        return None
+    return FileInfo(uri, int(found["size"] or 0), _etag(found))
 
 
 def exists(uri: str) -> bool:
@@ -137,6 +180,23 @@ def read_bytes(uri: str) -> bytes:
         return fs.cat_file(path)
 
 
+def read_text(uri: str, flag: str) -> str:
+    """A text file that the user named with a flag; `UserError` where it is none."""
+    try:
+        return read_bytes(uri).decode("utf-8-sig")
+    except (FileNotFoundError, IsADirectoryError):
+        raise UserError(f"{flag} {uri}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{flag} {uri}: is no text in UTF-8: {error}") from None
+
+
+def read_head(uri: str, size: int) -> bytes:
+    """The first bytes of a file."""
+    fs, path = _connect(uri)
+    with _explained(uri, "read"):
+        return fs.cat_file(path, start=0, end=size)
+
+
 def read_json(uri: str) -> Any:
     return json.loads(read_bytes(uri))
 
@@ -148,11 +208,24 @@ def local_copy(uri: str) -> Iterator[str]:
         yield uri.removeprefix("file://")
         return
     fs, path = _connect(uri)
-    with tempfile.TemporaryDirectory(prefix="vqvdm-") as folder:
-        place = os.path.join(folder, os.path.basename(path))
+    with scratch() as folder:
+        # Told apart from the folder's lock, whatever the file is called.
+        place = str(folder / f"copy{PurePosixPath(path).suffix}")
         with _explained(uri, "read"):
             fs.get_file(path, place)
         yield place
+
+
+@contextmanager
+def local_folder(uri: str) -> Iterator[str]:
+    """As `local_copy`, for the files that lie right in a folder."""
+    if is_local(uri):
+        yield uri.removeprefix("file://")
+        return
+    with tempfile.TemporaryDirectory(prefix="vqvdm-") as folder:
+        names = [file.uri[len(uri) + 1 :] for file in walk(uri)]
+        download_folder(uri, Path(folder), [name for name in names if "/" not in name])
+        yield folder
 
 
 def download_folder(uri: str, folder: Path, names: Iterable[str]) -> None:
@@ -170,7 +243,7 @@ def publish_file(source: str | Path, uri: str) -> None:
     with _explained(uri, "write"):
         if isinstance(fs, LocalFileSystem):
             os.makedirs(os.path.dirname(path), exist_ok=True)
-            beside = os.path.join(os.path.dirname(path), f".{uuid.uuid4().hex}.part")
+            beside = os.path.join(os.path.dirname(path), _part(os.path.basename(path)))
             try:
                 shutil.copyfile(source, beside)
                 os.replace(beside, path)
@@ -181,6 +254,51 @@ def publish_file(source: str | Path, uri: str) -> None:
         written = fs.size(path)
     if written != size:
         raise OSError(f"{uri} holds {written} bytes after {size} were written: run the job again")
+
+
+def _part(name: str) -> str:
+    """What a file is called while it is written, for as long as nobody shall see it."""
+    return f".{name}.{uuid.uuid4().hex}.part"
+
+
+def discard_unfinished(uri: str) -> None:
+    """Remove what writers that were killed left of a file, or of all files below a folder.
+
+    These are parts beside a local file, and uploads that an object store has not yet shown and
+    would charge for all the same. Nobody may be writing there at the time.
+    """
+    fs, path = _connect(uri)
+    with _explained(uri, "tidy"):
+        if isinstance(fs, LocalFileSystem):
+            beside = Path(path).parent.glob(f".{glob.escape(os.path.basename(path))}.*.part")
+            for part in [*beside, *Path(path).rglob(".*.part")]:
+                part.unlink(missing_ok=True)
+        elif uri.startswith("s3://"):
+            # Not every key may list uploads; a lifecycle rule of the bucket clears them then.
+            # And some servers say that there is nothing to be found, instead of an empty list.
+            with suppress(PermissionError, NotImplementedError, FileNotFoundError):
+                _abort_uploads(fs, path)
+
+
+def _abort_uploads(fs: Any, path: str) -> None:
+    """Give up the multi-part uploads to an object, or below a prefix, that were never ended."""
+    bucket, _, key = path.partition("/")
+    page: dict[str, Any] = {"IsTruncated": True}
+    after: dict[str, str] = {}
+    while page.get("IsTruncated"):
+        page = fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=key, **after)
+        after = {
+            "KeyMarker": page.get("NextKeyMarker", ""),
+            "UploadIdMarker": page.get("NextUploadIdMarker", ""),
+        }
+        for upload in page.get("Uploads", []):
+            if upload["Key"] == key or upload["Key"].startswith(f"{key}/"):
+                fs.call_s3(
+                    "abort_multipart_upload",
+                    Bucket=bucket,
+                    Key=upload["Key"],
+                    UploadId=upload["UploadId"],
+                )
 
 
 def publish_bytes(data: bytes, uri: str) -> None:
@@ -222,3 +340,8 @@ def fingerprint(value: Any) -> str:
     """Short checksum of any JSON value, the same wherever it is computed."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def digest(text: str) -> str:
+    """Short checksum of a text; file names that are no UTF-8 have one too."""
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]

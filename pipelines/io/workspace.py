@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
 from pipelines.io import storage
 from vqvdm.errors import UserError
+
+GARBLED = (json.JSONDecodeError, UnicodeDecodeError)
+"""What reading JSON raises where the file holds something else."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +64,15 @@ def require(folder: str, file: str, job: str) -> Any:
         return storage.read_json(uri)
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{uri} is missing: run jobs/{job}.py with the same --root first") from None
+    except GARBLED:
+        raise UserError(f"{uri} is no JSON: run jobs/{job}.py again to mend it") from None
 
 
 def published(folder: str, file: str) -> Any | None:
-    """The JSON `file` in `folder`, or None where it is not published yet."""
+    """The JSON `file` in `folder`, or None where it is not published yet, or is garbled."""
     try:
         return storage.read_json(storage.join(folder, file))
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, *GARBLED):
         return None
 
 

@@ -96,8 +96,7 @@ class ShardCache:
             path = str(Path(self._temporary.name, f"{marker.name}.tar"))
             with shards.missing_is_named(uri, self.job):
                 Path(path).write_bytes(storage.read_bytes(uri))
-        shards.verify_file(path, marker, uri, self.job)
-        return ShardReader(path)
+        return shards.open_verified(path, marker, uri, self.job)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 
+from torch import Tensor
+
 from pipelines.config.schema import TrainJob
 from pipelines.io.video import encode_h264
 from pipelines.tracking import Run
@@ -42,6 +44,7 @@ def train(
             batch = next(batches)
         metrics = method.train_step(batch, step)
         step, position = step + 1, position + config.batch_size
+        _stop_at_nan(metrics, step)
         last = step == config.steps
         if step % config.log_every == 0 or last:
             _log(world.mean(metrics), step, config, clock, run)
@@ -89,14 +92,20 @@ class _Waiting:
         self.clock.wait_s += time.monotonic() - self.started
 
 
+def _stop_at_nan(metrics: Mapping[str, Tensor], step: int) -> None:
+    """`UserError` before a broken state could be saved: the checkpoints there stay good."""
+    for name in ("loss", "gradient_norm"):
+        value = metrics[name].item()
+        if not math.isfinite(value):
+            raise UserError(
+                f"the {name.replace('_', ' ')} is {value} at step {step}: lower --lr and run the "
+                "job again with --overwrite"
+            )
+
+
 def _log(
     means: Mapping[str, float], step: int, config: TrainJob, clock: Clock, run: Run | None
 ) -> None:
-    if not math.isfinite(means["loss"]):
-        raise UserError(
-            f"the loss is {means['loss']} at step {step}: lower --lr and run the job again with "
-            "--overwrite"
-        )
     if run is None:
         return
     rate, waited_s = clock.lap(step)

@@ -13,7 +13,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -22,16 +21,19 @@ from pipelines.io.video import Frames
 from pipelines.training.loader import Batch
 from pipelines.training.world import Draws, World
 from vqvdm.checkpoint import on_device, save_model
-from vqvdm.diffusion.objectives import add_noise, drop_classes
+from vqvdm.diffusion.objectives import add_noise, draw_times, drop_classes
 from vqvdm.diffusion.unet import UNet
 from vqvdm.ema import EMA
 from vqvdm.generator import from_uint8, to_uint8
 from vqvdm.metrics.pixels import psnr
 from vqvdm.seeds import mix
-from vqvdm.tokenizer.discriminator import VideoDiscriminator
+from vqvdm.tokenizer.discriminator import Discriminators
 from vqvdm.tokenizer.losses import (
+    LeCAM,
+    adaptive_weight,
     adversarial_weight,
     discriminator_hinge,
+    feature_matching,
     generator_hinge,
     reconstruction_loss,
 )
@@ -98,7 +100,8 @@ class VQGANMethod:
         self.config, self.world = config, world
         torch.manual_seed(config.seed)
         self.vqgan = on_device(VQGAN(config.model), world.device)
-        self.critic = on_device(VideoDiscriminator(config.discriminator), world.device)
+        self.critic = on_device(Discriminators(config.discriminator), world.device)
+        self.lecam = LeCAM()
         self.ema = EMA(self.vqgan, config.ema_decay)
         self._vqgan_ddp, self._critic_ddp = world.wrap(self.vqgan), world.wrap(self.critic)
         self.optimizer = torch.optim.AdamW(
@@ -128,26 +131,60 @@ class VQGANMethod:
         loss = reconstruction + self.config.loss.vq * quantized.loss
         metrics = {"reconstruction": reconstruction, "vq": quantized.loss}
         if weight:
-            self.critic.requires_grad_(False)
-            with self.world.autocast():
-                adversarial = generator_hinge(self.critic(y).float())
-            self.critic.requires_grad_(True)
-            loss = loss + weight * adversarial
-            metrics["adversarial"] = adversarial
+            # The image discriminator sees one frame of each clip, the same in both steps.
+            shown = (Draws(self.world, self.config.seed, step).uniform(len(x)) * x.shape[2]).long()
+            adversarial = self._adversarial_loss(x, y, shown)
+            balance = self._balance(reconstruction, adversarial)
+            loss = loss + weight * balance * adversarial
+            metrics |= {"adversarial": adversarial, "adversarial_balance": balance}
         lr = scheduled_lr(step, self.config)
         metrics["gradient_norm"] = optimise(self.optimizer, loss, lr, self.config.grad_clip)
         self.ema.update(self.vqgan, step)
 
         if weight:
-            metrics["discriminator"] = self._critic_step(x, y.detach())
+            metrics |= self._critic_step(x, y.detach(), shown)
         return metrics | {"loss": loss, "adversarial_weight": torch.tensor(weight)}
 
-    def _critic_step(self, x_BCTHW: Tensor, y_BCTHW: Tensor) -> Tensor:
+    def _adversarial_loss(self, x_BCTHW: Tensor, y_BCTHW: Tensor, shown_B: Tensor) -> Tensor:
+        """What the discriminators hold against reconstructions."""
+        matching = self.config.loss.feature_matching
+        self.critic.requires_grad_(False)
         with self.world.autocast():
-            real, fake = self._critic_ddp(torch.cat([x_BCTHW, y_BCTHW])).float().chunk(2)
-        loss = discriminator_hinge(real, fake)
-        optimise(self.critic_optimizer, loss, self.config.discriminator_lr, self.config.grad_clip)
+            fake = self.critic(y_BCTHW, shown_B)
+            loss = generator_hinge(fake.logits)
+            if matching:
+                loss = loss + matching * feature_matching(self.critic(x_BCTHW, shown_B), fake)
+        self.critic.requires_grad_(True)
         return loss
+
+    def _balance(self, reconstruction: Tensor, adversarial: Tensor) -> Tensor:
+        """The adaptive weight, from gradients averaged over the workers: the same on all."""
+        last = self.vqgan.last_weight
+        gradients = (
+            self.world.average(torch.autograd.grad(loss, last, retain_graph=True)[0])
+            for loss in (reconstruction, adversarial)
+        )
+        return adaptive_weight(*gradients)
+
+    def _critic_step(self, x_BCTHW: Tensor, y_BCTHW: Tensor, shown_B: Tensor) -> dict[str, Tensor]:
+        with self.world.autocast():
+            both = self._critic_ddp(torch.cat([x_BCTHW, y_BCTHW]), torch.cat([shown_B, shown_B]))
+        real, fake = both.halves()
+        hinge = discriminator_hinge(real.logits, fake.logits)
+        penalty = self.lecam.penalty(real.logits, fake.logits)
+        optimise(
+            self.critic_optimizer,
+            hinge + self.config.loss.lecam * penalty,
+            self.config.discriminator_lr,
+            self.config.grad_clip,
+        )
+        means = {
+            f"logits_{name}": torch.stack([logits.float().mean() for logits in part.logits]).mean()
+            for name, part in (("real", real), ("fake", fake))
+        }
+        over_all = self.world.mean(means)
+        self.lecam.update(over_all["logits_real"], over_all["logits_fake"])
+        return {"discriminator": hinge, "lecam": penalty} | means
 
     @torch.no_grad()
     def validate(self, batches: Iterable[Batch]) -> dict[str, float]:
@@ -182,6 +219,7 @@ class VQGANMethod:
             "critic": self.critic.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "critic_optimizer": self.critic_optimizer.state_dict(),
+            "lecam": {"real": self.lecam.real, "fake": self.lecam.fake},
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -190,6 +228,7 @@ class VQGANMethod:
         self.critic.load_state_dict(state["critic"])
         load_optimizer(self.optimizer, state["optimizer"])
         load_optimizer(self.critic_optimizer, state["critic_optimizer"])
+        self.lecam.real, self.lecam.fake = state["lecam"]["real"], state["lecam"]["fake"]
 
     def export(self, folder: Path) -> None:
         save_model(folder, self.ema.average, {"model": asdict(self.config.model)})
@@ -224,11 +263,16 @@ class LDMMethod:
         no_class = self.denoiser.num_classes
         classes = torch.where(classes < 0, no_class, classes)
         rows = len(z)
-        noised = add_noise(objective.name, z, draws.normal(rows, *z.shape[1:]), draws.normal(rows))
+        noise, time_B = (
+            draws.normal(rows, *z.shape[1:]),
+            draw_times(objective.name, draws.normal(rows)),
+        )
+        noised = add_noise(objective, z, noise, time_B)
         classes = drop_classes(classes, draws.uniform(rows), dropout, no_class)
         with self.world.autocast():
             prediction = net(noised.z_BCTHW, noised.time_B, classes, fps)
-        return F.mse_loss(prediction.float(), noised.target_BCTHW)
+        error_B = (prediction.float() - noised.target_BCTHW).square().flatten(1).mean(1)
+        return (noised.weight_B * error_B).mean()
 
     def train_step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
         draws = Draws(self.world, self.config.seed, step)

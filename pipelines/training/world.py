@@ -38,13 +38,17 @@ class World:
         devices = [self.device] if self.device.type == "cuda" else None
         return DistributedDataParallel(module, device_ids=devices)
 
+    def average(self, tensor: Tensor) -> Tensor:
+        """A tensor of the same shape on every worker, averaged over them in place."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+            tensor /= self.size
+        return tensor
+
     def mean(self, metrics: Mapping[str, Tensor]) -> dict[str, float]:
         """Metrics averaged over the workers."""
         values = torch.stack([value.detach().float().reshape(()) for value in metrics.values()])
-        if self.size > 1:
-            dist.all_reduce(values)
-            values /= self.size
-        return dict(zip(metrics, values.tolist(), strict=True))
+        return dict(zip(metrics, self.average(values).tolist(), strict=True))
 
     def barrier(self) -> None:
         if self.size > 1:

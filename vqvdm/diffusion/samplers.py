@@ -1,90 +1,154 @@
-"""From noise to normalised latents: plain functions over a `predict(z, time)`.
+"""From noise to normalised latents: plain functions over a `denoise(z, point)`.
 
-Time runs from 1 (noise) to 0 (data). A sampler belongs to an objective: `euler` and `heun`
-follow a flow's velocity, `ddim` a noise prediction.
+A sampler walks along points from time 1 (noise) to 0 (data). Which of them fit depends on what
+the denoiser learned; see `SAMPLERS`.
 
 Shapes: B batch, C channels, T frames, H height, W width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from vqvdm.diffusion.objectives import alpha_sigma
+from vqvdm.diffusion.objectives import Denoised, ObjectiveName, alpha_sigma, denoised
 from vqvdm.diffusion.unet import UNet
 from vqvdm.errors import UserError
 
-Predict = Callable[[Tensor, Tensor], Tensor]
+
+class Point(NamedTuple):
+    """A time, and the levels of signal and noise there."""
+
+    time: float
+    alpha: float
+    sigma: float
 
 
-def guided(denoiser: UNet, class_B: Tensor, fps_B: Tensor, guidance: float) -> Predict:
+Denoise = Callable[[Tensor, Point], Denoised]
+Draw = Callable[[], Tensor]
+"""Fresh standard normal noise of the latents' shape."""
+Sampler = Callable[[Denoise, Tensor, Sequence[Point], Draw], Tensor]
+
+
+def even_points(name: ObjectiveName, steps: int) -> list[Point]:
+    """`steps` + 1 points at even times from 1 to 0."""
+    times = torch.linspace(1.0, 0.0, steps + 1, dtype=torch.float64)
+    levels = alpha_sigma(name, times)
+    return [
+        Point(*values)
+        for values in zip(times.tolist(), *(level.tolist() for level in levels), strict=True)
+    ]
+
+
+def guided(
+    denoiser: UNet,
+    name: ObjectiveName,
+    class_B: Tensor,
+    fps_B: Tensor,
+    guidance: float,
+    interval: tuple[float, float] = (0.0, 1.0),
+) -> Denoise:
     """Classifier-free guidance: u + g (c - u) (Ho & Salimans, 2022, equation 6).
 
-    Both predictions are made in one batch. With g = 1 the unconditional one is left out.
+    Both predictions are made in one batch. The unconditional one is left out with g = 1, and at
+    times outside the interval (Kynkäänniemi et al., 2024).
     """
     no_class = torch.full_like(class_B, denoiser.num_classes)
-    if guidance == 1.0 or bool((class_B == no_class).all()):
-        return lambda z, time: denoiser(z, time, class_B, fps_B).float()
-
+    unguided = guidance == 1.0 or bool((class_B == no_class).all())
     classes, fps = torch.cat([class_B, no_class]), torch.cat([fps_B, fps_B])
 
-    def predict(z_BCTHW: Tensor, time_B: Tensor) -> Tensor:
-        both = denoiser(
-            torch.cat([z_BCTHW, z_BCTHW]), torch.cat([time_B, time_B]), classes, fps
-        ).float()
-        conditional, unconditional = both.chunk(2)
+    def predict(z_BCTHW: Tensor, time: float) -> Tensor:
+        time_B = torch.full((len(z_BCTHW),), time, device=z_BCTHW.device)
+        if unguided or not interval[0] <= time <= interval[1]:
+            return denoiser(z_BCTHW, time_B, class_B, fps_B).float()
+        both = denoiser(torch.cat([z_BCTHW, z_BCTHW]), torch.cat([time_B, time_B]), classes, fps)
+        conditional, unconditional = both.float().chunk(2)
         return unconditional + guidance * (conditional - unconditional)
 
-    return predict
+    def denoise(z_BCTHW: Tensor, point: Point) -> Denoised:
+        return denoised(name, predict(z_BCTHW, point.time), z_BCTHW, point.alpha, point.sigma)
+
+    return denoise
 
 
-def _times(z_BCTHW: Tensor, steps: int) -> list[Tensor]:
-    """`steps` + 1 times from 1 to 0, each as a vector (B,)."""
-    grid = torch.linspace(1.0, 0.0, steps + 1, device=z_BCTHW.device)
-    return [t.expand(z_BCTHW.shape[0]) for t in grid]
-
-
-def euler(predict: Predict, z_BCTHW: Tensor, steps: int) -> Tensor:
-    """Follow the velocity in straight steps; `steps` evaluations."""
-    times = _times(z_BCTHW, steps)
-    for now, then in zip(times, times[1:], strict=False):
-        z_BCTHW = z_BCTHW + (then - now)[0] * predict(z_BCTHW, now)
+def ddim(denoise: Denoise, z_BCTHW: Tensor, points: Sequence[Point], draw: Draw) -> Tensor:
+    """Deterministic, first order (Song et al., 2021, equation 12, sigma 0). Along the levels of
+    a flow this is Euler's method."""
+    for now, then in zip(points, points[1:], strict=False):
+        data, noise = denoise(z_BCTHW, now)
+        z_BCTHW = then.alpha * data + then.sigma * noise
     return z_BCTHW
 
 
-def heun(predict: Predict, z_BCTHW: Tensor, steps: int) -> Tensor:
-    """Second order: average the slope at both ends of a step; 2 `steps` - 1 evaluations."""
-    times = _times(z_BCTHW, steps)
-    for now, then in zip(times, times[1:], strict=False):
-        step, slope = (then - now)[0], predict(z_BCTHW, now)
-        guess = z_BCTHW + step * slope
+euler = ddim
+
+
+def heun(denoise: Denoise, z_BCTHW: Tensor, points: Sequence[Point], draw: Draw) -> Tensor:
+    """Second order along a flow: the mean slope of both ends of a step; 2 `steps` - 1 evaluations
+    (Karras et al., 2022, algorithm 1)."""
+    for now, then in zip(points, points[1:], strict=False):
+        data, noise = denoise(z_BCTHW, now)
+        slope = noise - data
         # The end of the last step is free of noise: nothing is learned there.
-        if then[0] > 0:
-            slope = 0.5 * (slope + predict(guess, then))
-            guess = z_BCTHW + step * slope
-        z_BCTHW = guess
+        if then.sigma > 0:
+            data, noise = denoise(z_BCTHW + (then.time - now.time) * slope, then)
+            slope = 0.5 * (slope + noise - data)
+        z_BCTHW = z_BCTHW + (then.time - now.time) * slope
     return z_BCTHW
 
 
-def ddim(predict: Predict, z_BCTHW: Tensor, steps: int) -> Tensor:
-    """Deterministic sampling of a noise prediction (Song et al., 2021, equation 12, sigma 0)."""
-    times = _times(z_BCTHW, steps)
-    for now, then in zip(times, times[1:], strict=False):
-        alpha, sigma = alpha_sigma(now[0])
-        alpha_next, sigma_next = alpha_sigma(then[0])
-        noise = predict(z_BCTHW, now)
-        z_BCTHW = alpha_next * (z_BCTHW - sigma * noise) / alpha + sigma_next * noise
+def ddpm(denoise: Denoise, z_BCTHW: Tensor, points: Sequence[Point], draw: Draw) -> Tensor:
+    """Ancestral sampling: a draw from the posterior at every step (Ho et al., 2020, equation 7)."""
+    for now, then in zip(points, points[1:], strict=False):
+        data, _ = denoise(z_BCTHW, now)
+        ratio = now.alpha / then.alpha
+        added = 1 - (ratio * then.sigma / now.sigma) ** 2
+        z_BCTHW = ratio * (then.sigma / now.sigma) ** 2 * z_BCTHW + then.alpha * added * data
+        if then.sigma > 0:
+            z_BCTHW = z_BCTHW + then.sigma * math.sqrt(added) * draw()
     return z_BCTHW
 
 
-SAMPLERS = {"flow": {"heun": heun, "euler": euler}, "epsilon": {"ddim": ddim}}
+def dpm_solver(denoise: Denoise, z_BCTHW: Tensor, points: Sequence[Point], draw: Draw) -> Tensor:
+    """DPM-Solver++ 2M: second order from the step before (Lu et al., 2022, algorithm 2).
+
+    The first and the last step are of first order: at pure noise and pure data the logarithm of
+    the signal-to-noise ratio has no end.
+    """
+    before: Tensor | None = None
+    step_before = math.inf
+    for now, then in zip(points, points[1:], strict=False):
+        data, _ = denoise(z_BCTHW, now)
+        step = _log_snr(then) - _log_snr(now)
+        estimate = data
+        if before is not None and math.isfinite(step_before) and then.sigma > 0:
+            estimate = data + step / step_before / 2 * (data - before)
+        shrink = then.sigma / now.sigma
+        z_BCTHW = shrink * z_BCTHW - then.alpha * math.expm1(-step) * estimate
+        before, step_before = data, step
+    return z_BCTHW
+
+
+def _log_snr(point: Point) -> float:
+    """Half the logarithm of the signal-to-noise ratio: infinite at pure data and pure noise."""
+    if point.alpha <= 0:
+        return -math.inf
+    return math.log(point.alpha / point.sigma) if point.sigma > 0 else math.inf
+
+
+SAMPLERS: dict[ObjectiveName, dict[str, Sampler]] = {
+    "flow": {"heun": heun, "euler": euler, "dpm": dpm_solver},
+    "v": {"dpm": dpm_solver, "ddim": ddim, "ddpm": ddpm},
+    "epsilon": {"ddpm": ddpm, "ddim": ddim, "dpm": dpm_solver},
+}
 """Samplers of each objective by name, the default one first."""
 
 
-def find_sampler(objective: str, name: str | None) -> Callable[[Predict, Tensor, int], Tensor]:
+def find_sampler(objective: ObjectiveName, name: str | None) -> Sampler:
     """A sampler by name, the objective's default for None; `UserError` where they don't fit."""
     choices = SAMPLERS[objective]
     if name is None:

@@ -127,7 +127,7 @@ class Attention(nn.Module):
             self.qkv(self.norm(x_BLC)), "b l (n h d) -> n b h l d", n=3, h=self.heads
         )
         # Normalised queries and keys keep the logits bounded under bf16 (Henry et al., 2020).
-        q, k = self.norm_q(q).to(v.dtype), self.norm_k(k).to(v.dtype)
+        q, k = self.norm_q(q.float()).to(v.dtype), self.norm_k(k.float()).to(v.dtype)
         y = attend(q, k, v)
         return self.out(rearrange(y, "b h l d -> b l (h d)"))
 

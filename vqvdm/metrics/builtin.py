@@ -33,6 +33,8 @@ class TransNetFeatures(nn.Module):
     64 dimensions: a covariance then needs only 65 videos.
     """
 
+    rotation: Tensor
+
     def __init__(self, stacks: nn.ModuleList) -> None:
         super().__init__()
         self.stacks = stacks

@@ -104,7 +104,8 @@ def _checked(found: Any, count: int, name: str, what: str) -> NDArray[np.float32
 def _takes(net: nn.Module, argument: str) -> bool:
     """Whether a network's forward knows an argument, scripted or not."""
     if isinstance(net, torch.jit.ScriptModule):
-        return argument in {a.name for a in net.forward.schema.arguments}
+        schema = net.forward.schema  # type: ignore[attr-defined]
+        return argument in {a.name for a in schema.arguments}
     return argument in net.forward.__code__.co_varnames
 
 

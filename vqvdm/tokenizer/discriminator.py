@@ -1,4 +1,4 @@
-"""The discriminator of the VQGAN: judges overlapping patches of a video.
+"""The discriminators of the VQGAN: one judges patches of a video, one patches of single frames.
 
 Shapes: B batch, C channels, T frames, H height, W width.
 """
@@ -6,7 +6,9 @@ Shapes: B batch, C channels, T frames, H height, W width.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from vqvdm.layers import group_norm
@@ -14,30 +16,83 @@ from vqvdm.layers import group_norm
 
 @dataclass(frozen=True)
 class DiscriminatorConfig:
-    """Shape of the discriminator."""
+    """Shape of the discriminators."""
 
     width: int = 32
     levels: int = 3
+    image: bool = True
+    """Judge single frames too, one of each clip drawn at random."""
 
 
-class VideoDiscriminator(nn.Module):
-    """A 3D PatchGAN (Isola et al., 2017, section 3.2.2): one logit a patch of frames."""
+class Judgement(NamedTuple):
+    """Logits of every discriminator, positive for real, and what each level saw."""
+
+    logits: list[Tensor]
+    features: list[Tensor]
+
+    def halves(self) -> tuple[Judgement, Judgement]:
+        """The judgement of a batch of two parts, taken apart."""
+        logits = [part.chunk(2) for part in self.logits]
+        features = [part.chunk(2) for part in self.features]
+        first, second = (
+            Judgement([part[n] for part in logits], [part[n] for part in features]) for n in (0, 1)
+        )
+        return first, second
+
+
+class PatchDiscriminator(nn.Module):
+    """A PatchGAN (Isola et al., 2017, section 3.2.2): one logit a patch of pixels or of a video."""
+
+    def __init__(self, width: int, levels: int, temporal: bool) -> None:
+        super().__init__()
+        self.levels = nn.ModuleList()
+        channels = 3
+        for level in range(levels):
+            out = width * 2**level
+            # The first level shrinks space only: motion is judged at the full frame rate.
+            kernel, stride, padding = (4, 2, 1) if level else (6, 4, 1)
+            kernel_t, stride_t, padding_t = (4, 2, 1) if level else (3, 1, 1)
+            if not temporal:
+                kernel_t, stride_t, padding_t = 1, 1, 0
+            conv = nn.Conv3d(
+                channels,
+                out,
+                (kernel_t, kernel, kernel),
+                (stride_t, stride, stride),
+                (padding_t, padding, padding),
+            )
+            norm = group_norm(out) if level else nn.Identity()
+            self.levels.append(nn.Sequential(conv, norm, nn.LeakyReLU(0.2)))
+            channels = out
+        last, around = ((3, 3, 3), (1, 1, 1)) if temporal else ((1, 3, 3), (0, 1, 1))
+        self.last = nn.Conv3d(channels, 1, last, padding=around)
+
+    def forward(self, x_BCTHW: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Logits (B, 1, T', H', W'), and the features of each level."""
+        features = []
+        for level in self.levels:
+            x_BCTHW = level(x_BCTHW)
+            features.append(x_BCTHW)
+        return self.last(x_BCTHW), features
+
+
+class Discriminators(nn.Module):
+    """The video discriminator, and the image discriminator beside it."""
 
     def __init__(self, config: DiscriminatorConfig) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        channels = 3
-        for level in range(config.levels):
-            width = config.width * 2**level
-            # The first level shrinks space only: motion is judged at the full frame rate.
-            kernel, stride = ((3, 6, 6), (1, 4, 4)) if level == 0 else ((4, 4, 4), (2, 2, 2))
-            layers.append(nn.Conv3d(channels, width, kernel, stride, padding=1))
-            if level:
-                layers.append(group_norm(width))
-            layers.append(nn.LeakyReLU(0.2))
-            channels = width
-        self.layers = nn.Sequential(*layers, nn.Conv3d(channels, 1, 3, padding=1))
+        self.video = PatchDiscriminator(config.width, config.levels, temporal=True)
+        self.image = (
+            PatchDiscriminator(config.width, config.levels, temporal=False)
+            if config.image
+            else None
+        )
 
-    def forward(self, x_BCTHW: Tensor) -> Tensor:
-        """Logits (B, 1, T', H', W'): positive means real."""
-        return self.layers(x_BCTHW)
+    def forward(self, x_BCTHW: Tensor, frame_B: Tensor) -> Judgement:
+        """Pixels in [-1, 1], and which frame of each clip the image discriminator is shown."""
+        logits, features = self.video(x_BCTHW)
+        if self.image is None:
+            return Judgement([logits], features)
+        rows = torch.arange(len(frame_B), device=x_BCTHW.device)
+        frame_logits, frame_features = self.image(x_BCTHW[rows, :, frame_B].unsqueeze(2))
+        return Judgement([logits, frame_logits], features + frame_features)

@@ -5,10 +5,14 @@ Shapes: B batch, C channels, T frames, H height, W width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from vqvdm.tokenizer.discriminator import Judgement
 
 
 @dataclass(frozen=True)
@@ -18,11 +22,16 @@ class LossConfig:
     l1: float = 1.0
     l2: float = 1.0
     vq: float = 1.0
-    adversarial: float = 0.01
+    adversarial: float = 0.1
+    """How much the discriminators pull, as a share of the pull of the reconstruction."""
     adversarial_start: float = 0.6
-    """Share of the training after which the discriminator joins."""
+    """Share of the training after which the discriminators join."""
     adversarial_ramp: float = 0.2
-    """Share of the training over which its weight grows to the full one."""
+    """Share of the training over which their weight grows to the full one."""
+    feature_matching: float = 0.0
+    """Weight of matching what the discriminators see, relative to their judgement."""
+    lecam: float = 0.01
+    """Weight of the LeCAM regulariser."""
 
 
 def reconstruction_loss(x_BCTHW: Tensor, y_BCTHW: Tensor, config: LossConfig) -> Tensor:
@@ -40,11 +49,50 @@ def adversarial_weight(step: int, steps: int, config: LossConfig) -> float:
     return config.adversarial * min(1.0, max(0.0, (step - start) / ramp))
 
 
-def generator_hinge(fake_logits: Tensor) -> Tensor:
-    """Hinge loss of the generator (Lim & Ye, 2017, equation 2)."""
-    return -fake_logits.mean()
+def adaptive_weight(gradient: Tensor, adversarial_gradient: Tensor) -> Tensor:
+    """What makes the adversarial gradient as long as the reconstruction's at the decoder's last
+    layer (Esser et al., 2021, equation 7); at most 10,000."""
+    return (gradient.norm() / (adversarial_gradient.norm() + 1e-4)).clamp(max=1e4).detach()
 
 
-def discriminator_hinge(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """Hinge loss of the discriminator (Lim & Ye, 2017, equation 2)."""
-    return 0.5 * (F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean())
+def generator_hinge(fake_logits: Sequence[Tensor]) -> Tensor:
+    """Hinge loss of the generator (Lim & Ye, 2017, equation 2), mean over the discriminators."""
+    return torch.stack([-logits.float().mean() for logits in fake_logits]).mean()
+
+
+def discriminator_hinge(real_logits: Sequence[Tensor], fake_logits: Sequence[Tensor]) -> Tensor:
+    """Hinge loss of the discriminators (Lim & Ye, 2017, equation 2), mean over them."""
+    losses = [
+        0.5 * (F.relu(1 - real.float()).mean() + F.relu(1 + fake.float()).mean())
+        for real, fake in zip(real_logits, fake_logits, strict=True)
+    ]
+    return torch.stack(losses).mean()
+
+
+def feature_matching(real: Judgement, fake: Judgement) -> Tensor:
+    """Mean absolute difference of what every level saw (Wang et al., 2018, equation 3)."""
+    pairs = zip(real.features, fake.features, strict=True)
+    return torch.stack([F.l1_loss(f.float(), r.detach().float()) for r, f in pairs]).mean()
+
+
+class LeCAM:
+    """Holds real logits near the mean of past fake ones, and the reverse (Tseng et al., 2021,
+    equation 4): discriminators with little data do not run away."""
+
+    def __init__(self, decay: float = 0.99) -> None:
+        self.decay, self.real, self.fake = decay, 0.0, 0.0
+
+    def update(self, real: float, fake: float) -> None:
+        """Take in the mean logits of a step, over all workers."""
+        self.real = self.decay * self.real + (1 - self.decay) * real
+        self.fake = self.decay * self.fake + (1 - self.decay) * fake
+
+    def penalty(self, real_logits: Sequence[Tensor], fake_logits: Sequence[Tensor]) -> Tensor:
+        pairs = zip(real_logits, fake_logits, strict=True)
+        return torch.stack(
+            [
+                F.relu(real.float() - self.fake).square().mean()
+                + F.relu(self.real - fake.float()).square().mean()
+                for real, fake in pairs
+            ]
+        ).mean()

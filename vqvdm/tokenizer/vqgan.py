@@ -28,6 +28,10 @@ class VQGANConfig:
     """Channels at each level."""
     depths: tuple[int, ...] = (2, 2)
     """Residual blocks at each level."""
+    decoder_widths: tuple[int, ...] | None = None
+    """Channels at each level of the decoder; by default the encoder's."""
+    decoder_depths: tuple[int, ...] | None = None
+    """Residual blocks at each level of the decoder; by default the encoder's."""
     factorised: bool = False
     """Split 3x3x3 convolutions into 1x3x3 and 3x1x1."""
     quantizer: Literal["vq", "fsq"] = "vq"
@@ -86,8 +90,11 @@ class VQGAN(nn.Module):
 
     def __init__(self, config: VQGANConfig) -> None:
         super().__init__()
-        if not len(config.blocks) == len(config.widths) == len(config.depths):
-            raise UserError("blocks, widths and depths describe levels: give as many of each")
+        widths = config.decoder_widths or config.widths
+        depths = config.decoder_depths or config.depths
+        for shape in (config.widths, config.depths, widths, depths):
+            if len(shape) != len(config.blocks):
+                raise UserError("blocks, widths and depths describe levels: give as many of each")
         self.config = config
 
         encoder: list[nn.Module] = []
@@ -106,15 +113,21 @@ class VQGAN(nn.Module):
             else Codebook(config.codebook_channels, config.codebook_size)
         )
 
-        decoder: list[nn.Module] = [conv3d(config.latent_channels, channels)]
-        for level in reversed(range(len(config.widths))):
-            width = config.widths[level]
-            out = config.widths[level - 1] if level else 3
-            depth = config.depths[level]
-            decoder += [ResidualBlock(width, config.factorised) for _ in range(depth)]
+        decoder: list[nn.Module] = [conv3d(config.latent_channels, widths[-1])]
+        for level in reversed(range(len(widths))):
+            width = widths[level]
+            out = widths[level - 1] if level else 3
+            decoder += [ResidualBlock(width, config.factorised) for _ in range(depths[level])]
             decoder += [group_norm(width), nn.SiLU()]
             decoder.append(DepthToSpace(width, out, config.blocks[level]))
         self.decoder = nn.Sequential(*decoder)
+
+    @property
+    def last_weight(self) -> Tensor:
+        """Weight of the decoder's last layer."""
+        last = self.decoder[-1]
+        assert isinstance(last, DepthToSpace)
+        return last.mix.weight
 
     def encode(self, x_BCTHW: Tensor) -> Tensor:
         """Pixels in [-1, 1] to raw latents: continuous, before quantisation."""

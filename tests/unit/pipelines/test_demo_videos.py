@@ -9,8 +9,7 @@ from sklearn.datasets import load_digits
 
 from pipelines import demo_videos as page
 from pipelines.config.schema import DemoVideos
-from pipelines.io import video
-from pipelines.io.video import Frames
+from pipelines.io.video import Frames, header
 from vqvdm.errors import UserError
 
 
@@ -33,7 +32,7 @@ def test_the_same_bytes_anywhere(tmp_path: Path) -> None:
     assert a.keys() == c.keys() and not set(a.values()) & set(c.values())
     assert sorted(a) == sorted(f"videos/{name}/{name}-000.mp4" for name in page.CLASSES)
     assert len(set(a.values())) == 10
-    info = video.probe(str(tmp_path / "a/videos/zero/zero-000.mp4"))
+    info = header.probe(str(tmp_path / "a/videos/zero/zero-000.mp4"))
     assert (info.fps, info.width, info.height, info.duration_s) == (16.0, 32, 32, 0.25)
 
 

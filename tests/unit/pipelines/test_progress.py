@@ -41,6 +41,18 @@ def test_the_last_line_is_always_there(clock: Clock, capsys: pytest.CaptureFixtu
     assert capsys.readouterr().out.startswith("3/3 shards")
 
 
+def test_a_bar_on_a_terminal(
+    clock: Clock, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    watch = Progress("shards", 4)
+    for _ in range(4):
+        watch.add(1, clips=2)
+    first, *_, last = capsys.readouterr().out.split("\r")[1:]
+    assert first.startswith("█" * 5 + "░" * 15 + " 1/4 shards") and "\n" not in first
+    assert last.startswith("█" * 20 + " 4/4 shards") and last.endswith("\n")
+
+
 def test_rates_and_time_left(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     watch = Progress("shards", 4)
     watch.add(1, clips=30, failed=0)

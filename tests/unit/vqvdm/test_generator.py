@@ -109,7 +109,9 @@ def test_latents_are_put_back_to_their_statistics(generator: VideoGenerator) -> 
 def test_a_noise_predicting_model_has_a_sampler_of_its_own(bundle: Bundle) -> None:
     generator = VideoGenerator.load(bundle(objective="epsilon"))
     assert generator.sample(["zero"], steps=2).shape == (1, 4, 16, 16, 3)
-    with pytest.raises(UserError, match=r"'heun' does not fit .*'epsilon'; use one of: ddim"):
+    with pytest.raises(
+        UserError, match=r"'heun' does not fit .*'epsilon'; use one of: ddpm, ddim, dpm"
+    ):
         generator.sample(["zero"], steps=2, sampler="heun")
 
 

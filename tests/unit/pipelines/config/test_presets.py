@@ -39,7 +39,7 @@ def test_clips_divide_into_latents(preset: str) -> None:
 def test_an_unlabelled_preset_asks_for_no_labels() -> None:
     for preset in ("sky", "sky-paper"):
         clips = cast(ShardVideos, presets.settings(preset, "shard_videos"))
-        assert clips.labels == "none"
+        assert (clips.labels, clips.splits, clips.frames_fps) == ("none", "folders", 25.0)
 
 
 def test_the_papers_recipes_differ() -> None:

@@ -1,5 +1,10 @@
 """What a machine is good at, and what its workers are told."""
 
+import logging
+import os
+import socket
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -24,6 +29,59 @@ def test_workers_get_the_drivers_variables(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_submitted_job_brings_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     assert "runtime_env" not in scale.ray_options()
+
+
+def remember(monkeypatch: pytest.MonkeyPatch, folder: Path, address: str) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(folder))
+    (folder / "ray").mkdir()
+    (folder / "ray" / "ray_current_cluster").write_text(address)
+
+
+def test_a_cluster_that_runs_is_joined(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        remember(monkeypatch, tmp_path, f"127.0.0.1:{server.getsockname()[1]}")
+        assert "address" not in scale.ray_options()
+
+
+@pytest.mark.parametrize("address", ["", "nonsense", "gone"])
+def test_a_cluster_that_was_killed_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, address: str
+) -> None:
+    if address == "gone":
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            address = f"127.0.0.1:{server.getsockname()[1]}"
+    remember(monkeypatch, tmp_path, address)
+    assert scale.ray_options()["address"] == "local"
+
+
+def test_a_cluster_that_is_named_is_obeyed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    remember(monkeypatch, tmp_path, "")
+    monkeypatch.setenv("RAY_ADDRESS", "192.0.2.1:6379")
+    assert "address" not in scale.ray_options()
+
+
+def test_ray_data_keeps_to_its_log_file() -> None:
+    logger = logging.getLogger("ray.data")
+    before = logger.handlers[:]
+    screen, file = logging.StreamHandler(), logging.NullHandler()
+    logger.handlers[:] = [screen, file]
+    try:
+        scale.quieten_ray_data()
+        assert not screen.level < logging.CRITICAL
+        assert file.level == logging.NOTSET
+    finally:
+        logger.handlers[:] = before
+
+
+def test_a_killed_driver_holds_no_cluster_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "RAY_DATA_AUTOSCALING_REQUEST_EXPIRE_TIME_S"
+    monkeypatch.setenv(name, "7")
+    scale.ray_options()
+    assert os.environ[name] == "7"  # What the user says goes first.
+    monkeypatch.delenv(name)
+    scale.ray_options()
+    assert os.environ[name] == "30"
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

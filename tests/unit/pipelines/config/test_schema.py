@@ -17,6 +17,7 @@ from pipelines.config.schema import (
     TrainLDM,
     TrainVQGAN,
 )
+from pipelines.io.clips import Filters, Limits
 from vqvdm.errors import UserError
 
 JOBS: list[type[Job]] = [
@@ -43,6 +44,10 @@ JOBS: list[type[Job]] = [
         (ShardVideos, "val_fraction", float("nan")),
         (ShardVideos, "fps", "fast"),
         (ShardVideos, "limit", -1),
+        (ShardVideos, "frames_fps", 0.0),
+        (ShardVideos, "timeout_s", 0.0),
+        (ShardVideos, "max_memory_gb", float("inf")),
+        (ShardVideos, "group_by", "("),
         (TrainVQGAN, "steps", 0),
         (TrainVQGAN, "batch_size", 0),
         (TrainLDM, "log_every", 0),
@@ -59,6 +64,19 @@ def test_what_cannot_be_is_refused(job: Any, field: str, value: Any) -> None:
     job().check()
     with pytest.raises(UserError, match=f"--{field.replace('_', '-')} "):
         job(**{field: value}).check()
+
+
+@pytest.mark.parametrize(
+    ("config", "flag"),
+    [
+        (ShardVideos(limits=Limits(max_pixels=0)), "--limits.max-pixels"),
+        (ShardVideos(filters=Filters(min_motion=-1.0)), "--filters.min-motion"),
+        (ShardVideos(splits="folders", val_list="a.txt"), "--val-list"),
+    ],
+)
+def test_limits_and_splits_that_cannot_be(config: ShardVideos, flag: str) -> None:
+    with pytest.raises(UserError, match=flag):
+        config.check()
 
 
 def test_a_batch_divides_among_workers() -> None:
@@ -96,7 +114,10 @@ def test_the_recipe_knows_no_machines(job: type[Job]) -> None:
     ("a", "b", "same"),
     [
         (ShardVideos(), ShardVideos(videos="/other", strict=True, retry_failed=True), True),
+        (ShardVideos(), ShardVideos(timeout_s=1.0, max_memory_gb=1.0), True),
         (ShardVideos(), ShardVideos(frames=8), False),
+        (ShardVideos(), ShardVideos(filters=Filters(min_size=8)), False),
+        (ShardVideos(), ShardVideos(limits=Limits(max_pixels=8)), False),
         (TrainLDM(), TrainLDM(name="other", log_every=1, keep=9), True),
         (TrainLDM(), TrainLDM(seed=1), False),
         (TrainLDM(), TrainLDM(model=replace(TrainLDM().model, width=32)), False),

@@ -96,7 +96,32 @@ def test_a_truncated_tar_names_its_cure(tmp_path: Path) -> None:
 
 def test_a_missing_marker_names_its_cure(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"val-000001\.tar.*jobs/encode_latents\.py"):
-        shards.load_markers(str(tmp_path), ["val-000001"], "encode_latents")
+        shards.load_markers(str(tmp_path), {"shards": ["val-000001"]}, "encode_latents")
+
+
+def test_shards_that_changed_under_their_index_name_their_cure(tmp_path: Path) -> None:
+    markers = [write(tmp_path, list(SAMPLES)), write(tmp_path, ["key0"], "val-000000")]
+    index = {
+        "shards": [marker.name for marker in markers],
+        "fingerprint": shards.content_fingerprint(markers),
+    }
+    assert shards.load_markers(str(tmp_path), index, "shard_videos") == markers
+    write(tmp_path, ["key1"], "val-000000")
+    with pytest.raises(UserError, match=r"half-way: run jobs/shard_videos\.py again"):
+        shards.load_markers(str(tmp_path), index, "shard_videos")
+
+
+@pytest.mark.parametrize("garbage", [b"", b'{"spec', b"\xff\xfe", b"{}", b"[1]"])
+def test_a_garbled_marker_is_no_marker(tmp_path: Path, garbage: bytes) -> None:
+    folder = str(tmp_path)
+    write(tmp_path, list(SAMPLES))
+    write(tmp_path, list(SAMPLES), "train-000001")
+    (tmp_path / "train-000000.json").write_bytes(garbage)
+    assert shards.read_marker(folder, "train-000000") is None
+    assert shards.finished(folder, "train-000000", "plan") is None
+    assert shards.filled_with(folder) == "s"
+    (tmp_path / "index.json").write_bytes(garbage)
+    assert shards.filled_with(folder) == "s"
 
 
 def test_sweep_keeps_the_index_and_the_named(tmp_path: Path) -> None:

@@ -117,3 +117,26 @@ def test_fingerprints_are_the_same_everywhere() -> None:
     assert storage.fingerprint(value) == storage.fingerprint(dict(reversed(value.items())))
     assert storage.fingerprint(value) == "ce74053d7a9997b7"
     assert storage.fingerprint(value) != storage.fingerprint(value | {"a": "y"})
+
+
+def test_parts_that_a_killed_writer_left_are_discarded(tmp_path: Path) -> None:
+    kept = ["clips/a.tar", "clips/.a.part.txt", ".videos.parquet.bak", "other/.b.tar.1f.part"]
+    left = ["clips/.a.tar.0f3.part", "clips/deep/.c.1.part", ".videos.parquet.77.part"]
+    for name in kept + left:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    storage.discard_unfinished(f"{tmp_path}/clips")
+    storage.discard_unfinished(f"{tmp_path}/videos.parquet")
+    assert everything(tmp_path) == sorted(kept)
+
+
+def test_no_answer_is_told_from_a_refusal(monkeypatch: pytest.MonkeyPatch, memory: str) -> None:
+    for kind, refusal in [(PermissionError, True), (ConnectionError, False), (OSError, False)]:
+
+        def fail(*_: object, kind: type[OSError] = kind, **__: object) -> None:
+            raise kind("trouble")
+
+        monkeypatch.setattr("fsspec.implementations.memory.MemoryFileSystem.cat_file", fail)
+        with pytest.raises(UserError, match=r"cannot|no permission") as caught:
+            storage.read_bytes(f"{memory}/file")
+        assert storage.is_refusal(caught.value) is refusal

@@ -37,6 +37,15 @@ def test_a_missing_part_names_its_job(tmp_path: Path) -> None:
     assert f"{folder}/config.json" in str(caught.value)
 
 
+@pytest.mark.parametrize("garbage", [b"", b'{"classes": ["a', b"\xff\xfe"])
+def test_a_garbled_part_counts_as_missing(tmp_path: Path, garbage: bytes) -> None:
+    folder = Workspace(str(tmp_path)).clips
+    storage.publish_bytes(garbage, f"{folder}/index.json")
+    assert workspace.published(folder, "index.json") is None
+    with pytest.raises(UserError, match=r"index\.json is no JSON.*jobs/shard_videos\.py"):
+        workspace.require(folder, "index.json", "shard_videos")
+
+
 def test_a_root_that_is_a_file_is_the_users_mistake(tmp_path: Path) -> None:
     (tmp_path / "root").touch()
     with pytest.raises(UserError, match="root"):

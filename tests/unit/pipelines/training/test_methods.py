@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -139,3 +140,42 @@ def test_exports_are_the_averaged_weights_ready_to_use(tmp_path: Path) -> None:
         assert not torch.equal(z, method.vqgan.encode(x))
     videos = VideoGenerator.load(tmp_path).sample(["b", None], fps=8, steps=1)
     assert videos.shape == (2, 4, 16, 16, 3)
+
+
+def moving_squares(seed: int, count: int = 8) -> Batch:
+    """Clips of a bright square that crosses a dark ground."""
+    rng = np.random.default_rng(seed)
+    video = np.full((count, 4, 16, 16, 3), 20, np.uint8)
+    for clip in video:
+        (top, left), shade = rng.integers(0, 8, 2), rng.integers(100, 255, 3)
+        for t, frame in enumerate(clip):
+            frame[top : top + 6, left + t : left + t + 6] = shade
+    return Batch([str(k) for k in range(count)], {"video": torch.from_numpy(video)})
+
+
+def test_switching_the_discriminators_on_costs_less_than_a_decibel() -> None:
+    steps, start = 400, 0.5
+    net = VQGANConfig(blocks=((2, 4, 4),), widths=(16,), depths=(1,), codebook_size=64)
+    config = TrainVQGAN(
+        steps=steps,
+        warmup=5,
+        lr=4e-3,
+        ema_decay=0.9,
+        model=net,
+        discriminator=DiscriminatorConfig(width=8, levels=2),
+        loss=LossConfig(adversarial_start=start),
+        discriminator_lr=1e-3,
+    )
+    method = VQGANMethod(config, World())
+    held_out = [moving_squares(10_000, 32)]
+    before, after = -math.inf, math.inf
+    for step in range(steps):
+        metrics = method.train_step(moving_squares(step), step)
+        if step <= start * steps:
+            assert "adversarial" not in metrics
+            before = method.validate(held_out)["val/psnr"] if step == start * steps else before
+        elif step % 10 == 9:
+            after = min(after, method.validate(held_out)["val/psnr"])
+    assert metrics["adversarial_weight"].item() == pytest.approx(config.loss.adversarial)
+    assert before > 18  # it had learned something that could be lost
+    assert after > before - 1

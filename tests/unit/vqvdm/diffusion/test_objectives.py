@@ -1,19 +1,22 @@
 """Noising: its ends, its targets, its times; and how classes are dropped."""
 
-import math
-
 import pytest
 import torch
 from torch import Tensor
 
 from vqvdm.diffusion.objectives import (
+    ObjectiveConfig,
     ObjectiveName,
     add_noise,
     alpha_sigma,
+    denoised,
+    draw_times,
     drop_classes,
 )
 
-OBJECTIVES: list[ObjectiveName] = ["flow", "epsilon"]
+OBJECTIVES: list[ObjectiveName] = ["flow", "v", "epsilon"]
+COSINE: list[ObjectiveName] = ["v", "epsilon"]
+TIMES = torch.tensor([0.1, 0.5, 0.9])
 
 
 def draws(count: int = 3) -> tuple[Tensor, Tensor]:
@@ -26,45 +29,62 @@ def draws(count: int = 3) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_time_zero_is_the_data(name: ObjectiveName) -> None:
     z_BCTHW, noise_BCTHW = draws()
-    noised = add_noise(name, z_BCTHW, noise_BCTHW, torch.full((3,), -math.inf))
-    assert torch.equal(noised.time_B, torch.zeros(3))
+    noised = add_noise(ObjectiveConfig(name), z_BCTHW, noise_BCTHW, torch.zeros(3))
     assert torch.equal(noised.z_BCTHW, z_BCTHW)
 
 
 def test_time_one_is_the_noise_for_a_flow() -> None:
     z_BCTHW, noise_BCTHW = draws()
-    noised = add_noise("flow", z_BCTHW, noise_BCTHW, torch.full((3,), math.inf))
-    assert torch.equal(noised.time_B, torch.ones(3))
+    noised = add_noise(ObjectiveConfig("flow"), z_BCTHW, noise_BCTHW, torch.ones(3))
     assert torch.equal(noised.z_BCTHW, noise_BCTHW)
 
 
-def test_time_one_is_nearly_the_noise_for_a_noise_prediction() -> None:
+@pytest.mark.parametrize("name", COSINE)
+def test_time_one_is_nearly_the_noise_under_a_cosine(name: ObjectiveName) -> None:
     z_BCTHW, noise_BCTHW = draws()
-    noised = add_noise("epsilon", z_BCTHW, noise_BCTHW, torch.full((3,), math.inf))
-    assert torch.equal(noised.time_B, torch.ones(3))
+    noised = add_noise(ObjectiveConfig(name), z_BCTHW, noise_BCTHW, torch.ones(3))
     torch.testing.assert_close(noised.z_BCTHW, noise_BCTHW, atol=0.03, rtol=0)
     assert not torch.equal(noised.z_BCTHW, noise_BCTHW)
 
 
-def test_a_flow_is_straight_and_its_target_leads_to_both_ends() -> None:
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_perfect_prediction_gives_data_and_noise_back(name: ObjectiveName) -> None:
     z_BCTHW, noise_BCTHW = draws()
-    noised = add_noise("flow", z_BCTHW, noise_BCTHW, torch.tensor([-1.0, 0.0, 2.0]))
-    torch.testing.assert_close(noised.target_BCTHW, noise_BCTHW - z_BCTHW)
-    t = noised.time_B.view(3, 1, 1, 1, 1)
-    torch.testing.assert_close(noised.z_BCTHW - t * noised.target_BCTHW, z_BCTHW)
-    torch.testing.assert_close(noised.z_BCTHW + (1 - t) * noised.target_BCTHW, noise_BCTHW)
+    noised = add_noise(ObjectiveConfig(name), z_BCTHW, noise_BCTHW, TIMES)
+    for row, time in enumerate(TIMES):
+        alpha, sigma = (level.item() for level in alpha_sigma(name, time))
+        data, noise = denoised(name, noised.target_BCTHW[row], noised.z_BCTHW[row], alpha, sigma)
+        torch.testing.assert_close(data, z_BCTHW[row], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(noise, noise_BCTHW[row], atol=1e-5, rtol=1e-5)
 
 
-def test_a_noise_prediction_has_the_noise_for_its_target() -> None:
+def test_targets_by_name() -> None:
     z_BCTHW, noise_BCTHW = draws()
-    noised = add_noise("epsilon", z_BCTHW, noise_BCTHW, torch.tensor([-1.0, 0.0, 2.0]))
-    assert torch.equal(noised.target_BCTHW, noise_BCTHW)
-    alpha, sigma = (level.view(3, 1, 1, 1, 1) for level in alpha_sigma(noised.time_B))
-    torch.testing.assert_close((noised.z_BCTHW - sigma * noise_BCTHW) / alpha, z_BCTHW)
+
+    def target(name: ObjectiveName) -> Tensor:
+        return add_noise(ObjectiveConfig(name), z_BCTHW, noise_BCTHW, TIMES).target_BCTHW
+
+    assert torch.equal(target("epsilon"), noise_BCTHW)
+    torch.testing.assert_close(target("flow"), noise_BCTHW - z_BCTHW)
+    alpha, sigma = (level.view(3, 1, 1, 1, 1) for level in alpha_sigma("v", TIMES))
+    torch.testing.assert_close(target("v"), alpha * noise_BCTHW - sigma * z_BCTHW)
 
 
-def test_the_cosine_schedule_keeps_the_variance() -> None:
-    alpha, sigma = alpha_sigma(torch.linspace(0, 1, 101))
+def test_min_snr_weights_what_is_clear_like_what_is_not() -> None:
+    z_BCTHW, noise_BCTHW = draws()
+    weight_B = add_noise(ObjectiveConfig("v"), z_BCTHW, noise_BCTHW, TIMES).weight_B
+    alpha, sigma = alpha_sigma("v", TIMES)
+    snr = (alpha / sigma) ** 2
+    torch.testing.assert_close(weight_B, snr.clamp(max=5.0) / (snr + 1))
+    assert snr[0] > 5 > snr[1]  # both branches were taken
+    for name in ("flow", "epsilon"):
+        noised = add_noise(ObjectiveConfig(name), z_BCTHW, noise_BCTHW, TIMES)
+        assert torch.equal(noised.weight_B, torch.ones(3))
+
+
+@pytest.mark.parametrize("name", COSINE)
+def test_the_cosine_schedule_keeps_the_variance(name: ObjectiveName) -> None:
+    alpha, sigma = alpha_sigma(name, torch.linspace(0, 1, 101))
     torch.testing.assert_close(alpha**2 + sigma**2, torch.ones(101))
     assert (alpha[0], sigma[0]) == (1, 0)
     assert (alpha.diff() < 0).all()
@@ -76,14 +96,13 @@ def test_the_cosine_schedule_keeps_the_variance() -> None:
 def test_times_follow_their_distribution(name: ObjectiveName) -> None:
     quantiles = (torch.arange(1000) + 0.5) / 1000
     normal_B = torch.special.ndtri(quantiles)
-    empty = torch.zeros(1000, 1, 1, 1, 1)
-    time_B = add_noise(name, empty, empty, normal_B).time_B
-    if name == "epsilon":  # uniform
-        torch.testing.assert_close(time_B, quantiles, atol=1e-4, rtol=0)
-    else:  # logit-normal: most of the training in the middle, as much on either side
+    time_B = draw_times(name, normal_B)
+    if name == "flow":  # logit-normal: most of the training in the middle, as much on either side
         torch.testing.assert_close(time_B.logit(), normal_B, atol=1e-4, rtol=0)
         assert time_B.mean().item() == pytest.approx(0.5, abs=1e-3)
         assert ((time_B > 0.25) & (time_B < 0.75)).float().mean() > 0.7
+    else:  # uniform
+        torch.testing.assert_close(time_B, quantiles, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1, 0.5, 1.0])

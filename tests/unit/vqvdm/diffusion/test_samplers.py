@@ -1,19 +1,30 @@
-"""Samplers against flows and noise predictions with known solutions; guidance by its formula."""
+"""Samplers against known solutions and against `diffusers`; guidance by its formula."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
+import diffusers
 import pytest
 import torch
 from torch import Tensor
 
-from vqvdm.diffusion.objectives import alpha_sigma
-from vqvdm.diffusion.samplers import Predict, ddim, euler, find_sampler, guided, heun
+from vqvdm.diffusion.objectives import Denoised, ObjectiveName, denoised
+from vqvdm.diffusion.samplers import (
+    Denoise,
+    Point,
+    Sampler,
+    ddim,
+    ddpm,
+    dpm_solver,
+    even_points,
+    find_sampler,
+    guided,
+    heun,
+)
 from vqvdm.diffusion.unet import UNet
 from vqvdm.errors import UserError
 
-Sampler = Callable[[Predict, Tensor, int], Tensor]
 MU, SCALE = 0.7, 0.3
 
 
@@ -22,80 +33,200 @@ def noise() -> Tensor:
     return torch.randn(4, 2, 2, 3, 3, generator=generator, dtype=torch.float64)
 
 
-def expanded(value_B: Tensor) -> Tensor:
-    return value_B[:, None, None, None, None].double()
+def drawing(seed: int = 1) -> Callable[[], Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return lambda: torch.randn(4, 2, 2, 3, 3, generator=generator, dtype=torch.float64)
 
 
-def point_velocity(z: Tensor, time_B: Tensor) -> Tensor:
-    """The flow's velocity where all data are MU: straight lines."""
-    return (z - MU) / expanded(time_B)
+def point_data(z: Tensor, point: Point) -> Denoised:
+    """The best guess where all data are MU."""
+    data = torch.full_like(z, MU)
+    return Denoised(data, (z - point.alpha * data) / point.sigma)
 
 
-def gaussian_velocity(z: Tensor, time_B: Tensor) -> Tensor:
-    """E[e - x | z_t] for data x ~ N(0, SCALE²), noise e and z_t = (1 - t) x + t e."""
-    t = expanded(time_B)
-    return (t - (1 - t) * SCALE**2) / ((1 - t) ** 2 * SCALE**2 + t**2) * z
+def gaussian_data(z: Tensor, point: Point) -> Denoised:
+    """The best guess for data x ~ N(0, SCALE²) and z = alpha x + sigma e."""
+    _, alpha, sigma = point
+    variance = alpha**2 * SCALE**2 + sigma**2
+    return Denoised(alpha * SCALE**2 / variance * z, sigma / variance * z)
 
 
-def point_noise(z: Tensor, time_B: Tensor) -> Tensor:
-    """The noise where all data are MU."""
-    alpha, sigma = map(expanded, alpha_sigma(time_B))
-    return (z - alpha * MU) / sigma
-
-
-def gaussian_noise(z: Tensor, time_B: Tensor) -> Tensor:
-    """E[e | z_t] for data x ~ N(0, SCALE²) and z_t = alpha x + sigma e."""
-    alpha, sigma = map(expanded, alpha_sigma(time_B))
-    return sigma / (alpha**2 * SCALE**2 + sigma**2) * z
+CASES: list[tuple[Sampler, ObjectiveName]] = [
+    (ddim, "flow"),
+    (ddim, "v"),
+    (heun, "flow"),
+    (dpm_solver, "flow"),
+    (dpm_solver, "v"),
+    (ddpm, "v"),
+]
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7])
-@pytest.mark.parametrize(
-    ("sampler", "predict"), [(euler, point_velocity), (heun, point_velocity), (ddim, point_noise)]
-)
-def test_a_straight_path_is_exact_in_any_number_of_steps(
-    sampler: Sampler, predict: Predict, steps: int
+@pytest.mark.parametrize(("sampler", "name"), CASES)
+def test_where_all_data_are_the_same_every_sampler_finds_them(
+    sampler: Sampler, name: ObjectiveName, steps: int
 ) -> None:
-    z = sampler(predict, noise(), steps)
-    torch.testing.assert_close(z, torch.full_like(z, MU), atol=1e-5, rtol=0)
+    z = sampler(point_data, noise(), even_points(name, steps), drawing())
+    torch.testing.assert_close(z, torch.full_like(z, MU), atol=1e-9, rtol=0)
 
 
-def error(sampler: Sampler, steps: int) -> float:
+def error(sampler: Sampler, name: ObjectiveName, steps: int) -> float:
     """Distance from the solution for Gaussian data: noise scaled by a constant."""
-    if sampler is ddim:
-        alpha, sigma = (level.item() for level in alpha_sigma(torch.ones(())))
-        scale = SCALE / math.sqrt(alpha**2 * SCALE**2 + sigma**2)
-        z = ddim(gaussian_noise, noise(), steps)
-    else:
-        scale = SCALE
-        z = sampler(gaussian_velocity, noise(), steps)
+    points = even_points(name, steps)
+    _, alpha, sigma = points[0]
+    scale = SCALE / math.sqrt(alpha**2 * SCALE**2 + sigma**2)
+    z = sampler(gaussian_data, noise(), points, drawing())
     return (z - scale * noise()).norm().item()
 
 
-@pytest.mark.parametrize(("sampler", "order"), [(euler, 1), (heun, 2), (ddim, 1)])
-def test_the_error_falls_with_the_order_of_the_sampler(sampler: Sampler, order: int) -> None:
-    observed = math.log2(error(sampler, 64) / error(sampler, 128))
+@pytest.mark.parametrize(
+    ("sampler", "name", "order"), [(ddim, "flow", 1), (ddim, "v", 1), (heun, "flow", 2)]
+)
+def test_the_error_falls_with_the_order_of_the_sampler(
+    sampler: Sampler, name: ObjectiveName, order: int
+) -> None:
+    observed = math.log2(error(sampler, name, 64) / error(sampler, name, 128))
     assert observed == pytest.approx(order, abs=0.25)
 
 
+@pytest.mark.parametrize("name", ["flow", "v"])
+def test_the_second_order_is_better_at_the_same_cost(name: ObjectiveName) -> None:
+    assert error(dpm_solver, name, 20) < error(ddim, name, 20) / 2
+
+
 def test_heun_is_better_at_the_same_cost() -> None:
-    assert error(heun, 16) < error(euler, 31) / 2
+    assert error(heun, "flow", 16) < error(ddim, "flow", 31) / 2
 
 
-@pytest.mark.parametrize(("sampler", "cost"), [(euler, 5), (heun, 9), (ddim, 5)])
-def test_times_fall_from_one_and_never_reach_the_data(sampler: Sampler, cost: int) -> None:
-    seen: list[Tensor] = []
+def test_ancestral_samples_have_the_spread_of_the_data() -> None:
+    generator = torch.Generator().manual_seed(0)
 
-    def predict(z: Tensor, time_B: Tensor) -> Tensor:
-        seen.append(time_B)
-        return torch.zeros_like(z)
+    def draw() -> Tensor:
+        return torch.randn(20_000, 1, 1, 1, 1, generator=generator, dtype=torch.float64)
 
-    sampler(predict, noise(), 5)
+    z = ddpm(gaussian_data, draw(), even_points("v", 500), draw)
+    assert z.std().item() == pytest.approx(SCALE, rel=0.03)
+    assert z.mean().item() == pytest.approx(0.0, abs=0.01)
+
+
+@pytest.mark.parametrize(("sampler", "cost"), [(ddim, 5), (heun, 9), (ddpm, 5), (dpm_solver, 5)])
+def test_points_fall_from_noise_and_never_reach_the_data(sampler: Sampler, cost: int) -> None:
+    seen: list[Point] = []
+
+    def denoise(z: Tensor, point: Point) -> Denoised:
+        seen.append(point)
+        return point_data(z, point)
+
+    sampler(denoise, noise(), even_points("flow", 5), drawing())
     assert len(seen) == cost
-    assert all(time_B.shape == (4,) and (time_B == time_B[0]).all() for time_B in seen)
-    times = [time_B[0].item() for time_B in seen]
-    assert times == sorted(times, reverse=True)
-    assert (times[0], times[-1]) == (1.0, pytest.approx(0.2))
+    assert seen == sorted(seen, reverse=True)
+    assert (seen[0].time, seen[-1].time) == (1.0, pytest.approx(0.2))
+
+
+def mixture(z: Tensor, alpha: float, sigma: float) -> Denoised:
+    """The best guess for data that are -1 or 1 with a spread of SCALE: far from linear."""
+    variance = alpha**2 * SCALE**2 + sigma**2
+    which = torch.tanh(alpha * z / variance)
+    data = which + alpha * SCALE**2 / variance * (z - alpha * which)
+    return Denoised(data, (z - alpha * data) / sigma)
+
+
+def mine(sampler: Sampler, points: Sequence[Point]) -> Tensor:
+    return sampler(lambda z, p: mixture(z, p.alpha, p.sigma), noise(), points, drawing())
+
+
+def theirs(scheduler: object, levels: Sequence[tuple[float, float]], kind: str) -> Tensor:
+    """What a scheduler of `diffusers` makes of the mixture; `levels` are alpha, sigma a call."""
+    z, generator = noise(), torch.Generator().manual_seed(1)
+    ancestral = {"generator": generator} if isinstance(scheduler, diffusers.DDPMScheduler) else {}
+    for (alpha, sigma), time in zip(levels, scheduler.timesteps, strict=True):  # type: ignore[attr-defined]
+        data, e = mixture(z, alpha, sigma)
+        output = {"flow": e - data, "epsilon": e, "v_prediction": alpha * e - sigma * data}[kind]
+        z = scheduler.step(output, time, z, **ancestral).prev_sample  # type: ignore[attr-defined]
+    return z
+
+
+def cosine(kind: str, steps: int) -> tuple[dict, Callable[[object], list[Point]]]:
+    """Settings of a scheduler of 1000 training times, and its points for our samplers."""
+    settings = {
+        "num_train_timesteps": 1000,
+        "beta_schedule": "squaredcos_cap_v2",
+        "prediction_type": kind,
+    }
+
+    def points(scheduler: object) -> list[Point]:
+        scheduler.set_timesteps(steps)  # type: ignore[attr-defined]
+        times = scheduler.timesteps.tolist()  # type: ignore[attr-defined]
+        # Their tables are float32; taken as they are, the two compute from the same numbers.
+        levels = scheduler.alphas_cumprod[times].double()  # type: ignore[attr-defined]
+        found = [
+            Point(time / 1000, alpha, sigma)
+            for time, alpha, sigma in zip(
+                times, levels.sqrt().tolist(), (1 - levels).sqrt().tolist(), strict=True
+            )
+        ]
+        return [*found, Point(0.0, 1.0, 0.0)]
+
+    return settings, points
+
+
+KINDS = ["epsilon", "v_prediction"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ddim_equals_diffusers(kind: str) -> None:
+    settings, points_of = cosine(kind, 20)
+    scheduler = diffusers.DDIMScheduler(**settings, clip_sample=False)
+    points = points_of(scheduler)
+    expected = theirs(scheduler, [point[1:] for point in points[:-1]], kind)
+    torch.testing.assert_close(mine(ddim, points), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ddpm_equals_diffusers(kind: str) -> None:
+    settings, points_of = cosine(kind, 50)
+    scheduler = diffusers.DDPMScheduler(**settings, clip_sample=False)
+    points = points_of(scheduler)
+    expected = theirs(scheduler, [point[1:] for point in points[:-1]], kind)
+    torch.testing.assert_close(mine(ddpm, points), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("steps", [8, 20])
+def test_dpm_solver_equals_diffusers(kind: str, steps: int) -> None:
+    settings, points_of = cosine(kind, steps)
+    scheduler = diffusers.DPMSolverMultistepScheduler(
+        **settings,
+        algorithm_type="dpmsolver++",
+        solver_order=2,
+        final_sigmas_type="zero",
+        timestep_spacing="leading",
+    )
+    points = points_of(scheduler)
+    expected = theirs(scheduler, [point[1:] for point in points[:-1]], kind)
+    torch.testing.assert_close(mine(dpm_solver, points), expected, atol=1e-4, rtol=0)
+
+
+def flow_points(sigmas: Sequence[float]) -> list[Point]:
+    return [Point(sigma, 1 - sigma, sigma) for sigma in sigmas]
+
+
+def test_euler_equals_diffusers() -> None:
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+    scheduler.set_timesteps(20)
+    points = flow_points(scheduler.sigmas.tolist())
+    expected = theirs(scheduler, [point[1:] for point in points[:-1]], "flow")
+    torch.testing.assert_close(mine(ddim, points), expected, atol=1e-4, rtol=0)
+
+
+def test_heun_equals_diffusers() -> None:
+    scheduler = diffusers.FlowMatchHeunDiscreteScheduler()
+    scheduler.set_timesteps(20)
+    # Theirs lists every time twice, once for each of the two slopes.
+    sigmas = list(dict.fromkeys(scheduler.sigmas.tolist()))
+    calls = [sigma for n, sigma in enumerate(sigmas[:-1]) for _ in range(2 if n else 1)]
+    expected = theirs(scheduler, [(1 - sigma, sigma) for sigma in calls], "flow")
+    torch.testing.assert_close(mine(heun, flow_points(sigmas)), expected, atol=1e-4, rtol=0)
 
 
 class Recorder:
@@ -108,15 +239,23 @@ class Recorder:
 
     def __call__(self, z: Tensor, time_B: Tensor, class_B: Tensor, fps_B: Tensor) -> Tensor:
         self.batches.append(len(z))
-        return z * expanded(time_B) + expanded(fps_B) * expanded(class_B + 1) ** 2
+        time, classes, fps = (x.view(-1, 1, 1, 1, 1) for x in (time_B, class_B, fps_B))
+        return z * time + fps * (classes + 1) ** 2
 
 
-def predictions(guidance: float, classes: list[int]) -> tuple[Tensor, list[int]]:
+HALF = Point(0.5, 0.5, 0.5)
+
+
+def predictions(
+    guidance: float, classes: list[int], interval: tuple[float, float] = (0.0, 1.0)
+) -> tuple[Denoised, list[int]]:
     """One guided prediction of a `Recorder`, and the batches it was asked for."""
     recorder = Recorder()
     fps_B = torch.tensor([8.0, 16.0, 24.0, 12.5])
-    predict = guided(cast(UNet, recorder), torch.tensor(classes), fps_B, guidance)
-    return predict(noise(), torch.tensor([1.0, 0.5, 0.25, 0.1])), recorder.batches
+    denoise: Denoise = guided(
+        cast(UNet, recorder), "flow", torch.tensor(classes), fps_B, guidance, interval
+    )
+    return denoise(noise().float(), HALF), recorder.batches
 
 
 def test_guidance_by_its_formula() -> None:
@@ -125,29 +264,54 @@ def test_guidance_by_its_formula() -> None:
     unconditional, _ = predictions(1.0, [3] * 4)
     for guidance in (0.0, 0.5, 2.0, 7.5):
         found, batches = predictions(guidance, classes)
-        expected = unconditional + guidance * (conditional - unconditional)
-        torch.testing.assert_close(found, expected.float())
+        for part, with_class, without in zip(found, conditional, unconditional, strict=True):
+            torch.testing.assert_close(part, without + guidance * (with_class - without))
         assert batches == [8]  # both in one batch
 
 
-@pytest.mark.parametrize(("guidance", "classes"), [(1.0, [0, 1, 2, 3]), (2.0, [3] * 4)])
-def test_what_needs_no_guidance_is_evaluated_once(guidance: float, classes: list[int]) -> None:
-    _, batches = predictions(guidance, classes)
+def test_a_prediction_becomes_data_and_noise() -> None:
+    found, _ = predictions(1.0, [0, 1, 2, 3])
+    prediction = Recorder()(
+        noise().float(), torch.full((4,), 0.5), torch.arange(4), torch.tensor([8.0, 16, 24, 12.5])
+    )
+    expected = denoised("flow", prediction, noise().float(), 0.5, 0.5)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("guidance", "classes", "interval"),
+    [
+        (1.0, [0, 1, 2, 3], (0.0, 1.0)),
+        (2.0, [3] * 4, (0.0, 1.0)),
+        (2.0, [0, 1, 2, 3], (0.6, 1.0)),
+        (2.0, [0, 1, 2, 3], (0.0, 0.4)),
+    ],
+)
+def test_what_needs_no_guidance_is_evaluated_once(
+    guidance: float, classes: list[int], interval: tuple[float, float]
+) -> None:
+    found, batches = predictions(guidance, classes, interval)
     assert batches == [4]
+    torch.testing.assert_close(found, predictions(1.0, classes)[0])
 
 
 def test_samplers_by_name() -> None:
     assert find_sampler("flow", None) is heun
-    assert find_sampler("flow", "euler") is euler
-    assert find_sampler("epsilon", None) is find_sampler("epsilon", "ddim") is ddim
+    assert find_sampler("flow", "euler") is ddim  # the same steps along a flow's levels
+    assert find_sampler("epsilon", None) is find_sampler("epsilon", "ddpm") is ddpm
+    assert find_sampler("v", None) is find_sampler("v", "dpm") is dpm_solver
 
 
 @pytest.mark.parametrize(
     ("objective", "name", "cure"),
-    [("flow", "ddim", "heun, euler"), ("epsilon", "heun", "ddim"), ("flow", "huen", "heun, euler")],
+    [
+        ("flow", "ddim", "heun, euler, dpm"),
+        ("epsilon", "heun", "ddpm, ddim, dpm"),
+        ("flow", "huen", "heun, euler, dpm"),
+    ],
 )
 def test_a_sampler_that_does_not_fit_names_those_that_do(
-    objective: str, name: str, cure: str
+    objective: ObjectiveName, name: str, cure: str
 ) -> None:
     with pytest.raises(UserError, match=f"'{name}' .*'{objective}'; use one of: {cure}$"):
         find_sampler(objective, name)

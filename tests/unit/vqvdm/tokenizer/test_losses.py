@@ -3,10 +3,14 @@
 import pytest
 import torch
 
+from vqvdm.tokenizer.discriminator import Judgement
 from vqvdm.tokenizer.losses import (
+    LeCAM,
     LossConfig,
+    adaptive_weight,
     adversarial_weight,
     discriminator_hinge,
+    feature_matching,
     generator_hinge,
     reconstruction_loss,
 )
@@ -58,14 +62,48 @@ def test_a_weight_of_nothing_stays_nothing() -> None:
     ],
 )
 def test_discriminator_hinge_by_hand(real: list[float], fake: list[float], loss: float) -> None:
-    found = discriminator_hinge(torch.tensor(real), torch.tensor(fake))
+    found = discriminator_hinge([torch.tensor(real)], [torch.tensor(fake)])
     assert found.item() == pytest.approx(loss)
 
 
 def test_generator_hinge_by_hand() -> None:
     logits = torch.tensor([3.0, -1.0, 4.0], requires_grad=True)
-    loss = generator_hinge(logits)
+    loss = generator_hinge([logits])
     assert loss.item() == pytest.approx(-2.0)
     loss.backward()
     assert logits.grad is not None
     torch.testing.assert_close(logits.grad, torch.full((3,), -1 / 3))
+
+
+def test_each_discriminator_has_the_same_say() -> None:
+    many, one = torch.zeros(100), torch.full((1,), 4.0)
+    assert generator_hinge([many, one]).item() == pytest.approx(-2.0)
+    assert discriminator_hinge([many, one], [many, -one]).item() == pytest.approx(0.5)
+
+
+def test_the_adaptive_weight_makes_both_pull_alike() -> None:
+    gradient, adversarial = torch.full((4,), 3.0), torch.full((4,), 0.5)
+    assert adaptive_weight(gradient, adversarial).item() == pytest.approx(6.0, rel=1e-3)
+    assert adaptive_weight(gradient, torch.zeros(4)).item() == pytest.approx(1e4)
+    assert not adaptive_weight(gradient.requires_grad_(), adversarial).requires_grad
+
+
+def test_feature_matching_by_hand_and_for_the_generator_only() -> None:
+    real = [torch.zeros(2, 3, requires_grad=True), torch.ones(4, requires_grad=True)]
+    fake = [torch.full((2, 3), 2.0, requires_grad=True), torch.ones(4, requires_grad=True)]
+    loss = feature_matching(Judgement([], real), Judgement([], fake))
+    assert loss.item() == pytest.approx((2 + 0) / 2)
+    loss.backward()
+    assert fake[0].grad is not None
+    assert real[0].grad is None
+
+
+def test_lecam_holds_logits_near_the_means_of_the_other_side() -> None:
+    lecam = LeCAM(decay=0.5)
+    lecam.update(real=2.0, fake=-2.0)
+    assert (lecam.real, lecam.fake) == (1.0, -1.0)
+    real, fake = torch.tensor([1.0]), torch.tensor([-1.0])
+    assert lecam.penalty([real], [fake]).item() == pytest.approx(2.0**2 + 2.0**2)
+    far = lecam.penalty([3 * real], [3 * fake]).item()
+    assert far == pytest.approx(4.0**2 + 4.0**2)  # running away costs more
+    assert lecam.penalty([-real], [-fake]).item() == 0

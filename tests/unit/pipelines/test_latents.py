@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,10 @@ import pytest
 import torch
 
 from pipelines.config.schema import TrainVQGAN
-from pipelines.encode_latents import EncodePlan, EncodeShard, Sums, channel_statistics
 from pipelines.io import shards
 from pipelines.io.shards import Marker, ShardWriter
 from pipelines.io.video import encode_lossless
+from pipelines.latents import EncodePlan, EncodeShard, Origin, Sums, channel_statistics
 from pipelines.training.methods import VQGANMethod
 from pipelines.training.world import World
 from vqvdm.errors import UserError
@@ -22,6 +23,7 @@ from vqvdm.tokenizer.vqgan import VQGANConfig
 
 KEYS = ["a", "b", "c"]
 VIDEOS = np.random.default_rng(0).integers(0, 256, (3, 4, 16, 16, 3), np.uint8)
+ORIGIN = Origin("sha256 of the weights", "clips")
 CLIPS = [encode_lossless(video, 8) for video in VIDEOS]
 
 
@@ -50,7 +52,7 @@ def plan(tmp_path: Path) -> EncodePlan:
             about = json.dumps({"class_index": number, "fps": [8.0, 16.0][number % 2]})
             writer.add(key, {"mp4": mp4, "json": about.encode()})
         marker = writer.publish(["video"], "clips", "made", {})
-    return EncodePlan(clips, marker, str(tmp_path / "latents"), "spec")
+    return EncodePlan(clips, marker, str(tmp_path / "latents"), "spec", ORIGIN)
 
 
 def encode(encoder: EncodeShard, plan: EncodePlan) -> tuple[Marker, bool]:
@@ -103,6 +105,31 @@ def test_a_clip_shard_becomes_a_latent_shard(
     assert mean == pytest.approx(stored.mean((0, 2, 3, 4)).tolist())
 
 
+def test_a_shard_says_what_it_was_made_from(encoder: EncodeShard, plan: EncodePlan) -> None:
+    marker, _ = encode(encoder, plan)
+    assert marker.details["origin"] == {
+        "vqgan_sha256": ORIGIN.vqgan_sha256,
+        "clip_spec": ORIGIN.clip_spec,
+    }
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"keys": ["a", "b"]}, {"details": {}}, {"made_from": "other clips"}]
+)
+def test_a_shard_whose_marker_says_otherwise_is_made_again(
+    encoder: EncodeShard, plan: EncodePlan, wrong: dict
+) -> None:
+    first, _ = encode(encoder, plan)
+    marker = shards.to_json(replace(first, **wrong))
+    Path(plan.folder, "train-000000.json").write_bytes(marker)
+    assert encode(encoder, plan) == (first, True)
+    assert encode(encoder, plan) == (first, False)
+
+
+def test_nothing_is_encoded_of_nothing(encoder: EncodeShard) -> None:
+    assert list(encoder.encode([])) == []
+
+
 def test_labels_go_along(encoder: EncodeShard, plan: EncodePlan) -> None:
     marker, _ = encode(encoder, plan)
     of_clips = shards.read_shard(plan.clips, plan.marker, "shard_videos")
@@ -125,8 +152,9 @@ def test_a_latent_does_not_depend_on_its_neighbours(encoder: EncodeShard, plan: 
     marker, _ = encode(encoder, plan)
     latents = read(plan, marker)
     for key, clip, other in zip(KEYS, CLIPS, reversed(CLIPS), strict=True):
-        assert np.array_equal(encoder.encode([clip])[0], latents[key])
-        assert np.array_equal(encoder.encode([clip, other])[0], latents[key])
+        (alone,), (together,) = encoder.encode([clip]), encoder.encode([clip, other])
+        assert np.array_equal(alone[0], latents[key])
+        assert np.array_equal(together[0], latents[key])
 
 
 def test_a_damaged_clip_shard_is_named(encoder: EncodeShard, plan: EncodePlan) -> None:

@@ -1,0 +1,123 @@
+"""How large each preset's models are: parameters, arithmetic, and memory in training.
+
+    python -m benchmarks.sizes [PRESET ...]
+
+Nothing is computed: the nets stand on PyTorch's `meta` device, which knows shapes only.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
+
+from pipelines.config import presets
+from pipelines.config.presets import PRESETS, Preset
+from vqvdm.diffusion.unet import UNet
+from vqvdm.tokenizer.vqgan import VQGAN
+
+CLASSES = 101
+GPUS_GIB = {"T4": 16, "RTX 4090": 24, "A100 40 GB": 40, "A100 80 GB": 80}
+STATE_BYTES = 5 * 4
+"""Of a parameter in training: itself, its average, its gradient and Adam's two moments, fp32."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """One net of one preset, for one clip."""
+
+    net: str
+    parameters: int
+    gflop: dict[str, float]
+    """Forward passes by name, FLOP = 2 multiply-adds."""
+    saved_bytes: int
+    """What a training step keeps for its way back, in fp32, for one clip."""
+
+    @property
+    def smallest_gpu(self) -> str:
+        """The smallest GPU that trains on batches of 8 clips in fp32."""
+        need_gib = (STATE_BYTES * self.parameters + 8 * self.saved_bytes) / 2**30
+        return next((name for name, gib in GPUS_GIB.items() if need_gib < 0.9 * gib), "none alone")
+
+
+def gflop(run: Callable[[], object]) -> float:
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops() / 1e9
+
+
+def saved_bytes(run: Callable[[], Tensor]) -> int:
+    """Bytes of activations that autograd keeps, each counted once."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, nn.Parameter):
+            storage = tensor.untyped_storage()
+            kept[storage._cdata] = storage.nbytes()
+            alive.append(tensor)  # or another storage could be given the same address
+        return tensor
+
+    alive: list[Tensor] = []
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        result = run()
+    del result
+    return sum(kept.values())
+
+
+def tokenizer_size(preset: Preset) -> Size:
+    spec, config = preset.shard_videos, preset.train_vqgan.model
+    with torch.device("meta"):
+        net = VQGAN(config)
+        x = torch.empty(1, 3, spec.frames, spec.size, spec.size)
+        z = torch.empty(1, *config.latent_shape(spec.frames, spec.size, spec.size))
+    encode, decode = (lambda: net.encoder(x)), (lambda: net.decoder(z))
+    return Size(
+        "tokenizer",
+        sum(p.numel() for p in net.parameters()),
+        {"encode": gflop(encode), "decode": gflop(decode)},
+        saved_bytes(encode) + saved_bytes(decode),
+    )
+
+
+def denoiser_size(preset: Preset) -> Size:
+    spec, config = preset.shard_videos, preset.train_vqgan.model
+    shape = config.latent_shape(spec.frames, spec.size, spec.size)
+    with torch.device("meta"):
+        net = UNet(preset.train_ldm.model, shape[0], CLASSES)
+        arguments = (
+            torch.empty(1, *shape),
+            torch.empty(1),
+            torch.empty(1, dtype=torch.long),
+            torch.empty(1),
+        )
+    step = lambda: net(*arguments)  # noqa: E731
+    parameters = sum(p.numel() for p in net.parameters())
+    return Size("denoiser", parameters, {"step": gflop(step)}, saved_bytes(step))
+
+
+def sizes(name: str) -> list[Size]:
+    """Tokenizer and denoiser of a preset."""
+    presets.settings(name, "train_vqgan")  # refuses an unknown name in words
+    preset = PRESETS[name]()
+    return [tokenizer_size(preset), denoiser_size(preset)]
+
+
+def main() -> None:
+    print("| preset | net | parameters | GFLOP a clip | training, a clip | trains on, 8 clips |")
+    print("|---|---|---|---|---|---|")
+    for name in sys.argv[1:] or PRESETS:
+        for size in sizes(name):
+            arithmetic = ", ".join(f"{what} {value:.1f}" for what, value in size.gflop.items())
+            print(
+                f"| {name} | {size.net} | {size.parameters / 1e6:.1f} M | {arithmetic} "
+                f"| {size.saved_bytes / 2**20:.0f} MiB | {size.smallest_gpu} |"
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""Why a video gives fewer clips than it might: the one list of reasons.
+
+A *failure* is something wrong with a file, or a limit that it ran into: `--strict` minds it and
+`--retry-failed` tries it again. What a filter took out was asked for.
+"""
+
+from __future__ import annotations
+
+FAILURES = {
+    "missing": "The file is listed but not there: it was deleted, or is a dangling link.",
+    "no_permission": "The file may not be read.",
+    "not_a_file": "A folder, pipe or device with the name of a video.",
+    "empty": "The file holds no bytes, or the folder no images.",
+    "unreadable": "FFmpeg finds no video format in the file; its index may be cut off.",
+    "no_video_stream": "The file holds no pictures: sound alone, or a cover.",
+    "no_frame_size": "The header gives no width or height.",
+    "no_frame_rate": "Neither header nor time stamps tell the frame rate.",
+    "damaged": "Some frames do not decode cleanly, or the file ends early. Clips wholly of clean "
+    "frames are kept, those after the damage too.",
+    "too_short": "There are fewer clean frames in a row than a clip takes.",
+    "too_many_pixels": "A frame has more pixels than `--limits.max-pixels`; the score is how many.",
+    "too_long": "The video lasts longer than `--limits.max-duration-s`; the score is its length "
+    "in seconds.",
+    "timed_out": "Decoding took longer than `--timeout-s` allows, and was ended.",
+    "crashed": "The decoder broke down.",
+    "out_of_memory": "Decoding took more memory than `--max-memory-gb`.",
+}
+"""Reasons of `partial` and `rejected` videos that nobody asked for."""
+
+FILTERED = {
+    "too_small": "The short side is below `--filters.min-size`; the score is its length.",
+    "too_brief": "The video is shorter than `--filters.min-duration-s`; the score is its length "
+    "in seconds.",
+    "static": "Every clip moves less than `--filters.min-motion`; the score is the highest mean "
+    "difference between neighbouring frames, of 255.",
+    "black": "Every clip is darker than `--filters.min-brightness`; the score is the highest mean, "
+    "of 255.",
+}
+"""Reasons of videos, and of single clips, that a filter took out."""
+
+REASONS = FAILURES | FILTERED
+
+
+class VideoError(Exception):
+    """A file cannot be used as a video, or only in part; `reason` is one of `REASONS`."""
+
+    def __init__(self, reason: str, detail: str = "", score: float | None = None) -> None:
+        assert reason in REASONS, reason
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason, self.detail, self.score = reason, detail, score
+
+    def __reduce__(self) -> tuple:
+        return VideoError, (self.reason, self.detail, self.score)

@@ -1,0 +1,50 @@
+"""Whether a file was cut off, by its own account, in the formats whose readers do not say so."""
+
+from __future__ import annotations
+
+import os
+
+HEAD = 1 << 16
+"""Bytes at the start of a file in which its length stands."""
+SEGMENT = b"\x18\x53\x80\x67"
+"""Matroska's element that holds all of the video."""
+FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+"""The object of an ASF header that gives the length of the file."""
+TS_PACKETS = (188, 192, 204)
+
+
+def ends_early(path: str, container: str) -> bool:
+    """`container` is FFmpeg's name for the format."""
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        head = file.read(HEAD)
+        file.seek(max(0, size - 64))
+        tail = file.read()
+    if container == "mpegts":
+        return all(size % packet for packet in TS_PACKETS)
+    if container == "gif":
+        return not tail.rstrip(b"\0").endswith(b";")
+    if container == "matroska,webm":
+        return size < _matroska_bytes(head)
+    if container in ("asf", "asf_o"):
+        return size < _asf_bytes(head)
+    return False
+
+
+def _matroska_bytes(head: bytes) -> int:
+    """Length by the header; 0 where it is left open. RFC 8794, section 4: sizes are integers
+    whose leading zeros tell how many bytes follow, and all ones mean unknown."""
+    place = head.find(SEGMENT)
+    if place < 0 or place + 12 > len(head) or not head[place + 4]:
+        return 0
+    first = head[place + 4]
+    length = 9 - first.bit_length()
+    bits = 7 * length
+    size = int.from_bytes(head[place + 4 : place + 4 + length], "big") & ((1 << bits) - 1)
+    return 0 if size == (1 << bits) - 1 else place + 4 + length + size
+
+
+def _asf_bytes(head: bytes) -> int:
+    """Length by the header; 0 in a recording of a broadcast."""
+    place = head.find(FILE_PROPERTIES)
+    return int.from_bytes(head[place + 40 : place + 48], "little") if place >= 0 else 0

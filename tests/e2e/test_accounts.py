@@ -1,0 +1,111 @@
+"""Every input is accounted for: in the table at the end, in videos.parquet, and in MLflow."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from pipelines.io import manifest, storage
+from tests.odd_videos import cut, image_folder, write
+
+
+def videos(folder: Path) -> Path:
+    """Eight good videos, one damaged, one that is none."""
+    folder.mkdir()
+    for number in range(8):
+        write(folder / f"good-{number}.mp4", "libx264", count=20)
+    cut(write(folder / "half.avi", "mpeg4"), 0.6)
+    (folder / "notes.mp4").write_text("a shopping list")
+    return folder
+
+
+FLAGS = ("--frames", 4, "--size", 64, "--fps", "native", "--videos-per-shard", 3)
+
+
+@pytest.mark.e2e
+def test_every_input_is_accounted_for(job, tmp_path: Path):
+    folder, root = videos(tmp_path / "videos"), tmp_path / "root"
+    flags = ("--videos", folder, "--root", root, "--val-fraction", 0, *FLAGS)
+
+    outcome = job("shard_videos", *flags, "--strict")
+    assert outcome.status == 1
+    assert "error: --strict: 2 of 10 videos failed" in outcome.stderr.splitlines()[-1]
+    assert not (root / "clips/index.json").exists()
+
+    outcome = job("shard_videos", *flags)
+    assert outcome.status == 0
+    table = {line.split()[0]: line.split()[1:] for line in outcome.stdout.splitlines() if line}
+    rows = {Path(r["uri"]).name: r for r in manifest.read(f"{root}/videos.parquet").to_pylist()}
+    assert len(rows) == 10
+    half, notes = rows["half.avi"], rows["notes.mp4"]
+    assert (half["status"], half["reason"]) == ("partial", "damaged") and half["clips"] > 3
+    assert (notes["status"], notes["reason"], notes["clips"]) == ("rejected", "unreadable", 0)
+    clips = 8 * 5 + half["clips"]
+    assert table["ok"] == ["8", "0", "8", "40"]
+    assert table["rejected-unreadable"] == ["1", "0", "1", "0"]
+    assert table["total"] == ["10", "0", "10", str(clips)]
+    _check_artifacts(root)
+
+    (folder / "notes.mp4").touch()
+    before = {file: file.stat().st_mtime_ns for file in (root / "clips").glob("*.tar")}
+    content = {file: file.read_bytes() for file in before}
+    assert job("shard_videos", *flags, "--retry-failed").status == 0
+    failed = {rows[name]["id"] for name in ("half.avi", "notes.mp4")}
+    for file, time_ns in before.items():
+        again = any(id in file.with_suffix(".json").read_text() for id in failed)
+        assert (file.stat().st_mtime_ns != time_ns) == again
+        assert file.read_bytes() == content[file]
+    assert len(before) == 4
+
+
+def _check_artifacts(root: Path) -> None:
+    from mlflow.tracking import MlflowClient
+
+    from pipelines.tracking import EXPERIMENT, tracking_uri
+
+    client = MlflowClient(tracking_uri())
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    [run] = client.search_runs([experiment.experiment_id], f"tags.root = '{root}'")
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["videos/ok"] == 8
+    assert run.data.metrics["throughput/frames_per_s"] > 0
+    rejected = client.download_artifacts(run.info.run_id, "videos/rejected.csv")
+    rows = list(csv.DictReader(io.StringIO(Path(rejected).read_text())))
+    assert [(row["path"], row["reason"]) for row in rows] == [
+        ("half.avi", "damaged"),
+        ("notes.mp4", "unreadable"),
+    ]
+    sheet = Image.open(client.download_artifacts(run.info.run_id, "videos/contact_sheet.png"))
+    assert sheet.width == 4 * 4 * 64
+    assert sheet.height % 64 == 0 and 5 * 64 <= sheet.height <= 12 * 64
+
+
+@pytest.mark.e2e
+def test_the_published_layouts_work_as_they_are(job, tmp_path: Path):
+    """Small replicas of UCF-101 and Sky Time-lapse, with nothing but the preset's name."""
+    for label in ("YoYo", "Archery"):
+        (tmp_path / "UCF-101" / label).mkdir(parents=True)
+        for clip in ("g01_c01", "g01_c02", "g07_c01"):
+            path = tmp_path / f"UCF-101/{label}/v_{label}_{clip}.avi"
+            write(path, "mpeg4", count=20, bf="1")
+    (tmp_path / "ucfTrainTestlist").mkdir()
+    listed = "".join(f"{label}/v_{label}_g07_c01.avi\r\n" for label in ("Archery", "YoYo"))
+    (tmp_path / "ucfTrainTestlist/testlist01.txt").write_text(listed)
+    for clip in ("sky_train/a/a_1", "sky_train/b/b_1", "sky_test/c/c_1"):
+        image_folder(tmp_path / "sky_timelapse" / clip, 20)
+
+    for preset, folder, classes, counts in (
+        ("ucf101", "UCF-101", ["Archery", "YoYo"], {"train": 4, "val": 2}),
+        ("sky", "sky_timelapse", [], {"train": 2, "val": 1}),
+    ):
+        root = tmp_path / "root" / preset
+        outcome = job("shard_videos", preset, "--videos", tmp_path / folder, "--root", root)
+        assert outcome.status == 0, outcome.stderr
+        index = storage.read_json(f"{root}/clips/index.json")
+        assert (index["classes"], index["counts"]) == (classes, counts)
+        rows = manifest.read(f"{root}/videos.parquet").to_pylist()
+        assert {(row["status"], row["fps"], row["frames"]) for row in rows} == {("ok", 25.0, 20)}

@@ -1,0 +1,306 @@
+"""Videos that people really have: odd, damaged, or none at all, made with PyAV or byte by byte.
+
+Every frame tells its number and which way is up: the corners of its centre square are red,
+green, blue and grey, and a strip across the middle spells the number in six bits.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image
+
+from pipelines.io.video import Frames
+
+HEIGHT, WIDTH, COUNT, FPS, KEY_EVERY = 64, 96, 40, 25, 8
+CORNERS = ((200, 30, 30), (30, 180, 30), (30, 30, 200), (120, 120, 120))
+ASSETS = Path(__file__).parent / "assets"
+
+
+def picture(number: int, height: int = HEIGHT, width: int = WIDTH) -> Frames:
+    """Frame `number` of the test video."""
+    frame = np.empty((HEIGHT, WIDTH, 3), np.uint8)
+    half, middle = HEIGHT // 2, WIDTH // 2
+    noise = np.random.default_rng(number).integers(-12, 13, frame.shape)
+    frame[:half, :middle], frame[:half, middle:] = CORNERS[0], CORNERS[1]
+    frame[half:, :middle], frame[half:, middle:] = CORNERS[2], CORNERS[3]
+    frame = (frame + noise).astype(np.uint8)
+    for bit in range(6):
+        left = middle - 24 + 8 * bit
+        frame[half - 4 : half + 4, left : left + 8] = 255 if number >> bit & 1 else 0
+    rows, columns = np.arange(height) * HEIGHT // height, np.arange(width) * WIDTH // width
+    return frame[rows][:, columns]
+
+
+def number_of(square: Frames) -> int:
+    """The number that a frame shows, resized and cropped to 64x64."""
+    assert square.shape == (64, 64, 3)
+    levels = [square[31:33, 8 + 8 * bit + 3 : 8 + 8 * bit + 5].mean() for bit in range(6)]
+    assert all(level < 90 or level > 165 for level in levels), levels
+    return sum((level > 128) << bit for bit, level in enumerate(levels))
+
+
+def is_upright(square: Frames, tolerance: int = 60) -> bool:
+    """Whether the corners have their colours and are where they should be."""
+    places = [square[12, 12], square[12, 51], square[51, 12], square[51, 51]]
+    return all(
+        np.abs(place.astype(int) - colour).max() <= tolerance
+        for place, colour in zip(places, CORNERS, strict=True)
+    )
+
+
+def write(
+    path: Path,
+    codec: str,
+    pixels: str = "yuv420p",
+    count: int = COUNT,
+    size: tuple[int, int] = (HEIGHT, WIDTH),
+    times: list[int] | None = None,
+    aspect: Fraction | None = None,
+    form: str | None = None,
+    first: int = 0,
+    frames: list[Frames] | None = None,
+    **options: str,
+) -> Path:
+    """Encode the test video; `times` are in milliseconds."""
+    muxing = {"movflags": "+faststart"} if path.suffix == ".mp4" else {}
+    with av.open(str(path), "w", format=form, options=muxing) as container:
+        stream = container.add_stream(codec, rate=FPS, options=options)
+        assert isinstance(stream, av.VideoStream)
+        stream.height, stream.width = size
+        stream.pix_fmt, stream.thread_count, stream.gop_size = pixels, 1, KEY_EVERY
+        stream.codec_context.bit_rate = 2_000_000
+        if aspect:
+            stream.codec_context.sample_aspect_ratio = aspect
+        if times:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        for index in range(count):
+            shown = frames[index] if frames else picture(first + index, *size)
+            frame = av.VideoFrame.from_ndarray(shown, format="rgb24")
+            if times:
+                frame.pts, frame.time_base = times[index], Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def image_folder(folder: Path, count: int) -> Path:
+    """The test video as JPEG files whose numbers have no leading zeros."""
+    folder.mkdir(parents=True)
+    for number in range(count):
+        image = Image.fromarray(picture(number))
+        image.save(folder / f"frame_{number}.jpg", quality=95, subsampling=0)
+    return folder
+
+
+def cut(path: Path, share: float) -> Path:
+    """Keep the first part of a file."""
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    return path
+
+
+def corrupt(path: Path) -> Path:
+    """Overwrite some of the middle of a file with noise."""
+    data = bytearray(path.read_bytes())
+    start, length = len(data) // 2, len(data) // 40
+    data[start : start + length] = np.random.default_rng(0).bytes(length)
+    path.write_bytes(data)
+    return path
+
+
+def patch(path: Path, old: bytes, new: bytes, offset: int = 0) -> Path:
+    """Overwrite bytes at an offset from each occurrence of `old`."""
+    data = bytearray(path.read_bytes())
+    assert old in data
+    place = data.find(old)
+    while place >= 0:
+        data[place + offset : place + offset + len(new)] = new
+        place = data.find(old, place + 1)
+    path.write_bytes(data)
+    return path
+
+
+def _rotated(path: Path, quarter_turns: int) -> Path:
+    """Stored turned to the left, with a display matrix that turns it to the right again."""
+    frames = [np.ascontiguousarray(np.rot90(picture(n), quarter_turns)) for n in range(COUNT)]
+    write(path, "libx264", size=frames[0].shape[:2], frames=frames)
+    cosine, sine = [(1, 0), (0, 1), (-1, 0), (0, -1)][quarter_turns]
+    matrix = np.array([cosine, sine, 0, -sine, cosine, 0, 0, 0, 16384], ">i4")
+    matrix[[0, 1, 3, 4]] *= 65536
+    # After "tkhd": version, times, id, duration, layer and volume take 44 bytes.
+    return patch(path, b"tkhd", matrix.tobytes(), 4 + 40)
+
+
+def _interlaced(path: Path) -> Path:
+    """The lower field shows something else."""
+    frames = [picture(n) for n in range(COUNT)]
+    for n, frame in enumerate(frames):
+        frame[1::2] = 255 - picture(n)[1::2]
+    return write(
+        path, "mpeg2video", "yuv422p", frames=frames, flags="+ildct+ilme", qscale="2", top="1"
+    )
+
+
+def _sound(path: Path) -> Path:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=16_000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 16_000), np.float32), "fltp", "mono")
+        frame.sample_rate = 16_000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def _text(path: Path) -> Path:
+    path.write_text("This is a shopping list.\n" * 50)
+    return path
+
+
+def _empty(path: Path) -> Path:
+    path.touch()
+    return path
+
+
+def _folder(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
+def _dangling(path: Path) -> Path:
+    path.symlink_to(path.parent / "gone.mp4")
+    return path
+
+
+def _pipe(path: Path) -> Path:
+    os.mkfifo(path)
+    return path
+
+
+def _without_rate(path: Path) -> Path:
+    """A Matroska file whose DefaultDuration is void."""
+    return patch(write(path, "libx264"), b"\x23\xe3\x83\x84", b"\xec\x86")
+
+
+def _joined(path: Path, *parts: Path) -> Path:
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    return path
+
+
+def _grown(path: Path) -> Path:
+    """A bare stream whose second half is larger."""
+    a = write(path.with_suffix(".a"), "libx264", count=20, form="h264")
+    b = write(path.with_suffix(".b"), "libx264", count=20, first=20, size=(128, 192), form="h264")
+    return _joined(path, a, b)
+
+
+def _theora(path: Path) -> Path:
+    """No library at hand writes Theora: encoded once, by FFmpeg, from frames made here."""
+    path.write_bytes((ASSETS / "theora.ogv").read_bytes())
+    return path
+
+
+VFR_MS = [40 * n + 400 * (n >= 20) for n in range(COUNT)]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of file, and what is to become of it. Frames are told by their numbers."""
+
+    name: str
+    make: Callable[[Path], Path]
+    status: str = "ok"
+    reason: str | None = None
+    frames: set[int] = field(default_factory=lambda: set(range(COUNT)))
+    """For `ok`: the frames that clips hold. For `partial`: those that they may hold."""
+    least: int = COUNT
+    """How many frames clips hold at least."""
+
+
+def _whole(name: str, codec: str, pixels: str = "yuv420p", **options: object) -> Kind:
+    return Kind(name, lambda path: write(path, codec, pixels, **options))  # type: ignore[arg-type]
+
+
+QUIET = {"x265-params": "log-level=none"}
+KINDS = {
+    "empty": Kind("a.mp4", _empty, "rejected", "empty"),
+    "text": Kind("a.mp4", _text, "rejected", "unreadable"),
+    "audio only": Kind("a.mp4", _sound, "rejected", "no_video_stream"),
+    "folder": Kind("a.mp4", _folder, "rejected", "not_a_file"),
+    "dangling link": Kind("a.mp4", _dangling, "rejected", "missing"),
+    "named pipe": Kind("a.mp4", _pipe, "rejected", "not_a_file"),
+    "one frame": Kind("a.mp4", lambda p: write(p, "libx264", count=1), "rejected", "too_short"),
+    "16k header": Kind(
+        "a.mov",
+        lambda p: patch(write(p, "qtrle", "rgb24"), b"rle ", b"\x40\0\x40\0", 28),
+        "rejected",
+        "too_many_pixels",
+    ),
+    "index cut off": Kind(
+        "a.mov", lambda p: cut(write(p, "libx264"), 0.8), "rejected", "unreadable"
+    ),
+    "0 fps": Kind("a.avi", lambda p: patch(write(p, "mpeg4"), b"strh", b"\0\0\0\0", 4 + 4 + 24)),
+    "no frame rate": Kind("a.mkv", _without_rate),
+    "too low a count": Kind("a.avi", lambda p: patch(write(p, "mpeg4"), b"strh", b"\7\0", 40)),
+    "too high a count": Kind("a.avi", lambda p: patch(write(p, "mpeg4"), b"strh", b"\7\7", 40)),
+    "variable rate": Kind("a.mp4", lambda p: write(p, "libx264", times=VFR_MS)),
+    "no time stamps": Kind("a.mp4", lambda p: write(p, "libx264", form="h264")),
+    "10-bit HEVC": _whole("a.mp4", "libx265", "yuv420p10le", **QUIET),
+    "4:4:4 HEVC": _whole("a.mkv", "libx265", "yuv444p", **QUIET),
+    "10-bit 4:4:4 HEVC": _whole("a.mkv", "libx265", "yuv444p10le", **QUIET),
+    "alpha": _whole("a.mov", "qtrle", "argb"),
+    "ProRes with alpha": _whole("a.mov", "prores_ks", "yuva444p10le"),
+    "rotated by 90": Kind("a.mp4", lambda p: _rotated(p, 1)),
+    "rotated by 180": Kind("a.mp4", lambda p: _rotated(p, 2)),
+    "rotated by 270": Kind("a.mp4", lambda p: _rotated(p, 3)),
+    "interlaced": Kind("a.mpg", _interlaced),
+    "odd size": _whole("a.mkv", "ffv1", "yuv420p", size=(65, 97)),
+    "tiny": _whole("a.mkv", "ffv1", "yuv444p", size=(32, 48)),
+    "wide pixels": _whole("a.mp4", "libx264", size=(64, 48), aspect=Fraction(2)),
+    "tall pixels": _whole("a.mkv", "libx264", size=(32, 96), aspect=Fraction(1, 2)),
+    "GIF": _whole("a.gif", "gif", "rgb8"),
+    "VP8": _whole("a.webm", "libvpx"),
+    "VP9": _whole("a.webm", "libvpx-vp9"),
+    "AV1": _whole("a.mp4", "libsvtav1"),
+    "MPEG-2 programme stream": _whole("a.mpg", "mpeg2video"),
+    "MPEG-2 transport stream": _whole("a.ts", "mpeg2video"),
+    "Theora": Kind("a.ogv", _theora),
+    "Cinepak": _whole("a.avi", "cinepak", "rgb24"),
+    "Motion JPEG, full range": _whole("a.avi", "mjpeg", "yuvj420p"),
+    "MPEG-4 with B-frames in AVI": _whole("a.avi", "mpeg4", bf="2"),
+    "WMV": _whole("a.wmv", "wmv2"),
+    "FLV": _whole("a.flv", "flv"),
+    "3GP": _whole("a.3gp", "mpeg4"),
+    "size changes": Kind("a.mp4", _grown),
+    "dotted name": _whole("a.b..c.MP4", "libx264"),
+    "Unicode name": _whole("чай 茶 🎬.mp4", "libx264"),
+}
+"""Files whose whole content is right, or that are rejected."""
+
+CODECS = {
+    "a.mp4": "libx264",
+    "a.mkv": "libx264",
+    "a.ts": "libx264",
+    "a.avi": "mpeg4",
+    "a.mpg": "mpeg2video",
+    "b.ts": "mpeg2video",
+    "a.webm": "libvpx-vp9",
+    "b.mp4": "libx265",
+    "a.flv": "flv",
+    "a.wmv": "wmv2",
+    "a.gif": "gif",
+    "b.avi": "mjpeg",
+}
+"""File to codec of videos to damage."""
+
+
+def plain(path: Path) -> Path:
+    """A sound video, named by one of `CODECS`."""
+    codec = CODECS[path.name]
+    pixels = {"gif": "rgb8", "mjpeg": "yuvj420p"}.get(codec, "yuv420p")
+    return write(path, codec, pixels, **(QUIET if codec == "libx265" else {}))

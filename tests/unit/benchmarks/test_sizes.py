@@ -1,0 +1,40 @@
+"""The arithmetic of the models, counted and by hand."""
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks import sizes
+from pipelines.config.presets import PRESETS
+from vqvdm.errors import UserError
+
+
+def test_arithmetic_and_memory_by_hand() -> None:
+    with torch.device("meta"):
+        net = nn.Sequential(nn.Conv3d(2, 3, 3, padding=1, bias=False), nn.SiLU())
+        x = torch.empty(1, 2, 4, 5, 6)
+    places = 4 * 5 * 6
+    assert sizes.gflop(lambda: net(x)) == pytest.approx(2 * 27 * 2 * 3 * places / 1e9)
+    # The convolution keeps its input, the activation its own.
+    assert sizes.saved_bytes(lambda: net(x)) == 4 * (2 + 3) * places
+
+
+@pytest.mark.parametrize("preset", ["ucf101", "sky"])
+def test_the_tokenizer_does_not_dominate(preset: str) -> None:
+    tokenizer, denoiser = sizes.sizes(preset)
+    assert tokenizer.gflop["encode"] <= 30
+    assert tokenizer.gflop["decode"] <= 70
+    assert 20 * denoiser.gflop["step"] > 5 * tokenizer.gflop["decode"]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_builds_at_full_size(preset: str) -> None:
+    for size in sizes.sizes(preset):
+        assert size.parameters > 1e6
+        assert all(value > 0 for value in size.gflop.values())
+        assert size.smallest_gpu in sizes.GPUS_GIB
+
+
+def test_an_unknown_preset_is_refused_in_words() -> None:
+    with pytest.raises(UserError, match="did you mean 'ucf101'"):
+        sizes.sizes("ucf100")

@@ -1,0 +1,58 @@
+"""Temporary folders go when their makers do, however these end."""
+
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from pipelines.io.scratch import PREFIX, scratch
+
+MAKER = """
+import time
+from pipelines.io.scratch import scratch
+with scratch() as folder:
+    (folder / "large").write_bytes(b"x" * 1000)
+    print(folder, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture(autouse=True)
+def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+
+def test_a_folder_lives_as_long_as_its_block(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), scratch() as folder:
+        (folder / "file").write_text("")
+        with scratch() as other:
+            assert other != folder
+        assert (folder / "file").exists()
+        raise KeyError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", MAKER], stdout=subprocess.PIPE, text=True
+    ) as maker:
+        assert maker.stdout
+        left = Path(maker.stdout.readline().strip())
+        with scratch():
+            assert (left / "large").exists()  # Its maker lives.
+        maker.send_signal(signal.SIGKILL)
+    assert left.exists() and left.name.startswith(PREFIX)
+    with scratch() as mine:
+        assert [*tmp_path.iterdir()] == [mine]
+
+
+def test_other_folders_are_let_alone(tmp_path: Path) -> None:
+    (tmp_path / "somebody-elses").mkdir()
+    (tmp_path / f"{PREFIX}unlocked").mkdir()  # Being made just now.
+    with scratch():
+        pass
+    assert len(list(tmp_path.iterdir())) == 2
