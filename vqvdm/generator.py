@@ -36,7 +36,7 @@ def from_uint8(video_BTHWC: Tensor) -> Tensor:
 def to_uint8(x_BCTHW: Tensor) -> Tensor:
     """Pixels (B, 3, T, H, W) in about [-1, 1] to frames uint8 (B, T, H, W, 3)."""
     x = (x_BCTHW.float().clamp(-1, 1) + 1) * 127.5
-    return rearrange(x.round().to(torch.uint8), "b c t h w -> b t h w c").cpu()
+    return rearrange(x.round().to(torch.uint8), "b c t h w -> b t h w c").contiguous().cpu()
 
 
 def _config(kind: type, values: dict[str, Any]) -> Any:

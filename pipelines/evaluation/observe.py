@@ -69,7 +69,8 @@ def kept(folder: str, key: str, make: Callable[[], Observation]) -> bytes:
         if isinstance(error, UserError):
             raise
         print(f"{uri} is damaged: watching again", flush=True)
-    data = save(make())
+    # Safetensors writes memory as it lies: views in another order would come back scrambled.
+    data = save({name: np.ascontiguousarray(value) for name, value in make().items()})
     storage.publish_bytes(data, uri)
     return data
 

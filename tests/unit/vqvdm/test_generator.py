@@ -56,6 +56,7 @@ def test_pixels_and_bytes_are_inverse() -> None:
     assert x_BCTHW.shape == (1, 3, 4, 8, 8)
     assert (x_BCTHW.min(), x_BCTHW.max()) == (-1, 1)
     assert torch.equal(to_uint8(x_BCTHW), video_BTHWC)
+    assert to_uint8(x_BCTHW).is_contiguous()
     assert torch.equal(to_uint8(x_BCTHW * 5), to_uint8((x_BCTHW * 5).clamp(-1, 1)))
 
 

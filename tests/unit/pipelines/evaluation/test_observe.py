@@ -107,3 +107,10 @@ def test_the_fingerprint_follows_every_instrument(tmp_path: Path) -> None:
     }  # fmt: skip
     assert len(all_of_them) == 7
     assert fingerprint() == fingerprint()
+
+
+def test_views_are_kept_as_they_look(tmp_path: Path) -> None:
+    planes_NCHW = np.arange(2 * 3 * 4 * 5, dtype=np.uint8).reshape(2, 3, 4, 5)
+    pixels_NHWC = planes_NCHW.transpose(0, 2, 3, 1)
+    found = unpack(kept(str(tmp_path), "key", lambda: {"shown": pixels_NHWC}))
+    np.testing.assert_array_equal(found["shown"], pixels_NHWC)
