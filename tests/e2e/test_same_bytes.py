@@ -19,7 +19,7 @@ FOUR_WORKERS = """
 import sys, ray
 from pipelines.config.scale import ray_options
 from tests.e2e.conftest import run_job
-ray.init(address="local", num_cpus=4, include_dashboard=False, **ray_options())
+ray.init(num_cpus=4, include_dashboard=False, **ray_options() | {"address": "local"})
 outcome = run_job(*sys.argv[1:], "--num-workers", 4)
 sys.stderr.write(outcome.stderr)
 sys.exit(outcome.status)
