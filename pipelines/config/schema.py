@@ -23,6 +23,9 @@ from vqvdm.tokenizer.discriminator import DiscriminatorConfig
 from vqvdm.tokenizer.losses import LossConfig
 from vqvdm.tokenizer.vqgan import VQGANConfig
 
+PIXEL_SPACE = "none"
+"""What `--vqgan` says to train without one."""
+
 Precision = Literal["auto", "fp32", "bf16"]
 
 
@@ -256,6 +259,11 @@ class TrainVQGAN(TrainJob):
     loss: LossConfig = LossConfig()
     discriminator_lr: float = 2e-4
 
+    def check(self) -> None:
+        super().check()
+        if self.name == PIXEL_SPACE:
+            raise UserError(f"--name {PIXEL_SPACE} stands for no VQGAN: choose another name")
+
 
 @dataclass(frozen=True)
 class EncodeLatents(Job):
@@ -294,7 +302,7 @@ class TrainLDM(TrainJob):
     """Train the latent diffusion model and write a bundle that generates videos."""
 
     vqgan: str = "base"
-    """Name of the VQGAN whose latents are used."""
+    """Name of the VQGAN whose latents are used; `none` trains on pixels, as VDM does."""
     name: str = "base"
     """Name to publish under: ldm/NAME."""
     model: UNetConfig = UNetConfig()

@@ -37,6 +37,7 @@ from vqvdm.tokenizer.losses import (
     generator_hinge,
     reconstruction_loss,
 )
+from vqvdm.tokenizer.pixels import PIXELS, Pixels
 from vqvdm.tokenizer.quantize import codebook_usage
 from vqvdm.tokenizer.vqgan import VQGAN
 
@@ -238,7 +239,8 @@ class LDMMethod:
     """A denoiser on normalised latents, class dropped at random."""
 
     def __init__(self, config: TrainLDM, world: World, data: Mapping[str, Any]) -> None:
-        """`data` is the index of the latents: shape, classes, mean and std of each channel."""
+        """`data` is the index of the latents: shape, classes, mean and std of each channel, and
+        the VQGAN they come from, unless they are pixels."""
         self.config, self.world, self.data = config, world, data
         torch.manual_seed(config.seed)
         net = UNet(config.model, data["shape"][0], len(data["classes"]))
@@ -315,3 +317,5 @@ class LDMMethod:
             "fps": self.data["fps"],
         }
         save_model(folder, self.ema.average, about)
+        if "vqgan" not in self.data:
+            save_model(folder / "vqgan", Pixels(), {"model": PIXELS})
