@@ -89,4 +89,5 @@ def pixel_index(clips: dict[str, Any], rates: list[float]) -> dict[str, Any]:
         "std": [0.5] * 3,
         "classes": clips["classes"],
         "fps": rates,
+        "in_pixels": True,
     }

@@ -258,6 +258,8 @@ class TrainVQGAN(TrainJob):
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     loss: LossConfig = LossConfig()
     discriminator_lr: float = 2e-4
+    perceptual: str | None = None
+    """URI of a TorchScript file for a perceptual loss, such as LPIPS; may end in #sha256=HEX."""
 
     def check(self) -> None:
         super().check()
