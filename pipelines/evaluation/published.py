@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from pipelines.config.protocols import PROTOCOLS
+
 
 @dataclass(frozen=True)
 class Row:
@@ -84,9 +86,19 @@ def obstacles(table: Table, protocol: dict[str, Any], spec: dict[str, Any]) -> l
         found.append(f"the detector is {protocol['detector']['name']}, not the published I3D")
     if "is" in table.metrics and (protocol["classifier"] or {}).get("name") != "c3d":
         found.append("the classifier of the inception score is not the published C3D")
-    if protocol["name"] == "held-out":
-        found.append("the protocol is held-out, no published one")
     for what in ("samples", "real_clips"):
         if protocol[what] != 2048:
             found.append(f"{protocol[what]} {what.replace('_', ' ')} instead of 2,048")
+    if protocol["name"] == "held-out":
+        return [*found, "the protocol is held-out, no published one"]
+    card = PROTOCOLS[protocol["name"]]
+    for what in ("repeats", "real_split", "real_draw"):
+        if protocol[what] != getattr(card, what):
+            name = what.replace("_", " ")
+            found.append(f"{name} {protocol[what]} instead of the protocol's {getattr(card, what)}")
+    if "is" in table.metrics and card.is_splits > 1:
+        found.append(
+            f"the inception score is over {card.is_splits} splits of a set, which caps it; "
+            "the table's are over one"
+        )
     return found
