@@ -62,7 +62,8 @@ def evaluate(config: Evaluate) -> str:
     lineage = {"ldm": inputs.bundle["fingerprint"], "clips": inputs.index["fingerprint"]}
     with tracking.run("evaluate", config, lineage) as run:
         result, shown = measure(inputs)
-        page = report.page(inputs.bundle, inputs.index["spec"], result, shown)
+        card = storage.read_bytes(storage.join(config.workspace.ldm(config.ldm), "MODEL_CARD.md"))
+        page = report.page(inputs.bundle, inputs.index["spec"], result, shown, card.decode())
         storage.publish_bytes(page.encode(), storage.join(folder, "report.html"))
         storage.publish_json(result, storage.join(folder, "metrics.json"))
         run.bytes(page.encode(), "report.html")

@@ -56,6 +56,8 @@ def result(inputs: Inputs, figures: Figures, sets: Sets, pace: dict[str, Any]) -
         "speed": pace,
         "published": {"table": table.title, "comparable": not reasons, "reasons": reasons},
         "preset": config.preset,
+        "clips": inputs.index["fingerprint"],
+        "settings": config.recipe(),
         "ldm": config.ldm,
         "measured_on": storage.fingerprint([basis, inputs.index["fingerprint"]]),
     }
