@@ -23,7 +23,13 @@ from pipelines.evaluation import figures as measured
 from pipelines.evaluation.draw import read_picks
 from pipelines.evaluation.figures import Figures, Sets
 from pipelines.evaluation.inputs import Inputs, find_inputs
-from pipelines.evaluation.observe import Instruments, Observation, unpack
+from pipelines.evaluation.observe import (
+    Instruments,
+    Observation,
+    find_kept,
+    place,
+    unpack,
+)
 from pipelines.evaluation.portions import (
     SHOWN,
     Portion,
@@ -109,9 +115,33 @@ def measure(inputs: Inputs) -> tuple[dict[str, Any], report.Shown]:
 def watched(
     inputs: Inputs, instruments: Instruments, portions: Sequence[Portion]
 ) -> Iterator[tuple[Portion, Observation]]:
-    """Every portion with what was seen in it, as workers finish them."""
-    if not portions:
-        return
+    """Every portion with what was seen in it: first those kept, then as workers finish them."""
+    watch = Progress("videos", sum(len(portion.indices) for portion in portions))
+    for portion, data in _everything(inputs, instruments, portions):
+        watch.add(len(portion.indices))
+        yield portion, unpack(data)
+
+
+def _everything(
+    inputs: Inputs, instruments: Instruments, portions: Sequence[Portion]
+) -> Iterator[tuple[Portion, bytes]]:
+    folder = inputs.config.workspace.features
+    there = {file.uri for file in storage.walk(folder)}
+    left = []
+    for portion in portions:
+        known = place(folder, portion.key) in there
+        data = find_kept(folder, portion.key) if known else None
+        if data is None:
+            left.append(portion)
+        else:
+            yield portion, data
+    if left:  # no worker is started for what is known
+        yield from _by_workers(inputs, instruments, left)
+
+
+def _by_workers(
+    inputs: Inputs, instruments: Instruments, portions: Sequence[Portion]
+) -> Iterator[tuple[Portion, bytes]]:
     ray.init(**ray_options())
     ray.data.DataContext.get_current().enable_progress_bars = False
     resources = ray.cluster_resources()
@@ -119,7 +149,7 @@ def watched(
     workers = inputs.config.num_workers or gpus or int(resources.get("CPU", 1))
     workers = max(1, min(workers, len(portions)))
     # Rows are numbers and bytes, which Ray passes on without pickling.
-    rows = [{"place": place} for place in range(len(portions))]
+    rows = [{"place": number} for number in range(len(portions))]
     graph = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         Watch,  # type: ignore[arg-type]
         fn_constructor_args=(inputs, instruments, portions, max(1, local_cpus() // workers)),
@@ -127,11 +157,8 @@ def watched(
         num_gpus=1 if gpus else 0,
         concurrency=workers,
     )
-    watch = Progress("videos", sum(len(portion.indices) for portion in portions))
     for row in graph.iter_rows():
-        portion = portions[row["place"]]
-        watch.add(len(portion.indices))
-        yield portion, unpack(row["seen"])
+        yield portions[row["place"]], row["seen"]
 
 
 def watch_model(
@@ -217,6 +244,7 @@ def _neighbours(inputs: Inputs, markers: Sequence[Marker], real: Real, shown: re
 
 def measure_speed(config: Evaluate) -> dict[str, Any]:
     """As `time_sampling`, in a worker where the GPUs are."""
+    ray.init(**ray_options())
     gpus = int(ray.cluster_resources().get("GPU", 0))
     task = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0)(time_sampling)
     return ray.get(task.remote(config))
