@@ -135,5 +135,13 @@ def refuse_early(figures: Figures, inputs: Inputs, real: Real) -> None:
             )
             for metric in {"fvd", "rfvd"} & set(config.wanted):
                 figures.refuse(metric, reason)
+        elif not real.summary.gaussian.scatter_DD.any():
+            reason = (
+                f"all {len(real.picks)} real clips have the same features: is the detector "
+                f"{config.detector} the right one?"
+            )
+            for metric in {"fvd", "kvd", "rfvd"} & set(config.wanted):
+                figures.refuse(metric, reason)
     if not inputs.classifier and "is" in config.wanted:
-        figures.not_measured["is"] = "builtin has no classes: pass --classifier"
+        reason = f"{config.detector} gives no class probabilities: pass --classifier"
+        figures.not_measured["is"] = reason

@@ -9,7 +9,7 @@ import pytest
 
 from pipelines.config.schema import METRICS, Evaluate
 from pipelines.evaluate import evaluate, watched
-from pipelines.evaluation.inputs import Inputs
+from pipelines.evaluation.inputs import Inputs, find_inputs
 from pipelines.evaluation.observe import Instruments, kept, place
 from pipelines.evaluation.portions import Portion
 from pipelines.io import storage
@@ -86,6 +86,19 @@ def test_classes_must_match(root: str) -> None:
     storage.publish_json(INDEX | {"classes": ["a", "c"]}, f"{root}/clips/index.json")
     with pytest.raises(UserError, match="other classes than the clips"):
         evaluate(Evaluate(root=root))
+
+
+@pytest.mark.parametrize("net", ["Both", "Wrong"])
+def test_a_detector_without_probabilities_does_for_the_rest(root: str, net: str) -> None:
+    detectors = importlib.import_module("tests.unit.vqvdm.metrics.test_detectors")
+    module = detectors.Both() if net == "Both" else detectors.Wrong("means")
+    path = detectors.saved(Path(root, "mine.pt"), module)
+    found = find_inputs(Evaluate(root=root, detector=str(path)))
+    assert found.detector and found.detector.name == "mine"
+    assert found.classifier == (found.detector if net == "Both" else None)
+    if net == "Wrong":
+        with pytest.raises(UserError, match="is needs class probabilities"):
+            find_inputs(Evaluate(root=root, detector=str(path), metrics="is"))
 
 
 def test_settings_change_a_protocol() -> None:

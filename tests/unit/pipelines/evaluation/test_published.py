@@ -1,10 +1,12 @@
 """What stands in the way of comparing a run with published figures."""
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from pipelines.config import presets
 from pipelines.config.protocols import PROTOCOLS
+from pipelines.config.schema import Evaluate, ShardVideos
 from pipelines.evaluation.published import SKY, UCF101, obstacles, table_for
 
 SPEC: dict[str, Any] = {
@@ -67,6 +69,16 @@ def test_ten_splits_do_not_compare_with_the_table() -> None:
     assert "over 10 splits" in " ".join(obstacles(UCF101, PROTOCOL | stylegan, SPEC))
     unlabelled = SPEC | {"classes": []}
     assert obstacles(SKY, PROTOCOL | stylegan | {"classifier": None}, unlabelled) == []
+
+
+@pytest.mark.parametrize("preset", ["ucf101", "ucf101-paper", "sky", "sky-paper"])
+def test_presets_follow_the_published_protocol(preset: str) -> None:
+    evaluate = cast(Evaluate, presets.settings(preset, "evaluate"))
+    assert evaluate.chosen == PROTOCOLS["published"]
+    assert (evaluate.detector, evaluate.num_real, evaluate.fps) == ("i3d", None, "all")
+    assert evaluate.classifier == ("c3d" if preset.startswith("ucf101") else None)
+    clips = cast(ShardVideos, presets.settings(preset, "shard_videos"))
+    assert (clips.rates, clips.frames, clips.size) == ([None], 16, 128)
 
 
 def test_tables_belong_to_presets() -> None:

@@ -15,10 +15,10 @@ from vqvdm.errors import UserError
 WIDTH = 64
 
 
-def real(fps: list[float], labels: list[int] | None = None) -> Real:
+def real(fps: list[float], labels: list[int] | None = None, spread: float = 1.0) -> Real:
     count = len(fps)
     summary = Summary("real clips", count)
-    rows = np.random.default_rng(0).standard_normal((count, WIDTH))
+    rows = spread * np.random.default_rng(0).standard_normal((count, WIDTH))
     summary.add({"features": rows}, np.arange(count))
     index_N = np.array(labels or [0] * count)
     return Real([None] * count, summary, summary, index_N, np.array(fps), [], None)  # type: ignore
@@ -56,3 +56,10 @@ def test_too_few_clips_are_told_at_once() -> None:
     enough = Figures(strict=True)
     refuse_early(enough, inputs(metrics="fvd", num_samples=65), real([8.0] * 90, both))
     assert not enough.not_measured
+
+
+def test_constant_features_are_told_at_once() -> None:
+    same = real([8.0] * 90, [0, 1] * 45, spread=0.0)
+    for metric in ("fvd", "kvd"):
+        with pytest.raises(UserError, match=f"{metric}: all 90 real clips have the same features"):
+            refuse_early(Figures(strict=True), inputs(metrics=metric), same)
