@@ -262,16 +262,23 @@ def test_mlflow_shows_runs_charts_and_videos(evaluated: Evaluated, browser, tmp_
         )
         tab = browser.new_page(viewport={"width": 1400, "height": 1000})
         tab.set_default_timeout(45_000)
-        tab.goto(f"{url}/#/experiments/{experiment.experiment_id}/runs")
-        tab.get_by_text("evaluate").first.wait_for()
-        tab.goto(f"{url}/#/experiments/{experiment.experiment_id}/runs/{run.info.run_id}")
-        tab.get_by_text("input.ldm.run").first.wait_for()
-        tab.goto(
-            f"{url}/#/experiments/{experiment.experiment_id}/runs/{run.info.run_id}/model-metrics"
-        )
+        home = f"{url}/#/experiments/{experiment.experiment_id}/runs"
+        tab.goto(home)
+        tab.get_by_role("link", name="evaluate").first.wait_for()
+        tab.goto(f"{home}/{run.info.run_id}")
+        for name in ("input.ldm", "input.clips", "input.ldm.run"):
+            shown = tab.get_by_text(f"{name}: {run.data.tags[name]}")
+            shown.or_(tab.get_by_text(name, exact=True)).first.wait_for()
+        tab.goto(f"{home}/{run.info.run_id}/model-metrics")
         tab.get_by_text("psnr").first.wait_for()
-        tab.locator("svg, canvas").first.wait_for(state="attached")
-        tab.goto(f"{url}/#/experiments/{experiment.experiment_id}/runs/{run.info.run_id}/artifacts")
+        # A chart with something drawn in it.
+        tab.locator(".js-plotly-plot :is(.barlayer, .scatterlayer) path").first.wait_for()
+        tab.goto(f"{home}/{run.info.run_id}/artifacts")
         tab.get_by_text("comparison.gif").first.click()
-        tab.locator("img[src*='comparison.gif'], img[src^='blob:']").first.wait_for()
+        films = tab.locator("img[src*='comparison.gif'], img[src^='blob:']")
+        films.first.wait_for()
+        assert films.first.evaluate("film => [film.naturalWidth, film.naturalHeight]") == [
+            8 * SIZE,
+            3 * SIZE,
+        ]
         tab.close()
