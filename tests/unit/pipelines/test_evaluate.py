@@ -111,7 +111,7 @@ def test_settings_change_a_protocol() -> None:
 def test_no_worker_is_started_for_what_is_known(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inputs = Inputs(Evaluate(root=str(tmp_path)), BUNDLE, INDEX, None, None, None)
+    inputs = Inputs(Evaluate(root=str(tmp_path)), BUNDLE, INDEX, False, None, None, None)
     instruments = Instruments(None, None, None, None, False, False)
     portions = [Portion("real", (number,), f"key{number}") for number in range(3)]
     folder = inputs.config.workspace.features
