@@ -24,9 +24,9 @@ def real(fps: list[float], labels: list[int] | None = None, spread: float = 1.0)
     return Real([None] * count, summary, summary, index_N, np.array(fps), [], None)  # type: ignore
 
 
-def inputs(**settings: Any) -> Inputs:
+def inputs(in_pixels: bool = False, **settings: Any) -> Inputs:
     bundle = {"classes": ["a", "b"], "fps": [8.0, 16.0]}
-    return Inputs(Evaluate(**settings), bundle, {}, None, None, None)
+    return Inputs(Evaluate(**settings), bundle, {}, in_pixels, None, None, None)
 
 
 def test_rates_that_no_real_clip_has() -> None:
@@ -63,3 +63,10 @@ def test_constant_features_are_told_at_once() -> None:
     for metric in ("fvd", "kvd"):
         with pytest.raises(UserError, match=f"{metric}: all 90 real clips have the same features"):
             refuse_early(Figures(strict=True), inputs(metrics=metric), same)
+
+
+def test_a_model_of_pixels_reconstructs_nothing() -> None:
+    figures, both = Figures(strict=False), [0, 1] * 45
+    refuse_early(figures, inputs(in_pixels=True), real([8.0] * 90, both))
+    assert {"psnr", "ssim", "rfvd"} <= figures.not_measured.keys()
+    assert "fvd" not in figures.not_measured
