@@ -10,7 +10,6 @@ Workers sample or decode, watch, and hand back features; pixels stay with them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -31,12 +30,11 @@ from pipelines.evaluation.observe import (
     unpack,
 )
 from pipelines.evaluation.portions import (
-    SHOWN,
     Portion,
-    clip_portions,
+    reconstruction_portions,
     requests_like,
     sample_portions,
-    spread,
+    to_show,
 )
 from pipelines.evaluation.real import Real, only_rates, refuse_early, watch_real
 from pipelines.evaluation.result import headline, result
@@ -177,7 +175,10 @@ def watch_model(
         if repeat == 0:
             labels = dict(enumerate(requests))
         portions += sample_portions(inputs, instruments, requests, repeat)
-    portions += _reconstructions(inputs, instruments, markers, real)
+    rates_shown = {request.label: request.fps for request in to_show(list(labels.values()))}
+    portions += reconstruction_portions(
+        inputs, instruments, markers, real.picks, real.class_index_N, real.fps_N, rates_shown
+    )
     sets = Sets(
         real.summary,
         real.floor,
@@ -204,28 +205,6 @@ def watch_model(
                 shown.real.append(report.Pair(label, float(real.fps_N[k]), x, y))
     _neighbours(inputs, markers, real, shown)
     return sets, shown
-
-
-def _reconstructions(
-    inputs: Inputs, instruments: Instruments, markers: Sequence[Marker], real: Real
-) -> list[Portion]:
-    """Real clips to send through the tokenizer: all, or else those to show."""
-    first: dict[int, int] = {}
-    for i, label in enumerate(real.class_index_N.tolist()):
-        first.setdefault(label if label >= 0 else -1 - i, i)
-    ordered = [first[label] for label in sorted(first)]
-    show = {ordered[i] for i in spread(len(ordered), SHOWN)}
-    metrics = set() if inputs.in_pixels else measured.RECONSTRUCTION & set(inputs.config.wanted)
-    wanted = range(len(real.picks)) if metrics else sorted(show)
-    picks = [real.picks[i] for i in wanted]
-    basis = [instruments.fingerprint, inputs.bundle["fingerprint"], "reconstructed"]
-    found = []
-    for portion in clip_portions("reconstructed", markers, picks, basis):
-        indices = tuple(wanted[i] for i in portion.indices)
-        visible = tuple(i for i, place in enumerate(indices) if place in show)
-        key = storage.fingerprint([portion.key, visible])
-        found.append(replace(portion, indices=indices, show=visible, key=key))
-    return found
 
 
 def _neighbours(inputs: Inputs, markers: Sequence[Marker], real: Real, shown: report.Shown) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -167,12 +168,12 @@ def _cards(result: dict[str, Any], wanted: str) -> list[dict[str, Any]]:
         _, _, detector = name.partition("_") if wanted not in WORDS else (name, "", "")
         real = result["estimates"].get(_beside(name))
         against = "real against real" if wanted in ("fvd", "kvd") else "real clips"
-        notes = [f"{against} {_shown(real['mean'])}"] if real else []
+        notes = [f"{against} {_short(real['mean'])}"] if real else []
         notes += [f"by {detector}"] if detector else []
         word = WORDS.get(wanted, wanted.upper().replace("RFVD", "rFVD"))
         unit = "dB" if wanted == "psnr" else ""
         cards.append(
-            {"word": word, "value": _with_interval(estimate), "unit": unit, "notes": notes}
+            {"word": word, "value": _with_interval(estimate, _short), "unit": unit, "notes": notes}
         )
     return cards
 
@@ -181,7 +182,7 @@ def _pace(result: dict[str, Any]) -> dict[str, Any]:
     """The card of speed."""
     speed = result["speed"]
     notes = [f"one video, {speed['device']}"]
-    return {"word": "100 steps", "value": _shown(speed[SPEED]), "unit": "s", "notes": notes}
+    return {"word": "100 steps", "value": _short(speed[SPEED]), "unit": "s", "notes": notes}
 
 
 def _rows(result: dict[str, Any]) -> list[dict[str, Any]]:
@@ -215,11 +216,6 @@ def _value(result: dict[str, Any], name: str) -> tuple[str, str]:
     return "–", ""
 
 
-def _with_interval(each: dict[str, Any]) -> str:
-    text = _shown(each["mean"])
-    return f"{text} ± {_shown(each['interval'])}" if each["interval"] is not None else text
-
-
 def _shown(value: Any) -> str:
     """A figure in four digits; other values as JSON would say them."""
     if isinstance(value, bool) or value is None:
@@ -231,6 +227,16 @@ def _shown(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join("native" if v is None else _shown(v) for v in value)
     return str(value)
+
+
+def _short(value: float) -> str:
+    """A figure in as many digits as a card has room for."""
+    return f"{value:.4g}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _with_interval(each: dict[str, Any], shown: Callable[[float], str] = _shown) -> str:
+    text = shown(each["mean"])
+    return f"{text} ± {shown(each['interval'])}" if each["interval"] is not None else text
 
 
 def _breakable(name: str) -> Markup:

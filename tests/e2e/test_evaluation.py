@@ -155,6 +155,9 @@ def test_the_report_in_a_browser(evaluated: Evaluated, browser) -> None:
     assert tab.locator("#samples .trio").count() == 10
     titles = tab.locator("#samples h3").all_inner_texts()
     assert sorted(titles) == sorted(CLASSES)
+    rates = [text.split(", ")[1] for text in tab.locator("#samples figcaption").all_inner_texts()
+             if ", " in text]  # fmt: skip
+    assert rates[::2] == rates[1::2] and set(rates) == {"8 fps", "16 fps"}
     # A sample, a real clip of its class and what the tokenizer makes of that; then neighbours.
     assert tab.locator("#samples video").count() == 30
     assert tab.locator("#nearest video").count() == 20
@@ -270,7 +273,7 @@ def test_mlflow_shows_runs_charts_and_videos(evaluated: Evaluated, browser, tmp_
             shown = tab.get_by_text(f"{name}: {run.data.tags[name]}")
             shown.or_(tab.get_by_text(name, exact=True)).first.wait_for()
         tab.goto(f"{home}/{run.info.run_id}/model-metrics")
-        tab.get_by_text("psnr").first.wait_for()
+        tab.get_by_text("fvd_builtin").first.wait_for()
         # A chart with something drawn in it.
         tab.locator(".js-plotly-plot :is(.barlayer, .scatterlayer) path").first.wait_for()
         tab.goto(f"{home}/{run.info.run_id}/artifacts")

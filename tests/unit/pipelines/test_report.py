@@ -98,8 +98,8 @@ def test_figures_of_real_clips_stand_beside_those_of_the_model(text: str) -> Non
     meaning = "Fréchet video distance to real clips, lower is better"
     assert f"fvd {meaning} 425.5 ± 3.25 90 10" in seen  # model, floor, repeats
     assert "FVD 425.5 ± 3.25 real against real 90" in seen
-    assert "IS 9.5 by own" in seen and "PSNR 31.23 dB" in seen
-    assert "100 steps 3.456 s one video, CPU" in seen
+    assert "IS 9.5 by own" in seen and "PSNR 31.2 dB" in seen
+    assert "100 steps 3.46 s one video, CPU" in seen
 
 
 def test_one_repeat_has_no_interval_and_says_so(text: str) -> None:
