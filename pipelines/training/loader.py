@@ -106,6 +106,23 @@ class Batch:
     keys: list[str]
     tensors: dict[str, Tensor]
 
+    def split(self, parts: int) -> list[Batch]:
+        """Parts of equal size, in order."""
+        size = len(self.keys) // parts
+        return [
+            Batch(
+                self.keys[start : start + size],
+                {name: tensor[start : start + size] for name, tensor in self.tensors.items()},
+            )
+            for start in range(0, len(self.keys), size)
+        ]
+
+    def to(self, device: torch.device) -> Batch:
+        """On another device; from pinned memory, without waiting for the copy."""
+        return Batch(
+            self.keys, {k: v.to(device, non_blocking=True) for k, v in self.tensors.items()}
+        )
+
 
 Arrays = dict[str, np.ndarray]
 

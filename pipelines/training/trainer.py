@@ -17,7 +17,7 @@ from ray.train import RunConfig, ScalingConfig, TrainingFailedError, get_context
 from ray.train.torch import TorchTrainer, get_device
 
 from pipelines import tracking
-from pipelines.config.scale import local_cpus, ray_options, resolve_precision
+from pipelines.config.scale import local_cpus, ray_options, resolve_precision, resolve_switch
 from pipelines.config.schema import TrainJob
 from pipelines.io.shards import Marker
 from pipelines.training.checkpoints import Checkpoints
@@ -111,6 +111,8 @@ def _worker(arguments: dict[str, Any]) -> None:
         context.get_world_size(),
         device,
         resolve_precision(plan.config.precision, device),
+        resolve_switch(plan.config.channels_last, auto=True),
+        resolve_switch(plan.config.compile, auto=device.type == "cuda"),
     )
     run = tracking.attach(plan.tracking_uri, plan.run_id) if world.is_first else None
     loader, held_out = plan.data.loader("train"), plan.data.loader("val")

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from pipelines.config.schema import TrainJob, TrainLDM, TrainVQGAN
 from pipelines.training.loader import Batch
-from pipelines.training.methods import LDMMethod, VQGANMethod, scheduled_lr
+from pipelines.training.methods import LDMMethod, VQGANMethod
+from pipelines.training.optimise import scheduled_lr
 from pipelines.training.world import World
 from vqvdm.diffusion.objectives import ObjectiveConfig
 from vqvdm.diffusion.unet import UNetConfig
@@ -73,7 +74,7 @@ def test_the_rate_rises_in_a_line_then_falls_along_half_a_cosine() -> None:
 def test_the_scheduled_rate_is_the_optimisers() -> None:
     method = ldm_method(lr=0.5, warmup=4)
     method.train_step(latents(0, 1), 1)
-    assert method.optimizer.param_groups[0]["lr"] == scheduled_lr(1, method.config)
+    assert method.optimiser.optimizer.param_groups[0]["lr"] == scheduled_lr(1, method.config)
 
 
 def trained(dropout: float, *classes: int) -> tuple[float, dict[str, Tensor]]:
