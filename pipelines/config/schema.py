@@ -234,6 +234,15 @@ class TrainJob(Job):
     """Steps between two checkpoints."""
     keep: int = 2
     """Newest checkpoints kept."""
+    log_keys: bool = False
+    """Write down which samples every step consumed, under NAME/keys."""
+    cache_gb: float = 8.0
+    """Disk for copies of remote shards, each worker's; reading ahead stays within it."""
+    loader_threads: int | None = None
+    """Threads of each worker that read and decode ahead; by default its share of the cores, at
+    least 2."""
+    pin_memory: Switch = "auto"
+    """Read into memory that a GPU copies from by itself; auto is on with a GPU, the only use."""
 
     NOT_RECIPE: ClassVar[frozenset[str]] = Job.NOT_RECIPE | {
         "name",
@@ -242,6 +251,10 @@ class TrainJob(Job):
         "channels_last",
         "log_every",
         "keep",
+        "log_keys",
+        "cache_gb",
+        "loader_threads",
+        "pin_memory",
     }
 
     def check(self) -> None:
@@ -249,6 +262,10 @@ class TrainJob(Job):
         for name in (*counts, "checkpoint_every", "keep"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} must be at least 1")
+        if not self.cache_gb > 0:
+            raise UserError("--cache-gb must be above 0")
+        if self.loader_threads is not None and self.loader_threads < 1:
+            raise UserError("--loader-threads must be at least 1")
         parts = self.workers * self.accumulate
         if self.batch_size % parts:
             among = f"{self.workers} workers"

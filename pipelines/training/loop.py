@@ -11,7 +11,7 @@ from torch import Tensor
 from pipelines.config.schema import TrainJob
 from pipelines.io.video import encode_h264
 from pipelines.tracking import Run
-from pipelines.training.checkpoints import Checkpoints
+from pipelines.training.checkpoints import Checkpoints, KeyLog
 from pipelines.training.loader import Batch, Loader
 from pipelines.training.methods import Method
 from pipelines.training.world import World
@@ -26,9 +26,14 @@ def train(
     validation: Callable[[], Iterable[Batch]],
     checkpoints: Checkpoints,
     run: Run | None,
-) -> None:
-    """Train to `config.steps` from the newest checkpoint on. `run` is given to one worker."""
-    state = checkpoints.newest()
+    stopping: Callable[[], bool] = lambda: False,
+) -> int:
+    """Train to `config.steps` from the newest checkpoint on; returns the step that was reached.
+
+    `run` is given to one worker. `stopping` tells whether this worker was told to stop: then all
+    of them save and end.
+    """
+    state = checkpoints.newest(say=world.is_first)
     step, position = 0, 0
     validation_metrics: dict[str, float] = {}
     if state is not None:
@@ -37,21 +42,29 @@ def train(
         method.load(state["method"])
         if world.is_first:
             print(f"resuming at step {step}", flush=True)
+    keys = KeyLog(checkpoints.place) if config.log_keys else None
+    if keys and world.is_first:
+        keys.forget_after(step)
     batches = loader.train(config.seed, position, config.batch_size, world.rank, world.size)
     clock = Clock(step)
-    while step < config.steps:
+    stop = False
+    while step < config.steps and not stop:
         with clock.waiting():
             batch = next(batches)
         metrics = method.train_step(batch, step)
         step, position = step + 1, position + config.batch_size
         _stop_at_nan(metrics, step)
-        last = step == config.steps
+        if keys:
+            keys.note(step, world.gather_keys(batch.keys))
+        last, stop = step == config.steps, world.any(stopping())
         if step % config.log_every == 0 or last:
             _log(world.mean(metrics), step, config, clock, run)
         if (step % config.validate_every == 0 or last) and run:
             validation_metrics = _validate(method, validation(), step, run)
-        if step % config.checkpoint_every == 0 or last:
+        if step % config.checkpoint_every == 0 or last or stop:
             if world.is_first:
+                if keys:
+                    keys.publish(step)
                 checkpoints.save(
                     step,
                     {
@@ -62,6 +75,9 @@ def train(
                     },
                 )
             world.barrier()
+    if stop and world.is_first and step < config.steps:
+        print(f"told to stop: saved at step {step}", flush=True)
+    return step
 
 
 class Clock:

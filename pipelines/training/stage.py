@@ -11,13 +11,13 @@ from typing import Any
 
 from pipelines import registry, tracking
 from pipelines.config.schema import TrainJob
-from pipelines.io import storage, workspace
+from pipelines.io import lock, storage, workspace
 from pipelines.training.checkpoints import Checkpoints
 from pipelines.training.methods import Method
 from pipelines.training.trainer import Data, Plan, fit, threads_per_worker
 from pipelines.training.world import World
 from vqvdm.checkpoint import weights_fingerprint
-from vqvdm.errors import UserError
+from vqvdm.errors import IncompleteError, UserError
 
 
 @dataclass(frozen=True)
@@ -48,18 +48,46 @@ def run_stage(stage: Stage) -> str:
     config = stage.config
     done = workspace.published(stage.folder, "config.json")
     checkpoints = Checkpoints(stage.folder, stage.recipe, config.keep)
-    found = done["recipe"] if done else checkpoints.found_recipe()
+    found = done or checkpoints.found()
     if found and not config.overwrite:
-        workspace.refuse_other(stage.folder, found, stage.recipe)
+        _refuse_other(stage, found)
     clips = sum(len(marker.keys) for marker in stage.data.markers if marker.split == "train")
     if config.dry_run:
         return f"would train {config.steps} steps on {clips} clips into {stage.folder}"
-    if done and found == stage.recipe:
+    if done and done["recipe"] == stage.recipe:
         _verify(stage.folder, done, stage.name)
         return f"{stage.folder} is there already, verified"
-    if config.overwrite:
-        storage.delete(stage.folder)
+    with lock.locked(stage.folder) as owner:
+        if config.overwrite:
+            _clear(stage.folder)
+        return _train_and_publish(stage, checkpoints, owner)
 
+
+def _refuse_other(stage: Stage, found: Mapping[str, Any]) -> None:
+    """`UserError` where the folder was filled from other input, which is named, or settings."""
+    if found["recipe"] == stage.recipe:
+        return
+    before = found.get("inputs", {})
+    for what, fingerprint in stage.inputs.items():
+        if before.get(what, fingerprint) != fingerprint:
+            raise UserError(
+                f"the {what} have changed since {stage.folder} was trained on them "
+                f"({before[what]}, now {fingerprint}): pass --overwrite to train on the new ones, "
+                "or another --name"
+            )
+    workspace.refuse_other(stage.folder, found["recipe"], stage.recipe)
+
+
+def _clear(folder: str) -> None:
+    """Remove all that lies in a folder but its lock."""
+    for file in storage.walk(folder):
+        if file.uri != storage.join(folder, lock.NAME):
+            storage.delete(file.uri)
+
+
+def _train_and_publish(stage: Stage, checkpoints: Checkpoints, owner: str) -> str:
+    """Train under the lock of `owner`; returns the main figure in words."""
+    config = stage.config
     with tracking.run(stage.name, config, stage.inputs) as run:
         fit(
             Plan(
@@ -71,10 +99,17 @@ def run_stage(stage: Stage) -> str:
                 run.uri,
                 run.id,
                 threads_per_worker(config),
+                stage.inputs,
+                owner,
             )
         )
         state = checkpoints.newest()
-        assert state is not None and state["step"] == config.steps
+        step = state["step"] if state else 0
+        if state is None or step < config.steps:
+            raise IncompleteError(
+                f"stopped at step {step} of {config.steps} as it was told to: run the same command "
+                "again to go on"
+            )
         method = stage.method(config, World())
         method.load(state["method"])
         fingerprint = _publish(stage, method, state["validation"])

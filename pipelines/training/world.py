@@ -70,6 +70,14 @@ class World:
         dist.all_gather(parts, rows.contiguous())
         return torch.cat(parts)
 
+    def gather_keys(self, keys: list[str]) -> list[str]:
+        """The keys of all workers, in the order of the global batch."""
+        if self.size == 1:
+            return keys
+        parts: list[list[str]] = [[] for _ in range(self.size)]
+        dist.all_gather_object(parts, keys)
+        return [key for part in parts for key in part]
+
     def any(self, flag: bool) -> bool:
         """Whether a flag is set on any worker; all of them have to ask."""
         if self.size == 1:
