@@ -62,7 +62,12 @@ def _connect(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     if uri.startswith("s3://"):
         # Outages of up to a minute are waited out; longer ones end the job with one line.
         attempts = int(os.environ.get("AWS_MAX_ATTEMPTS", "8"))
-        options["config_kwargs"] = {"retries": {"mode": "standard", "total_max_attempts": attempts}}
+        options["config_kwargs"] = {
+            "retries": {"mode": "standard", "total_max_attempts": attempts},
+            # Some servers send the checksum of the whole object along with a part of it, and
+            # large objects are read in parts. What matters here is checked by its own sha256.
+            "response_checksum_validation": "when_required",
+        }
     try:
         return fsspec.core.url_to_fs(uri, **options)
     except ValueError as error:

@@ -19,6 +19,7 @@ from pipelines.config.schema import TrainLDM, TrainVQGAN
 from pipelines.io.video import Frames
 from pipelines.training.loader import Batch
 from pipelines.training.optimise import Optimiser, scheduled_lr
+from pipelines.training.perceptual import load_perceptual
 from pipelines.training.world import Draws, World
 from vqvdm.checkpoint import save_model
 from vqvdm.diffusion.objectives import add_noise, draw_times, drop_classes
@@ -27,7 +28,7 @@ from vqvdm.ema import EMA
 from vqvdm.generator import from_uint8, to_uint8
 from vqvdm.metrics.pixels import psnr
 from vqvdm.seeds import mix
-from vqvdm.tokenizer.discriminator import Discriminators
+from vqvdm.tokenizer.discriminator import Discriminators, one_frame
 from vqvdm.tokenizer.losses import (
     LeCAM,
     adaptive_weight,
@@ -37,6 +38,7 @@ from vqvdm.tokenizer.losses import (
     generator_hinge,
     reconstruction_loss,
 )
+from vqvdm.tokenizer.pixels import PIXELS, Pixels
 from vqvdm.tokenizer.quantize import Quantized, as_rows, codebook_usage
 from vqvdm.tokenizer.vqgan import VQGAN
 
@@ -79,9 +81,11 @@ class _Passed(NamedTuple):
     """Raw latents."""
     indices_BTHW: Tensor
     shown_B: Tensor
-    """The frame of each clip that the image discriminator sees, the same in both steps."""
+    """The frame of each clip that image networks see, the same in all losses."""
     reconstruction: Tensor
+    """The perceptual loss included, where there is one."""
     vq: Tensor
+    perceptual: Tensor | None
     adversarial: Tensor | None
 
 
@@ -107,6 +111,7 @@ class VQGANMethod:
         self.vqgan = world.place(VQGAN(config.model))
         self.critic = world.place(Discriminators(config.discriminator))
         self.lecam = LeCAM()
+        self.perceptual = config.perceptual and load_perceptual(config.perceptual, world.device)
         self.ema = EMA(self.vqgan, config.ema_decay)
         world.compile(self.vqgan.encoder, self.vqgan.decoder, self.critic)
         self._through = _Through(self.vqgan)
@@ -142,6 +147,8 @@ class VQGANMethod:
         for one in self._passes(self._through_ddp, parts, step, judged=bool(weight)):
             loss = one.reconstruction + self.config.loss.vq * one.vq
             found = {"reconstruction": one.reconstruction, "vq": one.vq}
+            if one.perceptual is not None:
+                found["perceptual"] = one.perceptual
             if one.adversarial is not None:
                 balance = self._balance([one]) if balance is None else balance
                 loss = loss + weight * balance * one.adversarial
@@ -169,14 +176,19 @@ class VQGANMethod:
                 with self.world.autocast():
                     y, z, quantized = net(x)
                 y = y.float()
+                reconstruction, perceptual = reconstruction_loss(x, y, self.config.loss), None
+                if self.perceptual:
+                    perceptual = self.perceptual(one_frame(x, shown), one_frame(y, shown))
+                    reconstruction = reconstruction + self.config.loss.perceptual * perceptual
                 yield _Passed(
                     x,
                     y,
                     z,
                     quantized.indices_BTHW,
                     shown,
-                    reconstruction_loss(x, y, self.config.loss),
+                    reconstruction,
                     quantized.loss,
+                    perceptual,
                     self._adversarial_loss(x, y, shown) if judged else None,
                 )
 
@@ -302,7 +314,8 @@ class LDMMethod:
     """A denoiser on normalised latents, class dropped at random."""
 
     def __init__(self, config: TrainLDM, world: World, data: Mapping[str, Any]) -> None:
-        """`data` is the index of the latents: shape, classes, mean and std of each channel."""
+        """`data` is the index of the latents: shape, classes, mean and std of each channel, and
+        whether they are pixels."""
         self.config, self.world, self.data = config, world, data
         torch.manual_seed(config.seed)
         net = UNet(config.model, data["shape"][0], len(data["classes"]))
@@ -385,3 +398,5 @@ class LDMMethod:
             "fps": self.data["fps"],
         }
         save_model(folder, self.ema.average, about)
+        if self.data.get("in_pixels"):
+            save_model(folder / "vqgan", Pixels(), {"model": PIXELS})

@@ -76,7 +76,7 @@ class Codebook(nn.Module):
     latents agree.
     """
 
-    def __init__(self, channels: int, size: int, decay: float = 0.95) -> None:
+    def __init__(self, channels: int, size: int, cosine: bool = False, decay: float = 0.95) -> None:
         super().__init__()
         from vector_quantize_pytorch import VectorQuantize
 
@@ -89,6 +89,7 @@ class Codebook(nn.Module):
             accept_3d_fmap=True,
             channel_last=False,
             commitment_weight=0.25,
+            use_cosine_sim=cosine,
             rotation_trick=False,
             # Workers agree because they learn from the same latents, gathered from all of them.
             sync_codebook=False,
@@ -105,12 +106,14 @@ class Codebook(nn.Module):
     @torch.no_grad()
     def start(self, z_NC: Tensor) -> None:
         """k-means of the first raw latents; nothing where the codes have been placed."""
-        self.vq._codebook.init_embed_(z_NC.float().unsqueeze(0))
+        book = self.vq._codebook
+        book.init_embed_(book.transform_input(z_NC.float()).unsqueeze(0))
 
     @torch.no_grad()
     def learn(self, z_NC: Tensor, indices_N: Tensor) -> None:
         """The moving averages of equations 6 to 8, then dead codes are replaced."""
-        book, z_NC = self.vq._codebook, z_NC.float()
+        book = self.vq._codebook
+        z_NC = book.transform_input(z_NC.float())  # the cosine codebook goes by direction
         count_K = torch.bincount(indices_N, minlength=self.codebook_size).float()
         sum_KC = torch.zeros_like(book.embed_avg[0]).index_add_(0, indices_N, z_NC)
         book.cluster_size.lerp_(count_K.unsqueeze(0), 1 - book.decay)

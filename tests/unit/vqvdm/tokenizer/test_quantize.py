@@ -1,5 +1,6 @@
 """Quantisers: which codes there are, which one is taken, and what the gradient sees."""
 
+import copy
 import itertools
 
 import pytest
@@ -97,6 +98,14 @@ def test_codebook_takes_the_nearest_of_its_entries() -> None:
     assert torch.equal(codebook(quantized.z_BCTHW).indices_BTHW, indices)
 
 
+def test_a_cosine_codebook_goes_by_direction_alone() -> None:
+    codebook, z_BCTHW = Codebook(3, 16, cosine=True), latents(3)
+    codebook.train()(z_BCTHW)
+    indices = codebook.eval()(z_BCTHW).indices_BTHW
+    assert torch.equal(codebook(7 * z_BCTHW).indices_BTHW, indices)
+    assert len(indices.unique()) > 4
+
+
 def test_codebook_training_pulls_latents_to_codes_and_passes_the_gradient() -> None:
     torch.manual_seed(0)
     codebook, weights = Codebook(3, 16), torch.randn(4, 3, 4, 8, 8)
@@ -141,6 +150,22 @@ def test_codes_move_to_the_mean_of_what_took_them() -> None:
     codebook.learn(z_NC, indices)
     codes = codebook.vq.codebook.flatten().sort().values
     torch.testing.assert_close(codes, torch.tensor([-1.5, 2.0]), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("cosine", [False, True])
+def test_codes_learn_as_the_library_has_them_learn(cosine: bool) -> None:
+    torch.manual_seed(0)
+    mine, z_BCTHW = Codebook(3, 16, cosine=cosine), latents(3)
+    mine.start(as_rows(z_BCTHW))
+    theirs = copy.deepcopy(mine.vq)
+    for step in range(3):
+        moved = z_BCTHW + 0.1 * step
+        quantized = mine(moved)
+        torch.manual_seed(step)
+        mine.learn(as_rows(moved), quantized.indices_BTHW.flatten())
+        torch.manual_seed(step)
+        theirs(moved)
+        torch.testing.assert_close(mine.vq.codebook, theirs.codebook)
 
 
 def test_the_same_seed_and_latents_give_the_same_codes() -> None:

@@ -1,0 +1,33 @@
+"""Objects of an S3 server, read whole and in part."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipelines.io import storage
+from tests.e2e.conftest import KEY, SECRET
+
+
+@pytest.fixture
+def connected(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("ACCESS_KEY_ID", KEY), ("SECRET_ACCESS_KEY", SECRET)):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
+    # Connections are kept from one test to the next, with the address they had.
+    monkeypatch.setattr("fsspec.config.conf", {"s3": {"skip_instance_cache": True}})
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("megabytes", [1, 5, 60])
+def test_a_part_of_an_object_is_read_as_well_as_all_of_it(connected: None, megabytes: int):
+    """This server sends the checksum of the whole with every part, and 60 MB go in parts."""
+    content = np.random.default_rng(megabytes).bytes(megabytes << 20)
+    uri = f"s3://bucket/parts/{megabytes}.tar"
+    storage.publish_bytes(content, uri)
+    assert storage.read_head(uri, 4 << 20) == content[: 4 << 20]
+    assert storage.read_bytes(uri) == content
+    with storage.local_copy(uri) as path:
+        assert Path(path).read_bytes() == content
