@@ -37,7 +37,10 @@ MODELS = {
         "--model.codebook-size", "64", "--discriminator.width", "4", "--discriminator.levels", "2",
         "--loss.adversarial-start", "0.3",
     ],
-    "train_ldm": ["--model.width", "16", "--model.depths", "1 1 1", "--model.head-width", "8"],
+    "train_ldm": [
+        "--model.width", "16", "--model.multipliers", "1 2", "--model.depths", "1 1",
+        "--model.head-width", "8",
+    ],
 }  # fmt: skip
 JOBS = tuple(MODELS)
 PLACES = {"train_vqgan": "vqgan/trained", "train_ldm": "ldm/trained"}
