@@ -16,6 +16,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from pipelines.config.schema import TrainLDM, TrainVQGAN
+from pipelines.io import storage
 from pipelines.io.video import Frames
 from pipelines.training.loader import Batch
 from pipelines.training.optimise import Optimiser, scheduled_lr
@@ -25,7 +26,7 @@ from vqvdm.checkpoint import save_model
 from vqvdm.diffusion.objectives import add_noise, draw_times, drop_classes
 from vqvdm.diffusion.unet import UNet
 from vqvdm.ema import EMA
-from vqvdm.generator import from_uint8, to_uint8
+from vqvdm.generator import VideoGenerator, from_uint8, load_vqgan, to_uint8
 from vqvdm.metrics.pixels import psnr
 from vqvdm.seeds import mix
 from vqvdm.tokenizer.discriminator import Discriminators, one_frame
@@ -41,6 +42,9 @@ from vqvdm.tokenizer.losses import (
 from vqvdm.tokenizer.pixels import PIXELS, Pixels
 from vqvdm.tokenizer.quantize import Quantized, as_rows, codebook_usage
 from vqvdm.tokenizer.vqgan import VQGAN
+
+PREVIEWS, PREVIEW_STEPS = 4, 8
+"""Samples shown while the diffusion model is trained, and their sampling steps."""
 
 
 class Method(Protocol):
@@ -313,10 +317,17 @@ class VQGANMethod:
 class LDMMethod:
     """A denoiser on normalised latents, class dropped at random."""
 
-    def __init__(self, config: TrainLDM, world: World, data: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        config: TrainLDM,
+        world: World,
+        data: Mapping[str, Any],
+        vqgan: str | None = None,
+    ) -> None:
         """`data` is the index of the latents: shape, classes, mean and std of each channel, and
-        whether they are pixels."""
-        self.config, self.world, self.data = config, world, data
+        whether they are pixels. `vqgan` is where the VQGAN lies that decodes previews."""
+        self.config, self.world, self.data, self.vqgan = config, world, data, vqgan
+        self._generator: VideoGenerator | None = None
         torch.manual_seed(config.seed)
         net = UNet(config.model, data["shape"][0], len(data["classes"]))
         self.denoiser = world.place(net)
@@ -374,8 +385,21 @@ class LDMMethod:
         ]
         return {"val/loss": float(np.mean([loss.item() for loss in losses]))}
 
+    @torch.no_grad()
     def preview(self, batch: Batch) -> Frames | None:
-        return None
+        """Samples of the averaged weights, the first classes and always the same noise, in a row;
+        None where there is no VQGAN to decode them."""
+        if self.vqgan is None:
+            return None
+        if self._generator is None:
+            with storage.local_folder(self.vqgan) as folder:
+                vqgan = load_vqgan(folder, self.world.device)
+            self._generator = VideoGenerator(self.ema.average, vqgan, self._about())
+        classes = (list[str | None](self.data["classes"]) or [None])[:PREVIEWS]
+        videos = self._generator.sample(
+            classes, self.data["fps"][0], PREVIEW_STEPS, seed=self.config.seed
+        )
+        return rearrange(videos, "b t h w c -> t h (b w) c")
 
     def state(self) -> dict[str, Any]:
         return {
@@ -389,14 +413,16 @@ class LDMMethod:
         self.ema.average.load_state_dict(state["ema"])
         self.optimiser.load(state["optimiser"])
 
-    def export(self, folder: Path) -> None:
-        about = {
+    def _about(self) -> dict[str, Any]:
+        return {
             "model": asdict(self.config.model),
             "objective": asdict(self.config.objective),
             "latents": {name: self.data[name] for name in ("shape", "mean", "std")},
             "classes": self.data["classes"],
             "fps": self.data["fps"],
         }
-        save_model(folder, self.ema.average, about)
+
+    def export(self, folder: Path) -> None:
+        save_model(folder, self.ema.average, self._about())
         if self.data.get("in_pixels"):
             save_model(folder / "vqgan", Pixels(), {"model": PIXELS})

@@ -116,7 +116,11 @@ def _train_and_publish(stage: Stage, checkpoints: Checkpoints, owner: str) -> st
         run.output(fingerprint)
         run.bytes(_card(stage, state["validation"]).encode(), "MODEL_CARD.md")
         if stage.register:
-            print(registry.register(run, config.workspace.root, stage.folder), flush=True)
+            root, folder = config.workspace.root, stage.folder
+            run.tell(
+                "the registration of the model",
+                lambda: print(registry.register(run, root, folder), flush=True),
+            )
     figures = ", ".join(f"{name} {value:.3g}" for name, value in state["validation"].items())
     return f"{config.steps} steps, {figures}" if figures else f"{config.steps} steps"
 

@@ -13,6 +13,7 @@ import threading
 import time
 import uuid
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -184,16 +185,19 @@ def _worker(arguments: dict[str, Any]) -> None:
     held_out = plan.data.loader("val", cache_gb=plan.config.cache_gb)
     assert loader is not None
     threading.Thread(target=_hear_the_driver, args=(plan.stop_key,), daemon=True).start()
-    train(
-        plan.method(plan.config, world),
-        plan.config,
-        world,
-        loader,
-        lambda: held_out.first(VALIDATION_CLIPS, 16) if held_out else [],
-        plan.checkpoints(),
-        run,
-        stop.asked,
-    )
+    with run.watched() if run else nullcontext():
+        train(
+            plan.method(plan.config, world),
+            plan.config,
+            world,
+            loader,
+            lambda: held_out.first(VALIDATION_CLIPS, 16) if held_out else [],
+            plan.checkpoints(),
+            run,
+            stop.asked,
+        )
+    if run:
+        run.close()
 
 
 def _hear_the_driver(stop_key: str) -> None:

@@ -145,7 +145,11 @@ def test_two_steps_and_two_more_are_four(tmp_path: Path, name: str) -> None:
     assert {k[1] for k in noted_again.values} == {3, 4}
     assert all(noted_again.values[k] == v for k, v in learned.items() if k[1] > 2)
     assert (("train/discriminator", 4) in learned) == (name == "adversarial")
-    assert noted.files == ([] if name == "ldm" else [f"previews/step-00000{s}.mp4" for s in (2, 4)])
+    assert noted.files == (
+        []
+        if name == "ldm"
+        else [f"previews/step-00000{s}.{kind}" for s in (2, 4) for kind in ("mp4", "png")]
+    )
 
 
 @pytest.mark.parametrize("name", ["vq", "ldm"])

@@ -129,6 +129,19 @@ def test_the_preview_shows_clips_beside_reconstructions() -> None:
     assert (frames[:, :16, :16] == clips(2).tensors["video"][0].numpy()).all()
 
 
+def test_the_preview_of_the_generator_shows_the_same_samples_again(tmp_path: Path) -> None:
+    assert ldm_method().preview(latents(0)) is None  # nothing to decode with
+    vqgan_method().export(tmp_path)
+    method = ldm_method()
+    method.vqgan = str(tmp_path)
+    frames = method.preview(latents(0))
+    assert frames is not None
+    assert frames.shape == (4, 16, 2 * 16, 3)  # both classes
+    assert (method.preview(latents(1)) == frames).all()
+    method.train_step(latents(0, 1), 0)
+    assert (method.preview(latents(0)) != frames).any()
+
+
 def test_exports_are_the_averaged_weights_ready_to_use(tmp_path: Path) -> None:
     method, ldm = vqgan_method(lr=0.1), ldm_method()
     method.train_step(clips(), 0)
