@@ -19,10 +19,16 @@ from typing import Any
 
 import ray
 import torch
+from ray import PlacementGroupID
 from ray.exceptions import RayError
 from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
 from ray.train import RunConfig, ScalingConfig, TrainingFailedError, get_context
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.util.placement_group import (
+    PlacementGroup,
+    placement_group_table,
+    remove_placement_group,
+)
 
 from pipelines import tracking
 from pipelines.config.scale import local_cpus, ray_options, resolve_precision, resolve_switch
@@ -107,6 +113,7 @@ def fit(plan: Plan) -> None:
                 failure = None
             except (TrainingFailedError, RayError) as error:
                 failure = error
+                _free_what_is_left()
             before, reached = reached, checkpoints.newest_step() or 0
             failures = failures + 1 if reached == before else 1
             if failure is None:
@@ -132,6 +139,15 @@ def _fit_once(plan: Plan, scaling: ScalingConfig) -> None:
         ).fit()
     finally:
         shutil.rmtree(books, ignore_errors=True)
+
+
+def _free_what_is_left() -> None:
+    """Give back what a controller that died had reserved: Ray keeps it while this job lasts."""
+    # The id of a placement group ends with that of the job that made it.
+    job = ray.get_runtime_context().get_job_id()
+    for group_id, about in placement_group_table().items():
+        if group_id.endswith(job) and about["state"] != "REMOVED":
+            remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group_id))))
 
 
 def _first_line(error: BaseException) -> str:
