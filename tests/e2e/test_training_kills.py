@@ -10,6 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import signal
 from collections.abc import Callable
@@ -18,9 +19,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.io import storage
+from pipelines.io import lock, storage
 from pipelines.training.checkpoints import Checkpoints, consumed
-from tests.e2e.conftest import Outcome, run_job
+from tests.e2e.conftest import Outcome, S3Server, run_job
 from tests.e2e.test_kills import await_, drive, in_background, processes_of
 from tests.e2e.undisturbed import Undisturbed, names_and_sums
 
@@ -243,3 +244,84 @@ def test_each_key_once_with_two_workers_then_one_then_two(
     assert len(keys) >= 2 * epoch
     for start in range(0, len(keys) - epoch + 1, epoch):
         assert len(set(keys[start : start + epoch])) == epoch
+
+
+@pytest.mark.e2e
+def test_a_second_job_in_the_same_place_is_refused(trained: Trained, tmp_path: Path) -> None:
+    root = trained.fresh(tmp_path)
+    with lock.locked(storage.join(root, PLACES["train_ldm"])):
+        outcome = run_job("train_ldm", *command("train_ldm", root))
+    assert outcome.status == 2
+    assert outcome.stderr.count("\n") == 1
+    assert f"process {os.getpid()} on" in outcome.stderr
+    assert not Path(root, PLACES["train_ldm"], "checkpoints").exists()
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+@pytest.mark.parametrize("job", JOBS)
+def test_a_store_that_goes_away_stops_with_one_line(
+    job: str, trained: Trained, s3: S3Server
+) -> None:
+    root = f"s3://bucket/away-{job}"
+    for file in storage.walk(str(trained.root)):
+        name = file.uri[len(str(trained.root)) + 1 :]
+        storage.publish_file(file.uri, storage.join(root, name))
+    ended: list[bool] = []
+
+    def strike() -> None:
+        await_(lambda: step_of(job, root) >= 3 or ended)
+        s3.kill()
+
+    striker = in_background(strike)
+    outcome = run_job(job, *command(job, root))
+    ended.append(True)
+    striker.join()
+    s3.start()
+    assert outcome.status == 2, outcome.stderr
+    assert outcome.stderr.count("\n") == 1
+    assert "run the same command again" in outcome.stderr
+    assert 3 <= step_of(job, root) < STEPS
+    check_bits(job, root, trained)
+
+
+def train_over_nodes(root: str, told: multiprocessing.Queue) -> None:
+    """Train on two raylets of one core each; one is killed, and another comes in its place."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    cluster.wait_for_nodes()
+    os.environ["RAY_ADDRESS"] = cluster.address
+    job, lost = "train_ldm", []
+
+    def strike() -> None:
+        await_(lambda: step_of(job, root) >= 6)
+        cluster.remove_node(nodes[1], allow_graceful=False)
+        lost.append(step_of(job, root))
+        cluster.add_node(num_cpus=1)
+
+    striker = in_background(strike)
+    outcome = run_job(job, *command(job, root))
+    striker.join()
+    told.put((outcome.status, outcome.stdout, outcome.stderr, lost))
+    cluster.shutdown()
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_a_node_that_is_lost_costs_the_steps_since_the_last_checkpoint(
+    trained: Trained, tmp_path: Path
+) -> None:
+    root = trained.fresh(tmp_path)
+    processes = multiprocessing.get_context("spawn")
+    told = processes.Queue()
+    process = processes.Process(target=train_over_nodes, args=(root, told))
+    process.start()
+    status, stdout, stderr, (step,) = told.get(timeout=300)
+    process.join(60)
+    assert status == 0, stderr
+    found = re.search(r"going on from step (\d+)", stdout)
+    assert found and int(found[1]) >= step >= 6
+    assert step < STEPS
+    check_bits("train_ldm", root, trained)
