@@ -19,6 +19,14 @@ from pipelines.training.methods import Method
 from pipelines.training.world import World
 from vqvdm.errors import UserError
 
+Report = Callable[[int, int, str], None]
+"""Takes the step, how many there are, and how it goes in words."""
+
+
+def print_line(step: int, steps: int, words: str) -> None:
+    """Report on a line of its own, as it suits a log."""
+    print(f"step {step}/{steps}  {words}", flush=True)
+
 
 def train(
     method: Method,
@@ -29,11 +37,12 @@ def train(
     checkpoints: Checkpoints,
     run: Run | None,
     stopping: Callable[[], bool] = lambda: False,
+    report: Report = print_line,
 ) -> int:
     """Train to `config.steps` from the newest checkpoint on; returns the step that was reached.
 
-    `run` is given to one worker. `stopping` tells whether this worker was told to stop: then all
-    of them save and end.
+    `run` is given to one worker, which calls `report` now and then. `stopping` tells whether this
+    worker was told to stop: then all of them save and end.
     """
     state = checkpoints.newest(say=world.is_first)
     step, position = 0, 0
@@ -60,7 +69,7 @@ def train(
             keys.note(step, world.gather_keys(batch.keys))
         last, stop = step == config.steps, world.any(stopping())
         if step % config.log_every == 0 or last:
-            _log(world.mean(metrics), step, config, clock, run)
+            _log(world.mean(metrics), step, config, clock, run, report)
         if (step % config.validate_every == 0 or last) and run:
             validation_metrics = _validate(method, validation(), step, run)
         if step % config.checkpoint_every == 0 or last or stop:
@@ -122,7 +131,12 @@ def _stop_at_nan(metrics: Mapping[str, Tensor], step: int) -> None:
 
 
 def _log(
-    means: Mapping[str, float], step: int, config: TrainJob, clock: Clock, run: Run | None
+    means: Mapping[str, float],
+    step: int,
+    config: TrainJob,
+    clock: Clock,
+    run: Run | None,
+    report: Report,
 ) -> None:
     if run is None:
         return
@@ -134,11 +148,8 @@ def _log(
         "time/data_wait_s": waited_s,
     }
     run.metrics(values, step)
-    print(
-        f"step {step}/{config.steps}  loss {means['loss']:.4f}  "
-        f"{rate * config.batch_size:.1f} clips/s  {left_s:.0f} s left",
-        flush=True,
-    )
+    speed = f"{rate * config.batch_size:.1f} clips/s  {left_s:.0f} s left"
+    report(step, config.steps, f"loss {means['loss']:.4f}  {speed}")
 
 
 def _validate(method: Method, batches: Iterable[Batch], step: int, run: Run) -> dict[str, float]:

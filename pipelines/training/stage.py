@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -101,6 +102,7 @@ def _train_and_publish(stage: Stage, checkpoints: Checkpoints, owner: str) -> st
                 threads_per_worker(config),
                 stage.inputs,
                 owner,
+                sys.stdout.isatty(),
             )
         )
         state = checkpoints.newest()

@@ -6,14 +6,15 @@ to stop by SIGTERM, driver or worker, saves first.
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,10 +35,11 @@ from pipelines import tracking
 from pipelines.config.scale import local_cpus, ray_options, resolve_precision, resolve_switch
 from pipelines.config.schema import TrainJob
 from pipelines.io.shards import Marker
+from pipelines.progress import Progress
 from pipelines.training import stop
 from pipelines.training.checkpoints import Checkpoints
 from pipelines.training.loader import Loader
-from pipelines.training.loop import train
+from pipelines.training.loop import Report, print_line, train
 from pipelines.training.world import World
 from vqvdm.errors import UserError, find_user_error
 
@@ -84,8 +86,18 @@ class Plan:
     """Fingerprints of what it is trained on."""
     owner: str | None = None
     """Who holds the lock of the folder."""
-    stop_key: str = field(default_factory=lambda: f"vqvdm-stop-{uuid.uuid4().hex}")
-    """Where in Ray's table the driver says that it was told to stop."""
+    bar: bool = False
+    """Whether the driver sits at a terminal and draws a bar."""
+    name: str = field(default_factory=lambda: f"vqvdm-{uuid.uuid4().hex}")
+    """What entries in Ray's table begin with: whether to stop, how far it is."""
+
+    @property
+    def stop_key(self) -> str:
+        return f"{self.name}-stop"
+
+    @property
+    def progress_key(self) -> str:
+        return f"{self.name}-progress"
 
     def checkpoints(self) -> Checkpoints:
         return Checkpoints(self.folder, self.recipe, self.config.keep, self.inputs, self.owner)
@@ -106,7 +118,8 @@ def fit(plan: Plan) -> None:
     checkpoints = plan.checkpoints()
     checkpoints.sweep()
     reached, failures = checkpoints.newest_step() or 0, 0
-    with stop.telling(lambda: _internal_kv_put(plan.stop_key, b"1")):
+    telling = stop.telling(lambda: _internal_kv_put(plan.stop_key, b"1"))
+    with telling, _bar(plan) if plan.bar else nullcontext():
         while reached < plan.config.steps and not stop.asked():
             try:
                 _fit_once(plan, scaling)
@@ -139,6 +152,29 @@ def _fit_once(plan: Plan, scaling: ScalingConfig) -> None:
         ).fit()
     finally:
         shutil.rmtree(books, ignore_errors=True)
+
+
+@contextmanager
+def _bar(plan: Plan) -> Iterator[None]:
+    """Meanwhile, draw how far the first worker says it is."""
+    ended = threading.Event()
+
+    def draw() -> None:
+        while not ended.wait(ASK_EVERY_S):
+            if told := _internal_kv_get(plan.progress_key):
+                step, steps, words = json.loads(told)
+                watch = Progress("steps", steps)
+                watch.done = step
+                print(f"\r{watch.bar()} {step}/{steps}  {words}\x1b[K", end="", flush=True)
+
+    thread = threading.Thread(target=draw, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        print(flush=True)
 
 
 def _free_what_is_left() -> None:
@@ -211,9 +247,17 @@ def _worker(arguments: dict[str, Any]) -> None:
             plan.checkpoints(),
             run,
             stop.asked,
+            _noting(plan.progress_key) if plan.bar else print_line,
         )
     if run:
         run.close()
+
+
+def _noting(key: str) -> Report:
+    def note(*progress: Any) -> None:
+        _internal_kv_put(key, json.dumps(progress).encode())
+
+    return note
 
 
 def _hear_the_driver(stop_key: str) -> None:
