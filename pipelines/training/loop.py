@@ -19,6 +19,9 @@ from pipelines.training.methods import Method
 from pipelines.training.world import World
 from vqvdm.errors import UserError
 
+LOOK_EVERY = 8
+"""Steps on a GPU between two looks for numbers that are none, and for being told to stop."""
+
 Report = Callable[[int, int, str], None]
 """Takes the step, how many there are, and how it goes in words."""
 
@@ -64,15 +67,19 @@ def train(
             batch = next(batches)
         metrics = method.train_step(batch, step)
         step, position = step + 1, position + config.batch_size
-        _stop_at_nan(metrics, step)
+        last = step == config.steps
+        due = step % config.checkpoint_every == 0 or last
+        # A look at a number waits for a GPU to get there: not at every step.
+        if due or world.device.type == "cpu" or step % LOOK_EVERY == 0:
+            _stop_at_nan(metrics, step)
+            stop = world.any(stopping())
         if keys:
             keys.note(step, world.gather_keys(batch.keys))
-        last, stop = step == config.steps, world.any(stopping())
         if step % config.log_every == 0 or last:
             _log(world.mean(metrics), step, config, clock, run, report)
         if (step % config.validate_every == 0 or last) and run:
             validation_metrics = _validate(method, validation(), step, run)
-        if step % config.checkpoint_every == 0 or last or stop:
+        if due or stop:
             if world.is_first:
                 if keys:
                     keys.publish(step)

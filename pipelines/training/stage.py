@@ -55,11 +55,18 @@ def run_stage(stage: Stage) -> str:
     clips = sum(len(marker.keys) for marker in stage.data.markers if marker.split == "train")
     if config.dry_run:
         return f"would train {config.steps} steps on {clips} clips into {stage.folder}"
-    if done and done["recipe"] == stage.recipe:
-        _verify(stage.folder, done, stage.name)
-        return f"{stage.folder} is there already, verified"
+    same = found is not None and found["recipe"] == stage.recipe
+    if done and same:
+        if _is_intact(stage.folder, done):
+            return f"{stage.folder} is there already, verified"
+        if not config.overwrite:
+            raise UserError(
+                f"{stage.folder}/model.safetensors does not match config.json: "
+                f"run jobs/{stage.name}.py --overwrite to make it again"
+            )
     with lock.locked(stage.folder) as owner:
-        if config.overwrite:
+        # What the same command left unfinished is gone on with, though it says to overwrite.
+        if config.overwrite and (done or not same):
             _clear(stage.folder)
         return _train_and_publish(stage, checkpoints, owner)
 
@@ -127,13 +134,10 @@ def _train_and_publish(stage: Stage, checkpoints: Checkpoints, owner: str) -> st
     return f"{config.steps} steps, {figures}" if figures else f"{config.steps} steps"
 
 
-def _verify(folder: str, config: dict[str, Any], job: str) -> None:
-    found = storage.sha256(storage.join(folder, "model.safetensors"))[:16]
-    if found != config["fingerprint"]:
-        raise UserError(
-            f"{folder}/model.safetensors does not match config.json: "
-            f"run jobs/{job}.py --overwrite to make it again"
-        )
+def _is_intact(folder: str, config: dict[str, Any]) -> bool:
+    """Whether the published weights are those that `config.json` tells of."""
+    uri = storage.join(folder, "model.safetensors")
+    return storage.exists(uri) and storage.sha256(uri)[:16] == config["fingerprint"]
 
 
 def _publish(stage: Stage, method: Method, validation: Mapping[str, float]) -> str:

@@ -95,7 +95,9 @@ class World:
 
     def mean(self, metrics: Mapping[str, Tensor]) -> dict[str, float]:
         """Metrics averaged over the workers."""
-        values = torch.stack([value.detach().float().reshape(()) for value in metrics.values()])
+        values = torch.stack(
+            [value.detach().to(self.device).float().reshape(()) for value in metrics.values()]
+        )
         return dict(zip(metrics, self.average(values).tolist(), strict=True))
 
     def barrier(self) -> None:
