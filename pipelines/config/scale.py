@@ -81,4 +81,9 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
         else:
             fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
             precision = "bf16" if fast else "fp32"
-    return {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
+
+
+def resolve_switch(switch: str, auto: bool) -> bool:
+    """What `auto`, `on` or `off` comes to."""
+    return auto if switch == "auto" else switch == "on"
