@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipelines.config import presets
 from pipelines.config.presets import PRESETS, Preset
+from pipelines.config.schema import PIXEL_SPACE
 from vqvdm.diffusion.unet import UNet
 from vqvdm.tokenizer.vqgan import VQGAN
 
@@ -85,8 +86,7 @@ def tokenizer_size(preset: Preset) -> Size:
 
 
 def denoiser_size(preset: Preset) -> Size:
-    spec, config = preset.shard_videos, preset.train_vqgan.model
-    shape = config.latent_shape(spec.frames, spec.size, spec.size)
+    shape = latent_shape(preset)
     with torch.device("meta"):
         net = UNet(preset.train_ldm.model, shape[0], CLASSES)
         arguments = (
@@ -104,7 +104,18 @@ def sizes(name: str) -> list[Size]:
     """Tokenizer and denoiser of a preset."""
     presets.settings(name, "train_vqgan")  # refuses an unknown name in words
     preset = PRESETS[name]()
+    if preset.train_ldm.vqgan == PIXEL_SPACE:
+        return [denoiser_size(preset)]
     return [tokenizer_size(preset), denoiser_size(preset)]
+
+
+def latent_shape(preset: Preset) -> tuple[int, int, int, int]:
+    """(C, T, H, W) of what the denoiser works on."""
+    spec = preset.shard_videos
+    size = (spec.frames, spec.size, spec.size)
+    if preset.train_ldm.vqgan == PIXEL_SPACE:
+        return 3, *size
+    return preset.train_vqgan.model.latent_shape(*size)
 
 
 def main() -> None:

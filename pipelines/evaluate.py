@@ -187,7 +187,7 @@ def _reconstructions(
         first.setdefault(label if label >= 0 else -1 - i, i)
     ordered = [first[label] for label in sorted(first)]
     show = {ordered[i] for i in spread(len(ordered), SHOWN)}
-    metrics = {"psnr", "ssim", "lpips", "rfvd"} & set(inputs.config.wanted)
+    metrics = set() if inputs.in_pixels else measured.RECONSTRUCTION & set(inputs.config.wanted)
     wanted = range(len(real.picks)) if metrics else sorted(show)
     picks = [real.picks[i] for i in wanted]
     basis = [instruments.fingerprint, inputs.bundle["fingerprint"], "reconstructed"]

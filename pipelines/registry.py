@@ -48,7 +48,7 @@ def model_name(root: str) -> str:
 
 def video_shape(bundle: Mapping[str, Any], vqgan: Mapping[str, Any]) -> list[int]:
     """[T, H, W] of the videos of a bundle, from its configuration and its tokenizer's."""
-    compression = np.prod(vqgan["model"]["blocks"], axis=0)
+    compression = np.prod(vqgan["model"]["blocks"], axis=0, dtype=int)
     return (np.array(bundle["latents"]["shape"][1:]) * compression).tolist()
 
 

@@ -1,4 +1,4 @@
-"""Stage two: train the diffusion model on cached latents.
+"""Stage two: train the diffusion model on cached latents, or on pixels.
 
 latents/NAME/*.tar ──▶ Ray Train workers ──▶ checkpoints ──▶ ldm/NAME (a bundle)
 """
@@ -6,21 +6,26 @@ latents/NAME/*.tar ──▶ Ray Train workers ──▶ checkpoints ──▶ l
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from pipelines import audit
-from pipelines.config.schema import TrainLDM
-from pipelines.io import shards, workspace
-from pipelines.io.workspace import require
+from pipelines.config.schema import PIXEL_SPACE, TrainLDM
+from pipelines.io import manifest, shards, workspace
+from pipelines.io.workspace import Workspace, require
 from pipelines.latents import Origin
-from pipelines.training.loader import latent_arrays
+from pipelines.training.loader import latent_arrays, pixel_arrays
 from pipelines.training.methods import LDMMethod
 from pipelines.training.stage import Stage, run_stage
 from pipelines.training.trainer import Data
 
 
 def train_ldm(config: TrainLDM) -> str:
-    """Train on ROOT/latents/VQGAN and publish ROOT/ldm/NAME."""
+    """Train on ROOT/latents/VQGAN, or on ROOT/clips, and publish ROOT/ldm/NAME."""
     config.check()
+    return run_stage(_on_pixels(config) if config.vqgan == PIXEL_SPACE else _on_latents(config))
+
+
+def _on_latents(config: TrainLDM) -> Stage:
     space = config.workspace
     vqgan = require(space.vqgan(config.vqgan), "config.json", "train_vqgan")
     folder = space.latents(config.vqgan)
@@ -37,16 +42,52 @@ def train_ldm(config: TrainLDM) -> str:
         audit.check_pairs(folder, markers, of_clips)
     elif clips:
         print("note: the clips have changed since the latents were made of them", flush=True)
-    return run_stage(
-        Stage(
-            name="train_ldm",
-            config=config,
-            method=partial(LDMMethod, data=index),
-            data=Data(folder, markers, "encode_latents", latent_arrays),
-            folder=space.ldm(config.name),
-            inputs={"latents": index["fingerprint"], "vqgan": index["vqgan"]},
-            about={"latents": index["spec_hash"], "clips": index["clips"]},
-            parts={"vqgan": space.vqgan(config.vqgan)},
-            register=True,
-        )
+    return Stage(
+        name="train_ldm",
+        config=config,
+        method=partial(LDMMethod, data=index),
+        data=Data(folder, markers, "encode_latents", latent_arrays),
+        folder=space.ldm(config.name),
+        inputs={"latents": index["fingerprint"], "vqgan": index["vqgan"]},
+        about={"latents": index["spec_hash"], "clips": index["clips"]},
+        parts={"vqgan": space.vqgan(config.vqgan)},
+        register=True,
     )
+
+
+def _on_pixels(config: TrainLDM) -> Stage:
+    space = config.workspace
+    clips = require(space.clips, "index.json", "shard_videos")
+    spec = clips["spec"]
+    config.model.check(spec["size"], spec["size"])
+    markers = shards.load_markers(space.clips, clips, "shard_videos")
+    return Stage(
+        name="train_ldm",
+        config=config,
+        method=partial(LDMMethod, data=pixel_index(clips, _rates(space, spec))),
+        data=Data(space.clips, markers, "shard_videos", pixel_arrays),
+        folder=space.ldm(config.name),
+        inputs={"clips": clips["fingerprint"]},
+        about={"latents": clips["spec_hash"], "clips": clips["fingerprint"]},
+        register=True,
+    )
+
+
+def _rates(space: Workspace, spec: dict[str, Any]) -> list[float]:
+    """Frame rates of the clips: those that were asked for, or else the videos' own."""
+    rows = manifest.read(space.manifest).to_pylist()
+    own = {row["fps"] for row in rows if row["clips"]}
+    return sorted({each for rate in spec["rates"] for each in ([rate] if rate else own)})
+
+
+def pixel_index(clips: dict[str, Any], rates: list[float]) -> dict[str, Any]:
+    """What an index of latents says, for pixels in [-1, 1]: about ±0.5 around 0."""
+    spec = clips["spec"]
+    return {
+        "shape": [3, spec["frames"], spec["size"], spec["size"]],
+        "mean": [0.0] * 3,
+        "std": [0.5] * 3,
+        "classes": clips["classes"],
+        "fps": rates,
+        "in_pixels": True,
+    }

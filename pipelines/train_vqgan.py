@@ -10,6 +10,7 @@ from pipelines.io import shards
 from pipelines.io.workspace import require
 from pipelines.training.loader import clip_arrays
 from pipelines.training.methods import VQGANMethod
+from pipelines.training.perceptual import checksum
 from pipelines.training.stage import Stage, run_stage
 from pipelines.training.trainer import Data
 
@@ -22,6 +23,7 @@ def train_vqgan(config: TrainVQGAN) -> str:
     spec = index["spec"]
     shape = config.model.latent_shape(spec["frames"], spec["size"], spec["size"])
     markers = shards.load_markers(space.clips, index, "shard_videos")
+    perceptual = {"perceptual": checksum(config.perceptual)} if config.perceptual else {}
     return run_stage(
         Stage(
             name="train_vqgan",
@@ -29,7 +31,7 @@ def train_vqgan(config: TrainVQGAN) -> str:
             method=VQGANMethod,
             data=Data(space.clips, markers, "shard_videos", clip_arrays),
             folder=space.vqgan(config.name),
-            inputs={"clips": index["fingerprint"]},
+            inputs={"clips": index["fingerprint"]} | perceptual,
             about={"clips": index["spec_hash"], "latent_shape": shape},
         )
     )

@@ -24,6 +24,7 @@ from vqvdm.diffusion.samplers import even_points, find_sampler, guided
 from vqvdm.diffusion.unet import UNet, UNetConfig
 from vqvdm.errors import UserError
 from vqvdm.seeds import mix
+from vqvdm.tokenizer.pixels import PIXELS, Pixels
 from vqvdm.tokenizer.vqgan import VQGAN, VQGANConfig
 
 
@@ -66,10 +67,11 @@ class Noise:
         return torch.from_numpy(np.stack(draws)).to(self._device)
 
 
-def load_vqgan(folder: str | Path, device: torch.device | str = "cpu") -> VQGAN:
+def load_vqgan(folder: str | Path, device: torch.device | str = "cpu") -> VQGAN | Pixels:
     """The tokenizer of a local export, ready to encode and decode."""
     folder = Path(folder)
-    vqgan = VQGAN(_config(VQGANConfig, load_config(folder)["model"]))
+    config = load_config(folder)["model"]
+    vqgan = Pixels() if config == PIXELS else VQGAN(_config(VQGANConfig, config))
     load_weights(folder, vqgan)
     on_device(vqgan.eval().requires_grad_(False), device)
     return vqgan
@@ -78,7 +80,7 @@ def load_vqgan(folder: str | Path, device: torch.device | str = "cpu") -> VQGAN:
 class VideoGenerator:
     """A class-conditional video generator: denoiser, sampler and decoder."""
 
-    def __init__(self, denoiser: UNet, vqgan: VQGAN, about: dict[str, Any]) -> None:
+    def __init__(self, denoiser: UNet, vqgan: VQGAN | Pixels, about: dict[str, Any]) -> None:
         self.denoiser, self.vqgan, self.about = denoiser, vqgan, about
         self.classes: list[str] = about["classes"]
         device = next(denoiser.parameters()).device

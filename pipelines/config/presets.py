@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 
 from pipelines.config.schema import (
+    PIXEL_SPACE,
     DemoVideos,
     EncodeLatents,
     Evaluate,
@@ -169,12 +170,35 @@ def sky_paper() -> Preset:
     return _paper(sky()).under("runs/sky-paper")
 
 
+def vdm() -> Preset:
+    """The paper's comparison: the same generator on pixels, 16x64x64, as VDM; no `train_vqgan`,
+    no `encode_latents`."""
+    base = ucf101_paper()
+    return replace(
+        base,
+        shard_videos=replace(base.shard_videos, size=64),
+        train_ldm=replace(
+            base.train_ldm,
+            vqgan=PIXEL_SPACE,
+            batch_size=128,
+            model=UNetConfig(
+                width=64,
+                multipliers=(1, 2, 4, 8),
+                depths=(2, 2, 2, 2),
+                factorised=True,
+                spatial_attention_from=2,
+            ),
+        ),
+    ).under("runs/vdm")
+
+
 PRESETS: dict[str, Callable[[], Preset]] = {
     "demo": demo,
     "ucf101": ucf101,
     "sky": sky,
     "ucf101-paper": ucf101_paper,
     "sky-paper": sky_paper,
+    "vdm": vdm,
 }
 
 

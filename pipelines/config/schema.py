@@ -23,6 +23,9 @@ from vqvdm.tokenizer.discriminator import DiscriminatorConfig
 from vqvdm.tokenizer.losses import LossConfig
 from vqvdm.tokenizer.vqgan import VQGANConfig
 
+PIXEL_SPACE = "none"
+"""What `--vqgan` says to train without one."""
+
 Precision = Literal["auto", "fp32", "bf16"]
 
 
@@ -255,6 +258,13 @@ class TrainVQGAN(TrainJob):
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     loss: LossConfig = LossConfig()
     discriminator_lr: float = 2e-4
+    perceptual: str | None = None
+    """URI of a TorchScript file for a perceptual loss, such as LPIPS; may end in #sha256=HEX."""
+
+    def check(self) -> None:
+        super().check()
+        if self.name == PIXEL_SPACE:
+            raise UserError(f"--name {PIXEL_SPACE} stands for no VQGAN: choose another name")
 
 
 @dataclass(frozen=True)
@@ -294,7 +304,7 @@ class TrainLDM(TrainJob):
     """Train the latent diffusion model and write a bundle that generates videos."""
 
     vqgan: str = "base"
-    """Name of the VQGAN whose latents are used."""
+    """Name of the VQGAN whose latents are used; `none` trains on pixels, as VDM does."""
     name: str = "base"
     """Name to publish under: ldm/NAME."""
     model: UNetConfig = UNetConfig()

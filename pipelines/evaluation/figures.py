@@ -12,6 +12,8 @@ from pipelines.config.protocols import Protocol
 from pipelines.evaluation.summary import Estimate, Summary, estimate, frechet, kernel
 from vqvdm.errors import UserError
 
+RECONSTRUCTION = frozenset(("psnr", "ssim", "lpips", "rfvd"))
+"""Metrics of the tokenizer."""
 NEAREST_ROWS = 256
 """Videos of a set whose nearest training clips are looked for."""
 

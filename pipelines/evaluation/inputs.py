@@ -12,6 +12,7 @@ from pipelines.evaluation.observe import FORMAT
 from pipelines.io import storage
 from pipelines.io.workspace import require
 from vqvdm.errors import UserError
+from vqvdm.tokenizer.pixels import PIXELS
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,8 @@ class Inputs:
     config: Evaluate
     bundle: dict[str, Any]
     index: dict[str, Any]
+    in_pixels: bool
+    """Whether the model works without a tokenizer, whose reconstructions could be judged."""
     detector: DetectorFile | None
     classifier: DetectorFile | None
     lpips: DetectorFile | None
@@ -57,7 +60,8 @@ def find_inputs(config: Evaluate) -> Inputs:
         classifier = _classifier(config, detector)
     if config.lpips and "lpips" in wanted:
         lpips = find_detector(config.lpips, space)
-    return Inputs(config, bundle, index, detector, classifier, lpips)
+    in_pixels = vqgan["model"] == PIXELS
+    return Inputs(config, bundle, index, in_pixels, detector, classifier, lpips)
 
 
 def _classifier(config: Evaluate, detector: DetectorFile | None) -> DetectorFile | None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipelines.config.schema import Evaluate, parse_rates
 from pipelines.evaluation.draw import Pick, draw
-from pipelines.evaluation.figures import Figures
+from pipelines.evaluation.figures import RECONSTRUCTION, Figures
 from pipelines.evaluation.inputs import Inputs
 from pipelines.evaluation.observe import FORMAT, Instruments, Observation
 from pipelines.evaluation.portions import Portion, clip_portions
@@ -133,5 +133,8 @@ def refuse_early(figures: Figures, inputs: Inputs, real: Real) -> None:
             )
             for metric in {"fvd", "rfvd"} & set(config.wanted):
                 figures.refuse(metric, reason)
+    if inputs.in_pixels:
+        for metric in RECONSTRUCTION & set(config.wanted):
+            figures.refuse(metric, "the model works on pixels: nothing is reconstructed")
     if not inputs.classifier and "is" in config.wanted:
         figures.not_measured["is"] = "builtin has no classes: pass --classifier"

@@ -120,6 +120,12 @@ def latent_arrays(members: Members) -> Arrays:
     return {"latent": decode_array(members["npy"])} | _labels(members)
 
 
+def pixel_arrays(members: Members) -> Arrays:
+    """A clip sample as a latent one: pixels float32 (3, T, H, W) in [-1, 1]."""
+    video_CTHW = decode_clip(members["mp4"]).transpose(3, 0, 1, 2)
+    return {"latent": video_CTHW.astype(np.float32) / 127.5 - 1} | _labels(members)
+
+
 def decode_array(data: bytes) -> np.ndarray:
     """A .npy file in memory as float32; pickled objects are refused."""
     return np.load(io.BytesIO(data), allow_pickle=False).astype(np.float32)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from pipelines.config.schema import TrainJob, TrainLDM, TrainVQGAN
 from pipelines.io.video import Frames
 from pipelines.training.loader import Batch
+from pipelines.training.perceptual import load_perceptual
 from pipelines.training.world import Draws, World
 from vqvdm.checkpoint import on_device, save_model
 from vqvdm.diffusion.objectives import add_noise, draw_times, drop_classes
@@ -27,7 +28,7 @@ from vqvdm.ema import EMA
 from vqvdm.generator import from_uint8, to_uint8
 from vqvdm.metrics.pixels import psnr
 from vqvdm.seeds import mix
-from vqvdm.tokenizer.discriminator import Discriminators
+from vqvdm.tokenizer.discriminator import Discriminators, one_frame
 from vqvdm.tokenizer.losses import (
     LeCAM,
     adaptive_weight,
@@ -37,6 +38,7 @@ from vqvdm.tokenizer.losses import (
     generator_hinge,
     reconstruction_loss,
 )
+from vqvdm.tokenizer.pixels import PIXELS, Pixels
 from vqvdm.tokenizer.quantize import codebook_usage
 from vqvdm.tokenizer.vqgan import VQGAN
 
@@ -102,6 +104,7 @@ class VQGANMethod:
         self.vqgan = on_device(VQGAN(config.model), world.device)
         self.critic = on_device(Discriminators(config.discriminator), world.device)
         self.lecam = LeCAM()
+        self.perceptual = config.perceptual and load_perceptual(config.perceptual, world.device)
         self.ema = EMA(self.vqgan, config.ema_decay)
         self._vqgan_ddp, self._critic_ddp = world.wrap(self.vqgan), world.wrap(self.critic)
         self.optimizer = torch.optim.AdamW(
@@ -127,12 +130,16 @@ class VQGANMethod:
         with self.world.autocast():
             y, quantized = self._vqgan_ddp(x)
         y = y.float()
+        # Image networks see one frame of each clip, the same in all losses.
+        shown = (Draws(self.world, self.config.seed, step).uniform(len(x)) * x.shape[2]).long()
         reconstruction = reconstruction_loss(x, y, self.config.loss)
+        metrics = {"vq": quantized.loss}
+        if self.perceptual:
+            metrics["perceptual"] = self.perceptual(one_frame(x, shown), one_frame(y, shown))
+            reconstruction = reconstruction + self.config.loss.perceptual * metrics["perceptual"]
+        metrics["reconstruction"] = reconstruction
         loss = reconstruction + self.config.loss.vq * quantized.loss
-        metrics = {"reconstruction": reconstruction, "vq": quantized.loss}
         if weight:
-            # The image discriminator sees one frame of each clip, the same in both steps.
-            shown = (Draws(self.world, self.config.seed, step).uniform(len(x)) * x.shape[2]).long()
             adversarial = self._adversarial_loss(x, y, shown)
             balance = self._balance(reconstruction, adversarial)
             loss = loss + weight * balance * adversarial
@@ -238,7 +245,8 @@ class LDMMethod:
     """A denoiser on normalised latents, class dropped at random."""
 
     def __init__(self, config: TrainLDM, world: World, data: Mapping[str, Any]) -> None:
-        """`data` is the index of the latents: shape, classes, mean and std of each channel."""
+        """`data` is the index of the latents: shape, classes, mean and std of each channel, and
+        whether they are pixels."""
         self.config, self.world, self.data = config, world, data
         torch.manual_seed(config.seed)
         net = UNet(config.model, data["shape"][0], len(data["classes"]))
@@ -315,3 +323,5 @@ class LDMMethod:
             "fps": self.data["fps"],
         }
         save_model(folder, self.ema.average, about)
+        if self.data.get("in_pixels"):
+            save_model(folder / "vqgan", Pixels(), {"model": PIXELS})

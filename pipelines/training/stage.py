@@ -105,6 +105,7 @@ def _publish(stage: Stage, method: Method, validation: Mapping[str, float]) -> s
         (folder / "MODEL_CARD.md").write_text(_card(stage, validation))
         config = json.loads((folder / "config.json").read_text())
         config |= {"recipe": stage.recipe, "inputs": dict(stage.inputs), "about": stage.about}
+        config["validation"] = dict(validation)
         (folder / "config.json").write_bytes(storage.json_bytes(config))
         files = [path for path in folder.rglob("*") if path.is_file()]
         for path in sorted(files, key=lambda path: path == folder / "config.json"):

@@ -68,6 +68,7 @@ def test_videos_become_a_generator(job, digit_videos):
 
     _check_tracking(root)
     _check_refusals(job, root, digit_videos)
+    _check_pixel_space(job, root)
 
 
 def _check_tracking(root: str) -> None:
@@ -119,3 +120,19 @@ def _check_refusals(job, root: str, videos: object) -> None:
         assert "--overwrite" in outcome.stderr
         assert outcome.stderr.count("\n") == 1
     assert content(root) == before
+
+
+def _check_pixel_space(job, root: str) -> None:
+    """The same generator on the same clips, without a tokenizer."""
+    small = ("--model.width", 8, "--model.multipliers", 1, 2, "--model.depths", 1, 1)
+    flags = (*FEW_STEPS, *small, "--model.spatial-attention-from", 1, "--vqgan", "none")
+    name = ("--root", root, "--name", "pixels")
+    outcome = job("train_ldm", *name, *flags, "--model.head-width", 8)
+    assert outcome.status == 0, outcome.stderr
+    about = storage.read_json(f"{root}/ldm/pixels/config.json")
+    assert about["latents"]["shape"] == [3, 16, 64, 64]
+    assert about["fps"] == [8.0, 16.0]
+    outcome = job("sample", "--root", root, "--ldm", "pixels", "--classes", "six", "--steps", 2)
+    assert outcome.status == 0, outcome.stderr
+    video = decode_clip(storage.read_bytes(f"{root}/samples/pixels/six/00000.mp4"))
+    assert video.shape == (16, 64, 64, 3)

@@ -32,6 +32,8 @@ class UNetConfig:
     """Channels of an attention head."""
     factorised: bool = False
     """Split 3x3x3 convolutions into 1x3x3 and 3x1x1."""
+    spatial_attention_from: int = 0
+    """First level with spatial attention: above it frames of pixels have too many positions."""
 
     def check(self, height: int | None = None, width: int | None = None) -> None:
         """`UserError` unless widths fit the heads, and a latent of this size can be halved."""
@@ -156,11 +158,15 @@ class Block(nn.Module):
     """What the U-Net repeats: 3D residual block, spatial attention, temporal attention."""
 
     def __init__(
-        self, channels_in: int, channels_out: int, embedding: int, config: UNetConfig
+        self, channels_in: int, channels_out: int, level: int, embedding: int, config: UNetConfig
     ) -> None:
         super().__init__()
         self.residual = ResidualBlock(channels_in, channels_out, embedding, config.factorised)
-        self.spatial = SpatialAttention(channels_out, config.head_width)
+        self.spatial = (
+            SpatialAttention(channels_out, config.head_width)
+            if level >= config.spatial_attention_from
+            else nn.Identity()
+        )
         self.temporal = TemporalAttention(channels_out, config.head_width)
 
     def forward(self, x_BCTHW: Tensor, condition_BE: Tensor) -> Tensor:
@@ -179,8 +185,8 @@ class UNet(nn.Module):
         self.conditioning = Conditioning(num_classes, config.width)
         self.first = conv3d(latent_channels, widths[0])
 
-        def block(channels_in: int, channels_out: int) -> Block:
-            return Block(channels_in, channels_out, embedding, config)
+        def block(channels_in: int, channels_out: int, level: int) -> Block:
+            return Block(channels_in, channels_out, level, embedding, config)
 
         skips, channels = [], widths[0]
         self.down = nn.ModuleList()
@@ -188,16 +194,16 @@ class UNet(nn.Module):
             if level:
                 self.down.append(nn.Conv3d(channels, channels, (1, 3, 3), (1, 2, 2), (0, 1, 1)))
             for _ in range(config.depths[level]):
-                self.down.append(block(channels, width))
+                self.down.append(block(channels, width, level))
                 channels = width
                 skips.append(channels)
 
-        self.middle = block(channels, channels)
+        self.middle = block(channels, channels, len(widths) - 1)
 
         self.up = nn.ModuleList()
         for level, width in reversed(list(enumerate(widths))):
             for _ in range(config.depths[level]):
-                self.up.append(block(channels + skips.pop(), width))
+                self.up.append(block(channels + skips.pop(), width, level))
                 channels = width
             if level:
                 self.up.append(

@@ -40,6 +40,11 @@ class Judgement(NamedTuple):
         return first, second
 
 
+def one_frame(x_BCTHW: Tensor, frame_B: Tensor) -> Tensor:
+    """Of each clip the frame with the given index, (B, C, H, W)."""
+    return x_BCTHW[torch.arange(len(frame_B), device=x_BCTHW.device), :, frame_B]
+
+
 class PatchDiscriminator(nn.Module):
     """A PatchGAN (Isola et al., 2017, section 3.2.2): one logit a patch of pixels or of a video."""
 
@@ -93,6 +98,5 @@ class Discriminators(nn.Module):
         logits, features = self.video(x_BCTHW)
         if self.image is None:
             return Judgement([logits], features)
-        rows = torch.arange(len(frame_B), device=x_BCTHW.device)
-        frame_logits, frame_features = self.image(x_BCTHW[rows, :, frame_B].unsqueeze(2))
+        frame_logits, frame_features = self.image(one_frame(x_BCTHW, frame_B).unsqueeze(2))
         return Judgement([logits, frame_logits], features + frame_features)

@@ -28,6 +28,8 @@ class LossConfig:
     """Share of the training after which the discriminators join."""
     adversarial_ramp: float = 0.2
     """Share of the training over which their weight grows to the full one."""
+    perceptual: float = 1.0
+    """Weight of the perceptual loss, where there is a network for it."""
     feature_matching: float = 0.0
     """Weight of matching what the discriminators see, relative to their judgement."""
     lecam: float = 0.01

@@ -60,7 +60,7 @@ class Codebook(nn.Module):
     The loss is the commitment term; codes unused for long are replaced by encoder outputs.
     """
 
-    def __init__(self, channels: int, size: int, decay: float = 0.95) -> None:
+    def __init__(self, channels: int, size: int, cosine: bool = False, decay: float = 0.95) -> None:
         super().__init__()
         from vector_quantize_pytorch import VectorQuantize
 
@@ -73,6 +73,7 @@ class Codebook(nn.Module):
             accept_3d_fmap=True,
             channel_last=False,
             commitment_weight=0.25,
+            use_cosine_sim=cosine,
             rotation_trick=False,
         )
         self.codebook_size = size

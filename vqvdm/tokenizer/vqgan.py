@@ -41,6 +41,8 @@ class VQGANConfig:
     """VQ codes."""
     codebook_channels: int = 3
     """VQ latent channels."""
+    cosine: bool = False
+    """Choose VQ codes by direction alone."""
 
     @property
     def latent_channels(self) -> int:
@@ -110,7 +112,7 @@ class VQGAN(nn.Module):
         self.quantizer: Quantizer = (
             FiniteScalar(config.levels)
             if config.quantizer == "fsq"
-            else Codebook(config.codebook_channels, config.codebook_size)
+            else Codebook(config.codebook_channels, config.codebook_size, config.cosine)
         )
 
         decoder: list[nn.Module] = [conv3d(config.latent_channels, widths[-1])]

@@ -1,7 +1,7 @@
 """A bundle of tiny nets on disk becomes videos."""
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from vqvdm import UserError, VideoGenerator
 from vqvdm.checkpoint import save_model
 from vqvdm.diffusion.unet import UNet, UNetConfig
 from vqvdm.generator import from_uint8, load_vqgan, to_uint8
+from vqvdm.tokenizer.pixels import PIXELS, Pixels
 from vqvdm.tokenizer.vqgan import VQGAN, VQGANConfig
 
 Bundle = Callable[..., Path]
@@ -65,6 +66,23 @@ def test_a_video_for_each_class_named(generator: VideoGenerator) -> None:
     assert videos.shape == (3, 4, 16, 16, 3)
     assert videos.dtype == np.uint8
     assert len(np.unique(videos)) > 10
+
+
+def test_without_a_tokenizer_pixels_are_sampled(tmp_path: Path) -> None:
+    net = UNet(replace(DENOISER, spatial_attention_from=1), 3, 2)
+    about = {
+        "model": asdict(net.config),
+        "objective": {"name": "epsilon"},
+        "latents": {"shape": [3, 4, 16, 16], "mean": [0.0] * 3, "std": [0.5] * 3},
+        "classes": ["zero", "seven"],
+    }
+    save_model(tmp_path, net, about)
+    save_model(tmp_path / "vqgan", Pixels(), {"model": PIXELS})
+    generator = VideoGenerator.load(tmp_path)
+    videos = generator.sample(["zero", None], steps=2, seed=3)
+    pixels = generator.sample_latents(["zero", None], steps=2, seed=3)
+    assert videos.shape == (2, 4, 16, 16, 3)
+    assert np.array_equal(videos, to_uint8(pixels).numpy())
 
 
 def test_a_video_does_not_depend_on_its_neighbours(generator: VideoGenerator) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from pipelines.config import presets
 from pipelines.config.presets import PRESETS, Preset
-from pipelines.config.schema import ShardVideos, TrainLDM, TrainVQGAN
+from pipelines.config.schema import PIXEL_SPACE, ShardVideos, TrainLDM, TrainVQGAN
 from vqvdm.errors import UserError
 
 JOBS = [job.name for job in fields(Preset)]
@@ -26,7 +26,7 @@ def test_every_job_has_settings(preset: str, job: str) -> None:
 @pytest.mark.parametrize("preset", PRESETS)
 def test_clips_divide_into_latents(preset: str) -> None:
     clips = cast(ShardVideos, presets.settings(preset, "shard_videos"))
-    assert (clips.frames, clips.size) == (16, 64 if preset == "demo" else 128)
+    assert (clips.frames, clips.size) == (16, 64 if preset in ("demo", "vdm") else 128)
     model = cast(TrainVQGAN, presets.settings(preset, "train_vqgan")).model
     assert len(model.blocks) == len(model.widths) == len(model.depths)
     assert model.compression == (4, 8, 8)
@@ -34,6 +34,12 @@ def test_clips_divide_into_latents(preset: str) -> None:
     assert shape == (model.latent_channels, 4, clips.size // 8, clips.size // 8)
     denoiser = cast(TrainLDM, presets.settings(preset, "train_ldm")).model
     assert shape[-1] % 2 ** (len(denoiser.multipliers) - 1) == 0
+
+
+def test_the_pixel_space_preset_halves_pixels() -> None:
+    config = cast(TrainLDM, presets.settings("vdm", "train_ldm"))
+    assert config.vqgan == PIXEL_SPACE
+    config.model.check(64, 64)
 
 
 def test_an_unlabelled_preset_asks_for_no_labels() -> None:

@@ -1,5 +1,6 @@
 """The denoiser: where it starts, what it depends on and which sizes it takes."""
 
+from dataclasses import replace
 from typing import TypeVar
 
 import pytest
@@ -113,6 +114,13 @@ def test_every_block_is_residual_then_spatial_then_temporal(multipliers: tuple[i
         assert kinds == [ResidualBlock, SpatialAttention, TemporalAttention]
     for kind in (ResidualBlock, SpatialAttention, TemporalAttention):
         assert sum(isinstance(module, kind) for module in net.modules()) == len(blocks)
+
+
+def test_spatial_attention_begins_at_a_level() -> None:
+    config = UNetConfig(width=8, multipliers=(1, 2), depths=(1, 1), head_width=8)
+    net = UNet(replace(config, spatial_attention_from=1), 3, 2)
+    kinds = [isinstance(b.spatial, SpatialAttention) for b in net.modules() if isinstance(b, Block)]
+    assert kinds == [False, True, True, True, False]
 
 
 @pytest.mark.parametrize("factorised", [False, True])

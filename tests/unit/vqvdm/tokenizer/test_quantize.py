@@ -97,6 +97,14 @@ def test_codebook_takes_the_nearest_of_its_entries() -> None:
     assert torch.equal(codebook(quantized.z_BCTHW).indices_BTHW, indices)
 
 
+def test_a_cosine_codebook_goes_by_direction_alone() -> None:
+    codebook, z_BCTHW = Codebook(3, 16, cosine=True), latents(3)
+    codebook.train()(z_BCTHW)
+    indices = codebook.eval()(z_BCTHW).indices_BTHW
+    assert torch.equal(codebook(7 * z_BCTHW).indices_BTHW, indices)
+    assert len(indices.unique()) > 4
+
+
 def test_codebook_training_pulls_latents_to_codes_and_passes_the_gradient() -> None:
     torch.manual_seed(0)
     codebook, weights = Codebook(3, 16), torch.randn(4, 3, 4, 8, 8)

@@ -1,0 +1,186 @@
+"""What settled the recipes: one change at a time, several seeds each.
+
+    python -m benchmarks.ablation STUDY --root runs/demo [--seeds 3] [--steps N] [--only NAME …]
+
+STUDY is one of `STUDIES`. Every row is made by the jobs themselves; their command lines are
+printed, so that each can be run again by hand. Clips have to be there, and for the studies of the
+generator latents too: `make demo` leaves both in runs/demo. A run that is finished already is only
+read, so a study can be stopped and gone on with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import re
+import statistics
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import ray
+
+from pipelines.config import cli
+from pipelines.config.scale import ray_options
+from pipelines.evaluate import evaluate
+from pipelines.io import storage
+from pipelines.io.workspace import Workspace, require
+from pipelines.train_ldm import train_ldm
+from pipelines.train_vqgan import train_vqgan
+
+Flags = tuple[str, ...]
+TOKENIZER = ("val/psnr", "codebook/usage", "codebook/perplexity")
+GENERATOR = (
+    "samples/clip_accuracy",
+    "samples/frame_accuracy",
+    "samples/displacement_ratio",
+    "fvd_builtin",
+)
+
+EVALUATE = ("--num-samples", "200", "--metrics", "accuracy,motion,fvd", "--num-train", "0")
+RAW = argparse.RawDescriptionHelpFormatter
+
+
+@dataclass(frozen=True)
+class Study:
+    """Variants of one stage: their flags, changed in training or in sampling."""
+
+    train: Mapping[str, Flags]
+    figures: tuple[str, ...]
+    evaluate: Mapping[str, Flags] | None = None
+    """Where it is sampling that differs: one model, evaluated with these flags."""
+
+
+STUDIES = {
+    "quantiser": Study(
+        {
+            "VQ 1024, 3 channels": (),
+            "VQ 1024, cosine": ("--model.cosine",),
+            "FSQ 8·8·8": ("--model.quantizer", "fsq"),
+            "FSQ 8·8·8·5": ("--model.quantizer", "fsq", "--model.levels", "8", "8", "8", "5"),
+        },
+        TOKENIZER,
+    ),
+    "channels": Study(
+        {
+            f"{channels} channels": ("--model.codebook-channels", str(channels))
+            for channels in (3, 4, 8)
+        },
+        TOKENIZER,
+    ),
+    "decoder": Study(
+        {
+            "time folded last": (),
+            "time folded at once": ("--model.blocks", "2", "4", "4", "2", "2", "2"),
+            "factorised": ("--model.factorised",),
+            "twice as wide a decoder": ("--model.decoder-widths", "48", "192"),
+        },
+        TOKENIZER,
+    ),
+    "objective": Study(
+        {
+            "flow": (),
+            "v, min-SNR": ("--objective.name", "v"),
+            "epsilon": ("--objective.name", "epsilon"),
+        },
+        GENERATOR,
+    ),
+    "dropout": Study(
+        {f"p = {p}": ("--objective.class-dropout", str(p)) for p in (0.1, 0.2, 0.5)},
+        GENERATOR,
+    ),
+    "guidance": Study(
+        {"flow": ()},
+        GENERATOR,
+        {f"guidance {g}": ("--guidance", str(g)) for g in (1, 2, 3, 4)},
+    ),
+    "steps": Study(
+        {"flow": ()},
+        GENERATOR,
+        {f"{steps} steps": ("--steps", str(steps)) for steps in (6, 12, 20, 100)},
+    ),
+}
+
+
+def job(page: cli.Page, *arguments: str) -> str:
+    """Run a job's command line; returns its main figure."""
+    print("$ python", f"jobs/{page.__name__}.py", " ".join(arguments), file=sys.stderr, flush=True)
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        status = cli.run(page, list(arguments))
+    if status:
+        sys.exit(status)
+    return out.getvalue().splitlines()[-1]
+
+
+def slug(text: str) -> str:
+    """A name to publish under."""
+    return re.sub("[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def train(name: str, study: Study, variant: str, seed: int, common: Flags) -> str:
+    """Train a variant from a seed; returns the name it is published under."""
+    published = slug(f"{name} {variant} {seed}")
+    page = train_vqgan if study.figures == TOKENIZER else train_ldm
+    job(page, *common, "--name", published, "--seed", str(seed), *study.train[variant])
+    return published
+
+
+def figures(
+    name: str, study: Study, seed: int, common: Flags, space: Workspace, only: Sequence[str]
+) -> Iterator[tuple[str, dict[str, float]]]:
+    """The figures of every variant, from one seed."""
+    for variant in study.train:
+        if only and not study.evaluate and variant not in only:
+            continue
+        published = train(name, study, variant, seed, common)
+        if study.figures == TOKENIZER:
+            yield (
+                variant,
+                require(space.vqgan(published), "config.json", "train_vqgan")["validation"],
+            )
+            continue
+        for sampled, flags in (study.evaluate or {variant: ()}).items():
+            if only and sampled not in only:
+                continue
+            job(
+                evaluate, "--root", space.root, "--ldm", published, "--overwrite", *EVALUATE, *flags
+            )
+            yield sampled, require(space.eval(published), "metrics.json", "evaluate")["metrics"]
+
+
+def table(study: Study, found: Mapping[str, list[dict[str, float]]]) -> str:
+    """Markdown: a row a variant, each figure's mean over the seeds and its smallest and largest."""
+    lines = [f"| variant | {' | '.join(study.figures)} |", "|---" * (len(study.figures) + 1) + "|"]
+    for variant, rows in found.items():
+        cells = []
+        for figure in study.figures:
+            values = [row[figure] for row in rows]
+            cells.append(f"{statistics.mean(values):.4g} ({min(values):.4g} to {max(values):.4g})")
+        lines.append(f"| {variant} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=RAW)
+    parser.add_argument("study", choices=STUDIES)
+    parser.add_argument("--root", default="runs/demo")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, help="training steps; by default the demo's")
+    parser.add_argument("--only", nargs="*", default=[], help="variants; by default all")
+    asked = parser.parse_args()
+    study, space = STUDIES[asked.study], Workspace(storage.absolute(asked.root))
+    common: Flags = ("--root", space.root)
+    common += ("--steps", str(asked.steps)) if asked.steps else ()
+    ray.init(**ray_options())
+    found: dict[str, list[dict[str, float]]] = {}
+    for seed in range(asked.seeds):
+        for variant, row in figures(asked.study, study, seed, common, space, asked.only):
+            found.setdefault(variant, []).append(row)
+            print(variant, f"seed {seed}", {name: row[name] for name in study.figures}, flush=True)
+    print(f"\n{table(study, found)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""The optional perceptual loss: LPIPS, or any other, from a file that the user names.
+
+The file is TorchScript: called with two batches of frames (B, 3, H, W) in [-1, 1], it gives one
+distance a pair. docs/evaluation.md tells how LPIPS becomes such a file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pipelines.io import storage
+from vqvdm.errors import UserError
+
+Perceptual = Callable[[Tensor, Tensor], Tensor]
+
+
+def checksum(text: str) -> str:
+    """The sha256 of the file at `URI#sha256=HEX`; `UserError` where it is missing or another."""
+    uri, _, expected = text.partition("#sha256=")
+    try:
+        found = storage.sha256(uri)
+    except FileNotFoundError:
+        raise UserError(f"--perceptual {uri}: no such file") from None
+    if expected and found != expected:
+        raise UserError(f"--perceptual {uri} has sha256 {found}, not {expected}: another file")
+    return found
+
+
+def load_perceptual(text: str, device: torch.device) -> Perceptual:
+    """The network at `URI#sha256=HEX`, frozen; `UserError` where it is no such network."""
+    uri = text.partition("#")[0]
+    with storage.local_copy(uri) as path:
+        data = Path(path).read_bytes()
+        expected = text.partition("#sha256=")[2]
+        if expected and hashlib.sha256(data).hexdigest() != expected:
+            raise UserError(f"--perceptual {uri} changed: its sha256 is no longer {expected}")
+        try:
+            net = torch.jit.load(path, map_location=device)
+        except RuntimeError as error:
+            raise UserError(f"--perceptual {uri} is no TorchScript file") from error
+    net.eval()
+    for parameter in net.parameters():
+        parameter.requires_grad_(False)
+
+    def distance(x_BCHW: Tensor, y_BCHW: Tensor) -> Tensor:
+        found = net(x_BCHW.float(), y_BCHW.float())
+        if found.numel() != len(x_BCHW):
+            raise UserError(
+                f"--perceptual {uri} gives {tuple(found.shape)} for {len(x_BCHW)} pairs of frames: "
+                "one number a pair is due"
+            )
+        return found.mean()
+
+    return distance

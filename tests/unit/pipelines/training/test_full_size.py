@@ -1,0 +1,49 @@
+"""Every preset takes a training step at its full size, one clip a batch."""
+
+import pytest
+import torch
+
+from benchmarks.sizes import latent_shape
+from pipelines.config.presets import PRESETS
+from pipelines.config.schema import PIXEL_SPACE
+from pipelines.training.loader import Batch
+from pipelines.training.methods import LDMMethod, Method, VQGANMethod
+from pipelines.training.world import World
+
+CLASSES = [f"class {index}" for index in range(101)]
+
+
+def takes_a_step(method: Method, batch: Batch, step: int) -> None:
+    metrics = method.train_step(batch, step)
+    assert metrics["loss"].isfinite()
+    assert metrics["gradient_norm"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_generator(preset: str) -> None:
+    recipe = PRESETS[preset]()
+    shape = latent_shape(recipe)
+    data = {"shape": shape, "classes": CLASSES, "fps": [25.0], "mean": [0.0] * 3, "std": [1.0] * 3}
+    batch = Batch(
+        ["a"],
+        {
+            "latent": torch.randn(1, *shape),
+            "class_index": torch.tensor([7]),
+            "fps": torch.tensor([25.0]),
+        },
+    )
+    takes_a_step(LDMMethod(recipe.train_ldm, World(), data), batch, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "preset", [name for name in PRESETS if PRESETS[name]().train_ldm.vqgan != PIXEL_SPACE]
+)
+def test_the_tokenizer_and_its_discriminators(preset: str) -> None:
+    recipe = PRESETS[preset]()
+    spec, config = recipe.shard_videos, recipe.train_vqgan
+    shape = (1, spec.frames, spec.size, spec.size, 3)
+    batch = Batch(["a"], {"video": torch.randint(0, 256, shape, dtype=torch.uint8)})
+    # The last step: the discriminators have a say.
+    takes_a_step(VQGANMethod(config, World()), batch, config.steps - 1)

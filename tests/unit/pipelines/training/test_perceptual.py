@@ -1,0 +1,68 @@
+"""A perceptual loss from a file: the right one, and one number a pair of frames."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipelines.io import storage
+from pipelines.training.perceptual import checksum, load_perceptual
+from vqvdm.errors import UserError
+
+CPU = torch.device("cpu")
+
+
+class Distance(nn.Module):
+    """Mean squared difference of each pair."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return (x - y).square().mean(dim=[1, 2, 3])
+
+
+class Sum(nn.Module):
+    """One number for all pairs: not what is due."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return (x - y).sum()
+
+
+def saved(folder: Path, net: nn.Module) -> str:
+    path = folder / "net.pt"
+    example = torch.zeros(2, 3, 8, 8)
+    torch.jit.save(torch.jit.trace(net, (example, example)), str(path))
+    return str(path)
+
+
+def test_the_gradient_reaches_the_reconstruction_only(tmp_path: Path) -> None:
+    perceptual = load_perceptual(saved(tmp_path, Distance()), CPU)
+    x, y = torch.zeros(2, 3, 8, 8), torch.ones(2, 3, 8, 8, requires_grad=True)
+    loss = perceptual(x, y)
+    loss.backward()
+    assert loss.item() == 1
+    assert y.grad is not None and (y.grad > 0).all()
+
+
+def test_the_checksum_is_held(tmp_path: Path) -> None:
+    uri = saved(tmp_path, Distance())
+    right = storage.sha256(uri)
+    assert checksum(uri) == checksum(f"{uri}#sha256={right}") == right
+    load_perceptual(f"{uri}#sha256={right}", CPU)
+    for read in (checksum, lambda text: load_perceptual(text, CPU)):
+        with pytest.raises(UserError, match="sha256"):
+            read(f"{uri}#sha256={'0' * 64}")
+
+
+def test_a_wrong_file_is_refused_in_words(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        checksum(str(tmp_path / "none.pt"))
+    other = tmp_path / "other.pt"
+    other.write_bytes(b"weights")
+    with pytest.raises(UserError, match="no TorchScript"):
+        load_perceptual(str(other), CPU)
+
+
+def test_one_number_a_pair_is_due(tmp_path: Path) -> None:
+    perceptual = load_perceptual(saved(tmp_path, Sum()), CPU)
+    with pytest.raises(UserError, match="one number a pair"):
+        perceptual(torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 8, 8))
