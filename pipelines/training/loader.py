@@ -105,7 +105,7 @@ class ShardCache:
 
     def __init__(self, folder: str, markers: list[Marker], job: str, cache_gb: float) -> None:
         self.folder, self.markers, self.job = folder, markers, job
-        self.limit_bytes = cache_gb * 1e9
+        self.limit_bytes, self.held_bytes = cache_gb * 1e9, 0
         self._open_shards: OrderedDict[int, Future[ShardReader]] = OrderedDict()
         self._lock = threading.Lock()
         self._fetchers = ThreadPoolExecutor(2)
@@ -137,23 +137,22 @@ class ShardCache:
                 self._open_shards.move_to_end(shard)
             self._make_room(wanted[0])
 
-    @property
-    def held_bytes(self) -> int:
-        """Size of the shards at hand."""
-        return sum(self.markers[shard].bytes for shard in self._open_shards)
-
     def _get(self, shard: int) -> Future[ShardReader]:
         if shard not in self._open_shards:
             self._open_shards[shard] = self._fetchers.submit(self._fetch, shard)
+            self.held_bytes += self.markers[shard].bytes
         return self._open_shards[shard]
 
     def _make_room(self, spared: int) -> None:
         """Drop what was used longest ago, though never the shard in use."""
+        if self.held_bytes <= self.limit_bytes:
+            return
         for shard in list(self._open_shards):
             if self.held_bytes <= self.limit_bytes:
                 return
             if shard != spared and self._open_shards[shard].done():
                 del self._open_shards[shard]
+                self.held_bytes -= self.markers[shard].bytes
                 self._copy(shard).unlink(missing_ok=True)
 
     def _copy(self, shard: int) -> Path:
