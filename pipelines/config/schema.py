@@ -19,14 +19,13 @@ from pipelines.io.workspace import Workspace
 from vqvdm.diffusion.objectives import ObjectiveConfig
 from vqvdm.diffusion.unet import UNetConfig
 from vqvdm.errors import UserError
+from vqvdm.inference import Precision
 from vqvdm.tokenizer.discriminator import DiscriminatorConfig
 from vqvdm.tokenizer.losses import LossConfig
 from vqvdm.tokenizer.vqgan import VQGANConfig
 
 PIXEL_SPACE = "none"
 """What `--vqgan` says to train without one."""
-
-Precision = Literal["auto", "fp32", "bf16"]
 
 
 def parse_rates(text: str, word: str) -> list[float]:

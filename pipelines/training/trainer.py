@@ -17,7 +17,7 @@ from ray.train import RunConfig, ScalingConfig, TrainingFailedError, get_context
 from ray.train.torch import TorchTrainer, get_device
 
 from pipelines import tracking
-from pipelines.config.scale import local_cpus, ray_options, resolve_precision
+from pipelines.config.scale import local_cpus, ray_options
 from pipelines.config.schema import TrainJob
 from pipelines.io.shards import Marker
 from pipelines.training.checkpoints import Checkpoints
@@ -25,6 +25,7 @@ from pipelines.training.loader import Loader
 from pipelines.training.loop import train
 from pipelines.training.world import World
 from vqvdm.errors import UserError, find_user_error
+from vqvdm.inference import resolve_precision
 
 VALIDATION_CLIPS = 64
 ATTEMPTS = 3
