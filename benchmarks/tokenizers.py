@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from benchmarks.peers import full_resolution
 from benchmarks.results import record, row
 from pipelines.config.presets import ucf101
-from pipelines.config.scale import local_cpus, resolve_precision
+from pipelines.config.scale import local_cpus
 from pipelines.config.schema import TrainVQGAN
 from pipelines.io.clips import ClipSpec
 from pipelines.io.cutting import CutRequest, EncodedClip, cut_video
@@ -32,6 +32,7 @@ from pipelines.training.optimise import Optimiser, scheduled_lr
 from pipelines.training.world import World
 from vqvdm.checkpoint import on_device
 from vqvdm.generator import from_uint8
+from vqvdm.inference import resolve_precision
 from vqvdm.metrics import psnr
 from vqvdm.tokenizer.losses import reconstruction_loss
 from vqvdm.tokenizer.quantize import Codebook

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import torch
 
-from pipelines.config.scale import resolve_precision
 from pipelines.config.schema import Sampling
 from pipelines.io import storage
 from pipelines.io.video import Frames
 from vqvdm.generator import VideoGenerator
+from vqvdm.inference import Precision
 
 BUNDLE = (
     "config.json",
@@ -52,29 +52,26 @@ class Request:
 class Generate:
     """Holds the generator; turns rows of requests into rows of videos."""
 
-    def __init__(self, bundle: str, config: Sampling, precision: str, threads: int) -> None:
+    def __init__(self, bundle: str, config: Sampling, precision: Precision, threads: int) -> None:
         torch.set_num_threads(threads)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.dtype = resolve_precision(precision, device)
         self.device, self.config = device, config
         with tempfile.TemporaryDirectory(prefix="vqvdm-") as folder:
             storage.download_folder(bundle, Path(folder), BUNDLE)
-            self.generator = VideoGenerator.load(folder, device)
+            self.generator = VideoGenerator.load(folder, device, precision)
 
     def videos(self, requests: Sequence[Request]) -> Frames:
         """Videos uint8 (N, T, H, W, 3) of requests of one frame rate."""
         config = self.config
-        mixed = self.dtype != torch.float32
-        with torch.autocast(self.device.type, self.dtype if mixed else None, enabled=mixed):
-            return self.generator.sample(
-                [request.label for request in requests],
-                requests[0].fps,
-                config.steps,
-                config.guidance,
-                [request.seed(config.seed) for request in requests],
-                config.sampler,
-                config.guidance_interval,
-            )
+        return self.generator.sample(
+            [request.label for request in requests],
+            requests[0].fps,
+            config.steps,
+            config.guidance,
+            [request.seed(config.seed) for request in requests],
+            config.sampler,
+            config.guidance_interval,
+        )
 
     def __call__(self, row: dict) -> dict:
         """Takes {"requests": [Request]}, adds {"videos": uint8 (N, T, H, W, 3)}."""

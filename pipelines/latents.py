@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipelines.config.scale import resolve_precision
 from pipelines.io import shards, storage
 from pipelines.io.scratch import scratch
 from pipelines.io.shards import Marker, ShardWriter
 from pipelines.io.video import Frames, decode_clip
 from vqvdm.generator import from_uint8, load_vqgan
+from vqvdm.inference import resolve_precision
 
 
 @dataclass(frozen=True)

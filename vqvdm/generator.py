@@ -23,6 +23,7 @@ from vqvdm.checkpoint import load_config, load_weights, on_device
 from vqvdm.diffusion.samplers import even_points, find_sampler, guided
 from vqvdm.diffusion.unet import UNet, UNetConfig
 from vqvdm.errors import UserError
+from vqvdm.inference import Precision, ready, resolve_precision
 from vqvdm.seeds import mix
 from vqvdm.tokenizer.pixels import PIXELS, Pixels
 from vqvdm.tokenizer.vqgan import VQGAN, VQGANConfig
@@ -81,6 +82,7 @@ class VideoGenerator:
     """A class-conditional video generator: denoiser, sampler and decoder."""
 
     def __init__(self, denoiser: UNet, vqgan: VQGAN | Pixels, about: dict[str, Any]) -> None:
+        """Nets on one device, as they are; `load` makes them ready to run."""
         self.denoiser, self.vqgan, self.about = denoiser, vqgan, about
         self.classes: list[str] = about["classes"]
         device = next(denoiser.parameters()).device
@@ -88,15 +90,28 @@ class VideoGenerator:
         self._mean_C111, self._std_C111 = mean.view(-1, 1, 1, 1), std.view(-1, 1, 1, 1)
 
     @classmethod
-    def load(cls, folder: str | Path, device: torch.device | str = "cpu") -> VideoGenerator:
-        """Load a local bundle, ldm/NAME; `UserError` where it is incomplete."""
+    def load(
+        cls,
+        folder: str | Path,
+        device: torch.device | str = "cpu",
+        precision: Precision = "auto",
+    ) -> VideoGenerator:
+        """Load a local bundle, ldm/NAME; `UserError` where it is incomplete.
+
+        `precision` is that of denoiser and decoder: `auto` takes bf16 where the device is fast
+        at it. Sampler and quantiser compute in float32 always.
+        """
         folder = Path(folder)
         about = load_config(folder)
         config = _config(UNetConfig, about["model"])
         denoiser = UNet(config, about["latents"]["shape"][0], len(about["classes"]))
         load_weights(folder, denoiser)
-        on_device(denoiser.eval().requires_grad_(False), device)
-        return cls(denoiser, load_vqgan(folder / "vqgan", device), about)
+        vqgan = load_vqgan(folder / "vqgan", device)
+        dtype = resolve_precision(precision, torch.device(device))
+        ready(denoiser, device, dtype)
+        if isinstance(vqgan, VQGAN):
+            ready(vqgan.decoder, device, dtype)
+        return cls(denoiser, vqgan, about)
 
     @staticmethod
     def check_classes(wanted: Sequence[str | None], known: Sequence[str]) -> None:

@@ -8,8 +8,6 @@ import socket
 from pathlib import Path
 from typing import Any
 
-import torch
-
 FORWARDED = ("AWS_", "MLFLOW_", "VQVDM_")
 
 
@@ -68,20 +66,6 @@ def quieten_ray_data() -> None:
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler):
             handler.setLevel(logging.CRITICAL)
-
-
-def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
-    """The dtype of autocast: bf16 where it is asked for, or where the device is fast at it.
-
-    Processors without bf16 instructions emulate them, a hundred times slower than fp32.
-    """
-    if precision == "auto":
-        if device.type == "cuda":
-            precision = "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-        else:
-            fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-            precision = "bf16" if fast else "fp32"
-    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
 
 
 def resolve_switch(switch: str, auto: bool) -> bool:

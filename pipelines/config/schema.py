@@ -19,11 +19,11 @@ from pipelines.io.workspace import Workspace
 from vqvdm.diffusion.objectives import ObjectiveConfig
 from vqvdm.diffusion.unet import UNetConfig
 from vqvdm.errors import UserError
+from vqvdm.inference import Precision
 from vqvdm.tokenizer.discriminator import DiscriminatorConfig
 from vqvdm.tokenizer.losses import LossConfig
 from vqvdm.tokenizer.vqgan import VQGANConfig
 
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Switch = Literal["auto", "on", "off"]
 
 PIXEL_SPACE = "none"

@@ -32,7 +32,7 @@ from ray.util.placement_group import (
 )
 
 from pipelines import tracking
-from pipelines.config.scale import local_cpus, ray_options, resolve_precision, resolve_switch
+from pipelines.config.scale import local_cpus, ray_options, resolve_switch
 from pipelines.config.schema import TrainJob
 from pipelines.io.shards import Marker
 from pipelines.progress import Progress
@@ -42,6 +42,7 @@ from pipelines.training.loader import Loader
 from pipelines.training.loop import Report, print_line, train
 from pipelines.training.world import World
 from vqvdm.errors import UserError, find_user_error
+from vqvdm.inference import resolve_precision
 
 VALIDATION_CLIPS = 64
 ATTEMPTS = 3

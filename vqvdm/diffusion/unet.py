@@ -18,6 +18,9 @@ from torch import Tensor, nn
 from vqvdm.errors import UserError
 from vqvdm.layers import conv3d, group_norm, sinusoidal_encoding, zero, zero_last
 
+EPSILON = torch.finfo(torch.float32).eps
+"""Of the normalisation of queries and keys, in any precision."""
+
 
 @dataclass(frozen=True)
 class UNetConfig:
@@ -76,10 +79,11 @@ class Conditioning(nn.Module):
         )
 
     def forward(self, time_B: Tensor, class_B: Tensor, fps_B: Tensor) -> Tensor:
-        time = self.time(sinusoidal_encoding(1000 * time_B, self.width))
+        classes = self.class_embedding(class_B)
+        time = self.time(sinusoidal_encoding(1000 * time_B, self.width).to(classes.dtype))
         # Frame rates matter by their ratio: encode the logarithm, continuous in any rate.
-        fps = self.fps(sinusoidal_encoding(100 * fps_B.log2(), self.width))
-        return F.silu(time + fps + self.class_embedding(class_B))
+        fps = self.fps(sinusoidal_encoding(100 * fps_B.log2(), self.width).to(classes.dtype))
+        return F.silu(time + fps + classes)
 
 
 class ResidualBlock(nn.Module):
@@ -100,7 +104,7 @@ class ResidualBlock(nn.Module):
     def forward(self, x_BCTHW: Tensor, condition_BE: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x_BCTHW)))
         scale, shift = self.condition(condition_BE)[:, :, None, None, None].chunk(2, dim=1)
-        h = self.conv2(F.silu(self.norm2(h) * (1 + scale) + shift))
+        h = self.conv2(F.silu(torch.addcmul(shift, self.norm2(h), 1 + scale)))
         return self.skip(x_BCTHW) + h
 
 
@@ -108,7 +112,7 @@ def attend(q_BHLD: Tensor, k_BHLD: Tensor, v_BHLD: Tensor) -> Tensor:
     """Softmax attention. Fused kernels win on GPUs; on CPUs these sequences are too short."""
     if q_BHLD.device.type != "cpu":
         return F.scaled_dot_product_attention(q_BHLD, k_BHLD, v_BHLD)
-    scores = q_BHLD @ k_BHLD.transpose(-2, -1) * q_BHLD.shape[-1] ** -0.5
+    scores = (q_BHLD * q_BHLD.shape[-1] ** -0.5) @ k_BHLD.transpose(-2, -1)
     return scores.softmax(dim=-1) @ v_BHLD
 
 
@@ -125,12 +129,14 @@ class Attention(nn.Module):
         self.out = zero(nn.Linear(channels, channels))
 
     def forward(self, x_BLC: Tensor) -> Tensor:
-        q, k, v = rearrange(
+        qk_2BHLD, v_1BHLD = rearrange(
             self.qkv(self.norm(x_BLC)), "b l (n h d) -> n b h l d", n=3, h=self.heads
-        )
+        ).split((2, 1))
         # Normalised queries and keys keep the logits bounded under bf16 (Henry et al., 2020).
-        q, k = self.norm_q(q.float()).to(v.dtype), self.norm_k(k.float()).to(v.dtype)
-        y = attend(q, k, v)
+        # They meet in their product only, so the queries take the scales of both.
+        q, k = F.rms_norm(qk_2BHLD, qk_2BHLD.shape[-1:], eps=EPSILON)
+        q = q * (self.norm_q.weight * self.norm_k.weight).to(q.dtype)
+        y = attend(q, k, v_1BHLD[0])
         return self.out(rearrange(y, "b h l d -> b l (h d)"))
 
 
@@ -219,7 +225,7 @@ class UNet(nn.Module):
     def forward(self, z_BCTHW: Tensor, time_B: Tensor, class_B: Tensor, fps_B: Tensor) -> Tensor:
         """Noised normalised latents, time in [0, 1], class index, frames/s; returns like `z`."""
         condition = self.conditioning(time_B, class_B, fps_B)
-        h = self.first(z_BCTHW)
+        h = self.first(z_BCTHW.to(condition.dtype))
         skips = []
         for layer in self.down:
             if isinstance(layer, Block):

@@ -138,7 +138,8 @@ class VQGAN(nn.Module):
 
     def decode(self, z_BCTHW: Tensor) -> Tensor:
         """Raw latents to pixels in about [-1, 1]; quantises first, as in training."""
-        return self.decoder(self.quantizer(z_BCTHW).z_BCTHW)
+        # The quantiser stays in float32, whatever the decoder computes in.
+        return self.decoder(self.quantizer(z_BCTHW).z_BCTHW.to(self.last_weight.dtype))
 
     def forward(self, x_BCTHW: Tensor) -> tuple[Tensor, Quantized]:
         """Pixels to their reconstruction and what the quantiser made of them."""

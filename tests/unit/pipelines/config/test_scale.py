@@ -6,7 +6,6 @@ import socket
 from pathlib import Path
 
 import pytest
-import torch
 
 from pipelines.config import scale
 
@@ -82,31 +81,3 @@ def test_a_killed_driver_holds_no_cluster_for_long(monkeypatch: pytest.MonkeyPat
     monkeypatch.delenv(name)
     scale.ray_options()
     assert os.environ[name] == "30"
-
-
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_a_given_precision_is_obeyed(device: str) -> None:
-    assert scale.resolve_precision("bf16", torch.device(device)) == torch.bfloat16
-    assert scale.resolve_precision("fp32", torch.device(device)) == torch.float32
-
-
-@pytest.mark.parametrize(
-    ("avx", "amx", "expected"),
-    [
-        (False, False, torch.float32),
-        (True, False, torch.bfloat16),
-        (False, True, torch.bfloat16),
-    ],
-)
-def test_auto_on_a_processor(
-    monkeypatch: pytest.MonkeyPatch, avx: bool, amx: bool, expected: torch.dtype
-) -> None:
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
-    assert scale.resolve_precision("auto", torch.device("cpu")) == expected
-
-
-@pytest.mark.parametrize(("fast", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
-def test_auto_on_a_gpu(monkeypatch: pytest.MonkeyPatch, fast: bool, expected: torch.dtype) -> None:
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: fast)
-    assert scale.resolve_precision("auto", torch.device("cuda")) == expected

@@ -1,0 +1,1 @@
+"""What others use: each file one peer, as it is published or as it is described."""

@@ -1,0 +1,108 @@
+"""Nets made ready to run say what the plain ones say, in the precision asked for."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vqvdm.diffusion.unet import UNet, UNetConfig
+from vqvdm.inference import PackedConv3d, pack, ready, resolve_precision
+from vqvdm.tokenizer.vqgan import VQGAN, VQGANConfig
+
+
+def denoiser() -> UNet:
+    torch.manual_seed(0)
+    net = UNet(UNetConfig(width=32, multipliers=(1, 2), depths=(1, 1)), 3, 5).eval()
+    for parameter in net.parameters():  # an untrained denoiser says nothing
+        nn.init.normal_(parameter, std=0.1)
+    return net.requires_grad_(False)
+
+
+def predict(net: UNet, batch: int = 2, size: int = 8) -> Tensor:
+    z_BCTHW = torch.randn(batch, 3, 4, size, size, generator=torch.Generator().manual_seed(1))
+    times, classes, fps = torch.rand(batch), torch.arange(batch), torch.full((batch,), 12.0)
+    return net(z_BCTHW, times.fill_(0.4), classes, fps)
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    return ((found.float() - expected).norm() / expected.norm()).item()
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)])
+def test_a_denoiser_made_ready_agrees_with_the_plain_one(
+    dtype: torch.dtype, tolerance: float
+) -> None:
+    plain = denoiser()
+    fast = ready(copy.deepcopy(plain), "cpu", dtype)
+    # The first input decides on the layout; others must come out right as well.
+    for batch, size in ((2, 8), (1, 8), (3, 16), (2, 4)):
+        found, expected = predict(fast, batch, size), predict(plain, batch, size)
+        assert found.dtype == dtype
+        assert relative_error(found, expected) < tolerance
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+def test_a_decoder_made_ready_agrees_with_the_plain_one(
+    dtype: torch.dtype, tolerance: float
+) -> None:
+    torch.manual_seed(0)
+    vqgan = VQGAN(
+        VQGANConfig(blocks=((1, 4, 4), (4, 2, 2)), widths=(16, 32), depths=(1, 1), quantizer="fsq")
+    ).eval()
+    z_BCTHW = torch.rand(2, 3, 2, 4, 4) * 2 - 1
+    with torch.no_grad():
+        expected = vqgan.decode(z_BCTHW)
+        ready(vqgan.decoder, "cpu", dtype)
+        assert relative_error(vqgan.decode(z_BCTHW), expected) < tolerance
+        # The codes are the same in any precision: the quantiser stays as it is.
+        assert vqgan.quantizer(z_BCTHW).z_BCTHW.dtype == torch.float32
+
+
+def test_nothing_is_left_to_be_rearranged_at_every_call() -> None:
+    net = ready(denoiser(), "cpu", torch.bfloat16)
+    kinds = {type(module) for module in net.modules()}
+    assert not kinds & {nn.Conv3d, nn.Linear}
+    convolutions = [m for m in net.modules() if isinstance(m, PackedConv3d)]
+    predict(net)
+    layouts = [
+        m.weight.data_ptr() if not m.weight.is_mkldnn else id(m.weight) for m in convolutions
+    ]
+    predict(net)
+    assert all(m.weight.is_mkldnn for m in convolutions)
+    assert layouts == [id(m.weight) for m in convolutions]
+
+
+def test_packing_again_changes_nothing() -> None:
+    net = ready(denoiser(), "cpu", torch.float32)
+    expected = predict(net)
+    pack(net)
+    assert torch.equal(predict(net), expected)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_given_precision_is_obeyed(device: str) -> None:
+    assert resolve_precision("bf16", torch.device(device)) == torch.bfloat16
+    assert resolve_precision("fp32", torch.device(device)) == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("avx", "amx", "expected"),
+    [
+        (False, False, torch.float32),
+        (True, False, torch.bfloat16),
+        (False, True, torch.bfloat16),
+    ],
+)
+def test_auto_on_a_processor(
+    monkeypatch: pytest.MonkeyPatch, avx: bool, amx: bool, expected: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    assert resolve_precision("auto", torch.device("cpu")) == expected
+
+
+@pytest.mark.parametrize(("fast", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_auto_on_a_gpu(monkeypatch: pytest.MonkeyPatch, fast: bool, expected: torch.dtype) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: fast)
+    assert resolve_precision("auto", torch.device("cuda")) == expected
