@@ -27,8 +27,7 @@ chaos: .venv/.installed  ## kill workers, drivers, nodes and the S3 server of ru
 
 bench: .venv/.installed  ## measure against other tools; writes benchmarks/results.json
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
-	$(BIN)/python -m benchmarks.data_plane
-	$(BIN)/python -m benchmarks.loading
+	$(BIN)/python -m benchmarks
 
 lint: .venv/.installed  ## ruff and mypy
 	$(BIN)/ruff check .
