@@ -55,7 +55,7 @@ class Generate:
     def __init__(self, bundle: str, config: Sampling, precision: Precision, threads: int) -> None:
         torch.set_num_threads(threads)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.config = config
+        self.device, self.config = device, config
         with tempfile.TemporaryDirectory(prefix="vqvdm-") as folder:
             storage.download_folder(bundle, Path(folder), BUNDLE)
             self.generator = VideoGenerator.load(folder, device, precision)

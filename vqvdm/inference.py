@@ -6,6 +6,7 @@ call, which at the small extents of latents takes longer than the arithmetic its
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, TypeVar
 
 import torch
@@ -46,9 +47,9 @@ class PackedConv3d(nn.Module):
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         if not self.weight.is_mkldnn:
-            self.weight = torch._C._nn.mkldnn_reorder_conv3d_weight(
-                self.weight.to_mkldnn(), *self.geometry, x_BCTHW.shape
-            )
+            # Its stub in torch lacks the last argument.
+            reorder: Callable[..., Tensor] = torch._C._nn.mkldnn_reorder_conv3d_weight
+            self.weight = reorder(self.weight.to_mkldnn(), *self.geometry, x_BCTHW.shape)
         return torch.ops.mkldnn._convolution_pointwise(
             x_BCTHW, self.weight, self.bias, *self.geometry, "none", [], ""
         )
