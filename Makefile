@@ -22,12 +22,12 @@ demo: .venv/.installed  ## from nothing to sampled videos, on a local Ray cluste
 test: .venv/.installed  ## all tests but the slow ones
 	$(BIN)/python -m pytest -m 'not slow'
 
-chaos: .venv/.installed  ## kill workers, drivers and the S3 server of running jobs, 120 times
-	$(BIN)/python -m pytest tests/e2e/test_kills.py
+chaos: .venv/.installed  ## kill workers, drivers, nodes and the S3 server of running jobs, 180 times
+	$(BIN)/python -m pytest tests/e2e/test_kills.py tests/e2e/test_training_kills.py
 
 bench: .venv/.installed  ## measure against other tools; writes benchmarks/results.json
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
-	$(BIN)/python -m benchmarks.data_plane
+	$(BIN)/python -m benchmarks
 
 lint: .venv/.installed  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -10,7 +10,6 @@ Workers sample or decode, watch, and hand back features; pixels stay with them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,14 +22,19 @@ from pipelines.evaluation import figures as measured
 from pipelines.evaluation.draw import read_picks
 from pipelines.evaluation.figures import Figures, Sets
 from pipelines.evaluation.inputs import Inputs, find_inputs
-from pipelines.evaluation.observe import Instruments, Observation, unpack
+from pipelines.evaluation.observe import (
+    Instruments,
+    Observation,
+    find_kept,
+    place,
+    unpack,
+)
 from pipelines.evaluation.portions import (
-    SHOWN,
     Portion,
-    clip_portions,
+    reconstruction_portions,
     requests_like,
     sample_portions,
-    spread,
+    to_show,
 )
 from pipelines.evaluation.real import Real, only_rates, refuse_early, watch_real
 from pipelines.evaluation.result import headline, result
@@ -62,7 +66,8 @@ def evaluate(config: Evaluate) -> str:
     lineage = {"ldm": inputs.bundle["fingerprint"], "clips": inputs.index["fingerprint"]}
     with tracking.run("evaluate", config, lineage) as run:
         result, shown = measure(inputs)
-        page = report.page(inputs.bundle, inputs.index["spec"], result, shown)
+        card = storage.read_bytes(storage.join(config.workspace.ldm(config.ldm), "MODEL_CARD.md"))
+        page = report.page(inputs.bundle, inputs.index["spec"], result, shown, card.decode())
         storage.publish_bytes(page.encode(), storage.join(folder, "report.html"))
         storage.publish_json(result, storage.join(folder, "metrics.json"))
         run.bytes(page.encode(), "report.html")
@@ -108,9 +113,33 @@ def measure(inputs: Inputs) -> tuple[dict[str, Any], report.Shown]:
 def watched(
     inputs: Inputs, instruments: Instruments, portions: Sequence[Portion]
 ) -> Iterator[tuple[Portion, Observation]]:
-    """Every portion with what was seen in it, as workers finish them."""
-    if not portions:
-        return
+    """Every portion with what was seen in it: first those kept, then as workers finish them."""
+    watch = Progress("videos", sum(len(portion.indices) for portion in portions))
+    for portion, data in _everything(inputs, instruments, portions):
+        watch.add(len(portion.indices))
+        yield portion, unpack(data)
+
+
+def _everything(
+    inputs: Inputs, instruments: Instruments, portions: Sequence[Portion]
+) -> Iterator[tuple[Portion, bytes]]:
+    folder = inputs.config.workspace.features
+    there = {file.uri for file in storage.walk(folder)}
+    left = []
+    for portion in portions:
+        known = place(folder, portion.key) in there
+        data = find_kept(folder, portion.key) if known else None
+        if data is None:
+            left.append(portion)
+        else:
+            yield portion, data
+    if left:  # no worker is started for what is known
+        yield from _by_workers(inputs, instruments, left)
+
+
+def _by_workers(
+    inputs: Inputs, instruments: Instruments, portions: Sequence[Portion]
+) -> Iterator[tuple[Portion, bytes]]:
     ray.init(**ray_options())
     ray.data.DataContext.get_current().enable_progress_bars = False
     resources = ray.cluster_resources()
@@ -118,7 +147,7 @@ def watched(
     workers = inputs.config.num_workers or gpus or int(resources.get("CPU", 1))
     workers = max(1, min(workers, len(portions)))
     # Rows are numbers and bytes, which Ray passes on without pickling.
-    rows = [{"place": place} for place in range(len(portions))]
+    rows = [{"place": number} for number in range(len(portions))]
     graph = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         Watch,  # type: ignore[arg-type]
         fn_constructor_args=(inputs, instruments, portions, max(1, local_cpus() // workers)),
@@ -126,11 +155,8 @@ def watched(
         num_gpus=1 if gpus else 0,
         concurrency=workers,
     )
-    watch = Progress("videos", sum(len(portion.indices) for portion in portions))
     for row in graph.iter_rows():
-        portion = portions[row["place"]]
-        watch.add(len(portion.indices))
-        yield portion, unpack(row["seen"])
+        yield portions[row["place"]], row["seen"]
 
 
 def watch_model(
@@ -149,7 +175,10 @@ def watch_model(
         if repeat == 0:
             labels = dict(enumerate(requests))
         portions += sample_portions(inputs, instruments, requests, repeat)
-    portions += _reconstructions(inputs, instruments, markers, real)
+    rates_shown = {request.label: request.fps for request in to_show(list(labels.values()))}
+    portions += reconstruction_portions(
+        inputs, instruments, markers, real.picks, real.class_index_N, real.fps_N, rates_shown
+    )
     sets = Sets(
         real.summary,
         real.floor,
@@ -178,28 +207,6 @@ def watch_model(
     return sets, shown
 
 
-def _reconstructions(
-    inputs: Inputs, instruments: Instruments, markers: Sequence[Marker], real: Real
-) -> list[Portion]:
-    """Real clips to send through the tokenizer: all, or else those to show."""
-    first: dict[int, int] = {}
-    for i, label in enumerate(real.class_index_N.tolist()):
-        first.setdefault(label if label >= 0 else -1 - i, i)
-    ordered = [first[label] for label in sorted(first)]
-    show = {ordered[i] for i in spread(len(ordered), SHOWN)}
-    metrics = set() if inputs.in_pixels else measured.RECONSTRUCTION & set(inputs.config.wanted)
-    wanted = range(len(real.picks)) if metrics else sorted(show)
-    picks = [real.picks[i] for i in wanted]
-    basis = [instruments.fingerprint, inputs.bundle["fingerprint"], "reconstructed"]
-    found = []
-    for portion in clip_portions("reconstructed", markers, picks, basis):
-        indices = tuple(wanted[i] for i in portion.indices)
-        visible = tuple(i for i, place in enumerate(indices) if place in show)
-        key = storage.fingerprint([portion.key, visible])
-        found.append(replace(portion, indices=indices, show=visible, key=key))
-    return found
-
-
 def _neighbours(inputs: Inputs, markers: Sequence[Marker], real: Real, shown: report.Shown) -> None:
     """Find and read the training clip nearest to each sample on the report."""
     if real.train_MD is None:
@@ -216,6 +223,7 @@ def _neighbours(inputs: Inputs, markers: Sequence[Marker], real: Real, shown: re
 
 def measure_speed(config: Evaluate) -> dict[str, Any]:
     """As `time_sampling`, in a worker where the GPUs are."""
+    ray.init(**ray_options())
     gpus = int(ray.cluster_resources().get("GPU", 0))
     task = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0)(time_sampling)
     return ray.get(task.remote(config))

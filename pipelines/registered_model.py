@@ -11,6 +11,7 @@ from typing import Any
 import mlflow.models
 import mlflow.pyfunc
 import numpy as np
+import pandas as pd
 
 
 class GeneratorModel(mlflow.pyfunc.PythonModel):  # type: ignore[name-defined]
@@ -21,7 +22,9 @@ class GeneratorModel(mlflow.pyfunc.PythonModel):  # type: ignore[name-defined]
 
         self.generator = VideoGenerator.load(context.artifacts["bundle"])
 
-    def predict(self, context: Any, model_input: Any, params: Any = None) -> np.ndarray:
+    def predict(
+        self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> np.ndarray:
         """A table with the columns `class` (empty for any) and `fps` to uint8 (N, T, H, W, 3).
 
         `params` may hold steps, guidance and seed. Rows of one frame rate go together; a

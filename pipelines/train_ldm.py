@@ -45,7 +45,7 @@ def _on_latents(config: TrainLDM) -> Stage:
     return Stage(
         name="train_ldm",
         config=config,
-        method=partial(LDMMethod, data=index),
+        method=partial(LDMMethod, data=index, vqgan=space.vqgan(config.vqgan)),
         data=Data(folder, markers, "encode_latents", latent_arrays),
         folder=space.ldm(config.name),
         inputs={"latents": index["fingerprint"], "vqgan": index["vqgan"]},

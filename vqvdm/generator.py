@@ -81,21 +81,11 @@ def load_vqgan(folder: str | Path, device: torch.device | str = "cpu") -> VQGAN 
 class VideoGenerator:
     """A class-conditional video generator: denoiser, sampler and decoder."""
 
-    def __init__(
-        self,
-        denoiser: UNet,
-        vqgan: VQGAN | Pixels,
-        about: dict[str, Any],
-        precision: Precision = "auto",
-    ) -> None:
-        """Takes over nets on one device; denoiser and decoder are made ready to run there."""
+    def __init__(self, denoiser: UNet, vqgan: VQGAN | Pixels, about: dict[str, Any]) -> None:
+        """Nets on one device, as they are; `load` makes them ready to run."""
         self.denoiser, self.vqgan, self.about = denoiser, vqgan, about
         self.classes: list[str] = about["classes"]
         device = next(denoiser.parameters()).device
-        dtype = resolve_precision(precision, device)
-        ready(denoiser, device, dtype)
-        if isinstance(vqgan, VQGAN):
-            ready(vqgan.decoder, device, dtype)
         mean, std = (torch.tensor(about["latents"][k], device=device) for k in ("mean", "std"))
         self._mean_C111, self._std_C111 = mean.view(-1, 1, 1, 1), std.view(-1, 1, 1, 1)
 
@@ -116,8 +106,12 @@ class VideoGenerator:
         config = _config(UNetConfig, about["model"])
         denoiser = UNet(config, about["latents"]["shape"][0], len(about["classes"]))
         load_weights(folder, denoiser)
-        denoiser.to(device)
-        return cls(denoiser, load_vqgan(folder / "vqgan", device), about, precision)
+        vqgan = load_vqgan(folder / "vqgan", device)
+        dtype = resolve_precision(precision, torch.device(device))
+        ready(denoiser, device, dtype)
+        if isinstance(vqgan, VQGAN):
+            ready(vqgan.decoder, device, dtype)
+        return cls(denoiser, vqgan, about)
 
     @staticmethod
     def check_classes(wanted: Sequence[str | None], known: Sequence[str]) -> None:

@@ -6,15 +6,14 @@ call, which at the small extents of latents takes longer than the arithmetic its
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from vqvdm.checkpoint import on_device
 
-Precision = Literal["auto", "bf16", "fp32"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Module = TypeVar("Module", bound=nn.Module)
 
 
@@ -29,7 +28,7 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
         else:
             fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
             precision = "bf16" if fast else "fp32"
-    return {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
 
 
 class PackedConv3d(nn.Module):
@@ -47,8 +46,7 @@ class PackedConv3d(nn.Module):
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         if not self.weight.is_mkldnn:
-            # Its stub in torch lacks the last argument.
-            reorder: Callable[..., Tensor] = torch._C._nn.mkldnn_reorder_conv3d_weight
+            reorder: Any = torch._C._nn.mkldnn_reorder_conv3d_weight
             self.weight = reorder(self.weight.to_mkldnn(), *self.geometry, x_BCTHW.shape)
         return torch.ops.mkldnn._convolution_pointwise(
             x_BCTHW, self.weight, self.bias, *self.geometry, "none", [], ""

@@ -66,3 +66,8 @@ def quieten_ray_data() -> None:
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler):
             handler.setLevel(logging.CRITICAL)
+
+
+def resolve_switch(switch: str, auto: bool) -> bool:
+    """What `auto`, `on` or `off` comes to."""
+    return auto if switch == "auto" else switch == "on"

@@ -24,6 +24,8 @@ from vqvdm.tokenizer.discriminator import DiscriminatorConfig
 from vqvdm.tokenizer.losses import LossConfig
 from vqvdm.tokenizer.vqgan import VQGANConfig
 
+Switch = Literal["auto", "on", "off"]
+
 PIXEL_SPACE = "none"
 """What `--vqgan` says to train without one."""
 
@@ -208,6 +210,9 @@ class TrainJob(Job):
     """Optimiser steps."""
     batch_size: int = 8
     """Clips a step, over all workers."""
+    accumulate: int = 1
+    """Parts that a worker's share of a step is computed in, one after the other: less memory,
+    the same step."""
     lr: float = 1e-3
     """Highest learning rate; warmed up, then lowered along a half cosine."""
     warmup: int = 50
@@ -219,6 +224,10 @@ class TrainJob(Job):
     """Decay of the average of the weights that is published."""
     precision: Precision = "auto"
     """Arithmetic of the network: bf16 where the device is fast at it."""
+    compile: Switch = "auto"
+    """`torch.compile` of the nets; auto is on with a GPU."""
+    channels_last: Switch = "auto"
+    """Channels innermost in memory, which convolutions are faster with; auto is on."""
     seed: int = 0
     log_every: int = 20
     """Steps between two lines of the log."""
@@ -228,18 +237,47 @@ class TrainJob(Job):
     """Steps between two checkpoints."""
     keep: int = 2
     """Newest checkpoints kept."""
+    log_keys: bool = False
+    """Write down which samples every step consumed, under NAME/keys."""
+    cache_gb: float = 8.0
+    """Disk for copies of remote shards, each worker's; reading ahead stays within it."""
+    loader_threads: int | None = None
+    """Threads of each worker that read and decode ahead; by default its share of the cores, at
+    least 2."""
+    pin_memory: Switch = "auto"
+    """Read into memory that a GPU copies from by itself; auto is on with a GPU, the only use."""
 
-    NOT_RECIPE: ClassVar[frozenset[str]] = Job.NOT_RECIPE | {"name", "log_every", "keep"}
+    NOT_RECIPE: ClassVar[frozenset[str]] = Job.NOT_RECIPE | {
+        "name",
+        "accumulate",
+        "compile",
+        "channels_last",
+        "log_every",
+        "keep",
+        "log_keys",
+        "cache_gb",
+        "loader_threads",
+        "pin_memory",
+    }
 
     def check(self) -> None:
-        counts = ("steps", "batch_size", "log_every", "validate_every", "checkpoint_every", "keep")
-        for name in counts:
+        counts = ("steps", "batch_size", "accumulate", "log_every", "validate_every")
+        for name in (*counts, "checkpoint_every", "keep"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} must be at least 1")
-        if self.batch_size % self.workers:
+        if not self.cache_gb > 0:
+            raise UserError("--cache-gb must be above 0")
+        if self.loader_threads is not None and self.loader_threads < 1:
+            raise UserError("--loader-threads must be at least 1")
+        parts = self.workers * self.accumulate
+        if self.batch_size % parts:
+            among = f"{self.workers} workers"
+            if self.accumulate > 1:
+                among += f" in {self.accumulate} parts each"
+            near = max(1, round(self.batch_size / parts)) * parts
             raise UserError(
-                f"--batch-size {self.batch_size} does not divide among "
-                f"{self.workers} workers: choose a multiple"
+                f"--batch-size {self.batch_size} does not divide among {among}: "
+                f"choose a multiple of {parts}, such as {near}"
             )
 
     @property

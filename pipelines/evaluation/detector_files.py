@@ -16,9 +16,11 @@ from pipelines.io import storage
 from pipelines.io.workspace import Workspace, published
 from vqvdm.errors import UserError
 from vqvdm.metrics.builtin import builtin_detector
-from vqvdm.metrics.detectors import Detector, load_detector
+from vqvdm.metrics.detectors import I3D_SHA256, Detector, load_detector
 
 PUBLISHED = {"i3d": "i3d_torchscript.pt", "c3d": "c3d_ucf101.pt"}
+SHA256 = {"i3d": I3D_SHA256}
+"""Checksums of published files, where they are known: only the file itself bears the name."""
 ABOUT = {
     "builtin": "TransNet V2's first layers: not comparable with published figures",
     "i3d": "I3D, Kinetics-400 logits: the detector of published FVD and KVD",
@@ -38,6 +40,9 @@ class DetectorFile:
 
     @property
     def about(self) -> str:
+        for short, sha256 in SHA256.items():
+            if self.name == PUBLISHED[short].removesuffix(".pt"):
+                return f"not the published {PUBLISHED[short]}, whose sha256 is {sha256}"
         own = "trained on clips of this data: compares with figures of the same detector only"
         return ABOUT.get(self.name, own if self.classes else "a detector of the user's own")
 
@@ -90,4 +95,12 @@ def _checked(name: str, uri: str, expected: str, missing: str) -> DetectorFile:
             found = load_detector(path, name, expected or None)
     except FileNotFoundError:
         raise UserError(missing) from None
-    return DetectorFile(name, uri, found.sha256)
+    return DetectorFile(_by_checksum(name, found.sha256), uri, found.sha256)
+
+
+def _by_checksum(name: str, sha256: str) -> str:
+    """The short name of a published file for that file alone; any other goes by its own."""
+    for short, expected in SHA256.items():
+        if sha256 == expected:
+            return short
+    return PUBLISHED[name].removesuffix(".pt") if name in SHA256 else name

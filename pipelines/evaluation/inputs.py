@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from pipelines import registry
 from pipelines.config.schema import Evaluate
 from pipelines.evaluation.detector_files import DetectorFile, find_detector
@@ -57,21 +59,36 @@ def find_inputs(config: Evaluate) -> Inputs:
     if {"fvd", "kvd", "rfvd"} & set(wanted):
         detector = find_detector(config.detector, space)
     if "is" in wanted:
-        classifier = _classifier(config, detector)
+        classifier = _classifier(config, detector, spec)
     if config.lpips and "lpips" in wanted:
         lpips = find_detector(config.lpips, space)
     in_pixels = vqgan["model"] == PIXELS
     return Inputs(config, bundle, index, in_pixels, detector, classifier, lpips)
 
 
-def _classifier(config: Evaluate, detector: DetectorFile | None) -> DetectorFile | None:
+def _classifier(
+    config: Evaluate, detector: DetectorFile | None, spec: dict[str, Any]
+) -> DetectorFile | None:
+    """The one that was named, or else the detector if it gives class probabilities."""
     if config.classifier:
         return find_detector(config.classifier, config.workspace)
     if config.detector != "builtin":
-        return detector or find_detector(config.detector, config.workspace)
+        implied = detector or find_detector(config.detector, config.workspace)
+        if _gives_probabilities(implied, spec):
+            return implied
     if config.metrics != "all":
         raise UserError(
-            "is needs class probabilities, which builtin has not: pass --classifier c3d, or "
-            "the NAME of a detector made by jobs/train_detector.py"
+            f"is needs class probabilities, which {config.detector} has not: pass --classifier "
+            "c3d, or the NAME of a detector made by jobs/train_detector.py"
         )
     return None
+
+
+def _gives_probabilities(detector: DetectorFile, spec: dict[str, Any]) -> bool:
+    """Tried on a black clip of the size of the real ones."""
+    black = np.zeros((1, spec["frames"], spec["size"], spec["size"], 3), np.uint8)
+    try:
+        detector.load().probabilities(black)
+    except UserError:
+        return False
+    return True

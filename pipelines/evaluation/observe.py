@@ -56,22 +56,34 @@ class Instruments:
         return storage.fingerprint([FORMAT, parts, frames, self.motion, self.ssim])
 
 
-def kept(folder: str, key: str, make: Callable[[], Observation]) -> bytes:
-    """The observation kept under a key, or else a new one, which is kept from now on."""
-    uri = storage.join(folder, f"{key}.safetensors")
+def place(folder: str, key: str) -> str:
+    """Where the observation of a key is kept."""
+    return storage.join(folder, f"{key}.safetensors")
+
+
+def find_kept(folder: str, key: str) -> bytes | None:
+    """The observation kept under a key; None where there is none, or a damaged one."""
+    uri = place(folder, key)
     try:
         data = storage.read_bytes(uri)
         load(data)
         return data
     except FileNotFoundError:
-        pass
+        return None
     except Exception as error:
         if isinstance(error, UserError):
             raise
         print(f"{uri} is damaged: watching again", flush=True)
-    # Safetensors writes memory as it lies: views in another order would come back scrambled.
-    data = save({name: np.ascontiguousarray(value) for name, value in make().items()})
-    storage.publish_bytes(data, uri)
+        return None
+
+
+def kept(folder: str, key: str, make: Callable[[], Observation]) -> bytes:
+    """The observation kept under a key, or else a new one, which is kept from now on."""
+    data = find_kept(folder, key)
+    if data is None:
+        # Safetensors writes memory as it lies: views in another order would come back scrambled.
+        data = save({name: np.ascontiguousarray(value) for name, value in make().items()})
+        storage.publish_bytes(data, place(folder, key))
     return data
 
 

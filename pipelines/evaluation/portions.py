@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.evaluation.draw import Pick
+from pipelines.evaluation.figures import RECONSTRUCTION
 from pipelines.evaluation.inputs import Inputs
 from pipelines.evaluation.observe import Instruments
 from pipelines.generation import Request, batches
@@ -81,23 +82,16 @@ def requests_like(
 def sample_portions(
     inputs: Inputs, instruments: Instruments, requests: Sequence[Request], repeat: int
 ) -> list[Portion]:
-    """Requests in batches; of the first repeat, one of each class goes on the report."""
+    """Requests in batches; of the first repeat, some go on the report."""
     config = inputs.config
     place = {request: i for i, request in enumerate(requests)}
-    shown: dict[str | None, Request] = {}
-    for request in requests if repeat == 0 else []:
-        shown.setdefault(request.label, request)
-    labels = list(shown)
-    if len(labels) == 1:  # without classes, the first ones
-        show = set(requests[:SHOWN])
-    else:
-        show = {shown[labels[i]] for i in spread(len(labels), SHOWN)}
+    show = set(to_show(requests)) if repeat == 0 else set()
     settings = [config.steps, config.sampler, config.guidance, config.seed, config.batch_size]
     basis = [instruments.fingerprint, inputs.bundle["fingerprint"], "samples", settings]
     portions = []
     for group in batches(requests, config.batch_size):
         key = storage.fingerprint([*basis, [[r.label, r.number, r.fps] for r in group]])
-        visible = tuple(i for i, request in enumerate(group) if repeat == 0 and request in show)
+        visible = tuple(i for i, request in enumerate(group) if request in show)
         if visible:
             key = storage.fingerprint([key, visible])
         indices = tuple(place[request] for request in group)
@@ -105,6 +99,56 @@ def sample_portions(
             Portion(f"samples {repeat}", indices, key, requests=tuple(group), show=visible)
         )
     return portions
+
+
+def reconstruction_portions(
+    inputs: Inputs,
+    instruments: Instruments,
+    markers: Sequence[Marker],
+    picks: Sequence[Pick],
+    class_index_N: NDArray,
+    fps_N: NDArray,
+    rates_shown: Mapping[str | None, float],
+) -> list[Portion]:
+    """Real clips to send through the tokenizer: all, or else those to show.
+
+    Of each class one is shown, at the frame rate of the sample shown if there is one.
+    """
+    classes = inputs.bundle["classes"]
+    best: dict[int, int] = {}
+    for i, (k, fps) in enumerate(zip(class_index_N.tolist(), fps_N, strict=True)):
+        label = k if k >= 0 else -1 - i
+        wanted_rate = rates_shown.get(classes[k] if k >= 0 else None)
+        if label not in best or (fps == wanted_rate != fps_N[best[label]]):
+            best[label] = i
+    ordered = [best[label] for label in sorted(best)]
+    show = {ordered[i] for i in spread(len(ordered), SHOWN)}
+    metrics = set() if inputs.in_pixels else RECONSTRUCTION & set(inputs.config.wanted)
+    wanted = range(len(picks)) if metrics else sorted(show)
+    basis = [instruments.fingerprint, inputs.bundle["fingerprint"], "reconstructed"]
+    found = []
+    for portion in clip_portions("reconstructed", markers, [picks[i] for i in wanted], basis):
+        indices = tuple(wanted[i] for i in portion.indices)
+        visible = tuple(i for i, place in enumerate(indices) if place in show)
+        key = storage.fingerprint([portion.key, visible])
+        found.append(replace(portion, indices=indices, show=visible, key=key))
+    return found
+
+
+def to_show(requests: Sequence[Request]) -> list[Request]:
+    """At most `SHOWN`: one a class where there are classes, and frame rates take turns."""
+    by_label: dict[str | None, list[Request]] = {}
+    for request in requests:
+        by_label.setdefault(request.label, []).append(request)
+    groups = list(by_label.values())
+    if len(groups) == 1:
+        return [requests[i] for i in spread(len(requests), SHOWN)]
+    rates = sorted({request.fps for request in requests})
+    chosen = []
+    for turn, i in enumerate(spread(len(groups), SHOWN)):
+        rate = rates[turn % len(rates)]
+        chosen.append(next((each for each in groups[i] if each.fps == rate), groups[i][0]))
+    return chosen
 
 
 def spread(count: int, most: int) -> list[int]:

@@ -44,8 +44,9 @@ def watch_real(
 ) -> Real:
     """Watch the real clips, and training clips to find neighbours among."""
     config = inputs.config
-    picks, others = draw_real(inputs, markers)
-    rows = manifest.read(config.workspace.manifest).to_pylist()
+    # The account may be of millions of videos: only what a draw looks at becomes objects.
+    rows = manifest.read(config.workspace.manifest).select(["id", "clips"]).to_pylist()
+    picks, others = draw_real(inputs, markers, rows)
     train = [marker for marker in markers if marker.split == "train"]
     # Any of the training clips; the seed is another one than that of the real clips.
     count = config.num_train if inputs.detector else 0
@@ -76,11 +77,12 @@ def _features_only(inputs: Inputs) -> list[Any]:
     return [FORMAT, inputs.detector and inputs.detector.sha256, "train"]
 
 
-def draw_real(inputs: Inputs, markers: Sequence[Marker]) -> tuple[list[Pick], list[Pick]]:
+def draw_real(
+    inputs: Inputs, markers: Sequence[Marker], rows: Sequence[dict[str, Any]]
+) -> tuple[list[Pick], list[Pick]]:
     """Two disjoint sets of real clips: to compare with, and to tell the floor."""
     config, chosen = inputs.config, inputs.config.chosen
     wanted = config.num_real or chosen.num_samples
-    rows = manifest.read(config.workspace.manifest).to_pylist()
     split = [m for m in markers if m.keys and chosen.real_split in (m.split, "all")]
     if not split:
         others = sorted({m.split for m in markers if m.keys})
@@ -133,8 +135,16 @@ def refuse_early(figures: Figures, inputs: Inputs, real: Real) -> None:
             )
             for metric in {"fvd", "rfvd"} & set(config.wanted):
                 figures.refuse(metric, reason)
+        elif not real.summary.gaussian.scatter_DD.any():
+            reason = (
+                f"all {len(real.picks)} real clips have the same features: is the detector "
+                f"{config.detector} the right one?"
+            )
+            for metric in {"fvd", "kvd", "rfvd"} & set(config.wanted):
+                figures.refuse(metric, reason)
     if inputs.in_pixels:
         for metric in RECONSTRUCTION & set(config.wanted):
             figures.refuse(metric, "the model works on pixels: nothing is reconstructed")
     if not inputs.classifier and "is" in config.wanted:
-        figures.not_measured["is"] = "builtin has no classes: pass --classifier"
+        reason = f"{config.detector} gives no class probabilities: pass --classifier"
+        figures.not_measured["is"] = reason

@@ -27,7 +27,8 @@ def result(inputs: Inputs, figures: Figures, sets: Sets, pace: dict[str, Any]) -
         "is_splits": chosen.is_splits,
         "covariance_ddof": chosen.ddof,
         "clips": {k: spec[k] for k in ("frames", "size", "stride", "rates")},
-        "pixels": "lossless clips, short side resized with antialiasing, centre square",
+        "pixels": "lossless clips of consecutive frames, short side resized with antialiasing "
+        "(TATS: without), centre square",
         "sampling": {
             "steps": config.steps,
             "guidance": config.guidance,
@@ -43,7 +44,9 @@ def result(inputs: Inputs, figures: Figures, sets: Sets, pace: dict[str, Any]) -
     }
     table = published.table_for(config.preset)
     reasons = published.obstacles(table, protocol, spec)
+    # How samples were made belongs to the model; the seed also draws the real clips.
     basis = {k: v for k, v in protocol.items() if k not in ("sampling", "fps")}
+    basis["seed"] = config.seed
     return {
         "recipe": inputs.recipe,
         "metrics": figures.flat | {k: v for k, v in pace.items() if isinstance(v, float)},
@@ -53,6 +56,8 @@ def result(inputs: Inputs, figures: Figures, sets: Sets, pace: dict[str, Any]) -
         "speed": pace,
         "published": {"table": table.title, "comparable": not reasons, "reasons": reasons},
         "preset": config.preset,
+        "clips": inputs.index["fingerprint"],
+        "settings": config.recipe(),
         "ldm": config.ldm,
         "measured_on": storage.fingerprint([basis, inputs.index["fingerprint"]]),
     }

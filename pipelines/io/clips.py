@@ -35,6 +35,9 @@ class Filters:
     """Least mean difference between neighbouring frames of a clip, of 255; 0.5 finds stills."""
     min_brightness: float = 0.0
     """Least mean of a clip, of 255; 8 finds black ones."""
+    min_distance: float = 0.0
+    """Least distance of a video from every one that is kept, in bits of 64 of a perceptual hash;
+    4 finds copies that were encoded again."""
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,12 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
-from typing import Any
+from functools import cached_property, partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -55,6 +58,10 @@ SCHEMA = pa.schema(
         ("dropped", pa.list_(DROPPED)),
     ]
 )
+
+
+GROUP = 1024
+"""Shards of a row group of `videos.parquet`."""
 
 
 def video_id(path: str) -> str:
@@ -114,16 +121,45 @@ class Account:
         return self.reason in FAILURES
 
 
-def publish(uri: str, accounts: list[tuple[Source, Account]]) -> None:
-    """Write `videos.parquet`, a row for each video, ordered by path."""
-    rows: list[dict[str, Any]] = []
-    for source, account in sorted(accounts, key=lambda pair: (pair[0].path, pair[0].id)):
-        row = {"id": source.id} | asdict(source) | asdict(account)
-        rows.append({name: _utf8(row[name]) for name in SCHEMA.names})
-    sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), sink)
-    storage.discard_unfinished(uri)
-    storage.publish_bytes(sink.getvalue(), uri)
+class Ledger:
+    """The account of all videos while it is made: on disk, as it may outgrow the memory.
+
+    Shards come in any order; `videos.parquet` has them in the order of their names.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._pages = folder / "pages"
+        self._folder, self._places = folder, dict[str, tuple[int, int]]()
+
+    def add(self, name: str, accounts: Iterable[tuple[Source, Account]]) -> None:
+        """Take the accounts of the videos of a shard."""
+        rows = []
+        for source, account in accounts:
+            row = {"id": source.id} | asdict(source) | asdict(account)
+            rows.append({name: _utf8(row[name]) for name in SCHEMA.names})
+        with open(self._pages, "ab") as file:
+            start = file.tell()
+            options = pa.ipc.IpcWriteOptions(compression="zstd")
+            with pa.ipc.new_stream(file, SCHEMA, options=options) as stream:
+                stream.write_batch(pa.RecordBatch.from_pylist(rows, SCHEMA))
+            self._places[name] = start, file.tell() - start
+
+    def publish(self, uri: str) -> None:
+        """Write `videos.parquet`: a row for each video, a row group for many shards."""
+        whole = self._folder / "videos.parquet"
+        names = iter(sorted(self._places))
+        with pq.ParquetWriter(whole, SCHEMA) as writer, open(self._pages, "rb") as pages:
+            while batches := list(map(partial(self._page, pages), islice(names, GROUP))):
+                table = pa.Table.from_batches([b for page in batches for b in page], SCHEMA)
+                writer.write_table(table, row_group_size=max(1, len(table)))
+        storage.discard_unfinished(uri)
+        storage.publish_file(whole, uri)
+
+    def _page(self, pages: BinaryIO, name: str) -> list[pa.RecordBatch]:
+        start, length = self._places[name]
+        pages.seek(start)
+        with pa.ipc.open_stream(pages.read(length)) as stream:
+            return list(stream)
 
 
 def _utf8(value: Any) -> Any:
@@ -147,12 +183,12 @@ def to_marker(accounts: list[tuple[Source, Account]]) -> dict[str, Any]:
 
 
 def reconcile(
-    accounts: list[tuple[Source, Account]], sources: list[Source], markers: list[Marker]
+    accounts: list[tuple[Source, Account]], sources: Iterable[Source], marker: Marker
 ) -> None:
-    """Assert that every source has one account, and that clips in shards are those accounted."""
+    """Assert that every source of a shard has one account, and that clips are those accounted."""
     assert Counter(s.id for s, _ in accounts) == Counter(s.id for s in sources)
     clips = sum(account.clips for _, account in accounts)
-    assert clips == sum(len(marker.keys) for marker in markers), clips
+    assert clips == len(marker.keys), clips
     for _, account in accounts:
         assert (account.status == "ok") == (account.reason is None), account
         assert (account.status == "rejected") == (account.clips == 0), account

@@ -9,7 +9,7 @@ or removed touches its own shard, and now and then two more, however many there 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from itertools import islice
 from typing import get_args, get_type_hints
 
@@ -78,10 +78,17 @@ def shard_of(bucket_N: NDArray[np.uint64], count: int) -> NDArray[np.int64]:
     return np.where(early < count - start, bucket_N % (2 * start), early).astype(np.int64)
 
 
-def assign_shards(
-    sources: SourceTable, per_shard: int
-) -> Iterator[tuple[tuple[str, int], list[Source]]]:
-    """For each (split, shard), in order, its videos: `per_shard` on average, up to twice that."""
+@dataclass(frozen=True)
+class Place:
+    """A shard, and the rows of its videos in the table of all."""
+
+    split: str
+    index: int
+    rows_N: NDArray[np.int64]
+
+
+def assign_shards(sources: SourceTable, per_shard: int) -> Iterator[Place]:
+    """Every shard in order with its videos: `per_shard` on average, up to twice that."""
     for split in SPLITS:
         rows = sources.rows_of(split)
         count = -(-len(rows) // per_shard)
@@ -92,4 +99,4 @@ def assign_shards(
         ends = np.cumsum(np.bincount(shards, minlength=count))
         for index, end in enumerate(ends):
             start = ends[index - 1] if index else 0
-            yield (split, index), sources.take(rows[start:end])
+            yield Place(split, index, rows[start:end])

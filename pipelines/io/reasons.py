@@ -33,6 +33,8 @@ FILTERED = {
     "in seconds.",
     "static": "Every clip moves less than `--filters.min-motion`; the score is the highest mean "
     "difference between neighbouring frames, of 255.",
+    "near_duplicate": "Another video, named in the details, is closer than "
+    "`--filters.min-distance`; the score is how close, in bits of 64.",
     "black": "Every clip is darker than `--filters.min-brightness`; the score is the highest mean, "
     "of 255.",
 }

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import webdataset as wds
 
@@ -165,7 +165,12 @@ def sweep(folder: str, names: list[str]) -> None:
     storage.discard_unfinished(folder)
 
 
-def content_fingerprint(markers: list[Marker]) -> str:
+class _HasSum(Protocol):
+    @property
+    def sha256(self) -> str: ...
+
+
+def content_fingerprint(markers: Iterable[_HasSum]) -> str:
     """What an index says of the content of its shards, given in order."""
     return storage.fingerprint([marker.sha256 for marker in markers])
 
@@ -253,9 +258,9 @@ def check_keys(uri: str, found: Iterable[str], wanted: Iterable[str], job: str) 
         raise UserError(f"{uri} has the key {key} too much: run jobs/{job}.py again to mend it")
 
 
-def peek(folder: str, marker: Marker, max_bytes: int) -> Iterator[Sample]:
+def peek(folder: str, name: str, max_bytes: int) -> Iterator[Sample]:
     """The samples that lie wholly in the first bytes of a shard, unverified."""
-    head = storage.read_head(storage.join(folder, f"{marker.name}.tar"), max_bytes)
+    head = storage.read_head(storage.join(folder, f"{name}.tar"), max_bytes)
     members: dict[str, dict[str, bytes]] = {}
     with suppress(tarfile.ReadError), tarfile.open(fileobj=io.BytesIO(head)) as tar:
         for member in tar:

@@ -34,6 +34,10 @@ class Workspace:
     def clips(self) -> str:
         return self._at("clips")
 
+    @property
+    def looks(self) -> str:
+        return self._at("looks")
+
     def vqgan(self, name: str) -> str:
         return self._at("vqgan", name)
 

@@ -7,60 +7,142 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipelines.io import storage
+from safetensors import SafetensorError
+
+from pipelines.io import lock, storage, workspace
+from pipelines.io.scratch import scratch
 from vqvdm.checkpoint import load_state, save_state
+from vqvdm.errors import UserError
 
 
 class Checkpoints:
     """The checkpoints of one training, under NAME/checkpoints."""
 
-    def __init__(self, folder: str, recipe: str, keep: int) -> None:
-        self.folder, self.recipe, self.keep = storage.join(folder, "checkpoints"), recipe, keep
+    def __init__(
+        self,
+        place: str,
+        recipe: str,
+        keep: int,
+        inputs: Mapping[str, str] | None = None,
+        owner: str | None = None,
+    ) -> None:
+        """`place` is NAME; `inputs` what it is trained on, as fingerprints; `owner` holds its
+        lock."""
+        self.place, self.folder = place, storage.join(place, "checkpoints")
+        self.recipe, self.keep = recipe, keep
+        self.inputs, self.owner = dict(inputs or {}), owner
 
-    def _names(self) -> list[str]:
+    def _uri(self, name: str, kind: str) -> str:
+        return storage.join(self.folder, f"{name}.{kind}")
+
+    def _names(self, kind: str = "json") -> list[str]:
         """Names of finished checkpoints, oldest first."""
         files = [os.path.basename(file.uri) for file in storage.walk(self.folder)]
-        return sorted(name.removesuffix(".json") for name in files if name.endswith(".json"))
+        names = [name.removesuffix(f".{kind}") for name in files if name.endswith(f".{kind}")]
+        return sorted(name for name in names if name.startswith("step-"))
 
     def save(self, step: int, state: Any) -> None:
-        """Publish a state, then drop the oldest ones."""
-        name = f"step-{step:08d}"
-        with tempfile.TemporaryDirectory(prefix="vqvdm-") as folder:
+        """Publish a state, check that it arrived, then drop the oldest ones.
+
+        `UserError` where it cannot be written, or another job took over; those that were there
+        stay as they are.
+        """
+        try:
+            self._publish(f"step-{step:08d}", step, state)
+        except (OSError, SafetensorError) as error:
+            last = self.newest_step()
+            there = f"the checkpoint of step {last} is intact" if last else "none was there yet"
+            raise UserError(
+                f"cannot write the checkpoint of step {step} to {self.folder}: {error} ({there}; "
+                "make room or mend the disk, then run the same command again)"
+            ) from error
+
+    def _publish(self, name: str, step: int, state: Any) -> None:
+        uri = self._uri(name, "safetensors")
+        with scratch() as folder:
             path = Path(folder, "state.safetensors")
             save_state(path, state)
-            marker = {"step": step, "recipe": self.recipe, "sha256": storage.sha256(str(path))}
-            storage.publish_file(path, storage.join(self.folder, f"{name}.safetensors"))
-        storage.publish_json(marker, storage.join(self.folder, f"{name}.json"))
+            wanted = storage.sha256(str(path))
+            storage.publish_file(path, uri)
+        if storage.sha256(uri) != wanted:
+            raise OSError(f"{uri} holds other bytes than were written")
+        if self.owner and not lock.still_held(self.place, self.owner):
+            raise UserError(f"another job has taken over {self.place}: this one stops")
+        marker = {"step": step, "recipe": self.recipe, "inputs": self.inputs, "sha256": wanted}
+        storage.publish_json(marker, self._uri(name, "json"))
         for old in self._names()[: -self.keep]:
             # The marker goes first: without it the rest does not count.
-            for suffix in ("json", "safetensors"):
-                storage.delete(storage.join(self.folder, f"{old}.{suffix}"))
+            for kind in ("json", "safetensors"):
+                storage.delete(self._uri(old, kind))
 
-    def found_recipe(self) -> str | None:
-        """Fingerprint of the recipe of the training that left checkpoints here."""
-        markers = [self._marker(name) for name in reversed(self._names())]
-        return next((marker["recipe"] for marker in markers if marker), None)
+    def sweep(self) -> None:
+        """Remove what a killed writer left half-done. Nobody may be writing at the time."""
+        for name in set(self._names("safetensors")) - set(self._names()):
+            storage.delete(self._uri(name, "safetensors"))
+        storage.discard_unfinished(self.folder)
+
+    def newest_step(self) -> int | None:
+        """Step of the newest checkpoint by its name, unverified."""
+        names = self._names()
+        return int(names[-1].removeprefix("step-")) if names else None
+
+    def found(self) -> dict[str, Any] | None:
+        """What the newest readable marker tells of the training that left checkpoints here."""
+        markers = (self._marker(name) for name in reversed(self._names()))
+        return next((marker for marker in markers if marker), None)
 
     def _marker(self, name: str) -> dict[str, Any] | None:
-        try:
-            return storage.read_json(storage.join(self.folder, f"{name}.json"))
-        except (json.JSONDecodeError, FileNotFoundError):
-            return None
+        return workspace.published(self.folder, f"{name}.json")
 
-    def newest(self) -> Any | None:
-        """The newest state that is intact, or None."""
+    def newest(self, say: bool = True) -> Any | None:
+        """The newest state that is intact, or None; damaged ones are named, unless not to `say`."""
         for name in reversed(self._names()):
-            marker = self._marker(name)
-            uri = storage.join(self.folder, f"{name}.safetensors")
+            marker, uri = self._marker(name), self._uri(name, "safetensors")
             try:
                 with storage.local_copy(uri) as path:
                     if marker and storage.sha256(path) == marker["sha256"]:
                         return load_state(Path(path))
             except FileNotFoundError:
                 pass
-            print(f"{uri} is damaged: passed over", flush=True)
+            if say:
+                print(f"{uri} is damaged: passed over", flush=True)
         return None
+
+
+class KeyLog:
+    """Which samples every step consumed: NAME/keys/step-….jsonl, a line a step.
+
+    A file is written just before the checkpoint of its last step, and counts with it.
+    """
+
+    def __init__(self, place: str) -> None:
+        self.folder = storage.join(place, "keys")
+        self._lines: list[str] = []
+
+    def note(self, step: int, keys: list[str]) -> None:
+        """Keys of a step, in the order of the global batch."""
+        self._lines.append(json.dumps({"step": step, "keys": keys}) + "\n")
+
+    def publish(self, step: int) -> None:
+        uri = storage.join(self.folder, f"step-{step:08d}.jsonl")
+        storage.publish_bytes("".join(self._lines).encode(), uri)
+        self._lines = []
+
+    def forget_after(self, step: int) -> None:
+        """Drop what was consumed after the checkpoint that is resumed from."""
+        for file in storage.walk(self.folder):
+            if int(Path(file.uri).stem.removeprefix("step-")) > step:
+                storage.delete(file.uri)
+
+
+def consumed(place: str) -> list[list[str]]:
+    """Keys of every step that a `KeyLog` noted down, in order."""
+    files = storage.walk(storage.join(place, "keys"))
+    lines = [line for file in files for line in storage.read_bytes(file.uri).splitlines()]
+    found = [json.loads(line) for line in lines]
+    assert [row["step"] for row in found] == list(range(1, len(found) + 1))
+    return [row["keys"] for row in found]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import os
 import tempfile
 import threading
 from collections import OrderedDict, deque
@@ -34,68 +35,137 @@ class SampleOrder:
     """Endless epochs over shards of given sizes, each sample once an epoch.
 
     Shards are shuffled, and samples among `mixed` shards in a row, so that no more than so many
-    shards have to be at hand at a time.
+    shards have to be at hand at a time, nor the order of more samples than theirs.
     """
 
     def __init__(self, sizes: list[int], seed: int, mixed: int = 16) -> None:
         assert sum(sizes) > 0
-        self.sizes, self.seed, self.mixed = sizes, seed, mixed
-        self.length = sum(sizes)
-        self._epoch = -1
+        self.sizes, self.seed, self.mixed = np.array(sizes, np.int64), seed, mixed
+        self.length = int(self.sizes.sum())
+        self._epoch, self._group = -1, (-1, -1)
+        self._shards: np.ndarray = np.empty(0, np.int64)
+        self._starts: np.ndarray = np.empty(0, np.int64)
         self._samples: np.ndarray = np.empty((0, 2), np.int64)
 
     def at(self, position: int) -> tuple[int, int]:
         """Shard and sample at a position in [0, infinity), counted over all epochs."""
-        epoch, offset = divmod(position, self.length)
-        if epoch != self._epoch:
-            self._epoch, self._samples = epoch, self._shuffled(epoch)
+        epoch, group, offset = self._find(position)
+        if (epoch, group) != self._group:
+            self._group, self._samples = (epoch, group), self._shuffled(epoch, group)
         shard, sample = self._samples[offset]
         return int(shard), int(sample)
 
-    def _shuffled(self, epoch: int) -> np.ndarray:
-        rng = np.random.default_rng(mix(self.seed, epoch))
-        order = rng.permutation(len(self.sizes))
-        parts = []
-        for start in range(0, len(order), self.mixed):
-            group = [
-                np.stack([np.full(self.sizes[s], s), np.arange(self.sizes[s])], axis=1)
-                for s in order[start : start + self.mixed]
-            ]
-            parts.append(rng.permutation(np.concatenate(group)))
-        return np.concatenate(parts)
+    def group_at(self, position: int) -> tuple[int, int]:
+        """Epoch, and which group of mixed shards within it."""
+        return self._find(position)[:2]
+
+    def shards_from(self, position: int) -> list[int]:
+        """The shards that are mixed at a position, and those that are mixed next."""
+        epoch, group, _ = self._find(position)
+        here = self._of_group(group)
+        if (group + 1) * self.mixed < len(self._shards):
+            return here + self._of_group(group + 1)
+        self._shuffle_shards(epoch + 1)
+        return here + self._of_group(0)
+
+    def _find(self, position: int) -> tuple[int, int, int]:
+        """Epoch, group of shards, and place within it."""
+        epoch, offset = divmod(position, self.length)
+        self._shuffle_shards(epoch)
+        group = int(np.searchsorted(self._starts, offset, "right")) - 1
+        return epoch, group, offset - int(self._starts[group])
+
+    def _shuffle_shards(self, epoch: int) -> None:
+        if epoch == self._epoch:
+            return
+        self._epoch = epoch
+        self._shards = np.random.default_rng(mix(self.seed, epoch)).permutation(len(self.sizes))
+        before = np.concatenate([[0], np.cumsum(self.sizes[self._shards])])
+        self._starts = before[: -1 : self.mixed]
+
+    def _of_group(self, group: int) -> list[int]:
+        return self._shards[group * self.mixed : (group + 1) * self.mixed].tolist()
+
+    def _shuffled(self, epoch: int, group: int) -> np.ndarray:
+        samples = [
+            np.stack([np.full(self.sizes[s], s), np.arange(self.sizes[s])], axis=1)
+            for s in self._of_group(group)
+        ]
+        return np.random.default_rng(mix(self.seed, epoch, group)).permutation(
+            np.concatenate(samples)
+        )
 
 
 class ShardCache:
-    """Verified local copies of shards, the most recently used ones kept."""
+    """Verified shards at hand: copies of remote ones, the most recently used of them kept.
 
-    def __init__(self, folder: str, markers: list[Marker], job: str, kept: int) -> None:
-        self.folder, self.markers, self.job, self.kept = folder, markers, job, kept
-        self._readers: OrderedDict[int, ShardReader] = OrderedDict()
+    Shards that are expected are fetched and verified by a thread of their own, in so far as they
+    fit among the rest.
+    """
+
+    def __init__(self, folder: str, markers: list[Marker], job: str, cache_gb: float) -> None:
+        self.folder, self.markers, self.job = folder, markers, job
+        self.limit_bytes, self.held_bytes = cache_gb * 1e9, 0
+        self._open_shards: OrderedDict[int, Future[ShardReader]] = OrderedDict()
         self._lock = threading.Lock()
+        self._fetchers = ThreadPoolExecutor(2)
         self._temporary = tempfile.TemporaryDirectory(prefix="vqvdm-cache-")
 
     def read(self, shard: int, key: str) -> Members:
         """Members of one sample; `UserError` names a shard that does not match its marker."""
-        with self._lock:
-            if shard not in self._readers:
-                self._readers[shard] = self._open(shard)
-            self._readers.move_to_end(shard)
-            reader = self._readers[shard]
-            members = reader[key]
-            if len(self._readers) > self.kept:
-                _, oldest = self._readers.popitem(last=False)
-                if oldest.path.startswith(self._temporary.name):
-                    Path(oldest.path).unlink()
-        return members
+        while True:
+            with self._lock:
+                waiting = self._get(shard)
+                self._open_shards.move_to_end(shard)
+                self._make_room(shard)
+            try:
+                return waiting.result()[key]
+            except FileNotFoundError:
+                # Another thread may have made room of it just now.
+                if self._open_shards.get(shard) is waiting:
+                    raise
 
-    def _open(self, shard: int) -> ShardReader:
+    def expect(self, wanted: list[int]) -> None:
+        """Fetch shards that are soon read, in the order of need, as far as they fit."""
+        sizes = itertools.accumulate(self.markers[shard].bytes for shard in wanted)
+        fitting = [s for s, total in zip(wanted, sizes, strict=True) if total <= self.limit_bytes]
+        with self._lock:
+            for shard in fitting:
+                self._get(shard)
+            # The order in which room is made: what is needed first goes last.
+            for shard in reversed(fitting):
+                self._open_shards.move_to_end(shard)
+            self._make_room(wanted[0])
+
+    def _get(self, shard: int) -> Future[ShardReader]:
+        if shard not in self._open_shards:
+            self._open_shards[shard] = self._fetchers.submit(self._fetch, shard)
+            self.held_bytes += self.markers[shard].bytes
+        return self._open_shards[shard]
+
+    def _make_room(self, spared: int) -> None:
+        """Drop what was used longest ago, though never the shard in use."""
+        if self.held_bytes <= self.limit_bytes:
+            return
+        for shard in list(self._open_shards):
+            if self.held_bytes <= self.limit_bytes:
+                return
+            if shard != spared and self._open_shards[shard].done():
+                del self._open_shards[shard]
+                self.held_bytes -= self.markers[shard].bytes
+                self._copy(shard).unlink(missing_ok=True)
+
+    def _copy(self, shard: int) -> Path:
+        return Path(self._temporary.name, f"{self.markers[shard].name}.tar")
+
+    def _fetch(self, shard: int) -> ShardReader:
         marker = self.markers[shard]
         uri = storage.join(self.folder, f"{marker.name}.tar")
         path = uri
         if not storage.is_local(uri):
-            path = str(Path(self._temporary.name, f"{marker.name}.tar"))
-            with shards.missing_is_named(uri, self.job):
-                Path(path).write_bytes(storage.read_bytes(uri))
+            path = str(self._copy(shard))
+            with shards.missing_is_named(uri, self.job), storage.local_copy(uri) as copy:
+                os.replace(copy, path)
         return shards.open_verified(path, marker, uri, self.job)
 
 
@@ -105,6 +175,23 @@ class Batch:
 
     keys: list[str]
     tensors: dict[str, Tensor]
+
+    def split(self, parts: int) -> list[Batch]:
+        """Parts of equal size, in order."""
+        size = len(self.keys) // parts
+        return [
+            Batch(
+                self.keys[start : start + size],
+                {name: tensor[start : start + size] for name, tensor in self.tensors.items()},
+            )
+            for start in range(0, len(self.keys), size)
+        ]
+
+    def to(self, device: torch.device) -> Batch:
+        """On another device; from pinned memory, without waiting for the copy."""
+        return Batch(
+            self.keys, {k: v.to(device, non_blocking=True) for k, v in self.tensors.items()}
+        )
 
 
 Arrays = dict[str, np.ndarray]
@@ -151,17 +238,21 @@ class Loader:
         decode: Callable[[Members], Arrays],
         threads: int = 2,
         ahead: int = 4,
+        cache_gb: float = 8.0,
+        pinned: bool = False,
     ) -> None:
+        """`ahead` batches are read ahead by `threads`, and `cache_gb` of shards kept at hand;
+        batches are `pinned` for a GPU to copy them by itself."""
         self.markers, self.decode = markers, decode
-        self.ahead = ahead
-        self._cache = ShardCache(folder, markers, job, kept=64)
+        self.ahead, self.pinned = ahead, pinned
+        self.cache = ShardCache(folder, markers, job, cache_gb)
         self._pool = ThreadPoolExecutor(threads)
 
     def _load(self, places: list[tuple[int, int]]) -> tuple[list[str], Arrays]:
         # No PyTorch in here: each thread would start a pool of its own, which fights training's.
         keys = [self.markers[shard].keys[sample] for shard, sample in places]
         samples = [
-            self.decode(self._cache.read(shard, key))
+            self.decode(self.cache.read(shard, key))
             for (shard, _), key in zip(places, keys, strict=True)
         ]
         names = samples[0].keys()
@@ -175,7 +266,11 @@ class Loader:
         share = batch_size // world
 
         def batches() -> Iterator[list[tuple[int, int]]]:
+            group = None
             for start in itertools.count(position + rank * share, batch_size):
+                if order.group_at(start) != group:
+                    group = order.group_at(start)
+                    self.cache.expect(order.shards_from(start))
                 yield [order.at(place) for place in range(start, start + share)]
 
         return self._ahead(batches())
@@ -197,4 +292,7 @@ class Loader:
             keys, arrays = waiting.popleft().result()
             for places in itertools.islice(batches, 1):
                 waiting.append(self._pool.submit(self._load, places))
-            yield Batch(keys, {name: torch.from_numpy(array) for name, array in arrays.items()})
+            tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+            if self.pinned:
+                tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
+            yield Batch(keys, tensors)

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import io
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 
+from PIL import Image
 from torch import Tensor
 
 from pipelines.config.schema import TrainJob
 from pipelines.io.video import encode_h264
 from pipelines.tracking import Run
-from pipelines.training.checkpoints import Checkpoints
+from pipelines.training.checkpoints import Checkpoints, KeyLog
 from pipelines.training.loader import Batch, Loader
 from pipelines.training.methods import Method
 from pipelines.training.world import World
 from vqvdm.errors import UserError
+
+LOOK_EVERY = 8
+"""Steps on a GPU between two looks for numbers that are none, and for being told to stop."""
+
+Report = Callable[[int, int, str], None]
+"""Takes the step, how many there are, and how it goes in words."""
+
+
+def print_line(step: int, steps: int, words: str) -> None:
+    """Report on a line of its own, as it suits a log."""
+    print(f"step {step}/{steps}  {words}", flush=True)
 
 
 def train(
@@ -26,9 +39,15 @@ def train(
     validation: Callable[[], Iterable[Batch]],
     checkpoints: Checkpoints,
     run: Run | None,
-) -> None:
-    """Train to `config.steps` from the newest checkpoint on. `run` is given to one worker."""
-    state = checkpoints.newest()
+    stopping: Callable[[], bool] = lambda: False,
+    report: Report = print_line,
+) -> int:
+    """Train to `config.steps` from the newest checkpoint on; returns the step that was reached.
+
+    `run` is given to one worker, which calls `report` now and then. `stopping` tells whether this
+    worker was told to stop: then all of them save and end.
+    """
+    state = checkpoints.newest(say=world.is_first)
     step, position = 0, 0
     validation_metrics: dict[str, float] = {}
     if state is not None:
@@ -37,21 +56,33 @@ def train(
         method.load(state["method"])
         if world.is_first:
             print(f"resuming at step {step}", flush=True)
+    keys = KeyLog(checkpoints.place) if config.log_keys else None
+    if keys and world.is_first:
+        keys.forget_after(step)
     batches = loader.train(config.seed, position, config.batch_size, world.rank, world.size)
     clock = Clock(step)
-    while step < config.steps:
+    stop = False
+    while step < config.steps and not stop:
         with clock.waiting():
             batch = next(batches)
         metrics = method.train_step(batch, step)
         step, position = step + 1, position + config.batch_size
-        _stop_at_nan(metrics, step)
         last = step == config.steps
+        due = step % config.checkpoint_every == 0 or last
+        # A look at a number waits for a GPU to get there: not at every step.
+        if due or world.device.type == "cpu" or step % LOOK_EVERY == 0:
+            _stop_at_nan(metrics, step)
+            stop = world.any(stopping())
+        if keys:
+            keys.note(step, world.gather_keys(batch.keys))
         if step % config.log_every == 0 or last:
-            _log(world.mean(metrics), step, config, clock, run)
+            _log(world.mean(metrics), step, config, clock, run, report)
         if (step % config.validate_every == 0 or last) and run:
             validation_metrics = _validate(method, validation(), step, run)
-        if step % config.checkpoint_every == 0 or last:
+        if due or stop:
             if world.is_first:
+                if keys:
+                    keys.publish(step)
                 checkpoints.save(
                     step,
                     {
@@ -62,6 +93,9 @@ def train(
                     },
                 )
             world.barrier()
+    if stop and world.is_first and step < config.steps:
+        print(f"told to stop: saved at step {step}", flush=True)
+    return step
 
 
 class Clock:
@@ -104,7 +138,12 @@ def _stop_at_nan(metrics: Mapping[str, Tensor], step: int) -> None:
 
 
 def _log(
-    means: Mapping[str, float], step: int, config: TrainJob, clock: Clock, run: Run | None
+    means: Mapping[str, float],
+    step: int,
+    config: TrainJob,
+    clock: Clock,
+    run: Run | None,
+    report: Report,
 ) -> None:
     if run is None:
         return
@@ -116,11 +155,8 @@ def _log(
         "time/data_wait_s": waited_s,
     }
     run.metrics(values, step)
-    print(
-        f"step {step}/{config.steps}  loss {means['loss']:.4f}  "
-        f"{rate * config.batch_size:.1f} clips/s  {left_s:.0f} s left",
-        flush=True,
-    )
+    speed = f"{rate * config.batch_size:.1f} clips/s  {left_s:.0f} s left"
+    report(step, config.steps, f"loss {means['loss']:.4f}  {speed}")
 
 
 def _validate(method: Method, batches: Iterable[Batch], step: int, run: Run) -> dict[str, float]:
@@ -134,4 +170,7 @@ def _validate(method: Method, batches: Iterable[Batch], step: int, run: Run) -> 
     frames = method.preview(small)
     if frames is not None:
         run.bytes(encode_h264(frames, 8.0), f"previews/step-{step:06d}.mp4")
+        still = io.BytesIO()
+        Image.fromarray(frames[len(frames) // 2]).save(still, "PNG")
+        run.bytes(still.getvalue(), f"previews/step-{step:06d}.png")
     return values

@@ -5,27 +5,28 @@ Shapes: B batch, C channels, T frames, H height, W width.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from pipelines.config.schema import TrainJob, TrainLDM, TrainVQGAN
+from pipelines.config.schema import TrainLDM, TrainVQGAN
+from pipelines.io import storage
 from pipelines.io.video import Frames
 from pipelines.training.loader import Batch
+from pipelines.training.optimise import Optimiser, scheduled_lr
 from pipelines.training.perceptual import load_perceptual
 from pipelines.training.world import Draws, World
-from vqvdm.checkpoint import on_device, save_model
+from vqvdm.checkpoint import save_model
 from vqvdm.diffusion.objectives import add_noise, draw_times, drop_classes
 from vqvdm.diffusion.unet import UNet
 from vqvdm.ema import EMA
-from vqvdm.generator import from_uint8, to_uint8
+from vqvdm.generator import VideoGenerator, from_uint8, load_vqgan, to_uint8
 from vqvdm.metrics.pixels import psnr
 from vqvdm.seeds import mix
 from vqvdm.tokenizer.discriminator import Discriminators, one_frame
@@ -39,8 +40,11 @@ from vqvdm.tokenizer.losses import (
     reconstruction_loss,
 )
 from vqvdm.tokenizer.pixels import PIXELS, Pixels
-from vqvdm.tokenizer.quantize import codebook_usage
+from vqvdm.tokenizer.quantize import Quantized, as_rows, codebook_usage
 from vqvdm.tokenizer.vqgan import VQGAN
+
+PREVIEWS, PREVIEW_STEPS = 4, 8
+"""Samples shown while the diffusion model is trained, and their sampling steps."""
 
 
 class Method(Protocol):
@@ -64,35 +68,42 @@ class Method(Protocol):
         """Frames (T, H, W, 3) to look at, or None."""
 
 
-def scheduled_lr(step: int, config: TrainJob) -> float:
-    """Linear warm-up, then half a cosine down to a fiftieth of the highest rate."""
-    rise = min(1.0, (step + 1) / max(1, config.warmup))
-    fall = 0.5 * (1 + math.cos(math.pi * step / config.steps))
-    return config.lr * rise * (0.02 + 0.98 * fall)
+def mean_over_parts(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Metrics of a whole batch from those of its parts."""
+    return {
+        name: torch.stack([part[name].detach().float() for part in parts]).mean()
+        for name in parts[0]
+    }
 
 
-def optimise(optimizer: torch.optim.Optimizer, loss: Tensor, lr: float, clip: float) -> Tensor:
-    """One step of an optimiser; returns the norm of the gradient before clipping."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    norm = nn.utils.clip_grad_norm_(parameters, clip)
-    optimizer.step()
-    return norm
+class _Passed(NamedTuple):
+    """What became of one part of a batch in the tokenizer, and the losses of it."""
+
+    x_BCTHW: Tensor
+    y_BCTHW: Tensor
+    z_BCTHW: Tensor
+    """Raw latents."""
+    indices_BTHW: Tensor
+    shown_B: Tensor
+    """The frame of each clip that image networks see, the same in all losses."""
+    reconstruction: Tensor
+    """The perceptual loss included, where there is one."""
+    vq: Tensor
+    perceptual: Tensor | None
+    adversarial: Tensor | None
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Restore an optimiser, its moments in the memory layout of their parameters.
+class _Through(nn.Module):
+    """Pixels to reconstructions, with the latents on the way: what DDP is wrapped around."""
 
-    Files keep the plain layout, and the fused step pairs elements by their place in memory.
-    """
-    optimizer.load_state_dict(state)
-    for parameter, moments in optimizer.state.items():
-        for name, value in moments.items():
-            if value.shape == parameter.shape:
-                moments[name] = torch.empty_like(parameter).copy_(value)
+    def __init__(self, vqgan: VQGAN) -> None:
+        super().__init__()
+        self.vqgan = vqgan
+
+    def forward(self, x_BCTHW: Tensor) -> tuple[Tensor, Tensor, Quantized]:
+        z = self.vqgan.encode(x_BCTHW)
+        quantized = self.vqgan.quantizer(z)
+        return self.vqgan.decoder(quantized.z_BCTHW), z, quantized
 
 
 class VQGANMethod:
@@ -101,56 +112,102 @@ class VQGANMethod:
     def __init__(self, config: TrainVQGAN, world: World) -> None:
         self.config, self.world = config, world
         torch.manual_seed(config.seed)
-        self.vqgan = on_device(VQGAN(config.model), world.device)
-        self.critic = on_device(Discriminators(config.discriminator), world.device)
+        self.vqgan = world.place(VQGAN(config.model))
+        self.critic = world.place(Discriminators(config.discriminator))
         self.lecam = LeCAM()
         self.perceptual = config.perceptual and load_perceptual(config.perceptual, world.device)
         self.ema = EMA(self.vqgan, config.ema_decay)
-        self._vqgan_ddp, self._critic_ddp = world.wrap(self.vqgan), world.wrap(self.critic)
-        self.optimizer = torch.optim.AdamW(
+        world.compile(self.vqgan.encoder, self.vqgan.decoder, self.critic)
+        self._through = _Through(self.vqgan)
+        self._through_ddp, self._critic_ddp = world.wrap(self._through), world.wrap(self.critic)
+        adamw = torch.optim.AdamW(
             self.vqgan.parameters(),
             config.lr,
             (0.9, 0.99),
             weight_decay=config.weight_decay,
             fused=True,
         )
-        self.critic_optimizer = torch.optim.AdamW(
+        self.optimiser = Optimiser(adamw, world, config.grad_clip)
+        adamw = torch.optim.AdamW(
             self.critic.parameters(), config.discriminator_lr, (0.5, 0.9), fused=True
         )
+        self.critic_optimiser = Optimiser(adamw, world, config.grad_clip)
 
     def _pixels(self, batch: Batch) -> Tensor:
-        return from_uint8(batch.tensors["video"].to(self.world.device))
+        return from_uint8(batch.to(self.world.device).tensors["video"])
 
     def train_step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
         # Dead codes are replaced at random: a seed a step makes a resumed training the same.
         torch.manual_seed(mix(self.config.seed, step))
-        x = self._pixels(batch)
+        parts = batch.split(self.config.accumulate)
+        if step == 0:
+            self._place_codes(parts)
         weight = adversarial_weight(step, self.config.steps, self.config.loss)
-
-        with self.world.autocast():
-            y, quantized = self._vqgan_ddp(x)
-        y = y.float()
-        # Image networks see one frame of each clip, the same in all losses.
-        shown = (Draws(self.world, self.config.seed, step).uniform(len(x)) * x.shape[2]).long()
-        reconstruction = reconstruction_loss(x, y, self.config.loss)
-        metrics = {"vq": quantized.loss}
-        if self.perceptual:
-            metrics["perceptual"] = self.perceptual(one_frame(x, shown), one_frame(y, shown))
-            reconstruction = reconstruction + self.config.loss.perceptual * metrics["perceptual"]
-        metrics["reconstruction"] = reconstruction
-        loss = reconstruction + self.config.loss.vq * quantized.loss
-        if weight:
-            adversarial = self._adversarial_loss(x, y, shown)
-            balance = self._balance(reconstruction, adversarial)
-            loss = loss + weight * balance * adversarial
-            metrics |= {"adversarial": adversarial, "adversarial_balance": balance}
-        lr = scheduled_lr(step, self.config)
-        metrics["gradient_norm"] = optimise(self.optimizer, loss, lr, self.config.grad_clip)
+        balance = None
+        if weight and len(parts) > 1:
+            # One weight for the whole batch: its parts go through once more, for that alone.
+            balance = self._balance(self._passes(self._through, parts, step, judged=True))
+        passed, metrics = [], []
+        for one in self._passes(self._through_ddp, parts, step, judged=bool(weight)):
+            loss = one.reconstruction + self.config.loss.vq * one.vq
+            found = {"reconstruction": one.reconstruction, "vq": one.vq}
+            if one.perceptual is not None:
+                found["perceptual"] = one.perceptual
+            if one.adversarial is not None:
+                balance = self._balance([one]) if balance is None else balance
+                loss = loss + weight * balance * one.adversarial
+                found |= {"adversarial": one.adversarial, "adversarial_balance": balance}
+            self.optimiser.backward(loss / len(parts))
+            passed.append(one._replace(y_BCTHW=one.y_BCTHW.detach(), z_BCTHW=one.z_BCTHW.detach()))
+            metrics.append(found | {"loss": loss})
+        norm = self.optimiser.step(scheduled_lr(step, self.config))
+        self._learn_codes(passed)
         self.ema.update(self.vqgan, step)
-
+        whole = mean_over_parts(metrics) | {"gradient_norm": norm}
         if weight:
-            metrics |= self._critic_step(x, y.detach(), shown)
-        return metrics | {"loss": loss, "adversarial_weight": torch.tensor(weight)}
+            whole |= self._critic_step(passed)
+        return whole | {"adversarial_weight": torch.tensor(weight)}
+
+    def _passes(
+        self, net: nn.Module, parts: Sequence[Batch], step: int, judged: bool
+    ) -> Iterator[_Passed]:
+        """Each part of a batch through the tokenizer, and before the discriminators."""
+        for index, part in enumerate(parts):
+            x = self._pixels(part)
+            draws = Draws(self.world, self.config.seed, step, index, len(parts))
+            shown = (draws.uniform(len(x)) * x.shape[2]).long()
+            with self.world.collecting(net, last=index == len(parts) - 1):
+                with self.world.autocast():
+                    y, z, quantized = net(x)
+                y = y.float()
+                reconstruction, perceptual = reconstruction_loss(x, y, self.config.loss), None
+                if self.perceptual:
+                    perceptual = self.perceptual(one_frame(x, shown), one_frame(y, shown))
+                    reconstruction = reconstruction + self.config.loss.perceptual * perceptual
+                yield _Passed(
+                    x,
+                    y,
+                    z,
+                    quantized.indices_BTHW,
+                    shown,
+                    reconstruction,
+                    quantized.loss,
+                    perceptual,
+                    self._adversarial_loss(x, y, shown) if judged else None,
+                )
+
+    @torch.no_grad()
+    def _place_codes(self, parts: Sequence[Batch]) -> None:
+        """Start the codes among the latents of the first batch, those of all workers."""
+        with self.world.autocast():
+            z = torch.cat([self.vqgan.encode(self._pixels(part)) for part in parts])
+        self.vqgan.quantizer.start(as_rows(self.world.gather(z)))
+
+    def _learn_codes(self, passed: Sequence[_Passed]) -> None:
+        """Codes move by the whole batch, the same on all workers."""
+        z = self.world.gather(torch.cat([one.z_BCTHW for one in passed]))
+        indices = self.world.gather(torch.cat([one.indices_BTHW for one in passed]))
+        self.vqgan.quantizer.learn(as_rows(z), indices.flatten())
 
     def _adversarial_loss(self, x_BCTHW: Tensor, y_BCTHW: Tensor, shown_B: Tensor) -> Tensor:
         """What the discriminators hold against reconstructions."""
@@ -164,34 +221,50 @@ class VQGANMethod:
         self.critic.requires_grad_(True)
         return loss
 
-    def _balance(self, reconstruction: Tensor, adversarial: Tensor) -> Tensor:
-        """The adaptive weight, from gradients averaged over the workers: the same on all."""
-        last = self.vqgan.last_weight
-        gradients = (
-            self.world.average(torch.autograd.grad(loss, last, retain_graph=True)[0])
-            for loss in (reconstruction, adversarial)
-        )
-        return adaptive_weight(*gradients)
+    def _balance(self, passes: Iterable[_Passed]) -> Tensor:
+        """The adaptive weight, from gradients averaged over parts and workers: one for all."""
+        last, scale = self.vqgan.last_weight, self.optimiser.scale
+        sums = [torch.zeros_like(last), torch.zeros_like(last)]
+        parts = 0
+        for one in passes:
+            assert one.adversarial is not None
+            parts += 1
+            for total, loss in zip(sums, (one.reconstruction, one.adversarial), strict=True):
+                (gradient,) = torch.autograd.grad(
+                    self.optimiser.scaled(loss), last, retain_graph=True
+                )
+                total += gradient / scale
+        return adaptive_weight(*(self.world.average(total / parts) for total in sums))
 
-    def _critic_step(self, x_BCTHW: Tensor, y_BCTHW: Tensor, shown_B: Tensor) -> dict[str, Tensor]:
+    def _critic_step(self, passed: Sequence[_Passed]) -> dict[str, Tensor]:
+        metrics = []
+        for index, one in enumerate(passed):
+            with self.world.collecting(self._critic_ddp, last=index == len(passed) - 1):
+                found = self._judge(one)
+                loss = found["discriminator"] + self.config.loss.lecam * found["lecam"]
+                self.critic_optimiser.backward(loss / len(passed))
+                metrics.append(found)
+        self.critic_optimiser.step(self.config.discriminator_lr)
+        whole = mean_over_parts(metrics)
+        over_all = self.world.mean({name: whole[name] for name in ("logits_real", "logits_fake")})
+        self.lecam.update(over_all["logits_real"], over_all["logits_fake"])
+        return whole
+
+    def _judge(self, one: _Passed) -> dict[str, Tensor]:
+        """Losses of the discriminators on real clips and their reconstructions."""
         with self.world.autocast():
-            both = self._critic_ddp(torch.cat([x_BCTHW, y_BCTHW]), torch.cat([shown_B, shown_B]))
+            both = self._critic_ddp(
+                torch.cat([one.x_BCTHW, one.y_BCTHW]), torch.cat([one.shown_B, one.shown_B])
+            )
         real, fake = both.halves()
-        hinge = discriminator_hinge(real.logits, fake.logits)
-        penalty = self.lecam.penalty(real.logits, fake.logits)
-        optimise(
-            self.critic_optimizer,
-            hinge + self.config.loss.lecam * penalty,
-            self.config.discriminator_lr,
-            self.config.grad_clip,
-        )
         means = {
             f"logits_{name}": torch.stack([logits.float().mean() for logits in part.logits]).mean()
             for name, part in (("real", real), ("fake", fake))
         }
-        over_all = self.world.mean(means)
-        self.lecam.update(over_all["logits_real"], over_all["logits_fake"])
-        return {"discriminator": hinge, "lecam": penalty} | means
+        return {
+            "discriminator": discriminator_hinge(real.logits, fake.logits),
+            "lecam": self.lecam.penalty(real.logits, fake.logits),
+        } | means
 
     @torch.no_grad()
     def validate(self, batches: Iterable[Batch]) -> dict[str, float]:
@@ -224,8 +297,8 @@ class VQGANMethod:
             "vqgan": self.vqgan.state_dict(),
             "ema": self.ema.average.state_dict(),
             "critic": self.critic.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "critic_optimizer": self.critic_optimizer.state_dict(),
+            "optimiser": self.optimiser.state(),
+            "critic_optimiser": self.critic_optimiser.state(),
             "lecam": {"real": self.lecam.real, "fake": self.lecam.fake},
         }
 
@@ -233,8 +306,8 @@ class VQGANMethod:
         self.vqgan.load_state_dict(state["vqgan"])
         self.ema.average.load_state_dict(state["ema"])
         self.critic.load_state_dict(state["critic"])
-        load_optimizer(self.optimizer, state["optimizer"])
-        load_optimizer(self.critic_optimizer, state["critic_optimizer"])
+        self.optimiser.load(state["optimiser"])
+        self.critic_optimiser.load(state["critic_optimiser"])
         self.lecam.real, self.lecam.fake = state["lecam"]["real"], state["lecam"]["fake"]
 
     def export(self, folder: Path) -> None:
@@ -244,30 +317,38 @@ class VQGANMethod:
 class LDMMethod:
     """A denoiser on normalised latents, class dropped at random."""
 
-    def __init__(self, config: TrainLDM, world: World, data: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        config: TrainLDM,
+        world: World,
+        data: Mapping[str, Any],
+        vqgan: str | None = None,
+    ) -> None:
         """`data` is the index of the latents: shape, classes, mean and std of each channel, and
-        whether they are pixels."""
-        self.config, self.world, self.data = config, world, data
+        whether they are pixels. `vqgan` is where the VQGAN lies that decodes previews."""
+        self.config, self.world, self.data, self.vqgan = config, world, data, vqgan
+        self._generator: VideoGenerator | None = None
         torch.manual_seed(config.seed)
         net = UNet(config.model, data["shape"][0], len(data["classes"]))
-        self.denoiser = on_device(net, world.device)
+        self.denoiser = world.place(net)
         self.ema = EMA(self.denoiser, config.ema_decay)
+        world.compile(self.denoiser)
         self._ddp = world.wrap(self.denoiser)
-        self.optimizer = torch.optim.AdamW(
+        adamw = torch.optim.AdamW(
             self.denoiser.parameters(),
             config.lr,
             (0.9, 0.99),
             weight_decay=config.weight_decay,
             fused=True,
         )
+        self.optimiser = Optimiser(adamw, world, config.grad_clip)
         mean, std = (torch.tensor(data[name], device=world.device) for name in ("mean", "std"))
         self.mean_C111, self.std_C111 = mean.view(-1, 1, 1, 1), std.view(-1, 1, 1, 1)
 
     def _loss(self, net: nn.Module, batch: Batch, draws: Draws, dropout: float) -> Tensor:
-        device, objective = self.world.device, self.config.objective
-        raw = batch.tensors["latent"].to(device)
-        z = (raw - self.mean_C111) / self.std_C111
-        classes, fps = batch.tensors["class_index"].to(device), batch.tensors["fps"].to(device)
+        objective, tensors = self.config.objective, batch.to(self.world.device).tensors
+        z = (tensors["latent"] - self.mean_C111) / self.std_C111
+        classes, fps = tensors["class_index"], tensors["fps"]
         no_class = self.denoiser.num_classes
         classes = torch.where(classes < 0, no_class, classes)
         rows = len(z)
@@ -283,12 +364,17 @@ class LDMMethod:
         return (noised.weight_B * error_B).mean()
 
     def train_step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
-        draws = Draws(self.world, self.config.seed, step)
-        loss = self._loss(self._ddp, batch, draws, self.config.objective.class_dropout)
-        lr = scheduled_lr(step, self.config)
-        norm = optimise(self.optimizer, loss, lr, self.config.grad_clip)
+        parts = batch.split(self.config.accumulate)
+        metrics = []
+        for index, part in enumerate(parts):
+            draws = Draws(self.world, self.config.seed, step, index, len(parts))
+            with self.world.collecting(self._ddp, last=index == len(parts) - 1):
+                loss = self._loss(self._ddp, part, draws, self.config.objective.class_dropout)
+                self.optimiser.backward(loss / len(parts))
+            metrics.append({"loss": loss})
+        norm = self.optimiser.step(scheduled_lr(step, self.config))
         self.ema.update(self.denoiser, step)
-        return {"loss": loss, "gradient_norm": norm}
+        return mean_over_parts(metrics) | {"gradient_norm": norm}
 
     @torch.no_grad()
     def validate(self, batches: Iterable[Batch]) -> dict[str, float]:
@@ -299,29 +385,44 @@ class LDMMethod:
         ]
         return {"val/loss": float(np.mean([loss.item() for loss in losses]))}
 
+    @torch.no_grad()
     def preview(self, batch: Batch) -> Frames | None:
-        return None
+        """Samples of the averaged weights, the first classes and always the same noise, in a row;
+        None where there is no VQGAN to decode them."""
+        if self.vqgan is None:
+            return None
+        if self._generator is None:
+            with storage.local_folder(self.vqgan) as folder:
+                vqgan = load_vqgan(folder, self.world.device)
+            self._generator = VideoGenerator(self.ema.average, vqgan, self._about())
+        classes = (list[str | None](self.data["classes"]) or [None])[:PREVIEWS]
+        videos = self._generator.sample(
+            classes, self.data["fps"][0], PREVIEW_STEPS, seed=self.config.seed
+        )
+        return rearrange(videos, "b t h w c -> t h (b w) c")
 
     def state(self) -> dict[str, Any]:
         return {
             "denoiser": self.denoiser.state_dict(),
             "ema": self.ema.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimiser": self.optimiser.state(),
         }
 
     def load(self, state: dict[str, Any]) -> None:
         self.denoiser.load_state_dict(state["denoiser"])
         self.ema.average.load_state_dict(state["ema"])
-        load_optimizer(self.optimizer, state["optimizer"])
+        self.optimiser.load(state["optimiser"])
 
-    def export(self, folder: Path) -> None:
-        about = {
+    def _about(self) -> dict[str, Any]:
+        return {
             "model": asdict(self.config.model),
             "objective": asdict(self.config.objective),
             "latents": {name: self.data[name] for name in ("shape", "mean", "std")},
             "classes": self.data["classes"],
             "fps": self.data["fps"],
         }
-        save_model(folder, self.ema.average, about)
+
+    def export(self, folder: Path) -> None:
+        save_model(folder, self.ema.average, self._about())
         if self.data.get("in_pixels"):
             save_model(folder / "vqgan", Pixels(), {"model": PIXELS})

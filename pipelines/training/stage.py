@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,13 +12,13 @@ from typing import Any
 
 from pipelines import registry, tracking
 from pipelines.config.schema import TrainJob
-from pipelines.io import storage, workspace
+from pipelines.io import lock, storage, workspace
 from pipelines.training.checkpoints import Checkpoints
 from pipelines.training.methods import Method
 from pipelines.training.trainer import Data, Plan, fit, threads_per_worker
 from pipelines.training.world import World
 from vqvdm.checkpoint import weights_fingerprint
-from vqvdm.errors import UserError
+from vqvdm.errors import IncompleteError, UserError
 
 
 @dataclass(frozen=True)
@@ -48,18 +49,53 @@ def run_stage(stage: Stage) -> str:
     config = stage.config
     done = workspace.published(stage.folder, "config.json")
     checkpoints = Checkpoints(stage.folder, stage.recipe, config.keep)
-    found = done["recipe"] if done else checkpoints.found_recipe()
+    found = done or checkpoints.found()
     if found and not config.overwrite:
-        workspace.refuse_other(stage.folder, found, stage.recipe)
+        _refuse_other(stage, found)
     clips = sum(len(marker.keys) for marker in stage.data.markers if marker.split == "train")
     if config.dry_run:
         return f"would train {config.steps} steps on {clips} clips into {stage.folder}"
-    if done and found == stage.recipe:
-        _verify(stage.folder, done, stage.name)
-        return f"{stage.folder} is there already, verified"
-    if config.overwrite:
-        storage.delete(stage.folder)
+    same = found is not None and found["recipe"] == stage.recipe
+    if done and same:
+        if _is_intact(stage.folder, done):
+            return f"{stage.folder} is there already, verified"
+        if not config.overwrite:
+            raise UserError(
+                f"{stage.folder}/model.safetensors does not match config.json: "
+                f"run jobs/{stage.name}.py --overwrite to make it again"
+            )
+    with lock.locked(stage.folder) as owner:
+        # What the same command left unfinished is gone on with, though it says to overwrite.
+        if config.overwrite and (done or not same):
+            _clear(stage.folder)
+        return _train_and_publish(stage, checkpoints, owner)
 
+
+def _refuse_other(stage: Stage, found: Mapping[str, Any]) -> None:
+    """`UserError` where the folder was filled from other input, which is named, or settings."""
+    if found["recipe"] == stage.recipe:
+        return
+    before = found.get("inputs", {})
+    for what, fingerprint in stage.inputs.items():
+        if before.get(what, fingerprint) != fingerprint:
+            raise UserError(
+                f"the {what} have changed since {stage.folder} was trained on them "
+                f"({before[what]}, now {fingerprint}): pass --overwrite to train on the new ones, "
+                "or another --name"
+            )
+    workspace.refuse_other(stage.folder, found["recipe"], stage.recipe)
+
+
+def _clear(folder: str) -> None:
+    """Remove all that lies in a folder but its lock."""
+    for file in storage.walk(folder):
+        if file.uri != storage.join(folder, lock.NAME):
+            storage.delete(file.uri)
+
+
+def _train_and_publish(stage: Stage, checkpoints: Checkpoints, owner: str) -> str:
+    """Train under the lock of `owner`; returns the main figure in words."""
+    config = stage.config
     with tracking.run(stage.name, config, stage.inputs) as run:
         fit(
             Plan(
@@ -71,28 +107,37 @@ def run_stage(stage: Stage) -> str:
                 run.uri,
                 run.id,
                 threads_per_worker(config),
+                stage.inputs,
+                owner,
+                sys.stdout.isatty(),
             )
         )
         state = checkpoints.newest()
-        assert state is not None and state["step"] == config.steps
+        step = state["step"] if state else 0
+        if state is None or step < config.steps:
+            raise IncompleteError(
+                f"stopped at step {step} of {config.steps} as it was told to: run the same command "
+                "again to go on"
+            )
         method = stage.method(config, World())
         method.load(state["method"])
         fingerprint = _publish(stage, method, state["validation"])
         run.output(fingerprint)
         run.bytes(_card(stage, state["validation"]).encode(), "MODEL_CARD.md")
         if stage.register:
-            print(registry.register(run, config.workspace.root, stage.folder), flush=True)
+            root, folder = config.workspace.root, stage.folder
+            run.tell(
+                "the registration of the model",
+                lambda: print(registry.register(run, root, folder), flush=True),
+            )
     figures = ", ".join(f"{name} {value:.3g}" for name, value in state["validation"].items())
     return f"{config.steps} steps, {figures}" if figures else f"{config.steps} steps"
 
 
-def _verify(folder: str, config: dict[str, Any], job: str) -> None:
-    found = storage.sha256(storage.join(folder, "model.safetensors"))[:16]
-    if found != config["fingerprint"]:
-        raise UserError(
-            f"{folder}/model.safetensors does not match config.json: "
-            f"run jobs/{job}.py --overwrite to make it again"
-        )
+def _is_intact(folder: str, config: dict[str, Any]) -> bool:
+    """Whether the published weights are those that `config.json` tells of."""
+    uri = storage.join(folder, "model.safetensors")
+    return storage.exists(uri) and storage.sha256(uri)[:16] == config["fingerprint"]
 
 
 def _publish(stage: Stage, method: Method, validation: Mapping[str, float]) -> str:

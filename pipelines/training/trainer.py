@@ -1,34 +1,54 @@
 """Ray Train around the loop: starts the workers, restarts them when one dies.
 
-A worker finds its own way back: everything it needs lies in the newest checkpoint.
+A worker finds its own way back: everything it needs lies in the newest checkpoint. What is told
+to stop by SIGTERM, driver or worker, saves first.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import tempfile
-from dataclasses import dataclass
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 import torch
+from ray import PlacementGroupID
+from ray.exceptions import RayError
+from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
 from ray.train import RunConfig, ScalingConfig, TrainingFailedError, get_context
-from ray.train.torch import TorchTrainer, get_device
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.util.placement_group import (
+    PlacementGroup,
+    placement_group_table,
+    remove_placement_group,
+)
 
 from pipelines import tracking
-from pipelines.config.scale import local_cpus, ray_options
+from pipelines.config.scale import local_cpus, ray_options, resolve_switch
 from pipelines.config.schema import TrainJob
 from pipelines.io.shards import Marker
+from pipelines.progress import Progress
+from pipelines.training import stop
 from pipelines.training.checkpoints import Checkpoints
 from pipelines.training.loader import Loader
-from pipelines.training.loop import train
+from pipelines.training.loop import Report, print_line, train
 from pipelines.training.world import World
 from vqvdm.errors import UserError, find_user_error
 from vqvdm.inference import resolve_precision
 
 VALIDATION_CLIPS = 64
 ATTEMPTS = 3
+"""Failures in a row without a new checkpoint between them."""
+ASK_EVERY_S = 1.0
+"""How often a worker looks whether the driver was told to stop."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +62,10 @@ class Data:
     decode: Any
     """Members of a sample to its tensors."""
 
-    def loader(self, split: str, threads: int = 2) -> Loader | None:
+    def loader(self, split: str, **options: Any) -> Loader | None:
+        """A loader with the options of `Loader`; None where the split is empty."""
         markers = [marker for marker in self.markers if marker.split == split and marker.keys]
-        return Loader(self.folder, markers, self.job, self.decode, threads) if markers else None
+        return Loader(self.folder, markers, self.job, self.decode, **options) if markers else None
 
 
 @dataclass(frozen=True)
@@ -62,10 +83,29 @@ class Plan:
     tracking_uri: str
     run_id: str
     threads: int
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    """Fingerprints of what it is trained on."""
+    owner: str | None = None
+    """Who holds the lock of the folder."""
+    bar: bool = False
+    """Whether the driver sits at a terminal and draws a bar."""
+    name: str = field(default_factory=lambda: f"vqvdm-{uuid.uuid4().hex}")
+    """What entries in Ray's table begin with: whether to stop, how far it is."""
+
+    @property
+    def stop_key(self) -> str:
+        return f"{self.name}-stop"
+
+    @property
+    def progress_key(self) -> str:
+        return f"{self.name}-progress"
+
+    def checkpoints(self) -> Checkpoints:
+        return Checkpoints(self.folder, self.recipe, self.config.keep, self.inputs, self.owner)
 
 
 def fit(plan: Plan) -> None:
-    """Train on the cluster until all steps are done."""
+    """Train on the cluster until all steps are done, or the driver is told to stop."""
     ray.init(**ray_options())
     cpus = int(ray.cluster_resources().get("CPU", 0))
     gpus = int(ray.cluster_resources().get("GPU", 0))
@@ -76,24 +116,96 @@ def fit(plan: Plan) -> None:
             f"--num-workers {workers} is more than the cluster has: {cpus} CPUs, {gpus} GPUs"
         )
     scaling = ScalingConfig(num_workers=workers, use_gpu=gpus >= workers)
-    for attempt in range(1, ATTEMPTS + 1):
-        # Ray Train keeps books of its own; ours are the checkpoints, so its are thrown away.
-        books = tempfile.mkdtemp(prefix="vqvdm-train-")
-        try:
-            TorchTrainer(
-                _worker,
-                train_loop_config={"plan": plan},
-                scaling_config=scaling,
-                run_config=RunConfig(storage_path=books, name="train"),
-            ).fit()
-            return
-        except TrainingFailedError as error:
-            # What the user has to mend does not get better by trying again.
-            if find_user_error(error) or attempt == ATTEMPTS:
-                raise
-            print(f"a worker failed: going on from the last checkpoint ({error})", flush=True)
-        finally:
-            shutil.rmtree(books, ignore_errors=True)
+    checkpoints = plan.checkpoints()
+    checkpoints.sweep()
+    reached, failures = checkpoints.newest_step() or 0, 0
+    telling = stop.telling(lambda: _internal_kv_put(plan.stop_key, b"1"))
+    with telling, _bar(plan) if plan.bar else nullcontext():
+        while reached < plan.config.steps and not stop.asked():
+            try:
+                _fit_once(plan, scaling)
+                failure = None
+            except (TrainingFailedError, RayError) as error:
+                failure = error
+                _free_what_is_left()
+            before, reached = reached, checkpoints.newest_step() or 0
+            failures = failures + 1 if reached == before else 1
+            if failure is None:
+                failures = 0
+            elif find_user_error(failure) or failures == ATTEMPTS:
+                # What the user has to mend does not get better by trying again.
+                raise failure
+            if reached < plan.config.steps and not stop.asked():
+                why = f" ({_first_line(failure)})" if failure else ""
+                print(f"a worker was lost{why}: going on from step {reached}", flush=True)
+
+
+def _fit_once(plan: Plan, scaling: ScalingConfig) -> None:
+    # Ray Train keeps books of its own; ours are the checkpoints, so its are thrown away.
+    books = tempfile.mkdtemp(prefix="vqvdm-train-")
+    try:
+        TorchTrainer(
+            _worker,
+            train_loop_config={"plan": plan},
+            torch_config=_ListeningConfig(),
+            scaling_config=scaling,
+            run_config=RunConfig(storage_path=books, name="train"),
+        ).fit()
+    finally:
+        shutil.rmtree(books, ignore_errors=True)
+
+
+@contextmanager
+def _bar(plan: Plan) -> Iterator[None]:
+    """Meanwhile, draw how far the first worker says it is."""
+    ended = threading.Event()
+
+    def draw() -> None:
+        while not ended.wait(ASK_EVERY_S):
+            if told := _internal_kv_get(plan.progress_key):
+                step, steps, words = json.loads(told)
+                watch = Progress("steps", steps)
+                watch.done = step
+                print(f"\r{watch.bar()} {step}/{steps}  {words}\x1b[K", end="", flush=True)
+
+    thread = threading.Thread(target=draw, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        print(flush=True)
+
+
+def _free_what_is_left() -> None:
+    """Give back what a controller that died had reserved: Ray keeps it while this job lasts."""
+    # The id of a placement group ends with that of the job that made it.
+    job = ray.get_runtime_context().get_job_id()
+    for group_id, about in placement_group_table().items():
+        if group_id.endswith(job) and about["state"] != "REMOVED":
+            remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group_id))))
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+class _ListeningBackend(TorchConfig().backend_cls):  # type: ignore[misc]
+    """Ray's set-up of a process group; besides, the workers note SIGTERM down.
+
+    Only a process's main thread may see to signals, and the loop runs in another one.
+    """
+
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:
+        super().on_start(worker_group, backend_config)
+        worker_group.execute(stop.listen)
+
+
+class _ListeningConfig(TorchConfig):
+    @property
+    def backend_cls(self) -> type:
+        return _ListeningBackend
 
 
 def threads_per_worker(config: TrainJob) -> int:
@@ -112,16 +224,46 @@ def _worker(arguments: dict[str, Any]) -> None:
         context.get_world_size(),
         device,
         resolve_precision(plan.config.precision, device),
+        resolve_switch(plan.config.channels_last, auto=True),
+        resolve_switch(plan.config.compile, auto=device.type == "cuda"),
     )
     run = tracking.attach(plan.tracking_uri, plan.run_id) if world.is_first else None
-    loader, held_out = plan.data.loader("train"), plan.data.loader("val")
-    assert loader is not None
-    train(
-        plan.method(plan.config, world),
-        plan.config,
-        world,
-        loader,
-        lambda: held_out.first(VALIDATION_CLIPS, 16) if held_out else [],
-        Checkpoints(plan.folder, plan.recipe, plan.config.keep),
-        run,
+    pinned = resolve_switch(plan.config.pin_memory, auto=True) and device.type == "cuda"
+    loader = plan.data.loader(
+        "train",
+        threads=plan.config.loader_threads or max(2, plan.threads),
+        cache_gb=plan.config.cache_gb,
+        pinned=pinned,
     )
+    held_out = plan.data.loader("val", cache_gb=plan.config.cache_gb)
+    assert loader is not None
+    threading.Thread(target=_hear_the_driver, args=(plan.stop_key,), daemon=True).start()
+    with run.watched() if run else nullcontext():
+        train(
+            plan.method(plan.config, world),
+            plan.config,
+            world,
+            loader,
+            lambda: held_out.first(VALIDATION_CLIPS, 16) if held_out else [],
+            plan.checkpoints(),
+            run,
+            stop.asked,
+            _noting(plan.progress_key) if plan.bar else print_line,
+        )
+    if run:
+        run.close()
+
+
+def _noting(key: str) -> Report:
+    def note(*progress: Any) -> None:
+        _internal_kv_put(key, json.dumps(progress).encode())
+
+    return note
+
+
+def _hear_the_driver(stop_key: str) -> None:
+    """Look now and then whether the driver was told to stop; it may sit on another machine."""
+    while not stop.asked():
+        if _internal_kv_get(stop_key):
+            stop.ask()
+        time.sleep(ASK_EVERY_S)

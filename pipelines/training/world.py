@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from vqvdm.checkpoint import on_device
 from vqvdm.seeds import mix
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,10 @@ class World:
     size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
+    channels_last: bool = True
+    """Whether 3D convolutions keep channels innermost in memory, which is faster for them."""
+    compiled: bool = False
+    """Whether nets go through `torch.compile`."""
 
     @property
     def is_first(self) -> bool:
@@ -31,12 +39,52 @@ class World:
         mixed = self.dtype != torch.float32
         return torch.autocast(self.device.type, self.dtype if mixed else None, enabled=mixed)
 
+    def place(self, module: Module) -> Module:
+        """A module on this worker's device, in the layout that is wanted."""
+        return on_device(module, self.device) if self.channels_last else module.to(self.device)
+
+    def compile(self, *modules: nn.Module) -> None:
+        """Compile modules where they stand, if that is wanted; the names of weights stay."""
+        for module in modules:
+            if self.compiled:
+                module.compile()
+
     def wrap(self, module: nn.Module) -> nn.Module:
         """Average gradients over the workers."""
         if self.size == 1:
             return module
         devices = [self.device] if self.device.type == "cuda" else None
         return DistributedDataParallel(module, device_ids=devices)
+
+    def collecting(self, module: nn.Module, last: bool) -> AbstractContextManager:
+        """Gradients of a wrapped module go over the network with the last part of a batch only."""
+        if last or not isinstance(module, DistributedDataParallel):
+            return nullcontext()
+        return module.no_sync()
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """The rows of all workers, as many on each, in the order of the global batch."""
+        if self.size == 1:
+            return rows
+        parts = [torch.empty_like(rows) for _ in range(self.size)]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    def gather_keys(self, keys: list[str]) -> list[str]:
+        """The keys of all workers, in the order of the global batch."""
+        if self.size == 1:
+            return keys
+        parts: list[list[str]] = [[] for _ in range(self.size)]
+        dist.all_gather_object(parts, keys)
+        return [key for part in parts for key in part]
+
+    def any(self, flag: bool) -> bool:
+        """Whether a flag is set on any worker; all of them have to ask."""
+        if self.size == 1:
+            return flag
+        votes = torch.tensor([float(flag)], device=self.device)
+        dist.all_reduce(votes)
+        return votes.item() > 0
 
     def average(self, tensor: Tensor) -> Tensor:
         """A tensor of the same shape on every worker, averaged over them in place."""
@@ -47,7 +95,9 @@ class World:
 
     def mean(self, metrics: Mapping[str, Tensor]) -> dict[str, float]:
         """Metrics averaged over the workers."""
-        values = torch.stack([value.detach().float().reshape(()) for value in metrics.values()])
+        values = torch.stack(
+            [value.detach().to(self.device).float().reshape(()) for value in metrics.values()]
+        )
         return dict(zip(metrics, self.average(values).tolist(), strict=True))
 
     def barrier(self) -> None:
@@ -58,22 +108,23 @@ class World:
 class Draws:
     """Random numbers of one step: a function of seed and step, whatever the number of workers.
 
-    Every worker draws for the whole batch and takes its own rows.
+    Every worker draws for the whole batch and takes its own rows, or those of one part of them.
     """
 
-    def __init__(self, world: World, seed: int, step: int) -> None:
-        self._world = world
+    def __init__(self, world: World, seed: int, step: int, part: int = 0, parts: int = 1) -> None:
+        self._device = world.device
+        self._count, self._index = world.size * parts, world.rank * parts + part
         self._generator = torch.Generator().manual_seed(mix(seed, step))
 
     def _mine(self, whole: Tensor) -> Tensor:
-        return whole.chunk(self._world.size)[self._world.rank].to(self._world.device)
+        return whole.chunk(self._count)[self._index].to(self._device)
 
     def normal(self, rows: int, *shape: int) -> Tensor:
-        """Standard normal numbers (rows, *shape), where `rows` is this worker's share."""
-        whole = (rows * self._world.size, *shape)
+        """Standard normal numbers (rows, *shape), where `rows` is the share of this part."""
+        whole = (rows * self._count, *shape)
         return self._mine(torch.randn(whole, generator=self._generator))
 
     def uniform(self, rows: int, *shape: int) -> Tensor:
         """Numbers in [0, 1), as `normal`."""
-        whole = (rows * self._world.size, *shape)
+        whole = (rows * self._count, *shape)
         return self._mine(torch.rand(whole, generator=self._generator))

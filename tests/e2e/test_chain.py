@@ -101,6 +101,10 @@ def _check_tracking(root: str) -> None:
     assert [point.step for point in curve] == [2, 4]
     artifacts = {item.path for item in client.list_artifacts(made("sample"), "samples")}
     assert "samples/grid.gif" in artifacts
+    # The bundle is a version in the registry, with its card and the figures of its evaluation.
+    (version,) = client.search_model_versions(f"run_id = '{made('train_ldm')}'")
+    assert "jobs/train_ldm.py" in (version.description or "")
+    assert float(version.tags["metric.psnr"]) > 0
 
 
 def _check_refusals(job, root: str, videos: object) -> None:

@@ -55,18 +55,23 @@ def parents() -> dict[int, int]:
     return found
 
 
-def workers(job: str) -> list[int]:
-    """Ids of the processes of this test's Ray that work for a job just now."""
+def processes_of(title: str) -> list[int]:
+    """Ids of the processes of this test's Ray that Ray calls so just now."""
     above, found = parents(), []
     for pid in above:
         ancestor = pid
         while ancestor in above and ancestor != os.getpid():
             ancestor = above[ancestor]
         with contextlib.suppress(OSError):
-            title = Path(f"/proc/{pid}/cmdline").read_text()
-            if ancestor == os.getpid() and title.startswith("ray::") and TASKS[job] in title:
+            name = Path(f"/proc/{pid}/cmdline").read_text()
+            if ancestor == os.getpid() and name.startswith("ray::") and title in name:
                 found.append(pid)
     return sorted(found)
+
+
+def workers(job: str) -> list[int]:
+    """Ids of the processes of this test's Ray that work for a job just now."""
+    return processes_of(TASKS[job])
 
 
 def await_(condition: Callable[[], object]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -16,13 +17,14 @@ from tests.e2e.conftest import run_job
 from tests.e2e.undisturbed import JOBS, Undisturbed, names_and_sums, publish_vqgan
 
 FOUR_WORKERS = """
-import sys, ray
+import json, sys, ray
 from pipelines.config.scale import ray_options
 from tests.e2e.conftest import run_job
 ray.init(num_cpus=4, include_dashboard=False, **ray_options() | {"address": "local"})
-outcome = run_job(*sys.argv[1:], "--num-workers", 4)
-sys.stderr.write(outcome.stderr)
-sys.exit(outcome.status)
+for command in json.loads(sys.argv[1]):
+    outcome = run_job(*command, "--num-workers", 4)
+    sys.stderr.write(outcome.stderr)
+    assert outcome.status == 0
 """
 
 
@@ -39,14 +41,12 @@ def test_one_worker_and_s3_give_the_bytes_of_two_and_a_disk(undisturbed: Undistu
 
 @pytest.mark.e2e
 def test_four_workers_give_the_bytes_of_two(undisturbed: Undisturbed, tmp_path: Path):
-    for job in JOBS:
-        if job == "encode_latents":
-            publish_vqgan(str(tmp_path), undisturbed.vqgan)
-        arguments = [job, *undisturbed.command(job, str(tmp_path))]
-        command = [sys.executable, "-c", FOUR_WORKERS, *arguments]
-        repository = Path(__file__).parents[2]
-        done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
+    publish_vqgan(str(tmp_path), undisturbed.vqgan)
+    jobs = [[job, *undisturbed.command(job, str(tmp_path))] for job in JOBS]
+    command = [sys.executable, "-c", FOUR_WORKERS, json.dumps(jobs)]
+    repository = Path(__file__).parents[2]
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
     assert names_and_sums(str(tmp_path)) == undisturbed.expected["encode_latents"]
 
 

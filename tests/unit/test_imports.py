@@ -28,6 +28,7 @@ ROOMS = {
     "ray": PAGES | {"pipelines.training.trainer"},
     "mlflow": {"pipelines.tracking", "pipelines.registry", "pipelines.registered_model"},
     "av": {f"pipelines.io.video{module}" for module in ("", ".header", ".decoder", ".shaper")},
+    "imagehash": {"pipelines.io.video.looks"},
     "scenedetect": {"pipelines.io.video.scenes"},
     "tyro": {"pipelines.config.cli"},
     "jinja2": {"pipelines.report"},

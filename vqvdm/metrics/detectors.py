@@ -26,8 +26,13 @@ from torch import Tensor, nn
 
 from vqvdm.errors import UserError
 
+I3D_SHA256 = "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2"
+"""`i3d_torchscript.pt`, 51,235,320 bytes, as projects that pin it agree."""
+WRONG_SHA256 = frozenset({"2609088c2e8c868187c9921c50bc225329a9057ed75e76120e0b4a397a2c7538"})
+"""`rgb_imagenet.pt`, 50,883,138 bytes, which inpainting papers call `i3d_rgb_imagenet.pt`: an I3D
+of other weights, which gives other figures."""
 WRONG_FILES = frozenset({"i3d_rgb_imagenet.pt", "rgb_imagenet.pt"})
-"""Names of the I3D that inpainting papers use: other weights, other figures."""
+"""Its names, for copies that were saved anew."""
 HINT = (
     "FVD takes i3d_torchscript.pt, the inception score c3d_ucf101.pt; docs/evaluation.md says where"
 )
@@ -121,9 +126,10 @@ def load_detector(
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if expected and found != expected.lower():
         raise UserError(f"{path} has sha256 {found}, not {expected}: download it again")
-    if path.name in WRONG_FILES:
+    if found in WRONG_SHA256 or path.name in WRONG_FILES:
         raise UserError(
-            f"{path.name} is the wrong I3D: published FVD is not computed with it. {HINT}"
+            f"{path.name} is i3d_rgb_imagenet.pt, the wrong I3D: published FVD is not computed "
+            f"with it. {HINT}"
         )
     if not _is_torchscript(path):
         raise UserError(

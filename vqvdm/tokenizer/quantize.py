@@ -2,7 +2,9 @@
 
 Both keep one contract: `bound` turns what the encoder puts out into the *raw latent*, the
 continuous tensor that is cached and diffused; `forward` quantises raw latents, so that a
-decoder quantises what a sampler made just as it does what an encoder made.
+decoder quantises what a sampler made just as it does what an encoder made. A pass through one
+changes nothing: codes learn in `learn`, once a step and from the whole batch, wherever its parts
+were encoded.
 
 Shapes: B batch, C latent channels, T frames, H height, W width.
 """
@@ -30,6 +32,12 @@ class Quantizer(Protocol):
     def bound(self, h_BCTHW: Tensor) -> Tensor: ...
     def __call__(self, z_BCTHW: Tensor) -> Quantized: ...
 
+    def start(self, z_NC: Tensor) -> None:
+        """Place the codes among the first raw latents, unless they have been placed."""
+
+    def learn(self, z_NC: Tensor, indices_N: Tensor) -> None:
+        """Move the codes after a step, given all its raw latents and which code each took."""
+
 
 class FiniteScalar(nn.Module):
     """Finite scalar quantisation (Mentzer et al., 2023): each channel rounds to its own levels.
@@ -53,11 +61,19 @@ class FiniteScalar(nn.Module):
         z, indices = self.fsq(z_BCTHW.float())
         return Quantized(z, indices, z.new_zeros(()))
 
+    def start(self, z_NC: Tensor) -> None:
+        """Nothing: the codes are fixed."""
+
+    def learn(self, z_NC: Tensor, indices_N: Tensor) -> None:
+        """Nothing: the codes are fixed."""
+
 
 class Codebook(nn.Module):
     """Vector quantisation with an EMA codebook (van den Oord et al., 2017, appendix A.1).
 
-    The loss is the commitment term; codes unused for long are replaced by encoder outputs.
+    The loss is the commitment term; codes unused for long are replaced by encoder outputs. What
+    is drawn comes from PyTorch's own generator: seed it, and workers that are given the same
+    latents agree.
     """
 
     def __init__(self, channels: int, size: int, cosine: bool = False, decay: float = 0.95) -> None:
@@ -75,6 +91,8 @@ class Codebook(nn.Module):
             commitment_weight=0.25,
             use_cosine_sim=cosine,
             rotation_trick=False,
+            # Workers agree because they learn from the same latents, gathered from all of them.
+            sync_codebook=False,
         )
         self.codebook_size = size
 
@@ -82,8 +100,31 @@ class Codebook(nn.Module):
         return h_BCTHW
 
     def forward(self, z_BCTHW: Tensor) -> Quantized:
-        z, indices, loss = self.vq(z_BCTHW.float())
+        z, indices, loss = self.vq(z_BCTHW.float(), freeze_codebook=True)
         return Quantized(z, indices, loss.sum())
+
+    @torch.no_grad()
+    def start(self, z_NC: Tensor) -> None:
+        """k-means of the first raw latents; nothing where the codes have been placed."""
+        book = self.vq._codebook
+        book.init_embed_(book.transform_input(z_NC.float()).unsqueeze(0))
+
+    @torch.no_grad()
+    def learn(self, z_NC: Tensor, indices_N: Tensor) -> None:
+        """The moving averages of equations 6 to 8, then dead codes are replaced."""
+        book = self.vq._codebook
+        z_NC = book.transform_input(z_NC.float())  # the cosine codebook goes by direction
+        count_K = torch.bincount(indices_N, minlength=self.codebook_size).float()
+        sum_KC = torch.zeros_like(book.embed_avg[0]).index_add_(0, indices_N, z_NC)
+        book.cluster_size.lerp_(count_K.unsqueeze(0), 1 - book.decay)
+        book.embed_avg.lerp_(sum_KC.unsqueeze(0), 1 - book.decay)
+        book.update_ema()
+        book.expire_codes_(z_NC.unsqueeze(0))
+
+
+def as_rows(z_BCTHW: Tensor) -> Tensor:
+    """Latents (B, C, T, H, W) as rows (N, C), in the order of flattened indices."""
+    return z_BCTHW.movedim(1, -1).flatten(0, -2)
 
 
 def codebook_usage(indices_BTHW: Tensor, size: int) -> tuple[float, float]:

@@ -220,17 +220,24 @@ def _packets(
 
 
 def sample_luma(
-    path: str, info: VideoInfo, count: int, frames_fps: float | None = None
+    path: str,
+    info: VideoInfo,
+    count: int,
+    frames_fps: float | None = None,
+    span_s: tuple[float, float | None] = (0.0, None),
 ) -> Iterator[NDArray[np.uint8]]:
     """Brightness (H, W) of frames as they are coded, 0 to 255, spread evenly over a video.
 
     Where a place cannot be reached, the frame that the decoder finds there stands in for it.
     """
-    length_s = info.duration_s or 0.0
-    times = [length_s * (index + 0.5) / count for index in range(count)] if length_s else [0.0]
+    start_s, end_s = span_s
+    length_s = (info.duration_s if end_s is None else end_s) or start_s
+    step_s = (length_s - start_s) / count
+    times = [start_s + step_s * (index + 0.5) for index in range(count if step_s > 0 else 1)]
     if frames_fps is not None:
         files = images(path)
-        opened = ((str(files[int(time_s * frames_fps)]), 0.0) for time_s in times)
+        last = len(files) - 1
+        opened = ((str(files[min(last, int(t * frames_fps))]), 0.0) for t in times)
     else:
         opened = ((path, time_s) for time_s in times)
     reformatter = VideoReformatter()

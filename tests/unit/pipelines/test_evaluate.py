@@ -1,12 +1,17 @@
 """What evaluation refuses before anything is computed; tests/e2e runs the whole."""
 
+import importlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pipelines.config.schema import METRICS, Evaluate
-from pipelines.evaluate import evaluate
+from pipelines.evaluate import evaluate, watched
+from pipelines.evaluation.inputs import Inputs, find_inputs
+from pipelines.evaluation.observe import Instruments, kept, place
+from pipelines.evaluation.portions import Portion
 from pipelines.io import storage
 from vqvdm.errors import UserError
 
@@ -83,8 +88,48 @@ def test_classes_must_match(root: str) -> None:
         evaluate(Evaluate(root=root))
 
 
+@pytest.mark.parametrize("net", ["Both", "Wrong"])
+def test_a_detector_without_probabilities_does_for_the_rest(root: str, net: str) -> None:
+    detectors = importlib.import_module("tests.unit.vqvdm.metrics.test_detectors")
+    module = detectors.Both() if net == "Both" else detectors.Wrong("means")
+    path = detectors.saved(Path(root, "mine.pt"), module)
+    found = find_inputs(Evaluate(root=root, detector=str(path)))
+    assert found.detector and found.detector.name == "mine"
+    assert found.classifier == (found.detector if net == "Both" else None)
+    if net == "Wrong":
+        with pytest.raises(UserError, match="is needs class probabilities"):
+            find_inputs(Evaluate(root=root, detector=str(path), metrics="is"))
+
+
 def test_settings_change_a_protocol() -> None:
     config = Evaluate(protocol="published", num_samples=64, real_split="val")
     chosen = config.chosen
     assert (chosen.num_samples, chosen.real_split, chosen.repeats) == (64, "val", 10)
     assert config.wanted == METRICS
+
+
+def test_no_worker_is_started_for_what_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = Inputs(Evaluate(root=str(tmp_path)), BUNDLE, INDEX, False, None, None, None)
+    instruments = Instruments(None, None, None, None, False, False)
+    portions = [Portion("real", (number,), f"key{number}") for number in range(3)]
+    folder = inputs.config.workspace.features
+    for number in range(3):
+        kept(folder, f"key{number}", lambda number=number: {"fps": np.array([float(number)])})
+
+    asked: list[Portion] = []
+
+    def by_workers(_: object, __: object, portions: list[Portion]) -> Any:
+        asked.extend(portions)
+        yield from ()
+
+    monkeypatch.setattr(importlib.import_module("pipelines.evaluate"), "_by_workers", by_workers)
+    seen = [
+        (portion.key, found["fps"][0]) for portion, found in watched(inputs, instruments, portions)
+    ]
+    assert seen == [("key0", 0.0), ("key1", 1.0), ("key2", 2.0)] and not asked
+    Path(place(folder, "key1")).write_bytes(b"torn")
+    Path(place(folder, "key2")).unlink()
+    assert [portion.key for portion, _ in watched(inputs, instruments, portions)] == ["key0"]
+    assert [portion.key for portion in asked] == ["key1", "key2"]

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from mlflow import pyfunc
 from mlflow.exceptions import MlflowException
+from mlflow.models import get_model_info
 from mlflow.tracking import MlflowClient
 
 from pipelines import registry, tracking
@@ -87,6 +88,11 @@ def test_the_model_predicts_what_the_bundle_does(
     generator = VideoGenerator.load(bundles[1])
     expected = generator.sample(["seven"], fps=8.0, steps=2, seed=[(5, 2)])
     assert np.array_equal(videos[2], expected[0])
+    info = get_model_info(f"models:/{model_name(root)}@champion")
+    assert info.signature.inputs.input_names() == ["class", "fps"]
+    assert {each.name for each in info.signature.params} == {"steps", "guidance", "seed"}
+    assert model.input_example.to_dict("list") == {"class": ["zero"], "fps": [8.0]}
+    assert model.predict(model.input_example, params={"steps": 1}).shape == (1, 16, 32, 32, 3)
     with pytest.raises(MlflowException):  # the signature is enforced
         model.predict(pd.DataFrame({"speed": [1.0]}))
 

@@ -45,10 +45,13 @@ def result(**changes: Any) -> dict[str, Any]:
         "speed": {"device": "CPU", "threads": 2, "guidance": 2.0, "speed/decode_s": 0.5,
                   "speed/seconds_per_100_steps": 3.456, "speed/seconds_per_100_steps_std": 0.01},
         "published": {"comparable": False, "reasons": ["the detector is <another>"]},
+        "clips": "c11b5",
+        "settings": {"repeats": 2, "fps": "8<16"},
     } | changes  # fmt: skip
 
 
 PASSED = {"comparable": True, "reasons": []}
+CARD = "# ldm/x\n\nMade by `train_ldm`, <b>with care</b>."
 
 
 def videos() -> Shown:
@@ -79,7 +82,7 @@ class Reader(HTMLParser):
 
 @pytest.fixture(scope="module")
 def text() -> str:
-    return page(BUNDLE, SPEC, result(), videos())
+    return page(BUNDLE, SPEC, result(), videos(), CARD)
 
 
 def test_every_figure_is_on_the_page(text: str) -> None:
@@ -90,24 +93,41 @@ def test_every_figure_is_on_the_page(text: str) -> None:
         assert f"{name} {value}" in seen
 
 
+def test_figures_of_real_clips_stand_beside_those_of_the_model(text: str) -> None:
+    seen = Reader(text).text
+    meaning = "Fréchet video distance to real clips, lower is better"
+    assert f"fvd {meaning} 425.5 ± 3.25 90 10" in seen  # model, floor, repeats
+    assert "FVD 425.5 ± 3.25 real against real 90" in seen
+    assert "IS 9.5 by own" in seen and "PSNR 31.2 dB" in seen
+    assert "100 steps 3.46 s one video, CPU" in seen
+
+
+def test_one_repeat_has_no_interval_and_says_so(text: str) -> None:
+    assert "One repeat, so there is no confidence interval" in Reader(text).text
+    more = result()["protocol"] | {"repeats": 10}
+    seen = Reader(page(BUNDLE, SPEC, result(protocol=more), videos(), CARD)).text
+    assert "10 × 100 samples" in seen and "95 % confidence interval over repeats" in seen
+
+
 def test_it_stands_in_the_published_table(text: str) -> None:
     seen = Reader(text).text
-    assert "TATS autoregressive, 128×128 79.28 332.0" in seen
-    assert "this run: ldm/my<model> 16×64×64, not comparable (9.5 by own) 425.5 ± 3.25" in seen
+    assert "TATS autoregressive, 128×128 79.28 332" in seen
+    assert "this run: ldm/my<model> 16×64×64, not comparable (9.5) by own 425.5 ± 3.25" in seen
     assert "may not be set beside the published ones" in seen
     assert "the detector is <another>" in seen
 
 
 def test_a_comparable_run_says_so() -> None:
-    seen = Reader(page(BUNDLE, SPEC, result(published=PASSED), videos()))
+    seen = Reader(page(BUNDLE, SPEC, result(published=PASSED), videos(), CARD))
     assert "These figures may be set beside the published ones" in seen.text
     assert "not comparable" not in seen.text
 
 
 def test_lineage_and_settings_are_on_the_page(text: str) -> None:
     seen = Reader(text).text
-    assert "ldm f00d latents beef a<b c&d this evaluation ec1be" in seen
+    assert "ldm f00d latents beef a<b c&d clips c11b5 this evaluation ec1be" in seen
     assert '"width": 48' in seen and '"name": "flow"' in seen
+    assert "Made by `train_ldm`, <b>with care</b>." in seen and '"fps": "8<16"' in seen
 
 
 def test_speed_is_beside_the_papers(text: str) -> None:

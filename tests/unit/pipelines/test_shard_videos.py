@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipelines import clip_shards
 from pipelines import shard_videos as page
+from pipelines.clip_shards import Patience, ShardPlan, VideoTask, clip_key, make_shard
 from pipelines.config.schema import ShardVideos
 from pipelines.io import manifest, shards, video
 from pipelines.io.clips import ClipSpec, Filters, Limits
@@ -17,7 +19,6 @@ from pipelines.io.cutting import EncodedClip
 from pipelines.io.manifest import Account, Source
 from pipelines.io.reasons import FAILURES
 from pipelines.io.shards import Sample, ShardWriter
-from pipelines.shard_videos import Patience, ShardPlan, VideoTask
 from tests import bad_work
 from tests.odd_videos import (
     CODECS,
@@ -46,7 +47,7 @@ def source(path: Path, label: str | None = "b") -> Source:
 def shard(video: Source, folder: Path, spec: ClipSpec = SPEC) -> tuple[Account, list[Sample]]:
     """The account of a video, and the clips that came of it in order of time."""
     plan = ShardPlan(str(folder), "train-000000", (video,), spec, PATIENCE)
-    marker = shards.from_json(page.make_shard({"plan": plan, "retry": False})["marker"])
+    marker = shards.from_json(make_shard({"plan": plan, "retry": False})["marker"])
     [(_, account)] = manifest.from_marker(marker.details)
     samples = shards.read_shard(str(folder), marker, "shard_videos")
     return account, sorted(samples, key=lambda s: json.loads(s.members["json"])["start_s"])
@@ -128,10 +129,10 @@ def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
 def test_keys_name_the_path_the_span_and_the_rate(tmp_path: Path) -> None:
     a, b = source(tmp_path / "a.mp4"), source(tmp_path / "b.mp4")
     clips = [EncodedClip(b"", *span) for span in ((8.0, 0, 0.0), (8.0, 4, 0.5), (16.0, 0, 0.0))]
-    keys = {page.clip_key(video, clip, SPEC) for video in (a, b) for clip in clips}
+    keys = {clip_key(video, clip, SPEC) for video in (a, b) for clip in clips}
     assert len(keys) == 6 and not any("." in key for key in keys)
     moved = replace(a, uri="s3://bucket/b/a.mp4", mtime_ns=2, label="a", split="val")
-    assert page.clip_key(moved, clips[0], SPEC) == page.clip_key(a, clips[0], SPEC)
+    assert clip_key(moved, clips[0], SPEC) == clip_key(a, clips[0], SPEC)
 
 
 def test_an_ok_video(tmp_path: Path) -> None:
@@ -191,7 +192,7 @@ def test_a_decoder_that_hangs_costs_one_video(
     for work, reason in bad_work.REASONS.items():
         with ShardWriter(str(tmp_path), "train-000000") as writer:
             with monkeypatch.context() as patch:
-                patch.setattr(page, "cut_video", work)
+                patch.setattr(clip_shards, "cut_video", work)
                 account = VideoTask(source(path), plan, writer).run()
             assert (account.status, account.reason, account.clips) == ("rejected", reason, 0)
             assert account.width == 96
@@ -285,13 +286,13 @@ def test_a_shard_is_made_once(tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_text("no video")
     sources = (source(write(tmp_path / "a.mp4", "libx264", count=8)), source(tmp_path / "text.mp4"))
     row = {"plan": ShardPlan(f"{tmp_path}/clips", "train-000000", sources, SPEC), "retry": False}
-    first = page.make_shard(row)
+    first = make_shard(row)
     assert first["made"]
-    assert page.make_shard(row) == {"marker": first["marker"], "made": False}
-    assert page.failures(shards.from_json(first["marker"])) == 1
-    assert page.make_shard(row | {"retry": True}) == first
+    assert make_shard(row) == first | {"made": False}
+    assert clip_shards.failures(shards.from_json(first["marker"])) == 1
+    assert make_shard(row | {"retry": True}) == first
     (tmp_path / "clips/train-000000.tar").write_bytes(b"damage")
-    assert page.make_shard(row) == first
+    assert make_shard(row) == first
 
 
 def test_of_five_hundred_videos_only_what_changed_is_made_again(tmp_path: Path) -> None:
@@ -304,7 +305,7 @@ def test_of_five_hundred_videos_only_what_changed_is_made_again(tmp_path: Path) 
     config = ShardVideos(root=str(tmp_path), labels="none", frames=4, size=16)
 
     def made() -> set[str]:
-        rows = [page.make_shard({"plan": p, "retry": False}) for p in page.plan_shards(config)]
+        rows = [make_shard({"plan": p, "retry": False}) for p in page.plan_shards(config)]
         return {shards.from_json(row["marker"]).name for row in rows if row["made"]}
 
     def written() -> dict[str, tuple[int, int]]:

@@ -1,16 +1,20 @@
 """Runs in a real MLflow store: their state, lineage, settings and files."""
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mlflow.entities import Run as Record
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, RESOURCE_DOES_NOT_EXIST
 from mlflow.tracking import MlflowClient
 
 from pipelines import tracking
 from pipelines.config.schema import Job, Sample, TrainVQGAN
+from vqvdm.errors import UserError
 from vqvdm.tokenizer.losses import LossConfig
 from vqvdm.tokenizer.vqgan import VQGANConfig
 
@@ -144,3 +148,93 @@ def test_the_address_is_the_environments(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert tracking.tracking_uri().startswith("sqlite:////")
     assert tracking.tracking_uri().endswith("/mlflow.db")
+
+
+@pytest.fixture
+def server(store: Path, job: Sample, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Exception]]:
+    """What the tracking server fails with, while anything stands in the list."""
+    away: list[Exception] = []
+    log_batch = MlflowClient.log_batch
+
+    def maybe(self: MlflowClient, *args: Any, **kwargs: Any) -> None:
+        if away:
+            raise away[0]
+        log_batch(self, *args, **kwargs)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", maybe)
+    yield away
+
+
+AWAY = [
+    MlflowException("API request to http://… failed with exception", INTERNAL_ERROR),
+    ConnectionError("refused"),
+]
+
+
+@pytest.mark.parametrize("error", AWAY)
+def test_a_server_that_was_away_is_told_later(
+    server: list[Exception],
+    error: Exception,
+    job: Sample,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with tracking.run("sample", job) as run:
+        run.metrics({"train/loss": 3.0}, step=1)
+        server.append(error)
+        for step in (2, 3):
+            run.metrics({"train/loss": 1.0}, step)
+        run.tag("note", "kept in order")
+        said = capsys.readouterr().out
+        assert said.count("does not answer") == said.count("\n") == 1
+        server.clear()
+        monkeypatch.setattr(run, "_next_try_s", 1e-9)  # half a minute later
+        run.metrics({"train/loss": 0.5}, step=4)
+        assert "answers again" in capsys.readouterr().out
+    history = MlflowClient(run.uri).get_metric_history(run.id, "train/loss")
+    assert [(m.step, m.value) for m in history] == [(1, 3.0), (2, 1.0), (3, 1.0), (4, 0.5)]
+    assert record(run).data.tags["note"] == "kept in order"
+    assert status(run) == "FINISHED"
+
+
+def test_what_a_server_was_never_told_is_named(
+    server: list[Exception], job: Sample, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with tracking.run("sample", job) as run:
+        server.append(AWAY[0])
+        for step in range(3):
+            run.metrics({"train/loss": 1.0}, step)
+    assert "never told: 3 x metrics, 1 x the end" in capsys.readouterr().out
+
+
+def test_a_server_that_refuses_is_an_error(server: list[Exception], job: Sample) -> None:
+    with pytest.raises(MlflowException, match="no such"), tracking.run("sample", job) as run:
+        server.append(MlflowException("no such", RESOURCE_DOES_NOT_EXIST))
+        run.metrics({"train/loss": 1.0})
+
+
+def test_no_server_at_the_start_is_told_in_one_line(
+    job: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(UserError, match=r"127\.0\.0\.1:9 does not answer: start it"):
+        tracking.run("sample", job).__enter__()
+
+
+def test_inputs_are_datasets_with_their_digest(job: Sample) -> None:
+    found = record(done("train_ldm", job, latents="0123456789abcdef"))
+    (dataset,) = [each.dataset for each in found.inputs.dataset_inputs]
+    assert (dataset.name, dataset.digest) == ("latents", "0123456789abcdef")
+    assert json.loads(dataset.source) == {"uri": f"{job.root}/latents"}
+
+
+def test_the_use_of_the_machine_is_noted_down(job: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+    with tracking.run("sample", job) as run:
+        with tracking.attach(run.uri, run.id).watched():
+            time.sleep(1.5)
+        first = record(run).data.metrics
+        assert {"system/cpu_utilization_percentage", "system/system_memory_usage_megabytes"} <= set(
+            first
+        )

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipelines.evaluation import detector_files
 from pipelines.evaluation.detector_files import find_detector
 from pipelines.io import storage
 from pipelines.io.workspace import Workspace
@@ -25,15 +26,32 @@ def test_a_missing_file_says_which_and_where(space: Workspace, name: str, file: 
         find_detector(name, space)
 
 
-def test_a_published_detector_is_found_in_its_place(space: Workspace, tmp_path: Path) -> None:
+def test_a_published_detector_is_found_in_its_place(
+    space: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "detectors").mkdir()
     path = saved(tmp_path / "detectors" / "i3d_torchscript.pt", Both())
+    monkeypatch.setitem(detector_files.SHA256, "i3d", storage.sha256(str(path)))
     found = find_detector("i3d", space)
     assert (found.name, found.uri) == ("i3d", str(path))
     assert found.sha256 == storage.sha256(str(path))
     assert find_detector(str(path), space) == found
     assert find_detector(f"i3d#sha256={found.sha256}", space) == found
     assert found.load().sha256 == found.sha256
+    path.rename(tmp_path / "renamed.pt")
+    assert find_detector(str(tmp_path / "renamed.pt"), space).name == "i3d"
+
+
+def test_only_the_published_file_is_called_i3d(space: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "detectors").mkdir()
+    path = saved(tmp_path / "detectors" / "i3d_torchscript.pt", Both())
+    for text in ("i3d", str(path)):
+        found = find_detector(text, space)
+        assert found.name == "i3d_torchscript"
+        assert found.about == (
+            "not the published i3d_torchscript.pt, whose sha256 is "
+            "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2"
+        )
 
 
 def test_another_checksum_is_refused(space: Workspace, tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ from collections import Counter
 import numpy as np
 
 from pipelines.evaluation.draw import Pick
-from pipelines.evaluation.portions import clip_portions, requests_like, spread
+from pipelines.evaluation.portions import clip_portions, requests_like, spread, to_show
+from pipelines.generation import Request
 from pipelines.io.shards import Marker
 
 CLASSES = ["a", "b", "c"]
@@ -57,3 +58,18 @@ def test_keys_follow_data_detector_and_choice() -> None:
 def test_places_are_spread_evenly() -> None:
     assert spread(101, 5) == [0, 25, 50, 75, 100]
     assert spread(3, 10) == [0, 1, 2]
+
+
+def test_one_of_each_class_is_shown_and_rates_take_turns() -> None:
+    requests = [
+        Request(label, number, fps)
+        for label in CLASSES
+        for number, fps in enumerate((8.0, 8.0, 16.0))
+    ]
+    assert [(r.label, r.number, r.fps) for r in to_show(requests)] == [
+        ("a", 0, 8.0), ("b", 2, 16.0), ("c", 0, 8.0)
+    ]  # fmt: skip
+    only_slow = [request for request in requests if request.fps == 8.0 or request.label == "a"]
+    assert [request.number for request in to_show(only_slow)] == [0, 0, 0]
+    unlabelled = [Request(None, number, 8.0 if number < 90 else 25.0) for number in range(100)]
+    assert [request.number for request in to_show(unlabelled)] == list(range(0, 100, 11))

@@ -1,8 +1,12 @@
 """What stands in the way of comparing a run with published figures."""
 
-from typing import Any
+from typing import Any, cast
 
+import pytest
+
+from pipelines.config import presets
 from pipelines.config.protocols import PROTOCOLS
+from pipelines.config.schema import Evaluate, ShardVideos
 from pipelines.evaluation.published import SKY, UCF101, obstacles, table_for
 
 SPEC: dict[str, Any] = {
@@ -15,6 +19,9 @@ PROTOCOL: dict[str, Any] = {
     "name": "published",
     "samples": 2048,
     "real_clips": 2048,
+    "repeats": 10,
+    "real_split": "train",
+    "real_draw": "videos",
     "detector": {"name": "i3d"},
     "classifier": {"name": "c3d"},
 }
@@ -41,6 +48,37 @@ def test_every_departure_is_named() -> None:
     ):  # fmt: skip
         assert words in found
     assert len(obstacles(UCF101, other, spec)) == 8
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"repeats": 2}, "repeats 2 instead of the protocol's 10"),
+        ({"real_split": "val"}, "real split val instead of the protocol's train"),
+        ({"real_draw": "clips"}, "real draw clips instead of the protocol's videos"),
+        ({"detector": {"name": "i3d_torchscript"}}, "the detector is i3d_torchscript, not"),
+    ],
+)
+def test_a_part_of_a_protocol_that_was_changed(changed: dict[str, Any], words: str) -> None:
+    (only,) = obstacles(UCF101, PROTOCOL | changed, SPEC)
+    assert only.startswith(words)
+
+
+def test_ten_splits_do_not_compare_with_the_table() -> None:
+    stylegan = {"name": "stylegan-v", "repeats": 1, "real_split": "all"}
+    assert "over 10 splits" in " ".join(obstacles(UCF101, PROTOCOL | stylegan, SPEC))
+    unlabelled = SPEC | {"classes": []}
+    assert obstacles(SKY, PROTOCOL | stylegan | {"classifier": None}, unlabelled) == []
+
+
+@pytest.mark.parametrize("preset", ["ucf101", "ucf101-paper", "sky", "sky-paper"])
+def test_presets_follow_the_published_protocol(preset: str) -> None:
+    evaluate = cast(Evaluate, presets.settings(preset, "evaluate"))
+    assert evaluate.chosen == PROTOCOLS["published"]
+    assert (evaluate.detector, evaluate.num_real, evaluate.fps) == ("i3d", None, "all")
+    assert evaluate.classifier == ("c3d" if preset.startswith("ucf101") else None)
+    clips = cast(ShardVideos, presets.settings(preset, "shard_videos"))
+    assert (clips.rates, clips.frames, clips.size) == ([None], 16, 128)
 
 
 def test_tables_belong_to_presets() -> None:

@@ -15,18 +15,18 @@ from vqvdm.errors import UserError
 WIDTH = 64
 
 
-def real(fps: list[float], labels: list[int] | None = None) -> Real:
+def real(fps: list[float], labels: list[int] | None = None, spread: float = 1.0) -> Real:
     count = len(fps)
     summary = Summary("real clips", count)
-    rows = np.random.default_rng(0).standard_normal((count, WIDTH))
+    rows = spread * np.random.default_rng(0).standard_normal((count, WIDTH))
     summary.add({"features": rows}, np.arange(count))
     index_N = np.array(labels or [0] * count)
     return Real([None] * count, summary, summary, index_N, np.array(fps), [], None)  # type: ignore
 
 
-def inputs(**settings: Any) -> Inputs:
+def inputs(in_pixels: bool = False, **settings: Any) -> Inputs:
     bundle = {"classes": ["a", "b"], "fps": [8.0, 16.0]}
-    return Inputs(Evaluate(**settings), bundle, {}, None, None, None)
+    return Inputs(Evaluate(**settings), bundle, {}, in_pixels, None, None, None)
 
 
 def test_rates_that_no_real_clip_has() -> None:
@@ -56,3 +56,17 @@ def test_too_few_clips_are_told_at_once() -> None:
     enough = Figures(strict=True)
     refuse_early(enough, inputs(metrics="fvd", num_samples=65), real([8.0] * 90, both))
     assert not enough.not_measured
+
+
+def test_constant_features_are_told_at_once() -> None:
+    same = real([8.0] * 90, [0, 1] * 45, spread=0.0)
+    for metric in ("fvd", "kvd"):
+        with pytest.raises(UserError, match=f"{metric}: all 90 real clips have the same features"):
+            refuse_early(Figures(strict=True), inputs(metrics=metric), same)
+
+
+def test_a_model_of_pixels_reconstructs_nothing() -> None:
+    figures, both = Figures(strict=False), [0, 1] * 45
+    refuse_early(figures, inputs(in_pixels=True), real([8.0] * 90, both))
+    assert {"psnr", "ssim", "rfvd"} <= figures.not_measured.keys()
+    assert "fvd" not in figures.not_measured

@@ -17,11 +17,15 @@ def source(index: int, split: str = "train") -> Source:
 
 def test_the_manifest_comes_back(tmp_path: Path) -> None:
     ok = Account("ok", None, 3, 2.5, 16.0, 64, 48, "h264")
-    accounts = [(source(2), Account("rejected", "unreadable", 0)), (source(1, "val"), ok)]
-    manifest.publish(f"{tmp_path}/videos.parquet", accounts)
-    table = manifest.read(f"{tmp_path}/videos.parquet")
+    accounts = [(source(1, "val"), ok), (source(2), Account("rejected", "unreadable", 0))]
+    ledger = manifest.Ledger(tmp_path)
+    ledger.add("val-000000", accounts)
+    ledger.add("train-000000", [(source(3), ok)])
+    ledger.publish(f"{tmp_path}/root/videos.parquet")
+    table = manifest.read(f"{tmp_path}/root/videos.parquet")
     assert table.schema.equals(manifest.SCHEMA)
-    first, second = table.to_pylist()
+    other, first, second = table.to_pylist()
+    assert other["id"] == source(3).id
     assert (first["uri"], first["split"], first["fps"]) == (source(1).uri, "val", 16.0)
     assert (second["id"], second["etag"], second["reason"]) == (source(2).id, "2", "unreadable")
     assert manifest.from_marker(manifest.to_marker(accounts)) == accounts
@@ -29,8 +33,10 @@ def test_the_manifest_comes_back(tmp_path: Path) -> None:
 
 def test_a_name_that_is_no_text_is_spelled_out(tmp_path: Path) -> None:
     odd = replace(source(1), path="a/\udcff.mp4", uri="/a/\udcff.mp4")
-    manifest.publish(f"{tmp_path}/videos.parquet", [(odd, Account("ok", None, 1))])
-    [row] = manifest.read(f"{tmp_path}/videos.parquet").to_pylist()
+    ledger = manifest.Ledger(tmp_path)
+    ledger.add("train-000000", [(odd, Account("ok", None, 1))])
+    ledger.publish(f"{tmp_path}/root/videos.parquet")
+    [row] = manifest.read(f"{tmp_path}/root/videos.parquet").to_pylist()
     assert row["uri"] == r"/a/\udcff.mp4"
 
 
@@ -52,7 +58,7 @@ def marker(clips: int) -> Marker:
 def test_totals_reconcile(accounts: list[Account], clips: int) -> None:
     sources = [source(1), source(2)]
     good = [Account("ok", None, 4), Account("partial", "damaged", 2)]
-    manifest.reconcile(list(zip(sources, good, strict=True)), sources, [marker(4), marker(2)])
+    manifest.reconcile(list(zip(sources, good, strict=True)), sources, marker(6))
     with pytest.raises(AssertionError):
         pairs = list(zip(sources, accounts, strict=False))
-        manifest.reconcile(pairs, sources, [marker(clips)])
+        manifest.reconcile(pairs, sources, marker(clips))

@@ -12,9 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipelines.clip_shards import Patience
+from pipelines.io.clips import ClipSpec
 from pipelines.io.manifest import Source
 from pipelines.io.plan import SourceTable, assign_shards, shard_of
-from pipelines.shard_videos import ClipSpec, ShardPlan
+from pipelines.io.shards import shard_name
+from pipelines.shard_videos import Plans
 
 SPEC = ClipSpec(frames=16, size=128, stride=16, rates=(None,), classes=("class",), hash="spec")
 
@@ -25,7 +28,9 @@ def source(index: int, split: str = "train") -> Source:
 
 
 def plan(sources: list[Source], per_shard: int = 64) -> dict[tuple[str, int], list[Source]]:
-    return dict(assign_shards(SourceTable(sources), per_shard))
+    table = SourceTable(sources)
+    places = assign_shards(table, per_shard)
+    return {(place.split, place.index): table.take(place.rows_N) for place in places}
 
 
 def changed(before: list[Source], after: list[Source]) -> set[tuple[str, int]]:
@@ -101,12 +106,10 @@ def synthetic(count: int) -> Iterator[Source]:
 
 def fingerprints(count: int) -> int:
     """Plan so many videos: split, shard, and what each shard is made from."""
-    places = assign_shards(SourceTable(synthetic(count)), 64)
-    made = {
-        ShardPlan("clips", f"{split}-{index:06d}", tuple(members), SPEC).made_from
-        for (split, index), members in places
-    }
-    return len(made)
+    table = SourceTable(synthetic(count))
+    places = {shard_name(place.split, place.index): place for place in assign_shards(table, 64)}
+    plans = Plans(table, places, SPEC, "clips", Patience())
+    return len({plan.made_from for plan in plans})
 
 
 def planned_apart(count: int) -> tuple[float, float]:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[4]
 
 
 def test_every_reason_is_given_somewhere_and_every_given_one_is_explained() -> None:
-    files = [ROOT / "pipelines/shard_videos.py", *(ROOT / "pipelines/io").rglob("*.py")]
+    files = [ROOT / "pipelines/clip_shards.py", *(ROOT / "pipelines/io").rglob("*.py")]
     text = "".join(file.read_text() for file in files if file.name != "reasons.py")
     assert set(re.findall(r'VideoError\(\s*"(\w+)"', text)) <= REASONS.keys()
     assert [reason for reason in REASONS if f'"{reason}"' not in text] == []

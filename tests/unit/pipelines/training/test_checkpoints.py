@@ -1,13 +1,19 @@
 """Checkpoints: the newest intact one counts."""
 
+import resource
+import signal
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from pipelines.training.checkpoints import Checkpoints
+from pipelines.io import lock, storage
+from pipelines.training.checkpoints import Checkpoints, KeyLog, consumed
+from vqvdm.errors import UserError
 
 
 def state(step: int) -> dict[str, Any]:
@@ -49,7 +55,8 @@ def test_the_newest_state_comes_back(tmp_path: Path, remote: bool) -> None:
 def test_nothing_is_found_where_nothing_was_saved(tmp_path: Path) -> None:
     checkpoints = Checkpoints(str(tmp_path / "never"), "recipe", 2)
     assert checkpoints.newest() is None
-    assert checkpoints.found_recipe() is None
+    assert checkpoints.found() is None
+    assert checkpoints.newest_step() is None
 
 
 def test_a_damaged_checkpoint_is_named_and_passed_over(
@@ -100,6 +107,84 @@ def test_a_file_without_a_marker_does_not_exist(tmp_path: Path) -> None:
     assert newest_step(checkpoints) == 2
 
 
-def test_the_recipe_of_an_earlier_training_is_found(tmp_path: Path) -> None:
-    filled(tmp_path, 1)
-    assert Checkpoints(str(tmp_path), "another", 2).found_recipe() == "recipe"
+def test_what_an_earlier_training_was_is_found(tmp_path: Path) -> None:
+    Checkpoints(str(tmp_path), "recipe", 2, {"clips": "abc"}).save(1, state(1))
+    found = Checkpoints(str(tmp_path), "another", 2).found()
+    assert found is not None
+    assert (found["recipe"], found["inputs"], found["step"]) == ("recipe", {"clips": "abc"}, 1)
+
+
+def test_bytes_that_did_not_arrive_get_no_marker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = filled(tmp_path, 1)
+    publish = storage.publish_file
+
+    def garble(source: Path, uri: str) -> None:
+        publish(source, uri)
+        if uri.endswith(".safetensors"):
+            damage(Path(uri))
+
+    monkeypatch.setattr(storage, "publish_file", garble)
+    with pytest.raises(UserError, match=r"step 2.*other bytes.*step 1 is intact"):
+        checkpoints.save(2, state(2))
+    assert newest_step(checkpoints) == 1
+
+
+def test_a_full_disk_stops_with_one_line_and_the_last_checkpoint(tmp_path: Path) -> None:
+    checkpoints = filled(tmp_path, 1)
+    with (
+        limited_files(1000),  # as a full disk: writes fail half-way
+        pytest.raises(UserError, match=r"step 2 .*step 1 is intact.*make room.*same command"),
+    ):
+        checkpoints.save(2, {"weights": torch.zeros(10_000)})
+    assert newest_step(checkpoints) == 1
+    assert names(tmp_path) == ["step-00000001.json", "step-00000001.safetensors"]
+    checkpoints.save(2, state(2))
+    assert newest_step(checkpoints) == 2
+
+
+@contextmanager
+def limited_files(size: int) -> Iterator[None]:
+    """Writing beyond so many bytes of a file fails in the kernel."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_another_job_that_took_over_is_not_disturbed(tmp_path: Path) -> None:
+    with lock.locked(str(tmp_path)) as owner:
+        mine = Checkpoints(str(tmp_path), "recipe", 2, owner=owner)
+        mine.save(1, state(1))
+        other = Checkpoints(str(tmp_path), "recipe", 2, owner="somebody who thinks he holds it")
+        with pytest.raises(UserError, match="taken over"):
+            other.save(2, state(2))
+    assert newest_step(mine) == 1
+
+
+def test_what_a_killed_writer_left_is_swept_away(tmp_path: Path) -> None:
+    checkpoints = filled(tmp_path, 1, 2)
+    folder = tmp_path / "checkpoints"
+    (folder / "step-00000002.json").unlink()
+    (folder / ".step-00000003.safetensors.abc.part").write_bytes(b"half")
+    checkpoints.sweep()
+    assert names(tmp_path) == ["step-00000001.json", "step-00000001.safetensors"]
+
+
+def test_keys_count_with_their_checkpoint(tmp_path: Path) -> None:
+    log = KeyLog(str(tmp_path))
+    log.note(1, ["a", "b"])
+    log.note(2, ["c", "d"])
+    log.publish(2)
+    log.note(3, ["lost", "lost"])
+    log.publish(3)
+    again = KeyLog(str(tmp_path))
+    again.forget_after(2)
+    again.note(3, ["e", "f"])
+    again.publish(3)
+    assert consumed(str(tmp_path)) == [["a", "b"], ["c", "d"], ["e", "f"]]

@@ -97,6 +97,70 @@ def test_a_position_continues_where_it_was_left(tmp_path: Path, steps: int) -> N
     assert keys(loader.train(0, 3 * steps, 3), 6 - steps) == whole[steps:]
 
 
+def test_shards_of_a_position_and_the_next_ones_are_known() -> None:
+    order = SampleOrder([3, 1, 2, 4, 2], seed=4, mixed=2)
+    for position in range(3 * order.length):
+        shard, _ = order.at(position)
+        known = order.shards_from(position)
+        assert shard in known[:2]
+        coming = [order.at(p)[0] for p in range(position, position + 40)]
+        others = [s for s in dict.fromkeys(coming) if s not in known[:2]]
+        if len(known) > 2 and others and order.group_at(position)[1] < 2:
+            assert others[0] in known[2:]
+
+
+def test_the_order_in_memory_is_that_of_mixed_shards_only() -> None:
+    order = SampleOrder([100] * 1000, seed=0, mixed=4)
+    seen = {order.at(position) for position in range(50_000, 50_400)}
+    assert len(seen) == 400
+    assert order._samples.nbytes == 400 * 16
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_shards_at_hand_stay_within_their_limit(tmp_path: Path, remote: bool) -> None:
+    folder = f"memory://{uuid.uuid4().hex}/clips" if remote else str(tmp_path)
+    markers = write_shards(folder)
+    largest = max(marker.bytes for marker in markers)
+    loader = Loader(folder, markers, "job", number, cache_gb=1.5 * largest / 1e9)
+    for batch in itertools.islice(loader.train(0, 0, 3), 30):
+        assert batch.tensors["number"].tolist() == [KEYS.index(key) for key in batch.keys]
+        # Those on their way and the one in use may come on top.
+        assert loader.cache.held_bytes <= loader.cache.limit_bytes + 2 * largest
+    copies = list(Path(loader.cache._temporary.name).iterdir())
+    assert len(copies) <= (2 if remote else 0)
+
+
+def test_the_next_shards_are_fetched_before_they_are_needed() -> None:
+    folder = f"memory://{uuid.uuid4().hex}/clips"
+    loader = Loader(folder, write_shards(folder), "job", number)
+    loader.cache.expect([0, 2])
+    for waiting in loader.cache._open_shards.values():
+        waiting.result(10)
+    for name in ("train-000000.tar", "train-000002.tar"):
+        storage.delete(storage.join(folder, name))
+    assert loader.cache.read(2, "c0")["txt"] == b"4"
+    assert loader.cache.read(0, "a0")["txt"] == b"0"
+
+
+def test_pinned_batches_are_copied_without_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pinned, copied = [], []
+    monkeypatch.setattr(Tensor, "pin_memory", lambda self: (pinned.append(self), self)[1])
+    monkeypatch.setattr(
+        Tensor, "to", lambda self, device, non_blocking: (copied.append(non_blocking), self)[1]
+    )
+
+    def decode(members: dict[str, bytes]) -> dict[str, np.ndarray]:
+        return {"number": np.array(int(members["txt"]))}
+
+    loader = Loader(str(tmp_path), write_shards(str(tmp_path)), "job", decode, pinned=True)
+    batch = next(loader.train(0, 0, 4)).to(torch.device("cuda"))
+    assert len(pinned) == 1
+    assert pinned[0] is batch.tensors["number"]
+    assert copied == [True]
+
+
 def test_a_truncated_shard_is_named_with_its_cure(tmp_path: Path) -> None:
     loader = make(tmp_path)
     tar = tmp_path / "train-000002.tar"

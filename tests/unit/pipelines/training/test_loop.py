@@ -4,7 +4,8 @@ import io
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from pipelines.config.schema import TrainJob, TrainLDM, TrainVQGAN
 from pipelines.io.shards import Marker, ShardWriter
 from pipelines.io.video import encode_lossless
 from pipelines.tracking import Run
-from pipelines.training.checkpoints import Checkpoints
+from pipelines.training.checkpoints import Checkpoints, consumed
 from pipelines.training.loader import Batch, Loader, clip_arrays, latent_arrays
 from pipelines.training.loop import train
 from pipelines.training.methods import LDMMethod, Method, VQGANMethod
@@ -94,7 +95,12 @@ class Place:
                 writer.add(f"{number}-{k}", {"mp4": mp4, "npy": buffer.getvalue(), "json": about})
             return writer.publish([], "spec", "made", {})
 
-    def run(self, name: str, loader_type: type[Loader] = Loader) -> tuple[Method, Notes]:
+    def run(
+        self,
+        name: str,
+        loader_type: type[Loader] = Loader,
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> tuple[Method, Notes]:
         """Train as a new process would: nothing is shared but what lies in the folder."""
         is_ldm = isinstance(self.config, TrainLDM)
         decode = latent_arrays if is_ldm else clip_arrays
@@ -108,7 +114,8 @@ class Place:
             method = VQGANMethod(self.config, world)
         checkpoints = Checkpoints(str(self.folder / name), "recipe", 2)
         torch.manual_seed(len(name))  # what else goes on in a process does not matter
-        train(method, self.config, world, loader, lambda: loader.first(4, 2), checkpoints, notes)
+        held_out = lambda: loader.first(4, 2)  # noqa: E731
+        train(method, self.config, world, loader, held_out, checkpoints, notes, stopping)
         return method, notes
 
 
@@ -138,7 +145,25 @@ def test_two_steps_and_two_more_are_four(tmp_path: Path, name: str) -> None:
     assert {k[1] for k in noted_again.values} == {3, 4}
     assert all(noted_again.values[k] == v for k, v in learned.items() if k[1] > 2)
     assert (("train/discriminator", 4) in learned) == (name == "adversarial")
-    assert noted.files == ([] if name == "ldm" else [f"previews/step-00000{s}.mp4" for s in (2, 4)])
+    assert noted.files == (
+        []
+        if name == "ldm"
+        else [f"previews/step-00000{s}.{kind}" for s in (2, 4) for kind in ("mp4", "png")]
+    )
+
+
+@pytest.mark.parametrize("name", ["vq", "ldm"])
+def test_who_is_told_to_stop_saves_at_that_very_step(tmp_path: Path, name: str) -> None:
+    place = Place(tmp_path, replace(CONFIGS[name], log_keys=True))
+    whole, _ = place.run("whole")
+    asked = iter([False, False, True])
+    place.run("stopped", stopping=lambda: next(asked))
+    assert Checkpoints(str(tmp_path / "stopped"), "recipe", 2).newest_step() == 3
+    resumed, noted = place.run("stopped")
+    assert {step for _, step in noted.values} == {4}
+    expected, found = leaves(whole.state()), leaves(resumed.state())
+    assert [path for path in expected if not same(expected[path], found[path])] == []
+    assert consumed(str(tmp_path / "stopped")) == consumed(str(tmp_path / "whole"))
 
 
 def test_a_finished_training_is_left_as_it_is(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from pipelines.config.schema import TrainJob, TrainLDM, TrainVQGAN
 from pipelines.training.loader import Batch
-from pipelines.training.methods import LDMMethod, VQGANMethod, scheduled_lr
+from pipelines.training.methods import LDMMethod, VQGANMethod
+from pipelines.training.optimise import scheduled_lr
 from pipelines.training.world import World
 from vqvdm.diffusion.objectives import ObjectiveConfig
 from vqvdm.diffusion.unet import UNetConfig
@@ -73,7 +74,7 @@ def test_the_rate_rises_in_a_line_then_falls_along_half_a_cosine() -> None:
 def test_the_scheduled_rate_is_the_optimisers() -> None:
     method = ldm_method(lr=0.5, warmup=4)
     method.train_step(latents(0, 1), 1)
-    assert method.optimizer.param_groups[0]["lr"] == scheduled_lr(1, method.config)
+    assert method.optimiser.optimizer.param_groups[0]["lr"] == scheduled_lr(1, method.config)
 
 
 def trained(dropout: float, *classes: int) -> tuple[float, dict[str, Tensor]]:
@@ -126,6 +127,19 @@ def test_the_preview_shows_clips_beside_reconstructions() -> None:
     assert frames is not None
     assert frames.shape == (4, 2 * 16, 2 * 16, 3)
     assert (frames[:, :16, :16] == clips(2).tensors["video"][0].numpy()).all()
+
+
+def test_the_preview_of_the_generator_shows_the_same_samples_again(tmp_path: Path) -> None:
+    assert ldm_method().preview(latents(0)) is None  # nothing to decode with
+    vqgan_method().export(tmp_path)
+    method = ldm_method()
+    method.vqgan = str(tmp_path)
+    frames = method.preview(latents(0))
+    assert frames is not None
+    assert frames.shape == (4, 16, 2 * 16, 3)  # both classes
+    assert (method.preview(latents(1)) == frames).all()
+    method.train_step(latents(0, 1), 0)
+    assert (method.preview(latents(0)) != frames).any()
 
 
 def test_exports_are_the_averaged_weights_ready_to_use(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Detectors are TorchScript files with one interface; anything else is refused in words."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vqvdm.errors import UserError
+from vqvdm.metrics import detectors
 from vqvdm.metrics.builtin import DIMENSIONS, builtin_detector
 from vqvdm.metrics.detectors import Detector, load_detector
 
@@ -95,6 +97,17 @@ def test_wrong_files_are_recognised_unopened(tmp_path: Path, name: str) -> None:
     else:
         torch.save(Both().state_dict(), path, _use_new_zipfile_serialization=name != "pickle.pt")
     with pytest.raises(UserError, match=r"i3d_torchscript\.pt"):
+        load_detector(path, "i3d")
+
+
+def test_the_wrong_i3d_is_recognised_by_its_checksum(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Under an innocent name, and even as TorchScript: the checksum decides.
+    path = saved(tmp_path / "i3d_torchscript.pt", Both())
+    checksum = hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setattr(detectors, "WRONG_SHA256", frozenset({checksum}))
+    with pytest.raises(UserError, match=r"is i3d_rgb_imagenet\.pt, the wrong I3D"):
         load_detector(path, "i3d")
 
 

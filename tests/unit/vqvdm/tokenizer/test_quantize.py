@@ -1,12 +1,13 @@
 """Quantisers: which codes there are, which one is taken, and what the gradient sees."""
 
+import copy
 import itertools
 
 import pytest
 import torch
 from torch import Tensor
 
-from vqvdm.tokenizer.quantize import Codebook, FiniteScalar, Quantized, codebook_usage
+from vqvdm.tokenizer.quantize import Codebook, FiniteScalar, Quantized, as_rows, codebook_usage
 
 LEVELS = [(8, 8, 8), (7, 5, 5), (2, 3), (8, 5, 4, 2)]
 
@@ -127,8 +128,59 @@ def test_codebook_replaces_codes_long_unused() -> None:
     moved = latents(3, count=1) + 10
     for _ in range(120):
         quantized = codebook(moved)
+        codebook.learn(as_rows(moved), quantized.indices_BTHW.flatten())
     usage, _ = codebook_usage(quantized.indices_BTHW, 8)
     assert usage > 0.5  # else all would share the one code that was nearest
+
+
+def test_a_pass_changes_no_code() -> None:
+    codebook = Codebook(3, 8)
+    codebook.start(as_rows(latents(3)))
+    before = {name: value.clone() for name, value in codebook.state_dict().items()}
+    codebook(latents(3) + 1)
+    codebook.start(as_rows(latents(3) + 1))  # they have been placed
+    assert all(torch.equal(value, before[name]) for name, value in codebook.state_dict().items())
+
+
+def test_codes_move_to_the_mean_of_what_took_them() -> None:
+    codebook = Codebook(1, 2, decay=0.5)
+    codebook.start(torch.tensor([[-1.0], [-1.0], [1.0], [1.0]]))
+    z_NC = torch.tensor([[-2.0], [-2.0], [3.0], [3.0]])
+    indices = codebook(z_NC[:, :, None, None, None]).indices_BTHW.flatten()
+    codebook.learn(z_NC, indices)
+    codes = codebook.vq.codebook.flatten().sort().values
+    torch.testing.assert_close(codes, torch.tensor([-1.5, 2.0]), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("cosine", [False, True])
+def test_codes_learn_as_the_library_has_them_learn(cosine: bool) -> None:
+    torch.manual_seed(0)
+    mine, z_BCTHW = Codebook(3, 16, cosine=cosine), latents(3)
+    mine.start(as_rows(z_BCTHW))
+    theirs = copy.deepcopy(mine.vq)
+    for step in range(3):
+        moved = z_BCTHW + 0.1 * step
+        quantized = mine(moved)
+        torch.manual_seed(step)
+        mine.learn(as_rows(moved), quantized.indices_BTHW.flatten())
+        torch.manual_seed(step)
+        theirs(moved)
+        torch.testing.assert_close(mine.vq.codebook, theirs.codebook)
+
+
+def test_the_same_seed_and_latents_give_the_same_codes() -> None:
+    def learned() -> Codebook:
+        torch.manual_seed(3)
+        codebook, z_BCTHW = Codebook(3, 16), latents(3)
+        codebook.start(as_rows(z_BCTHW))
+        for step in range(4):
+            moved = z_BCTHW + 5 * step  # codes die, and are drawn again
+            indices = codebook(moved).indices_BTHW.flatten()
+            codebook.learn(as_rows(moved), indices)
+        return codebook
+
+    first, second = learned().state_dict(), learned().state_dict()
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
 @pytest.mark.parametrize(

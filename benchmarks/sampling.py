@@ -1,0 +1,178 @@
+"""How fast clips are sampled, beside pixel-space diffusion and a decoder of TATS's shape.
+
+    python -m benchmarks.sampling [--repeats N] [--peer-steps N]
+
+Both sides are untrained: time and memory do not depend on the weights. Ours samples 16x128x128 by
+Euler's method, an evaluation a step, with a denoiser of no fewer parameters than the peer's, and
+decodes; the peer samples 16x64x64. Of the peer's 100 steps a few are measured and multiplied: each
+costs the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import nn
+
+from benchmarks.peers import full_resolution
+from benchmarks.peers.pixel_diffusion import STEPS, PixelDiffusion
+from benchmarks.results import Row, record, row
+from pipelines.config.presets import ucf101
+from pipelines.config.scale import local_cpus
+from vqvdm import VideoGenerator
+from vqvdm.diffusion.unet import UNet, UNetConfig
+from vqvdm.inference import ready, resolve_precision
+from vqvdm.tokenizer.vqgan import VQGAN
+
+DENOISER = UNetConfig(width=64, multipliers=(1, 2, 5), head_width=64)
+"""Most of its parameters lie where a latent has the fewest positions."""
+CLASSES = [f"class {index}" for index in range(101)]
+LATENT = (3, 4, 16, 16)
+BATCH = 16
+CPU = torch.device("cpu")
+Clip = Callable[[], object]
+
+
+def generator(dtype: torch.dtype) -> VideoGenerator:
+    """Ours: `DENOISER` with the tokenizer of `ucf101`."""
+    about = {
+        "classes": CLASSES,
+        "objective": {"name": "flow"},
+        "latents": {"shape": list(LATENT), "mean": [0.0] * 3, "std": [1.0] * 3},
+    }
+    vqgan = VQGAN(ucf101().train_vqgan.model).eval().requires_grad_(False)
+    ready(vqgan.decoder, CPU, dtype)
+    return VideoGenerator(ready(UNet(DENOISER, LATENT[0], len(CLASSES)), CPU, dtype), vqgan, about)
+
+
+def sample(made: VideoGenerator, steps: int, guidance: float = 1.0, count: int = 1) -> None:
+    made.sample(CLASSES[:count], 25.0, steps, guidance, sampler="euler")
+
+
+def seconds(work: Clip) -> float:
+    since = time.perf_counter()
+    work()
+    return time.perf_counter() - since
+
+
+def in_turns(works: dict[str, Clip], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each, measured in turns after one that does not count."""
+    for work in works.values():
+        work()
+    taken: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(repeats):
+        for name, work in works.items():
+            taken[name].append(seconds(work))
+    return taken
+
+
+def against_pixels(repeats: int, peer_steps: int) -> list[Row]:
+    """Rows of whole clips: decoding is in ours, the peer has nothing to decode."""
+    fast = resolve_precision("auto", CPU)
+    best, plain = generator(fast), generator(torch.float32)
+    mixed = fast != torch.float32
+    peer = PixelDiffusion.build(fast, autocast=mixed)
+    peer_plain = PixelDiffusion.build()
+    peer_guided = PixelDiffusion.build(fast, autocast=mixed, classes=True)
+    parameters = sum(p.numel() for p in UNet(DENOISER, LATENT[0], len(CLASSES)).parameters())
+    assert parameters >= peer.parameters, (parameters, peer.parameters)
+    taken = in_turns(
+        {
+            "100": partial(sample, best, 100),
+            "100 fp32": partial(sample, plain, 100),
+            "100 guided": partial(sample, best, 100, 2.0),
+            "20": partial(sample, best, 20),
+            "16 clips": partial(sample, best, 20, 1.0, BATCH),
+            "peer": partial(peer.steps, peer_steps),
+            "peer fp32": partial(peer_plain.steps, peer_steps),
+            "peer guided": partial(peer_guided.steps, peer_steps, 2.0),
+        },
+        repeats,
+    )
+    scale = STEPS / peer_steps
+    about = (
+        f"{parameters / 1e6:.1f} M parameters against {peer.parameters / 1e6:.1f} M; "
+        f"{peer_steps} of the peer's {STEPS} steps measured; {machine(fast)}"
+    )
+
+    def ratios(ours: str, theirs: str) -> list[float]:
+        pairs = zip(taken[ours], taken[theirs], strict=True)
+        return [scale * slow / quick for quick, slow in pairs]
+
+    name = "video-diffusion-pytorch 0.7.0, Unet3D 64"
+    batch = [BATCH * one / many for one, many in zip(taken["20"], taken["16 clips"], strict=True)]
+    return [
+        row("100 steps and decoding", name, ratios("100", "peer"), 60, about),
+        row("100 steps and decoding, fp32", name, ratios("100 fp32", "peer fp32"), 30, about),
+        row("100 guided steps and decoding", name, ratios("100 guided", "peer guided"), 50, about),
+        row("a clip of 20 steps", f"{name}, 100 steps", ratios("20", "peer"), 200, about),
+        row(f"clips a second, batch of {BATCH}", "ours, one at a time", batch, 0, machine(fast)),
+    ]
+
+
+def against_full_resolution(repeats: int) -> Row:
+    """Our decoder beside TATS's, both made ready in the same way."""
+    fast = resolve_precision("auto", CPU)
+    ours = generator(fast).vqgan
+    theirs: nn.Module = ready(full_resolution.decoder(), CPU, fast)
+    shape = (full_resolution.LATENT_CHANNELS, *LATENT[1:])
+    z, wide = torch.randn(1, *LATENT), torch.randn(1, *shape, dtype=fast)
+    with torch.inference_mode():
+        taken = in_turns({"ours": lambda: ours.decode(z), "theirs": lambda: theirs(wide)}, repeats)
+    ratios = [slow / quick for quick, slow in zip(taken["ours"], taken["theirs"], strict=True)]
+    return row("decoding a clip", "a TATS-shaped decoder", ratios, 8, machine(fast))
+
+
+def added_memory(side: str) -> int:
+    """Bytes that sampling adds to this process at its peak, weights included."""
+    fast = resolve_precision("auto", CPU)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if side == "ours":
+        sample(generator(fast), 2, 2.0)
+    else:
+        PixelDiffusion.build(fast, autocast=fast != torch.float32, classes=True).steps(2, 2.0)
+    return 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+
+
+def memory(repeats: int) -> Row:
+    """How many times ours fits into what the peer takes, each in a process of its own."""
+
+    def measured(side: str) -> int:
+        command = [sys.executable, "-m", "benchmarks.sampling", "--memory", side]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+        return int(done.stdout.split()[-1])
+
+    pairs = [(measured("ours"), measured("peer")) for _ in range(repeats)]
+    note = f"{pairs[0][0] / 2**20:.0f} against {pairs[0][1] / 2**20:.0f} MiB, guided, with weights"
+    ratios = [theirs / ours for ours, theirs in pairs]
+    return row("memory at the peak of sampling", "video-diffusion-pytorch 0.7.0", ratios, 2, note)
+
+
+def machine(dtype: torch.dtype) -> str:
+    kind = torch.backends.cpu.get_cpu_capability()
+    return f"{str(dtype)[6:]}, {torch.get_num_threads()} threads, {kind}, torch {torch.__version__}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--peer-steps", type=int, default=2)
+    parser.add_argument("--memory", choices=("ours", "peer"), help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    torch.set_num_threads(local_cpus())
+    if asked.memory:
+        print(added_memory(asked.memory))
+        return 0
+    rows = [memory(asked.repeats), against_full_resolution(asked.repeats)]
+    return record(rows + against_pixels(asked.repeats, asked.peer_steps))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
