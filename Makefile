@@ -6,7 +6,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos bench sizes lint up down ui
+.PHONY: help demo test chaos bench guard sizes lint up down ui
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -28,6 +28,9 @@ chaos: .venv/.installed  ## kill workers, drivers, nodes and the S3 server of ru
 bench: .venv/.installed  ## measure against other tools; writes benchmarks/results.json
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m benchmarks
+
+guard: .venv/.installed  ## a minute of ratios that a change must not spoil
+	$(BIN)/python -m benchmarks.guard
 
 lint: .venv/.installed  ## ruff and mypy
 	$(BIN)/ruff check .
