@@ -2,8 +2,7 @@
 
     python -m benchmarks.guard
 
-Floors lie at about half of what was measured, or where a gain is small a quarter of it above 1, so
-that a busy machine passes and lost work fails.
+Floors lie at about half of what was measured, so that a busy machine passes and lost work fails.
 One thread: two wait for each other at every operation, and for whatever else runs.
 Nothing is recorded, and no published peer is needed: nets of their sizes stand in for them.
 """
@@ -50,7 +49,7 @@ def ratios(dtype: torch.dtype) -> list[Ratio]:
     theirs = ready(full_resolution.decoder(width=16), CPU, dtype)
     z, wide = torch.randn(1, *LATENT, dtype=dtype), torch.randn(1, 256, *LATENT[1:], dtype=dtype)
     return [
-        ("a step of the denoiser made ready, against it as trained", 1.1, fast,
+        ("a step of the denoiser made ready, against it as trained", 1.2, fast,
          step(plain, LATENT, dtype), 9),
         ("a step on latents, against one on pixels by the `vdm` preset", 4.0, fast,
          step(pixels, CLIP, torch.float32), 3),
