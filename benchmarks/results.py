@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import json
+import platform
 import statistics
+import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
+
+import torch
+
+from pipelines.config.scale import local_cpus
 
 PLACE = Path(__file__).parent / "results.json"
 
@@ -18,17 +25,37 @@ class Row:
     name: str
     peer: str
     ratio: float
-    """Median over the repeats."""
+    """Of the medians over the repeats."""
     floor: float
     low: float
+    """The least and the greatest ratio of one repeat."""
     high: float
     note: str
 
 
-def row(name: str, peer: str, ratios: Sequence[float], floor: float, note: str) -> Row:
-    """The row of repeats that were measured in turns."""
-    values = [round(value, 3) for value in ratios]
-    return Row(name, peer, statistics.median(values), floor, min(values), max(values), note)
+def row(name: str, peer: str, pairs: Sequence[tuple[float, float]], floor: float, note: str) -> Row:
+    """The row of repeats measured in turns: the first of each pair as a multiple of the second."""
+    first, second = (statistics.median(pair[side] for pair in pairs) for side in (0, 1))
+    each = [a / b for a, b in pairs]
+    ratio, floor, low, high = (round(x, 3) for x in (first / second, floor, min(each), max(each)))
+    return Row(name, peer, ratio, floor, low, high, f"{note}; {machine()}")
+
+
+def machine() -> str:
+    """What a figure was measured on, and with which code."""
+    kind = torch.backends.cpu.get_cpu_capability()
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "ray"))
+    commit = git("rev-parse", "--short", "HEAD") or "not known"
+    changed = " with changes" if git("diff", "--name-only", "HEAD", "--", ":!*results.json") else ""
+    return (
+        f"{local_cpus()} cores, {platform.machine()} {kind}, Python {platform.python_version()}, "
+        f"{versions}, commit {commit}{changed}"
+    )
+
+
+def git(*arguments: str) -> str:
+    command = ["git", "-C", str(PLACE.parent), *arguments]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
 
 def record(rows: Sequence[Row]) -> int:
@@ -39,7 +66,8 @@ def record(rows: Sequence[Row]) -> int:
         table[new.name, new.peer] = asdict(new)
         print(
             f"{new.name} against {new.peer}: {new.ratio:.2f} ({new.low:.2f} to {new.high:.2f}), "
-            f"at least {new.floor:.2f} wanted"
+            f"at least {new.floor:.2f} wanted",
+            flush=True,
         )
-    PLACE.write_text(json.dumps(list(table.values()), indent=1) + "\n")
+    PLACE.write_text(json.dumps(list(table.values()), indent=1, ensure_ascii=False) + "\n")
     return int(any(new.ratio < new.floor for new in rows))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import resource
+import statistics
 import subprocess
 import sys
 import time
@@ -27,27 +28,30 @@ from benchmarks.results import Row, record, row
 from pipelines.config.presets import ucf101
 from pipelines.config.scale import local_cpus
 from vqvdm import VideoGenerator
-from vqvdm.diffusion.unet import UNet, UNetConfig
+from vqvdm.diffusion.unet import UNet
 from vqvdm.inference import ready, resolve_precision
+from vqvdm.tokenizer.quantize import Codebook
 from vqvdm.tokenizer.vqgan import VQGAN
 
-DENOISER = UNetConfig(width=64, multipliers=(1, 2, 5), head_width=64)
-"""Most of its parameters lie where a latent has the fewest positions."""
+DENOISER = ucf101().train_ldm.model
 CLASSES = [f"class {index}" for index in range(101)]
 LATENT = (3, 4, 16, 16)
 BATCH = 16
 CPU = torch.device("cpu")
+PEER = "video-diffusion-pytorch 0.7.0, Unet3D 64"
 Clip = Callable[[], object]
 
 
 def generator(dtype: torch.dtype) -> VideoGenerator:
-    """Ours: `DENOISER` with the tokenizer of `ucf101`."""
+    """Ours: both nets of the preset `ucf101`."""
     about = {
         "classes": CLASSES,
         "objective": {"name": "flow"},
         "latents": {"shape": list(LATENT), "mean": [0.0] * 3, "std": [1.0] * 3},
     }
     vqgan = VQGAN(ucf101().train_vqgan.model).eval().requires_grad_(False)
+    assert isinstance(vqgan.quantizer, Codebook)
+    vqgan.quantizer.vq._codebook.initted.fill_(True)  # as in a trained one: codes have places
     ready(vqgan.decoder, CPU, dtype)
     return VideoGenerator(ready(UNet(DENOISER, LATENT[0], len(CLASSES)), CPU, dtype), vqgan, about)
 
@@ -99,21 +103,21 @@ def against_pixels(repeats: int, peer_steps: int) -> list[Row]:
     scale = STEPS / peer_steps
     about = (
         f"{parameters / 1e6:.1f} M parameters against {peer.parameters / 1e6:.1f} M; "
-        f"{peer_steps} of the peer's {STEPS} steps measured; {machine(fast)}"
+        f"{peer_steps} of the peer's {STEPS} steps measured and multiplied"
     )
 
-    def ratios(ours: str, theirs: str) -> list[float]:
-        pairs = zip(taken[ours], taken[theirs], strict=True)
-        return [scale * slow / quick for quick, slow in pairs]
+    def against(name: str, ours: str, theirs: str, floor: float, dtype: torch.dtype) -> Row:
+        slow = [scale * seconds for seconds in taken[theirs]]
+        note = f"{seconds_of(taken[ours])} against {seconds_of(slow)}; {about}; {arithmetic(dtype)}"
+        return row(name, f"{PEER}, {STEPS} steps", pairs(slow, taken[ours]), floor, note)
 
-    name = "video-diffusion-pytorch 0.7.0, Unet3D 64"
-    batch = [BATCH * one / many for one, many in zip(taken["20"], taken["16 clips"], strict=True)]
+    batched = pairs([BATCH * seconds for seconds in taken["20"]], taken["16 clips"])
     return [
-        row("100 steps and decoding", name, ratios("100", "peer"), 60, about),
-        row("100 steps and decoding, fp32", name, ratios("100 fp32", "peer fp32"), 30, about),
-        row("100 guided steps and decoding", name, ratios("100 guided", "peer guided"), 50, about),
-        row("a clip of 20 steps", f"{name}, 100 steps", ratios("20", "peer"), 200, about),
-        row(f"clips a second, batch of {BATCH}", "ours, one at a time", batch, 0, machine(fast)),
+        against("100 steps and decoding", "100", "peer", 60, fast),
+        against("100 steps and decoding, fp32", "100 fp32", "peer fp32", 30, torch.float32),
+        against("100 guided steps and decoding", "100 guided", "peer guided", 50, fast),
+        against("20 steps and decoding", "20", "peer", 200, fast),
+        row(f"clips a second, batch of {BATCH}", "one at a time", batched, 0, arithmetic(fast)),
     ]
 
 
@@ -126,8 +130,9 @@ def against_full_resolution(repeats: int) -> Row:
     z, wide = torch.randn(1, *LATENT), torch.randn(1, *shape, dtype=fast)
     with torch.inference_mode():
         taken = in_turns({"ours": lambda: ours.decode(z), "theirs": lambda: theirs(wide)}, repeats)
-    ratios = [slow / quick for quick, slow in zip(taken["ours"], taken["theirs"], strict=True)]
-    return row("decoding a clip", "a TATS-shaped decoder", ratios, 8, machine(fast))
+    note = f"{seconds_of(taken['ours'])} against {seconds_of(taken['theirs'])}; {arithmetic(fast)}"
+    ratios = pairs(taken["theirs"], taken["ours"])
+    return row("decoding a clip", "a TATS-shaped decoder", ratios, 8, note)
 
 
 def added_memory(side: str) -> int:
@@ -149,15 +154,22 @@ def memory(repeats: int) -> Row:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
         return int(done.stdout.split()[-1])
 
-    pairs = [(measured("ours"), measured("peer")) for _ in range(repeats)]
-    note = f"{pairs[0][0] / 2**20:.0f} against {pairs[0][1] / 2**20:.0f} MiB, guided, with weights"
-    ratios = [theirs / ours for ours, theirs in pairs]
-    return row("memory at the peak of sampling", "video-diffusion-pytorch 0.7.0", ratios, 2, note)
+    peaks = [(measured("peer"), measured("ours")) for _ in range(repeats)]
+    theirs, ours = peaks[0]
+    note = f"{ours / 2**20:.0f} against {theirs / 2**20:.0f} MiB, guided, with weights"
+    return row("memory at the peak of sampling", PEER, peaks, 2, note)
 
 
-def machine(dtype: torch.dtype) -> str:
-    kind = torch.backends.cpu.get_cpu_capability()
-    return f"{str(dtype)[6:]}, {torch.get_num_threads()} threads, {kind}, torch {torch.__version__}"
+def pairs(first: list[float], second: list[float]) -> list[tuple[float, float]]:
+    return list(zip(first, second, strict=True))
+
+
+def arithmetic(dtype: torch.dtype) -> str:
+    return f"{str(dtype)[6:]}, {torch.get_num_threads()} threads"
+
+
+def seconds_of(taken: list[float]) -> str:
+    return f"{statistics.median(taken):.2f} s"
 
 
 def main() -> int:
