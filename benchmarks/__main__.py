@@ -1,4 +1,5 @@
-"""All benchmarks, one after the other, each in a process of its own; 1 if a floor was missed.
+"""All benchmarks, one after the other, each in a process of its own, and the picture of them; 1 if
+a floor was missed.
 
 python -m benchmarks [NAME …]
 """
@@ -8,7 +9,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-NAMES = ("sampling", "tokenizers", "data_plane", "loading")
+NAMES = ("sampling", "quality", "data_plane", "loading", "tokenizers", "growth", "plot")
 LIMIT_S = 1800
 
 

@@ -42,12 +42,12 @@ PEER = "video-diffusion-pytorch 0.7.0, Unet3D 64"
 Clip = Callable[[], object]
 
 
-def generator(dtype: torch.dtype) -> VideoGenerator:
+def generator(dtype: torch.dtype, latent: tuple[int, ...] = LATENT) -> VideoGenerator:
     """Ours: both nets of the preset `ucf101`."""
     about = {
         "classes": CLASSES,
         "objective": {"name": "flow"},
-        "latents": {"shape": list(LATENT), "mean": [0.0] * 3, "std": [1.0] * 3},
+        "latents": {"shape": list(latent), "mean": [0.0] * 3, "std": [1.0] * 3},
     }
     vqgan = VQGAN(ucf101().train_vqgan.model).eval().requires_grad_(False)
     assert isinstance(vqgan.quantizer, Codebook)

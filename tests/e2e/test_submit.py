@@ -24,8 +24,8 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         local_cluster.down()
 
 
-def submit(address: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = ["ray", "job", "submit", "--address", address, *map(str, arguments)]
+def submit(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = ["ray", "job", "submit", *map(str, arguments)]
     return subprocess.run(
         command,
         cwd=REPOSITORY,
@@ -39,19 +39,20 @@ def submit(address: str, *arguments: object) -> subprocess.CompletedProcess[str]
 @pytest.mark.e2e
 def test_jobs_run_as_commands_and_with_shipped_code(address, digit_videos, tmp_path):
     flags = ("--root", tmp_path / "root", "--videos", digit_videos)
-    plain = submit(address, "--", "jobs/shard_videos.py", *flags)
+    plain = submit("--", "jobs/shard_videos.py", *flags)
     assert plain.returncode == 0, plain.stdout + plain.stderr
     assert "120 clips of 40 videos" in plain.stdout
-    shipped = submit(address, "--working-dir", ".", "--", "jobs/shard_videos.py", *flags)
+    shipped = submit(
+        "--address", address, "--working-dir", ".", "--", "jobs/shard_videos.py", *flags
+    )
     assert shipped.returncode == 0, shipped.stdout + shipped.stderr
     assert "there already, verified" in shipped.stdout
 
 
 @pytest.mark.e2e
 def test_a_relative_root_would_be_lost_with_shipped_code(address):
-    outcome = submit(
-        address, "--working-dir", ".", "--", "jobs/shard_videos.py", "--root", "somewhere"
-    )
+    shipped = ("--address", address, "--working-dir", ".")
+    outcome = submit(*shipped, "--", "jobs/shard_videos.py", "--root", "somewhere")
     assert outcome.returncode == 1
     assert "pass an absolute path or a URI" in outcome.stdout
     assert "Traceback" not in outcome.stdout.split("error:")[0]

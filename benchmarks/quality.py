@@ -1,0 +1,129 @@
+"""What the same training time buys: the demo's recipe beside the `vdm` preset, on the same clips.
+
+    python -m benchmarks.quality [--root runs/bench] [--scale S] [--samples N]
+
+The demo's two stages are trained for a share S of their steps; the time that takes, encoding
+included, is how long the peer trains on pixels. Both are evaluated by the `evaluate` job on as
+many samples. The demo's clips are made first, unless they lie in the root already.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from dataclasses import replace
+
+import ray
+import torch
+
+from benchmarks.ablation import job
+from benchmarks.loading import CLASSES, CLIP, index, seconds_a_step, void
+from benchmarks.results import Row, record, row
+from benchmarks.sampling import CPU
+from pipelines.config.presets import PRESETS, demo
+from pipelines.config.scale import local_cpus, ray_options
+from pipelines.config.schema import PIXEL_SPACE
+from pipelines.demo_videos import demo_videos
+from pipelines.encode_latents import encode_latents
+from pipelines.evaluate import evaluate
+from pipelines.io import storage
+from pipelines.io.workspace import Workspace, require
+from pipelines.shard_videos import shard_videos
+from pipelines.train_ldm import train_ldm
+from pipelines.train_vqgan import train_vqgan
+from pipelines.training.loader import Batch
+from pipelines.training.methods import LDMMethod
+from pipelines.training.world import World
+from vqvdm.inference import resolve_precision
+
+OURS, PEER = "demo", "vdm"
+PEER_BATCH = 2
+PEER_FLAGS = f"--batch-size {PEER_BATCH} --lr 5e-4 --warmup 5 --ema-decay 0.9 --num-workers 1"
+"""The preset's own warm-up alone is longer than what can be trained here."""
+EVALUATE = ("--metrics", "accuracy,motion,fvd", "--num-train", "0", "--overwrite")
+PEER_SAMPLING = ("--steps", "10", "--guidance", "1")
+CHANCE = 1 / len(CLASSES)
+
+
+def train_ours(root: str, scale: float) -> float:
+    """Train the demo's recipe for a share of its steps; returns seconds."""
+    preset, common = demo(), ("--root", root, "--overwrite")
+    first, second = (round(scale * of.steps) for of in (preset.train_vqgan, preset.train_ldm))
+    started = time.perf_counter()
+    job(train_vqgan, *common, "--name", OURS, "--steps", str(first))
+    job(encode_latents, *common, "--vqgan", OURS)
+    job(train_ldm, *common, "--vqgan", OURS, "--name", OURS, "--steps", str(second))
+    return time.perf_counter() - started
+
+
+def peer_steps(seconds: float) -> int:
+    """Steps that the peer does in so many seconds, from one that is measured."""
+    torch.set_num_threads(local_cpus())
+    config = replace(PRESETS[PEER]().train_ldm, batch_size=PEER_BATCH)
+    shape = (3, *CLIP[:3])
+    method = LDMMethod(config, World(dtype=resolve_precision("auto", CPU)), index(shape))
+    tensors = {
+        "latent": torch.randn(PEER_BATCH, *shape),
+        "class_index": torch.zeros(PEER_BATCH, dtype=torch.long),
+        "fps": torch.full((PEER_BATCH,), 8.0),
+    }
+    batch = Batch([str(number) for number in range(PEER_BATCH)], tensors)
+    return max(1, round(seconds / seconds_a_step(lambda s: void(method.train_step(batch, s)), 1)))
+
+
+def train_peer(root: str, steps: int) -> float:
+    """Train on pixels; returns seconds."""
+    started = time.perf_counter()
+    flags = ("--vqgan", PIXEL_SPACE, "--name", PEER, "--steps", str(steps), *PEER_FLAGS.split())
+    job(train_ldm, PEER, "--root", root, "--overwrite", *flags)
+    return time.perf_counter() - started
+
+
+def evaluated(root: str, name: str, samples: int, *flags: str) -> dict[str, float]:
+    """Metrics of a model by name."""
+    count = ("--num-samples", str(samples))
+    job(evaluate, OURS, "--root", root, "--ldm", name, *EVALUATE, *count, *flags)
+    return require(Workspace(root).eval(name), "metrics.json", "evaluate")["metrics"]
+
+
+def rows(root: str, scale: float, samples: int) -> list[Row]:
+    job(demo_videos, "--root", root)
+    job(shard_videos, "--root", root)
+    ours_s = train_ours(root, scale)
+    steps = peer_steps(ours_s)
+    peer_s = train_peer(root, steps)
+    ours, peer = evaluated(root, OURS, samples), evaluated(root, PEER, samples, *PEER_SAMPLING)
+    accuracy, distance = "samples/clip_accuracy", "fvd_builtin"
+    note = (
+        f"trained {ours_s:.0f} s ({scale:.0%} of the demo's steps) against {peer_s:.0f} s "
+        f"({steps} steps of {PEER_BATCH} clips); {samples} samples each; "
+    )
+    judged = [(max(CHANCE, ours[accuracy]), max(CHANCE, peer[accuracy]))]
+    accuracies = f"{ours[accuracy]:.2f} against {peer[accuracy]:.2f}, at least chance"
+    distances = f"{ours[distance]:.3g} against {peer[distance]:.3g}"
+    return [
+        row("class accuracy for the same training time", PEER, judged, 1.0, note + accuracies),
+        row(
+            "Fréchet distance for the same training time", PEER,
+            [(peer[distance], ours[distance])], 1.0, note + distances,
+        ),
+    ]  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--root", default="runs/bench")
+    parser.add_argument("--scale", type=float, default=0.4)
+    parser.add_argument("--samples", type=int, default=20)
+    asked = parser.parse_args()
+    root = storage.absolute(asked.root)
+    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{root}/mlflow.db"
+    os.makedirs(root, exist_ok=True)
+    ray.init(address="local", include_dashboard=False, **ray_options())
+    return record(rows(root, asked.scale, asked.samples))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
