@@ -11,18 +11,12 @@ read, so a study can be stopped and gone on with.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import re
 import statistics
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import ray
-
-from pipelines.config import cli
-from pipelines.config.scale import ray_options
+from benchmarks.jobs import job, own_ray
 from pipelines.evaluate import evaluate
 from pipelines.io import storage
 from pipelines.io.workspace import Workspace, require
@@ -103,17 +97,6 @@ STUDIES = {
 }
 
 
-def job(page: cli.Page, *arguments: str) -> str:
-    """Run a job's command line; returns its main figure."""
-    print("$ python", f"jobs/{page.__name__}.py", " ".join(arguments), file=sys.stderr, flush=True)
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out):
-        status = cli.run(page, list(arguments))
-    if status:
-        sys.exit(status)
-    return out.getvalue().splitlines()[-1]
-
-
 def slug(text: str) -> str:
     """A name to publish under."""
     return re.sub("[^a-z0-9]+", "-", text.lower()).strip("-")
@@ -173,7 +156,7 @@ def main() -> None:
     study, space = STUDIES[asked.study], Workspace(storage.absolute(asked.root))
     common: Flags = ("--root", space.root)
     common += ("--steps", str(asked.steps)) if asked.steps else ()
-    ray.init(**ray_options())
+    own_ray()
     found: dict[str, list[dict[str, float]]] = {}
     for seed in range(asked.seeds):
         for variant, row in figures(asked.study, study, seed, common, space, asked.only):

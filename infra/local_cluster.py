@@ -11,11 +11,12 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+
+from pipelines.config.scale import cluster_note
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 STATE = REPOSITORY / "runs" / "ray_cluster.json"
@@ -23,9 +24,6 @@ LOG = REPOSITORY / "runs" / "ray_cluster.log"
 PORT = 8265
 AUTHENTICATED = {"RAY_AUTH_MODE": "token"}
 """What a process needs to talk to the cluster, besides the token in ~/.ray."""
-TEMPORARY = "/tmp" if sys.platform == "darwin" else tempfile.gettempdir()
-ADDRESS = Path(os.environ.get("RAY_TMPDIR", TEMPORARY)) / "ray" / "ray_current_cluster"
-"""Where Ray writes, last of all, which cluster `ray job submit` talks to without `--address`."""
 START_TIMEOUT_S = 120
 STOP_TIMEOUT_S = 60
 
@@ -71,7 +69,7 @@ def up(port: int = PORT) -> str:
         timeout=START_TIMEOUT_S,
     )
     # What an earlier cluster left would send the first job to where nothing answers any more.
-    ADDRESS.unlink(missing_ok=True)
+    cluster_note().unlink(missing_ok=True)
     command = ["ray", "start", "--head", "--block", "--disable-usage-stats"]
     command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={port}"]
     # Any free port for what has a fixed one by default: another Ray, or Redis, may hold it.
@@ -87,7 +85,7 @@ def up(port: int = PORT) -> str:
         )
     STATE.write_text(json.dumps({"pid": process.pid, "address": address}))
     deadline = time.monotonic() + START_TIMEOUT_S
-    while not (ADDRESS.exists() and healthy(address)):
+    while not (cluster_note().exists() and healthy(address)):
         if process.poll() is not None or time.monotonic() > deadline:
             down()
             sys.exit(f"error: Ray did not start: see {LOG}")

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vqvdm.errors import UserError
@@ -37,9 +37,17 @@ def load_config(folder: Path) -> dict[str, Any]:
 
 
 def load_weights(folder: Path, model: nn.Module) -> None:
-    """Fill a model from `model.safetensors`; `UserError` where the shapes do not fit."""
+    """Give a model, which may be on the meta device, the tensors of `model.safetensors`, each in
+    the dtype that the model has it in; `UserError` where the shapes do not fit."""
+    dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}
     try:
-        model.load_state_dict(load_file(folder / "model.safetensors"))
+        with safe_open(folder / "model.safetensors", "pt") as file:
+            # One by one, so that a net that runs in bf16 never lies there in fp32 as well.
+            tensors = {
+                name: file.get_tensor(name).to(dtypes.get(name), copy=True)
+                for name in file.keys()  # noqa: SIM118
+            }
+        model.load_state_dict(tensors, assign=True)
     except FileNotFoundError:
         raise UserError(f"{folder} holds no model: model.safetensors is missing") from None
     except SafetensorError as error:

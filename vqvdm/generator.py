@@ -68,11 +68,18 @@ class Noise:
         return torch.from_numpy(np.stack(draws)).to(self._device)
 
 
-def load_vqgan(folder: str | Path, device: torch.device | str = "cpu") -> VQGAN | Pixels:
+def load_vqgan(
+    folder: str | Path,
+    device: torch.device | str = "cpu",
+    decoder_dtype: torch.dtype = torch.float32,
+) -> VQGAN | Pixels:
     """The tokenizer of a local export, ready to encode and decode."""
     folder = Path(folder)
     config = load_config(folder)["model"]
-    vqgan = Pixels() if config == PIXELS else VQGAN(_config(VQGANConfig, config))
+    with torch.device("meta"):
+        vqgan = Pixels() if config == PIXELS else VQGAN(_config(VQGANConfig, config))
+    if isinstance(vqgan, VQGAN):
+        vqgan.decoder.to(decoder_dtype)
     load_weights(folder, vqgan)
     on_device(vqgan.eval().requires_grad_(False), device)
     return vqgan
@@ -104,10 +111,11 @@ class VideoGenerator:
         folder = Path(folder)
         about = load_config(folder)
         config = _config(UNetConfig, about["model"])
-        denoiser = UNet(config, about["latents"]["shape"][0], len(about["classes"]))
-        load_weights(folder, denoiser)
-        vqgan = load_vqgan(folder / "vqgan", device)
         dtype = resolve_precision(precision, torch.device(device))
+        with torch.device("meta"):
+            denoiser = UNet(config, about["latents"]["shape"][0], len(about["classes"])).to(dtype)
+        load_weights(folder, denoiser)
+        vqgan = load_vqgan(folder / "vqgan", device, dtype)
         ready(denoiser, device, dtype)
         if isinstance(vqgan, VQGAN):
             ready(vqgan.decoder, device, dtype)

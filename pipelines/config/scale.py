@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +44,16 @@ def ray_options() -> dict[str, Any]:
     return options
 
 
+def cluster_note() -> Path:
+    """The file where Ray notes down, last of all, which cluster it started on this machine."""
+    # As Ray has it: of all systems it is Linux that it minds TMPDIR on.
+    temporary = tempfile.gettempdir() if sys.platform == "linux" else "/tmp"
+    return Path(os.environ.get("RAY_TMPDIR", temporary), "ray", "ray_current_cluster")
+
+
 def _remembered_cluster() -> str:
-    """Address of the cluster last started on this machine, as Ray noted it down; may be gone."""
-    note = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
+    """Address of the cluster last started on this machine; may be gone."""
+    note = cluster_note()
     return note.read_text().strip() if note.is_file() else ""
 
 

@@ -18,6 +18,10 @@ import torch
 from torch import Tensor, nn
 
 
+NEAREST_AT_ONCE = 512
+"""Positions that are compared with all codes at a time."""
+
+
 class Quantized(NamedTuple):
     """Quantised latents (B, C, T, H, W), code indices (B, T, H, W) and the VQ loss, a scalar."""
 
@@ -100,8 +104,24 @@ class Codebook(nn.Module):
         return h_BCTHW
 
     def forward(self, z_BCTHW: Tensor) -> Quantized:
+        if not self.training:
+            return self._nearest(z_BCTHW.float())
         z, indices, loss = self.vq(z_BCTHW.float(), freeze_codebook=True)
         return Quantized(z, indices, loss.sum())
+
+    def _nearest(self, z_BCTHW: Tensor) -> Quantized:
+        """What the library finds, which takes as long over it as the decoder over the clip."""
+        book = self.vq._codebook
+        codes_KC = book.embed[0]
+        half_K = codes_KC.square().sum(1) / 2
+        z_NC = book.transform_input(as_rows(z_BCTHW))
+        # Of |z - e|^2 only what differs between codes; in parts, for thousands of each are many.
+        indices_N = torch.cat(
+            [(part @ codes_KC.T).sub_(half_K).argmax(1) for part in z_NC.split(NEAREST_AT_ONCE)]
+        )
+        indices_BTHW = indices_N.view(len(z_BCTHW), *z_BCTHW.shape[2:])
+        found_BCTHW = codes_KC[indices_BTHW].movedim(-1, 1)
+        return Quantized(found_BCTHW, indices_BTHW, z_BCTHW.new_zeros(()))
 
     @torch.no_grad()
     def start(self, z_NC: Tensor) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from vqvdm.errors import UserError
@@ -109,11 +110,13 @@ class VQGAN(nn.Module):
         encoder += [group_norm(channels), nn.SiLU()]
         self.encoder = nn.Sequential(*encoder, nn.Conv3d(channels, config.latent_channels, 1))
 
-        self.quantizer: Quantizer = (
-            FiniteScalar(config.levels)
-            if config.quantizer == "fsq"
-            else Codebook(config.codebook_channels, config.codebook_size, config.cosine)
-        )
+        # Its tables are computed rather than loaded, also where the nets are on the meta device.
+        with torch.device("cpu"):
+            self.quantizer: Quantizer = (
+                FiniteScalar(config.levels)
+                if config.quantizer == "fsq"
+                else Codebook(config.codebook_channels, config.codebook_size, config.cosine)
+            )
 
         decoder: list[nn.Module] = [conv3d(config.latent_channels, widths[-1])]
         for level in reversed(range(len(widths))):

@@ -106,6 +106,19 @@ def test_a_cosine_codebook_goes_by_direction_alone() -> None:
     assert len(indices.unique()) > 4
 
 
+@pytest.mark.parametrize("cosine", [False, True])
+def test_the_short_way_to_the_nearest_code_is_the_librarys(cosine: bool) -> None:
+    quantizer = Codebook(3, 64, cosine)
+    quantizer.start(as_rows(latents(3)))
+    z_BCTHW = 1.5 * latents(3, count=5)  # 1,280 positions: several parts, the last one short
+    quantizer.eval()
+    expected, indices, loss = quantizer.vq(z_BCTHW, freeze_codebook=True)
+    quantized = quantizer(z_BCTHW)
+    assert torch.equal(quantized.indices_BTHW, indices)
+    torch.testing.assert_close(quantized.z_BCTHW, expected, atol=1e-6, rtol=0)
+    assert quantized.loss == loss.sum() == 0
+
+
 def test_codebook_training_pulls_latents_to_codes_and_passes_the_gradient() -> None:
     torch.manual_seed(0)
     codebook, weights = Codebook(3, 16), torch.randn(4, 3, 4, 8, 8)

@@ -1,0 +1,28 @@
+"""Jobs run inside a benchmark, on a Ray of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+
+import ray
+
+from pipelines.config import cli
+from pipelines.config.scale import ray_options
+
+
+def own_ray() -> None:
+    """Start Ray in this process, whichever cluster runs besides."""
+    ray.init(include_dashboard=False, **ray_options() | {"address": "local"})
+
+
+def job(page: cli.Page, *arguments: str) -> str:
+    """Run a job's command line, which is printed; returns its main figure."""
+    print("$ python", f"jobs/{page.__name__}.py", " ".join(arguments), file=sys.stderr, flush=True)
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        status = cli.run(page, list(arguments))
+    if status:
+        sys.exit(status)
+    return out.getvalue().splitlines()[-1]
