@@ -17,7 +17,6 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-
 NEAREST_AT_ONCE = 512
 """Positions that are compared with all codes at a time."""
 
