@@ -124,7 +124,8 @@ def shard(videos: Path, root: Path, per_shard: int = 8) -> float:
 
 def to_clips(video: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
     """What a user of Ray Data would write: the frames of one video to lossless clips."""
-    frames = video["frame"][np.argsort(video["frame_index"])]
+    # Grouped, the frames come as one array each.
+    frames = np.stack(list(video["frame"]))[np.argsort(video["frame_index"])]
     for start in range(0, len(frames) - FRAMES + 1, FRAMES):
         clip = np.ascontiguousarray(frames[start : start + FRAMES])
         key = f"{Path(video['path'][0]).stem}-{start}"

@@ -114,7 +114,7 @@ def rows(root: str, scale: float, samples: int) -> list[Row]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--root", default="runs/bench")
-    parser.add_argument("--scale", type=float, default=0.4)
+    parser.add_argument("--scale", type=float, default=0.25)
     parser.add_argument("--samples", type=int, default=20)
     asked = parser.parse_args()
     root = storage.absolute(asked.root)

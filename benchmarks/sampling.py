@@ -195,7 +195,7 @@ def seconds_of(taken: list[float]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--peer-steps", type=int, default=2)
+    parser.add_argument("--peer-steps", type=int, default=1)
     parser.add_argument("--memory", nargs="?", const="", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     torch.set_num_threads(local_cpus())

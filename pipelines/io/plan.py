@@ -23,6 +23,8 @@ from pipelines.io.shards import SPLITS
 
 CHUNK = 1 << 16
 TYPES = {str: pa.large_string(), int: pa.int64(), float: pa.float64()}
+REPEATED = frozenset(("label", "split"))
+"""Columns of few values: each is kept once."""
 
 
 def _schema() -> pa.Schema:
@@ -31,7 +33,10 @@ def _schema() -> pa.Schema:
     columns = []
     for field in fields(Source):
         kinds = (hints[field.name], *get_args(hints[field.name]))
-        columns.append((field.name, next(TYPES[kind] for kind in kinds if kind in TYPES)))
+        kind = next(TYPES[kind] for kind in kinds if kind in TYPES)
+        if field.name in REPEATED:
+            kind = pa.dictionary(pa.int32(), kind)
+        columns.append((field.name, kind))
     return pa.schema(columns)
 
 
@@ -51,15 +56,20 @@ class SourceTable:
         self._columns: list[pa.Array] = []
         for _ in schema.names:
             # One column after the other: each is there twice while its pieces are joined.
-            self._columns.append(table.column(0).combine_chunks())
+            empty = 0 < table.column(0).null_count == len(table)
+            column = pa.nulls(len(table)) if empty else table.column(0).combine_chunks()
+            self._columns.append(column)
             table = table.remove_column(0)
+            # Arrow would keep the pieces' memory for later use, of which there is none.
+            pa.default_memory_pool().release_unused()
         self._split = self._columns[schema.get_field_index("split")]
 
     def __len__(self) -> int:
         return len(self.ids_N)
 
     def rows_of(self, split: str) -> NDArray[np.int64]:
-        return np.flatnonzero(pc.equal(self._split, split).to_numpy(zero_copy_only=False))
+        code = pc.index(self._split.dictionary, split)
+        return np.flatnonzero(self._split.indices.to_numpy() == code.as_py())
 
     def take(self, rows: NDArray[np.int64]) -> list[Source]:
         """The sources of these rows, in the order asked for."""

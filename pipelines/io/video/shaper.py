@@ -38,8 +38,10 @@ class Shaper:
         if self.bars or frame.interlaced_frame:
             frame = self._filtered(frame)
         width, height = _short_side(wide * aspect, high, self.size)
+        # Planes, not pixels of three bytes: for those FFmpeg is slower and halves the colours'
+        # horizontal resolution once more.
         small = self._reformatter.reformat(
-            frame, width, height, "rgb24", interpolation="BILINEAR", threads=1
+            frame, width, height, "gbrp", interpolation="BILINEAR", threads=1
         )
         y, x = (height - self.size) // 2, (width - self.size) // 2
         square = small.to_ndarray()[y : y + self.size, x : x + self.size]
