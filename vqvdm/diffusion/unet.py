@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from vqvdm.errors import UserError
 from vqvdm.layers import conv3d, group_norm, sinusoidal_encoding, zero, zero_last
 
-EPSILON = torch.finfo(torch.float32).eps
+SHORTEST = 1e-3
+"""Queries and keys below this length are not stretched to 1: their gradient would have no bounds."""
 """Of the normalisation of queries and keys, in any precision."""
 
 
@@ -133,9 +134,10 @@ class Attention(nn.Module):
             self.qkv(self.norm(x_BLC)), "b l (n h d) -> n b h l d", n=3, h=self.heads
         ).split((2, 1))
         # Normalised queries and keys keep the logits bounded under bf16 (Henry et al., 2020).
-        # They meet in their product only, so the queries take the scales of both.
-        q, k = F.rms_norm(qk_2BHLD, qk_2BHLD.shape[-1:], eps=EPSILON)
-        q = q * (self.norm_q.weight * self.norm_k.weight).to(q.dtype)
+        # They meet in their product only, so the queries take the scales of both. Of unit length
+        # instead of unit variance they are had sooner; their width makes up for it.
+        q, k = F.normalize(qk_2BHLD, dim=-1, eps=SHORTEST)
+        q = q * (q.shape[-1] * self.norm_q.weight * self.norm_k.weight).to(q.dtype)
         y = attend(q, k, v_1BHLD[0])
         return self.out(rearrange(y, "b h l d -> b l (h d)"))
 
