@@ -19,8 +19,7 @@ from vqvdm.errors import UserError
 from vqvdm.layers import conv3d, group_norm, sinusoidal_encoding, zero, zero_last
 
 SHORTEST = 1e-3
-"""Queries and keys below this length are not stretched to 1: their gradient would have no bounds."""
-"""Of the normalisation of queries and keys, in any precision."""
+"""Shorter queries and keys are not stretched to 1: their gradients would have no bounds."""
 
 
 @dataclass(frozen=True)
