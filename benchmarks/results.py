@@ -71,3 +71,15 @@ def record(rows: Sequence[Row]) -> int:
         )
     PLACE.write_text(json.dumps(list(table.values()), indent=1, ensure_ascii=False) + "\n")
     return int(any(new.ratio < new.floor for new in rows))
+
+
+def table() -> str:
+    """All rows on record, a line each."""
+    lines = [f"{'':<46}{'against':<56}{'ratio':>8}{'floor':>8}{'spread':>18}"]
+    for known in json.loads(PLACE.read_text()):
+        ratio, floor = (f"{known[name]:.3g}" for name in ("ratio", "floor"))
+        spread = f"{known['low']:.3g} to {known['high']:.3g}"
+        missed = "  missed" if known["ratio"] < known["floor"] else ""
+        name, peer = known["name"], known["peer"]
+        lines.append(f"{name:<46}{peer:<56}{ratio:>8}{floor:>8}{spread:>18}{missed}")
+    return "\n".join(lines)
