@@ -38,10 +38,11 @@ from pipelines.training.world import World
 from vqvdm.inference import resolve_precision
 
 OURS, PEER = "demo", "vdm"
+VIDEOS = 400
 PEER_BATCH = 2
 PEER_FLAGS = f"--batch-size {PEER_BATCH} --lr 5e-4 --warmup 5 --ema-decay 0.9 --num-workers 1"
 """The preset's own warm-up alone is longer than what can be trained here."""
-EVALUATE = ("--metrics", "accuracy,motion,fvd", "--num-train", "0", "--overwrite")
+EVALUATE = "--metrics accuracy,motion,fvd --num-real 200 --num-train 0 --overwrite".split()
 PEER_SAMPLING = ("--steps", "10", "--guidance", "1")
 CHANCE = 1 / len(CLASSES)
 
@@ -88,7 +89,7 @@ def evaluated(root: str, name: str, samples: int, *flags: str) -> dict[str, floa
 
 
 def rows(root: str, scale: float, samples: int) -> list[Row]:
-    job(demo_videos, "--root", root)
+    job(demo_videos, "--root", root, "--count", str(VIDEOS))
     job(shard_videos, "--root", root)
     ours_s = train_ours(root, scale)
     steps = peer_steps(ours_s)
