@@ -42,7 +42,7 @@ VIDEOS = 400
 PEER_BATCH = 2
 PEER_FLAGS = f"--batch-size {PEER_BATCH} --lr 5e-4 --warmup 5 --ema-decay 0.9 --num-workers 1"
 """The preset's own warm-up alone is longer than what can be trained here."""
-EVALUATE = "--metrics accuracy,motion,fvd --num-real 200 --num-train 0 --overwrite".split()
+METRICS = ("--metrics", "accuracy,motion,fvd", "--num-real", "200", "--num-train", "0")
 PEER_SAMPLING = ("--steps", "10", "--guidance", "1")
 CHANCE = 1 / len(CLASSES)
 
@@ -84,7 +84,7 @@ def train_peer(root: str, steps: int) -> float:
 def evaluated(root: str, name: str, samples: int, *flags: str) -> dict[str, float]:
     """Metrics of a model by name."""
     count = ("--num-samples", str(samples))
-    job(evaluate, OURS, "--root", root, "--ldm", name, *EVALUATE, *count, *flags)
+    job(evaluate, OURS, "--root", root, "--overwrite", "--ldm", name, *METRICS, *count, *flags)
     return require(Workspace(root).eval(name), "metrics.json", "evaluate")["metrics"]
 
 
