@@ -111,7 +111,7 @@ def sharding(repeats: int, root: str) -> Curve:
         make_videos(place / "videos", max(VIDEOS))
 
         def work(count: int) -> float:
-            some = few(place / "videos", place / str(count), count)
+            some = few(place / "videos", Path(tempfile.mkdtemp(dir=place)), count)
             started = time.perf_counter()
             shard(some, Path(tempfile.mkdtemp(dir=place)))
             return time.perf_counter() - started
