@@ -147,6 +147,7 @@ def main() -> int:
         parser.error(f"unknown: {', '.join(unknown)}; choose from {', '.join(MEASURED)}")
     root = storage.absolute(asked.root)
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{root}/mlflow.db"
+    os.makedirs(root, exist_ok=True)
     torch.set_num_threads(local_cpus())
     known = json.loads(CURVES.read_text()) if CURVES.exists() else {}
     for name in asked.names or MEASURED:
