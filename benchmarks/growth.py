@@ -40,7 +40,7 @@ from vqvdm.inference import resolve_precision
 
 CURVES = PLACE.with_name("growth.json")
 FRAMES, SIZES, BATCHES = (8, 16, 32, 64), (64, 128, 192, 256), (1, 2, 4, 8, 16)
-VIDEOS, SAMPLES = (25, 50, 100, 200), (20, 40, 80, 160)
+VIDEOS, SAMPLES = (25, 50, 100, 200), (70, 140, 280, 420)
 STEPS = 4
 
 
