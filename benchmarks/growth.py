@@ -75,16 +75,18 @@ def sampling(
 
 def frames(repeats: int, root: str) -> Curve:
     shapes = {count: (3, count // 4, *LATENT[2:]) for count in FRAMES}
-    return sampling("sampling", "frames of 128x128", shapes, repeats, 1)
+    return sampling("4 steps and decoding", "frames of 128x128", shapes, repeats, 1)
 
 
 def size(repeats: int, root: str) -> Curve:
     shapes = {side: (3, LATENT[1], side // 8, side // 8) for side in SIZES}
-    return sampling("sampling", "height and width of 16 frames", shapes, repeats, 1)
+    return sampling("4 steps and decoding", "height and width of 16 frames", shapes, repeats, 1)
 
 
 def batch(repeats: int, root: str) -> Curve:
-    return sampling("sampling", "clips at once", dict.fromkeys(BATCHES, LATENT), repeats)
+    return sampling(
+        "4 steps and decoding", "clips at once", dict.fromkeys(BATCHES, LATENT), repeats
+    )
 
 
 def training(repeats: int, root: str) -> Curve:

@@ -35,16 +35,16 @@ def bars(axes: Axes, rows: list[dict[str, Any]]) -> None:
     labels = [textwrap.fill(f"{row['name']} / {row['peer']}", 48) for row in rows]
     axes.set_yticks(range(len(rows)), labels, fontsize=7)
     axes.set_xscale("log")
-    axes.set_xlim(0.5, 3 * max(row["high"] for row in rows))
+    axes.set_xlim(0.3, 3 * max(row["high"] for row in rows))
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_title("times better than the peer (red: the least wanted)", fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def growth(axes: Axes, curve: dict[str, Any]) -> None:
-    """Seconds by amount; dashed, in proportion to the largest amount."""
+def growth(axes: Axes, curve: dict[str, Any], power: int) -> None:
+    """Seconds by amount; dashed, in proportion to the largest amount or to its square."""
     amounts, seconds = curve["amounts"], curve["seconds"]
-    straight = [seconds[-1] * amount / amounts[-1] for amount in amounts]
+    straight = [seconds[-1] * (amount / amounts[-1]) ** power for amount in amounts]
     axes.plot(amounts, straight, "--", color="grey", linewidth=0.8)
     axes.plot(amounts, seconds, "o-", color=OURS, markersize=3)
     axes.set_xticks(amounts)
@@ -62,8 +62,8 @@ def main() -> None:
     halves = figure.subfigures(1, 2, width_ratios=(1.25, 1), squeeze=False)[0]
     bars(halves[0].subplots(), rows)
     places = halves[1].subplots(3, 2)
-    for axes, curve in zip(places.flat, curves.values(), strict=False):
-        growth(axes, curve)
+    for axes, (name, curve) in zip(places.flat, curves.items(), strict=False):
+        growth(axes, curve, 2 if name == "size" else 1)
     for axes in places.flat[len(curves) :]:
         axes.remove()
     figure.savefig(PICTURE, dpi=150)
