@@ -25,7 +25,7 @@ PORT = 8265
 AUTHENTICATED = {"RAY_AUTH_MODE": "token"}
 """What a process needs to talk to the cluster, besides the token in ~/.ray."""
 START_TIMEOUT_S = 120
-STOP_TIMEOUT_S = 60
+STOP_TIMEOUT_S = 10
 
 
 def running() -> dict | None:

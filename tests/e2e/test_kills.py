@@ -1,7 +1,7 @@
 """A kill loses nothing: workers, drivers and the S3 server die at random moments.
 
 After the same command has run again, the bytes are those of an undisturbed run and nothing else
-lies there. `make test` runs a few kills of each kind, `make chaos` twenty.
+lies there. `make test` runs one kill of each kind, `make chaos` twenty.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ def run_and_kill_the_server(
 
 # Tests
 
-KILLS, FEW = 20, 2
+KILLS, FEW = 20, 1
 SEEDS = [pytest.param(seed, marks=[pytest.mark.slow][: seed >= FEW]) for seed in range(KILLS)]
 
 

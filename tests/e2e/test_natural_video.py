@@ -34,9 +34,9 @@ def test_natural_video_goes_all_the_way(job, natural_videos, tmp_path):
     root = str(tmp_path / "run")
     steps = [
         ("shard_videos", ("--videos", natural_videos, "--fps", "native")),
-        ("train_vqgan", (*FEW_STEPS, *SMALL_VQGAN)),
+        ("train_vqgan", (*FEW_STEPS, *SMALL_VQGAN, "--num-workers", 1)),
         ("encode_latents", ()),
-        ("train_ldm", (*FEW_STEPS, *SMALL_UNET)),
+        ("train_ldm", (*FEW_STEPS, *SMALL_UNET, "--num-workers", 1)),
         ("sample", ("--num-per-class", 2, "--steps", 2)),
         ("evaluate", ("--num-samples", 4, "--steps", 2)),
     ]
