@@ -235,15 +235,7 @@ class Bench:
         )
         note = "frames/s, ours and theirs: " + ", ".join(f"{a:.0f}/{b:.0f}" for a, b in turns)
         note += "; video2dataset 1.3.0 does not import beside current packages"
-        return [
-            row(
-                "shard_videos",
-                "Ray Data read_videos+write_webdataset",
-                turns,
-                3.0,
-                note,
-            )
-        ]
+        return [row("shard_videos", "Ray Data read_videos+write_webdataset", turns, 3, note)]
 
     def encoder(self, batch: int = 6) -> list[Row]:
         root = self.fresh()

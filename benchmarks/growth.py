@@ -26,14 +26,13 @@ import torch
 
 from benchmarks.data_plane import few, make_videos, shard
 from benchmarks.jobs import own_ray
-from benchmarks.loading import index, void
+from benchmarks.loading import index, random_batch, void
 from benchmarks.quality import OURS, evaluated
 from benchmarks.results import PLACE, machine
 from benchmarks.sampling import CPU, DENOISER, LATENT, generator, in_turns, sample
 from pipelines.config.presets import ucf101
 from pipelines.config.scale import local_cpus
 from pipelines.io import storage
-from pipelines.training.loader import Batch
 from pipelines.training.methods import LDMMethod
 from pipelines.training.world import World
 from vqvdm.inference import resolve_precision
@@ -95,12 +94,7 @@ def training(repeats: int, root: str) -> Curve:
 
     def step(count: int) -> Callable[[], object]:
         method = LDMMethod(replace(config, batch_size=count), world, index(LATENT))
-        tensors = {
-            "latent": torch.randn(count, *LATENT),
-            "class_index": torch.zeros(count, dtype=torch.long),
-            "fps": torch.full((count,), 25.0),
-        }
-        clips = Batch([str(number) for number in range(count)], tensors)
+        clips = random_batch(count, LATENT)
         return lambda: void(method.train_step(clips, 0))
 
     return curve("a training step", "clips", {count: step(count) for count in BATCHES}, repeats)

@@ -2,7 +2,8 @@
 
     python -m benchmarks.guard
 
-Floors lie at about half of what was measured, so that a busy machine passes and lost work fails.
+Floors lie at about half of what was measured, the first at four fifths, as less can be lost there:
+a busy machine passes, and lost work fails.
 One thread: two wait for each other at every operation, and for whatever else runs.
 Nothing is recorded, and no published peer is needed: nets of their sizes stand in for them.
 """

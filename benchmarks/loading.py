@@ -162,15 +162,8 @@ def wait(place: Path, latents: int, steps: int) -> list[Row]:
                 f"{seconds:.3f}" for _, seconds in found
             )
             shares = [(share, 1.0) for share, _ in found]
-            rows.append(
-                row(
-                    f"training from {name}, no time lost",
-                    "its own step",
-                    shares,
-                    0.98,
-                    note,
-                )
-            )
+            what = f"training from {name}, no time lost"
+            rows.append(row(what, "its own step", shares, 0.98, note))
     return rows
 
 
@@ -230,6 +223,16 @@ def void(_: object) -> None:
     """A step's metrics are not wanted."""
 
 
+def random_batch(count: int, shape: tuple[int, ...]) -> Batch:
+    """A batch for the second stage; what a step costs does not depend on what is in it."""
+    tensors = {
+        "latent": torch.randn(count, *shape),
+        "class_index": torch.zeros(count, dtype=torch.long),
+        "fps": torch.full((count,), 8.0),
+    }
+    return Batch([str(number) for number in range(count)], tensors)
+
+
 def as_worker(rank: int, size: int, meeting: str, steps: int, told: Queue) -> None:
     """Train with one thread; rank 0 tells the seconds a step."""
     torch.set_num_threads(1)
@@ -237,14 +240,7 @@ def as_worker(rank: int, size: int, meeting: str, steps: int, told: Queue) -> No
         dist.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=size)
     config, world = recipe(), World(rank, size)
     method = LDMMethod(config, world, index(SHAPE))
-    generator = torch.Generator().manual_seed(rank)
-    share = config.batch_size // size
-    tensors = {
-        "latent": torch.randn(share, *SHAPE, generator=generator),
-        "class_index": torch.zeros(share, dtype=torch.long),
-        "fps": torch.full((share,), 8.0),
-    }
-    batch = Batch([str(number) for number in range(share)], tensors)
+    batch = random_batch(config.batch_size // size, SHAPE)
     seconds = seconds_a_step(lambda step: void(method.train_step(batch, step)), steps)
     if rank == 0:
         told.put(seconds)

@@ -29,7 +29,7 @@ def bars(axes: Axes, rows: list[dict[str, Any]]) -> None:
         if row["floor"]:
             axes.plot([row["floor"]] * 2, [place - 0.4, place + 0.4], color=FLOOR, linewidth=2)
         axes.annotate(
-            f"{row['ratio']:.3g}", (max(row["ratio"], row["high"]), place), (4, 0),
+            f"{row['ratio']:.3g}", (max(row["high"], row["floor"]), place), (4, 0),
             textcoords="offset points", va="center", fontsize=8,
         )  # fmt: skip
     labels = [textwrap.fill(f"{row['name']} / {row['peer']}", 48) for row in rows]

@@ -18,7 +18,7 @@ from dataclasses import replace
 import torch
 
 from benchmarks.jobs import job, own_ray
-from benchmarks.loading import CLASSES, CLIP, index, seconds_a_step, void
+from benchmarks.loading import CLASSES, CLIP, index, random_batch, seconds_a_step, void
 from benchmarks.results import Row, record, row
 from benchmarks.sampling import CPU
 from pipelines.config.presets import PRESETS, demo
@@ -32,7 +32,6 @@ from pipelines.io.workspace import Workspace, require
 from pipelines.shard_videos import shard_videos
 from pipelines.train_ldm import train_ldm
 from pipelines.train_vqgan import train_vqgan
-from pipelines.training.loader import Batch
 from pipelines.training.methods import LDMMethod
 from pipelines.training.world import World
 from vqvdm.inference import resolve_precision
@@ -65,12 +64,7 @@ def peer_steps(seconds: float) -> int:
     config = replace(PRESETS[PEER]().train_ldm, batch_size=PEER_BATCH)
     shape = (3, *CLIP[:3])
     method = LDMMethod(config, World(dtype=resolve_precision("auto", CPU)), index(shape))
-    tensors = {
-        "latent": torch.randn(PEER_BATCH, *shape),
-        "class_index": torch.zeros(PEER_BATCH, dtype=torch.long),
-        "fps": torch.full((PEER_BATCH,), 8.0),
-    }
-    batch = Batch([str(number) for number in range(PEER_BATCH)], tensors)
+    batch = random_batch(PEER_BATCH, shape)
     return max(1, round(seconds / seconds_a_step(lambda s: void(method.train_step(batch, s)), 1)))
 
 

@@ -46,7 +46,9 @@ def machine() -> str:
     kind = torch.backends.cpu.get_cpu_capability()
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "ray"))
     commit = git("rev-parse", "--short", "HEAD") or "not known"
-    changed = " with changes" if git("diff", "--name-only", "HEAD", "--", ":!*results.json") else ""
+    # What benchmarks write themselves is no change of what they measure.
+    code = git("diff", "--name-only", "HEAD", "--", ":!/benchmarks/*.json", ":!/docs/*.png")
+    changed = " with changes" if code else ""
     return (
         f"{local_cpus()} cores, {platform.machine()} {kind}, Python {platform.python_version()}, "
         f"{versions}, commit {commit}{changed}"

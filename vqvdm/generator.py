@@ -73,7 +73,8 @@ def load_vqgan(
     device: torch.device | str = "cpu",
     decoder_dtype: torch.dtype = torch.float32,
 ) -> VQGAN | Pixels:
-    """The tokenizer of a local export, ready to encode and decode."""
+    """The tokenizer of a local export, ready to encode in float32 and to decode in
+    `decoder_dtype`."""
     folder = Path(folder)
     config = load_config(folder)["model"]
     with torch.device("meta"):

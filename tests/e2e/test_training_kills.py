@@ -198,8 +198,6 @@ def test_a_driver_that_is_told_to_stop_saves_first(
     folder = storage.join(root, PLACES[job])
     assert len(consumed(folder)) == step
     assert not Path(folder, "lock.json").exists()
-    outcome = run_job(job, *command(job, root))
-    assert outcome.status == 0, outcome.stderr
     check_bits(job, root, trained)
 
 
