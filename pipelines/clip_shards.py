@@ -18,7 +18,7 @@ from pipelines.io.shards import Marker, ShardWriter
 from pipelines.io.video.header import VideoInfo, check_place
 from vqvdm.errors import UserError
 
-FORMAT = 3
+FORMAT = 4
 """Changed whenever the same videos and settings would give other bytes."""
 
 

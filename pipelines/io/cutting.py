@@ -9,7 +9,7 @@ import numpy as np
 
 from pipelines.io.clips import Clip, ClipCutter, ClipSpec, Filters
 from pipelines.io.reasons import VideoError
-from pipelines.io.video import encode_lossless
+from pipelines.io.video import LosslessEncoder
 from pipelines.io.video.bars import find_bars
 from pipelines.io.video.decoder import Picture, read_frames
 from pipelines.io.video.header import VideoInfo, probe
@@ -94,6 +94,8 @@ class _Cutting:
 
     def __init__(self, request: CutRequest) -> None:
         self.request, self.frames, self.time_s = request, 0, request.start_s
+        self._encoders: dict[float, LosslessEncoder] = {}
+        """One for each rate."""
 
     def events(self) -> Iterator[VideoInfo | EncodedClip | DroppedClip]:
         """Raises `VideoError` after the last clip where something is wrong."""
@@ -107,14 +109,14 @@ class _Cutting:
             for picture in self._pictures(info):
                 for cutter in cutters:
                     for clip in cutter.push(picture):
-                        yield _judged(clip, spec.filters)
+                        yield self._judged(clip)
         except VideoError as error:
             if error.reason != "damaged":
                 raise
             damage = error
         for cutter in cutters:
             for clip in cutter.finish():
-                yield _judged(clip, spec.filters)
+                yield self._judged(clip)
         if damage:
             raise damage
         if info.duration_s is None:
@@ -132,14 +134,16 @@ class _Cutting:
             cut = detector is not None and detector.is_cut(picture.pixels)
             yield picture._replace(fresh=True) if cut else picture
 
-
-def _judged(clip: Clip, filters: Filters) -> EncodedClip | DroppedClip:
-    """Encode a clip, unless a filter takes it out."""
-    found = _refused(clip, filters)
-    if found:
-        return DroppedClip(clip.fps, clip.start_s, *found)
-    mp4 = encode_lossless(clip.frames_THWC, clip.fps)
-    return EncodedClip(mp4, clip.fps, clip.start_frame, clip.start_s)
+    def _judged(self, clip: Clip) -> EncodedClip | DroppedClip:
+        """Encode a clip, unless a filter takes it out."""
+        found = _refused(clip, self.request.spec.filters)
+        if found:
+            return DroppedClip(clip.fps, clip.start_s, *found)
+        if clip.fps not in self._encoders:
+            size = self.request.spec.size
+            self._encoders[clip.fps] = LosslessEncoder(size, size, clip.fps)
+        mp4 = self._encoders[clip.fps].encode(clip.frames_THWC)
+        return EncodedClip(mp4, clip.fps, clip.start_frame, clip.start_s)
 
 
 def _refused(clip: Clip, filters: Filters) -> tuple[str, float] | None:

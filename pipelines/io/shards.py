@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import webdataset as wds
 
@@ -25,6 +25,7 @@ from pipelines.io.scratch import scratch
 from vqvdm.errors import UserError
 
 SPLITS = ("train", "val")
+BUFFER = 2**20
 READERS = 32
 """Markers read at a time: an object store answers many at once, each after a while."""
 
@@ -62,6 +63,18 @@ def shard_name(split: str, index: int) -> str:
     return f"{split}-{index:06d}"
 
 
+Members = dict[str, tuple[int, int]]
+"""Where the members of a sample lie in a file: extension to offset and size."""
+
+
+def _read(file: BinaryIO, members: Members) -> dict[str, bytes]:
+    sample = {}
+    for extension, (offset, size) in members.items():
+        file.seek(offset)
+        sample[extension] = file.read(size)
+    return sample
+
+
 class ShardWriter:
     """Collects encoded samples in a temporary folder, then publishes them as one shard.
 
@@ -70,46 +83,51 @@ class ShardWriter:
 
     def __init__(self, folder: str, name: str) -> None:
         self.folder, self.name = folder, name
-        self.keys: set[str] = set()
+        self._members: dict[str, Members] = {}
         self._close = ExitStack()
 
     def __enter__(self) -> ShardWriter:
-        self._spool = self._close.enter_context(scratch())
+        self._place = self._close.enter_context(scratch())
+        # One file: making and removing one for every member takes as long as writing them.
+        self._spool = self._close.enter_context(open(self._place / "spool", "w+b"))
         return self
 
     def __exit__(self, *_: object) -> None:
         self._close.close()
 
+    @property
+    def keys(self) -> list[str]:
+        return sorted(self._members)
+
     def add(self, key: str, members: dict[str, bytes]) -> None:
         """Add a sample: file extension to content. Keys are unique and hold no dot."""
-        assert "." not in key and key not in self.keys, key
-        self.keys.add(key)
+        assert "." not in key and key not in self._members, key
+        self._members[key] = {}
         for extension, content in members.items():
-            (self._spool / f"{key}.{extension}").write_bytes(content)
+            self._members[key][extension] = (self._spool.tell(), len(content))
+            self._spool.write(content)
 
     def drop(self, keys: Iterable[str]) -> None:
         """Take samples out again."""
         for key in keys:
-            self.keys.remove(key)
-            for file in self._spool.glob(f"{key}.*"):
-                file.unlink()
+            del self._members[key]
 
     def publish(
         self, sources: list[str], spec_hash: str, made_from: str, details: dict[str, Any]
     ) -> Marker:
         """Write the tar, put it in its place, then its marker."""
-        tar = self._spool / ".shard.tar"
-        members = sorted(name for name in os.listdir(self._spool) if name[0] != ".")
-        with open(tar, "wb") as file, wds.TarWriter(file, encoder=False, mtime=0) as writer:
-            for name in members:
-                key, extension = name.split(".", 1)
-                content = (self._spool / name).read_bytes()
-                writer.write({"__key__": key, extension: content})
+        tar = self._place / "shard.tar"
+        with (
+            open(tar, "wb", buffering=BUFFER) as file,
+            wds.TarWriter(file, encoder=False, mtime=0) as writer,
+        ):
+            for key in self.keys:
+                writer.write({"__key__": key, **_read(self._spool, self._members[key])})
         marker = Marker(
             self.name,
             storage.sha256(str(tar)),
             tar.stat().st_size,
-            sorted(self.keys),
+            self.keys,
             sources,
             spec_hash,
             made_from,
@@ -198,7 +216,7 @@ class ShardReader:
     """Random access to the samples of one shard, by key, in a local tar file."""
 
     path: str
-    _members: dict[str, dict[str, tuple[int, int]]] = field(default_factory=dict)
+    _members: dict[str, Members] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         with tarfile.open(self.path) as tar:
@@ -214,11 +232,7 @@ class ShardReader:
     def __getitem__(self, key: str) -> dict[str, bytes]:
         """Extension to content of one sample; `KeyError` where the shard does not hold it."""
         with open(self.path, "rb") as file:
-            sample = {}
-            for extension, (offset, size) in self._members[key].items():
-                file.seek(offset)
-                sample[extension] = file.read(size)
-            return sample
+            return _read(file, self._members[key])
 
 
 @dataclass(frozen=True)

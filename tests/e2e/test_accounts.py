@@ -11,6 +11,7 @@ from PIL import Image
 
 from pipelines.io import manifest, storage
 from tests.odd_videos import cut, image_folder, write
+from tests.unit.pipelines.test_near_duplicates import made
 
 
 def videos(folder: Path) -> Path:
@@ -109,3 +110,24 @@ def test_the_published_layouts_work_as_they_are(job, tmp_path: Path):
         assert (index["classes"], index["counts"]) == (classes, counts)
         rows = manifest.read(f"{root}/videos.parquet").to_pylist()
         assert {(row["status"], row["fps"], row["frames"]) for row in rows} == {("ok", 25.0, 20)}
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_near_duplicates_are_left_out_on_request(job, tmp_path: Path):
+    folder, root = tmp_path / "videos", tmp_path / "root"
+    folder.mkdir()
+    for seed in range(5):
+        made(folder / f"scene-{seed}.mp4", seed)
+    made(folder / "zz-again.avi", 3, "mpeg4")
+    flags = ("--videos", folder, "--root", root, "--val-fraction", 0, *FLAGS)
+    assert job("shard_videos", *flags, "--filters.min-distance", 4).status == 0
+    rows = {Path(r["uri"]).name: r for r in manifest.read(f"{root}/videos.parquet").to_pylist()}
+    again = rows.pop("zz-again.avi")
+    assert (again["status"], again["reason"], again["clips"]) == ("rejected", "near_duplicate", 0)
+    assert again["detail"] == "of scene-3.mp4" and 0 <= again["score"] < 4
+    assert {row["status"] for row in rows.values()} == {"ok"}
+    assert len(list((root / "looks").iterdir())) == 2
+    tars = {tar: tar.stat().st_mtime_ns for tar in (root / "clips").glob("*.tar")}
+    assert "verified" in job("shard_videos", *flags, "--filters.min-distance", 4).stdout
+    assert tars == {tar: tar.stat().st_mtime_ns for tar in tars}

@@ -26,9 +26,10 @@ from tests.e2e.conftest import Outcome, S3Server, run_job
 from tests.e2e.test_kills import await_, drive, in_background, processes_of
 from tests.e2e.undisturbed import Undisturbed, names_and_sums
 
-STEPS = 24
+STEPS, MANY = 24, 150
+"""Enough for a kill; and for a request to stop, which the workers hear of within a second."""
 SETTINGS = [
-    "--name", "trained", "--num-workers", "2", "--steps", str(STEPS), "--batch-size", "4",
+    "--name", "trained", "--num-workers", "2", "--batch-size", "4",
     "--warmup", "2", "--log-every", "6", "--validate-every", "12", "--checkpoint-every", "3",
     "--log-keys",
 ]  # fmt: skip
@@ -60,16 +61,16 @@ class Trained:
         return str(folder / "root")
 
     @cache  # noqa: B019
-    def undisturbed(self, job: str) -> tuple[dict[str, str], list[list[str]]]:
+    def undisturbed(self, job: str, steps: int) -> tuple[dict[str, str], list[list[str]]]:
         """What an undisturbed training publishes, and the keys of every step."""
-        root = self.fresh(self.folder / job)
-        outcome = run_job(job, *command(job, root))
+        root = self.fresh(self.folder / f"{job}-{steps}")
+        outcome = run_job(job, *command(job, root, steps))
         assert outcome.status == 0, outcome.stderr
         return published(job, root), consumed(storage.join(root, PLACES[job]))
 
 
-def command(job: str, root: str) -> list[str]:
-    arguments = ["--root", root, *SETTINGS]
+def command(job: str, root: str, steps: int = STEPS) -> list[str]:
+    arguments = ["--root", root, *SETTINGS, "--steps", str(steps)]
     for word in MODELS[job]:
         arguments += word.split()
     return arguments
@@ -88,16 +89,15 @@ def trained(undisturbed: Undisturbed, tmp_path_factory: pytest.TempPathFactory) 
     return Trained(folder / "empty", folder)
 
 
-def check(job: str, root: str, trained: Trained, *more: object) -> Outcome:
-    outcome = run_job(job, *command(job, root), *more)
+def check(job: str, root: str, trained: Trained, steps: int = STEPS) -> None:
+    outcome = run_job(job, *command(job, root, steps))
     assert outcome.status == 0, outcome.stderr
-    assert consumed(storage.join(root, PLACES[job])) == trained.undisturbed(job)[1]
-    return outcome
+    assert consumed(storage.join(root, PLACES[job])) == trained.undisturbed(job, steps)[1]
 
 
-def check_bits(job: str, root: str, trained: Trained) -> None:
-    check(job, root, trained)
-    assert published(job, root) == trained.undisturbed(job)[0]
+def check_bits(job: str, root: str, trained: Trained, steps: int = STEPS) -> None:
+    check(job, root, trained, steps)
+    assert published(job, root) == trained.undisturbed(job, steps)[0]
 
 
 def step_of(job: str, root: str) -> int:
@@ -131,14 +131,16 @@ def run_and_signal(job: str, root: str, rng: random.Random, title: str, number: 
     return outcome
 
 
-def run_driver(job: str, root: str, rng: random.Random, number: int) -> int | None:
+def run_driver(
+    job: str, root: str, rng: random.Random, number: int, steps: int = STEPS
+) -> int | None:
     """Run a job in a process of its own and send it a signal; returns its exit status."""
     import ray
 
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload([f"pipelines.{name}" for name in JOBS])
     environment = dict(os.environ) | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
-    driver = processes.Process(target=drive, args=(job, command(job, root), environment))
+    driver = processes.Process(target=drive, args=(job, command(job, root, steps), environment))
     driver.start()
     at_random_step(job, root, rng, driver.is_alive)
     assert driver.pid
@@ -192,13 +194,13 @@ def test_a_driver_that_is_told_to_stop_saves_first(
     job: str, trained: Trained, tmp_path: Path
 ) -> None:
     root, rng = trained.fresh(tmp_path), random.Random(f"stop {job}")
-    assert run_driver(job, root, rng, signal.SIGTERM) == 1
+    assert run_driver(job, root, rng, signal.SIGTERM, MANY) == 1
     step = step_of(job, root)
-    assert 0 < step < STEPS
+    assert 0 < step < MANY
     folder = storage.join(root, PLACES[job])
     assert len(consumed(folder)) == step
     assert not Path(folder, "lock.json").exists()
-    check_bits(job, root, trained)
+    check_bits(job, root, trained, MANY)
 
 
 @pytest.mark.e2e
@@ -235,14 +237,14 @@ def test_each_key_once_with_two_workers_then_one_then_two(
             os.kill(os.getpid(), signal.SIGTERM)
 
         stopper = in_background(stop)
-        outcome = run_job(job, *command(job, root), "--num-workers", workers)
+        outcome = run_job(job, *command(job, root, MANY), "--num-workers", workers)
         ended.append(True)
         stopper.join()
         assert outcome.status == 1, outcome.stderr
         assert "run the same command again" in outcome.stderr
-        assert before < step_of(job, root) < STEPS
-    check(job, root, trained, "--num-workers", 2)
-    keys = [key for step in trained.undisturbed(job)[1] for key in step]
+        assert before < step_of(job, root) < MANY
+    check(job, root, trained, MANY)
+    keys = [key for step in trained.undisturbed(job, MANY)[1] for key in step]
     epoch = len(set(keys))
     assert len(keys) >= 2 * epoch
     for start in range(0, len(keys) - epoch + 1, epoch):

@@ -43,10 +43,18 @@ class Shaper:
         small = self._reformatter.reformat(
             frame, width, height, "gbrp", interpolation="BILINEAR", threads=1
         )
-        y, x = (height - self.size) // 2, (width - self.size) // 2
-        square = small.to_ndarray()[y : y + self.size, x : x + self.size]
+        square = self._square(small)
         turned = np.rot90(square, round(frame.rotation / 90))
         return np.ascontiguousarray(turned, np.uint8)
+
+    def _square(self, frame: av.VideoFrame) -> Frames:
+        """The centre of a frame of planes."""
+        square = np.empty((self.size, self.size, 3), np.uint8)
+        top, left = (frame.height - self.size) // 2, (frame.width - self.size) // 2
+        for channel, plane in zip((1, 2, 0), frame.planes, strict=True):
+            rows = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
+            square[..., channel] = rows[top : top + self.size, left : left + self.size]
+        return square
 
     def _filtered(self, frame: av.VideoFrame) -> av.VideoFrame:
         """Cut bars off, and of an interlaced frame take the upper field: half of its lines."""
