@@ -42,7 +42,7 @@ from pipelines.io import shards, storage
 from pipelines.io.video import decode_clip, encode_lossless
 from pipelines.latents import Encoder
 from pipelines.progress import Progress
-from pipelines.training.methods import VQGANMethod
+from pipelines.training.methods.vqgan import VQGANMethod
 from pipelines.training.world import World
 
 FRAMES, SIZE, SECONDS, FPS = 16, 128, 4, 25

@@ -33,7 +33,7 @@ from benchmarks.sampling import CPU, DENOISER, LATENT, generator, in_turns, samp
 from pipelines.config.presets import ucf101
 from pipelines.config.scale import local_cpus
 from pipelines.io import storage
-from pipelines.training.methods import LDMMethod
+from pipelines.training.methods.ldm import LDMMethod
 from pipelines.training.world import World
 from vqvdm.inference import resolve_precision
 

@@ -41,7 +41,7 @@ from pipelines.io.shards import Marker, ShardWriter, shard_name
 from pipelines.io.video import encode_lossless
 from pipelines.training.loader import Batch, Loader, clip_arrays, latent_arrays, pixel_arrays
 from pipelines.training.loop import Clock
-from pipelines.training.methods import LDMMethod
+from pipelines.training.methods.ldm import LDMMethod
 from pipelines.training.world import World
 from vqvdm.generator import from_uint8
 from vqvdm.tokenizer.vqgan import VQGAN

@@ -36,7 +36,7 @@ from pipelines.io.workspace import Workspace, require
 from pipelines.shard_videos import shard_videos
 from pipelines.train_ldm import train_ldm
 from pipelines.train_vqgan import train_vqgan
-from pipelines.training.methods import LDMMethod
+from pipelines.training.methods.ldm import LDMMethod
 from pipelines.training.world import World
 from vqvdm.inference import resolve_precision
 

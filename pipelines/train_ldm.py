@@ -14,7 +14,7 @@ from pipelines.io import manifest, shards, workspace
 from pipelines.io.workspace import Workspace, require
 from pipelines.latents import Origin
 from pipelines.training.loader import latent_arrays, pixel_arrays
-from pipelines.training.methods import LDMMethod
+from pipelines.training.methods.ldm import LDMMethod
 from pipelines.training.stage import Stage, run_stage
 from pipelines.training.trainer import Data
 

@@ -9,7 +9,7 @@ from pipelines.config.schema import TrainVQGAN
 from pipelines.io import shards
 from pipelines.io.workspace import require
 from pipelines.training.loader import clip_arrays
-from pipelines.training.methods import VQGANMethod
+from pipelines.training.methods.vqgan import VQGANMethod
 from pipelines.training.perceptual import checksum
 from pipelines.training.stage import Stage, run_stage
 from pipelines.training.trainer import Data

@@ -15,7 +15,7 @@ from pipelines.io.video import encode_h264
 from pipelines.tracking import Run
 from pipelines.training.checkpoints import Checkpoints, KeyLog
 from pipelines.training.loader import Batch, Loader
-from pipelines.training.methods import Method
+from pipelines.training.methods.base import Method
 from pipelines.training.world import World
 from vqvdm.errors import UserError
 

@@ -14,7 +14,7 @@ from pipelines import registry, tracking
 from pipelines.config.schema import TrainJob
 from pipelines.io import lock, storage, workspace
 from pipelines.training.checkpoints import Checkpoints
-from pipelines.training.methods import Method
+from pipelines.training.methods.base import Method
 from pipelines.training.trainer import Data, Plan, fit, threads_per_worker
 from pipelines.training.world import World
 from vqvdm.checkpoint import weights_fingerprint

@@ -12,7 +12,7 @@ from pipelines.config.schema import TrainVQGAN
 from pipelines.io import storage
 from pipelines.io.video import write_file
 from pipelines.io.workspace import Workspace
-from pipelines.training.methods import VQGANMethod
+from pipelines.training.methods.vqgan import VQGANMethod
 from pipelines.training.world import World
 from tests.e2e.conftest import run_job
 from vqvdm.tokenizer.vqgan import VQGANConfig

@@ -15,7 +15,7 @@ from pipelines.io import shards, storage
 from pipelines.io.shards import Marker, ShardReader, ShardWriter
 from pipelines.io.video import encode_lossless
 from pipelines.latents import EncodePlan, EncodeShard, Origin
-from pipelines.training.methods import VQGANMethod
+from pipelines.training.methods.vqgan import VQGANMethod
 from pipelines.training.world import World
 from vqvdm.errors import UserError
 from vqvdm.tokenizer.vqgan import VQGANConfig

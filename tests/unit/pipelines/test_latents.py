@@ -15,7 +15,7 @@ from pipelines.io import shards
 from pipelines.io.shards import Marker, ShardWriter
 from pipelines.io.video import encode_lossless
 from pipelines.latents import EncodePlan, EncodeShard, Origin, Sums, channel_statistics
-from pipelines.training.methods import VQGANMethod
+from pipelines.training.methods.vqgan import VQGANMethod
 from pipelines.training.world import World
 from vqvdm.errors import UserError
 from vqvdm.generator import from_uint8, load_vqgan

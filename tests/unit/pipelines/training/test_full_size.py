@@ -7,7 +7,9 @@ from benchmarks.sizes import latent_shape
 from pipelines.config.presets import PRESETS
 from pipelines.config.schema import PIXEL_SPACE
 from pipelines.training.loader import Batch
-from pipelines.training.methods import LDMMethod, Method, VQGANMethod
+from pipelines.training.methods.base import Method
+from pipelines.training.methods.ldm import LDMMethod
+from pipelines.training.methods.vqgan import VQGANMethod
 from pipelines.training.world import World
 
 CLASSES = [f"class {index}" for index in range(101)]

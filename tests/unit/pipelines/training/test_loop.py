@@ -21,7 +21,9 @@ from pipelines.tracking import Run
 from pipelines.training.checkpoints import Checkpoints, consumed
 from pipelines.training.loader import Batch, Loader, clip_arrays, latent_arrays
 from pipelines.training.loop import train
-from pipelines.training.methods import LDMMethod, Method, VQGANMethod
+from pipelines.training.methods.base import Method
+from pipelines.training.methods.ldm import LDMMethod
+from pipelines.training.methods.vqgan import VQGANMethod
 from pipelines.training.world import World
 from vqvdm.diffusion.unet import UNetConfig
 from vqvdm.errors import UserError

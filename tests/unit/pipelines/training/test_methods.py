@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from pipelines.config.schema import TrainJob, TrainLDM, TrainVQGAN
 from pipelines.training.loader import Batch
-from pipelines.training.methods import LDMMethod, VQGANMethod
+from pipelines.training.methods.ldm import LDMMethod
+from pipelines.training.methods.vqgan import VQGANMethod
 from pipelines.training.optimise import scheduled_lr
 from pipelines.training.world import World
 from vqvdm.diffusion.objectives import ObjectiveConfig

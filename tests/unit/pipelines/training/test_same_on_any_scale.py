@@ -16,7 +16,9 @@ from torch import nn
 
 from pipelines.config.schema import TrainJob, TrainLDM, TrainVQGAN
 from pipelines.training.loader import Batch
-from pipelines.training.methods import LDMMethod, Method, VQGANMethod
+from pipelines.training.methods.base import Method
+from pipelines.training.methods.ldm import LDMMethod
+from pipelines.training.methods.vqgan import VQGANMethod
 from pipelines.training.optimise import Optimiser
 from pipelines.training.world import World
 from vqvdm.diffusion.unet import UNetConfig

@@ -1,0 +1,1 @@
+"""What is trained: each model as a small object that the loop drives."""
