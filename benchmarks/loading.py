@@ -233,14 +233,19 @@ def random_batch(count: int, shape: tuple[int, ...]) -> Batch:
     return Batch([str(number) for number in range(count)], tensors)
 
 
-def as_worker(rank: int, size: int, meeting: str, steps: int, told: Queue) -> None:
-    """Train with one thread; rank 0 tells the seconds a step."""
+def as_worker(
+    rank: int, size: int, meeting: str, preset: str, batch_size: int, steps: int, told: Queue
+) -> None:
+    """Train the second stage of a preset with one thread; rank 0 tells the seconds a step."""
     torch.set_num_threads(1)
     if size > 1:
         dist.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=size)
-    config, world = recipe(), World(rank, size)
-    method = LDMMethod(config, world, index(SHAPE))
-    batch = random_batch(config.batch_size // size, SHAPE)
+    chosen = PRESETS[preset]()
+    clips = chosen.shard_videos
+    shape = chosen.train_vqgan.model.latent_shape(clips.frames, clips.size, clips.size)
+    config = replace(chosen.train_ldm, batch_size=batch_size, num_workers=size, precision="fp32")
+    method = LDMMethod(config, World(rank, size), index(shape))
+    batch = random_batch(batch_size // size, shape)
     seconds = seconds_a_step(lambda step: void(method.train_step(batch, step)), steps)
     if rank == 0:
         told.put(seconds)
@@ -248,12 +253,12 @@ def as_worker(rank: int, size: int, meeting: str, steps: int, told: Queue) -> No
         dist.destroy_process_group()
 
 
-def step_of_workers(size: int, place: Path, steps: int) -> float:
+def step_of_workers(size: int, place: Path, *training: Any) -> float:
     processes = multiprocessing.get_context("spawn")
     told = processes.Queue()
     meeting = str(place / f"meeting-{time.monotonic_ns()}")
     team = [
-        processes.Process(target=as_worker, args=(rank, size, meeting, steps, told))
+        processes.Process(target=as_worker, args=(rank, size, meeting, *training, told))
         for rank in range(size)
     ]
     for process in team:
@@ -265,10 +270,20 @@ def step_of_workers(size: int, place: Path, steps: int) -> float:
 
 
 def workers(place: Path, latents: int, steps: int) -> list[Row]:
-    turns = [(step_of_workers(1, place, 8), step_of_workers(2, place, 8)) for _ in range(3)]
-    note = "seconds a step of 16, one and two: " + ", ".join(f"{a:.3f}/{b:.3f}" for a, b in turns)
-    pairs = [(one, 2 * two) for one, two in turns]
-    return [row("two workers of one thread", "twice one worker", pairs, 0.85, note)]
+    """The same global batch by one worker and by two, at both sizes of denoiser."""
+    rows = []
+    for preset, batch_size, count in (("demo", 16, 8), ("ucf101", 16, 1)):
+        training = (preset, batch_size, count)
+        turns = [
+            (step_of_workers(1, place, *training), step_of_workers(2, place, *training))
+            for _ in range(3)
+        ]
+        note = f"seconds a step of {batch_size}, one and two: "
+        note += ", ".join(f"{a:.3f}/{b:.3f}" for a, b in turns)
+        pairs = [(one, 2 * two) for one, two in turns]
+        name = f"two workers of one thread, {preset}"
+        rows.append(row(name, "twice one worker", pairs, 0.85, note))
+    return rows
 
 
 BENCHES = {"wait": wait, "cached": cached, "workers": workers}
