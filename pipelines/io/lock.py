@@ -28,6 +28,9 @@ STALE_S = 20.0
 SETTLE_S = 0.3
 """After so long, whoever asked at the same time has written its lock too."""
 
+_held: set[str] = set()
+"""Owners of the locks that this process holds."""
+
 
 @contextmanager
 def locked(folder: str) -> Iterator[str]:
@@ -47,6 +50,7 @@ def locked(folder: str) -> Iterator[str]:
             f"{folder} is being written by a job that was started at the same time: wait until "
             "it has ended, or choose another --name"
         )
+    _held.add(mine["owner"])
     ended = threading.Event()
     beat = threading.Thread(target=_beat, args=(folder, mine, ended), daemon=True)
     beat.start()
@@ -55,6 +59,7 @@ def locked(folder: str) -> Iterator[str]:
     finally:
         ended.set()
         beat.join()
+        _held.discard(mine["owner"])
         # Storage that is away keeps a lock, which is then found to be stale.
         with suppress(UserError, OSError):
             if still_held(folder, mine["owner"]):
@@ -80,7 +85,9 @@ def _beat(folder: str, mine: dict[str, Any], ended: threading.Event) -> None:
 def _lives(uri: str, lock: dict[str, Any]) -> bool:
     """Whether the holder of a lock is alive."""
     if lock["machine"] == _machine():
-        return lock["born"] == _born(lock["pid"])
+        # A process may outlive its job, in a notebook for one.
+        let_go = lock["pid"] == os.getpid() and lock["owner"] not in _held
+        return lock["born"] == _born(lock["pid"]) and not let_go
     print(f"{uri} is held by {_who(lock)}: watching whether it is renewed", flush=True)
     folder, deadline = uri.removesuffix(f"/{NAME}"), time.monotonic() + STALE_S
     while time.monotonic() < deadline:

@@ -54,7 +54,8 @@ class World:
         if self.size == 1:
             return module
         devices = [self.device] if self.device.type == "cuda" else None
-        return DistributedDataParallel(module, device_ids=devices)
+        # Gradients lie where they are added up, instead of being copied there and back.
+        return DistributedDataParallel(module, device_ids=devices, gradient_as_bucket_view=True)
 
     def collecting(self, module: nn.Module, last: bool) -> AbstractContextManager:
         """Gradients of a wrapped module go over the network with the last part of a batch only."""

@@ -17,13 +17,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipelines.io import lock, storage
 from pipelines.training.checkpoints import Checkpoints, consumed
 from tests.e2e.conftest import Outcome, S3Server, run_job
-from tests.e2e.test_kills import await_, drive, in_background, processes_of
+from tests.e2e.test_kills import await_, drive, in_background, parents, processes_of
 from tests.e2e.undisturbed import Undisturbed, names_and_sums
 
 STEPS, MANY = 24, 150
@@ -291,26 +292,32 @@ def test_a_store_that_goes_away_stops_with_one_line(
 
 
 def train_over_nodes(root: str, told: multiprocessing.Queue) -> None:
-    """Train on two raylets of one core each; one is killed, and another comes in its place."""
+    """Train on two of three raylets of one core each; one with a worker is killed."""
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    nodes = [cluster.add_node(num_cpus=1) for _ in range(3)]
     cluster.wait_for_nodes()
     os.environ["RAY_ADDRESS"] = cluster.address
     job, lost = "train_ldm", []
 
     def strike() -> None:
         await_(lambda: step_of(job, root) >= 6)
-        cluster.remove_node(nodes[1], allow_graceful=False)
+        raylet = parents()[processes_of("RayTrainWorker")[0]]
+        [node] = [node for node in nodes if raylet_of(node) == raylet]
+        cluster.remove_node(node, allow_graceful=False)
         lost.append(step_of(job, root))
-        cluster.add_node(num_cpus=1)
 
     striker = in_background(strike)
     outcome = run_job(job, *command(job, root))
     striker.join()
     told.put((outcome.status, outcome.stdout, outcome.stderr, lost))
     cluster.shutdown()
+
+
+def raylet_of(node: Any) -> int:
+    [raylet] = node.all_processes["raylet"]
+    return raylet.process.pid
 
 
 @pytest.mark.e2e

@@ -81,3 +81,10 @@ def test_a_lock_that_was_taken_over_is_left_to_its_new_holder(folder: str) -> No
         left_by(folder, owner="another")
         assert not lock.still_held(folder, owner)
     assert not lock.still_held(folder, owner)
+
+
+def test_a_lock_that_this_process_could_not_remove_is_taken_at_once(folder: str) -> None:
+    left_by(folder)  # Storage was away when its job ended; the process, a notebook say, lives on.
+    with lock.locked(folder) as owner:
+        assert lock.still_held(folder, owner)
+    assert storage.walk(folder) == []
