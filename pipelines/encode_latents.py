@@ -19,7 +19,7 @@ import ray
 
 from pipelines import audit, tracking
 from pipelines.audit import AuditShard
-from pipelines.config.scale import quieten_ray_data, ray_options
+from pipelines.config.scale import ray_options, set_up_ray_data
 from pipelines.config.schema import EncodeLatents
 from pipelines.io import shards, storage, workspace
 from pipelines.io.shards import Marker
@@ -82,8 +82,7 @@ def encode_latents(config: EncodeLatents) -> str:
 def on_actors(actor: Any, rows: list[dict], config: EncodeLatents) -> Iterator[dict]:
     """What a pool of actors, each with the encoder, makes of the rows, in any order."""
     ray.init(**ray_options())
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    quieten_ray_data()
+    set_up_ray_data(ray.data.DataContext.get_current())
     resources = ray.cluster_resources()
     gpus = int(resources.get("GPU", 0))
     actors = config.num_workers or max(1, min(gpus or int(resources.get("CPU", 1)), len(rows)))

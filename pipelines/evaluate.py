@@ -16,7 +16,7 @@ import numpy as np
 import ray
 
 from pipelines import registry, report, tracking
-from pipelines.config.scale import local_cpus, ray_options
+from pipelines.config.scale import local_cpus, ray_options, set_up_ray_data
 from pipelines.config.schema import Evaluate, parse_rates
 from pipelines.evaluation import figures as measured
 from pipelines.evaluation.draw import read_picks
@@ -141,7 +141,7 @@ def _by_workers(
     inputs: Inputs, instruments: Instruments, portions: Sequence[Portion]
 ) -> Iterator[tuple[Portion, bytes]]:
     ray.init(**ray_options())
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    set_up_ray_data(ray.data.DataContext.get_current())
     resources = ray.cluster_resources()
     gpus = int(resources.get("GPU", 0))
     workers = inputs.config.num_workers or gpus or int(resources.get("CPU", 1))

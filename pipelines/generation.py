@@ -9,6 +9,7 @@ import hashlib
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -56,9 +57,15 @@ class Generate:
         torch.set_num_threads(threads)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.device, self.config = device, config
+        self._bundle, self._precision = bundle, precision
+
+    @cached_property
+    def generator(self) -> VideoGenerator:
+        """Loaded when it is needed first: what fails as an actor starts comes back without its
+        class, and could not be told in one line."""
         with tempfile.TemporaryDirectory(prefix="vqvdm-") as folder:
-            storage.download_folder(bundle, Path(folder), BUNDLE)
-            self.generator = VideoGenerator.load(folder, device, precision)
+            storage.download_folder(self._bundle, Path(folder), BUNDLE)
+            return VideoGenerator.load(folder, self.device, self._precision)
 
     def videos(self, requests: Sequence[Request]) -> Frames:
         """Videos uint8 (N, T, H, W, 3) of requests of one frame rate."""

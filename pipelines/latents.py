@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ from pipelines.io.shards import Marker, ShardWriter
 from pipelines.io.video import Frames, decode_clip
 from vqvdm.generator import from_uint8, load_vqgan
 from vqvdm.inference import resolve_precision
+from vqvdm.tokenizer.pixels import Pixels
+from vqvdm.tokenizer.vqgan import VQGAN
 
 
 @dataclass(frozen=True)
@@ -68,12 +71,17 @@ class Encoder:
         torch.set_num_threads(1)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.dtype = resolve_precision(precision, self.device)
-        self.batch_size = batch_size
+        self.batch_size, self._place = batch_size, vqgan
         # The next batch is decoded while the network works on this one.
         self._decoder = ThreadPoolExecutor(1)
+
+    @cached_property
+    def vqgan(self) -> VQGAN | Pixels:
+        """Loaded when it is needed first: what fails as an actor starts comes back without its
+        class, and could not be told in one line."""
         with scratch() as folder:
-            storage.download_folder(vqgan, folder, ("config.json", "model.safetensors"))
-            self.vqgan = load_vqgan(folder, self.device)
+            storage.download_folder(self._place, folder, ("config.json", "model.safetensors"))
+            return load_vqgan(folder, self.device)
 
     def encode(self, clips: Iterable[bytes]) -> Iterator[np.ndarray]:
         """Encoded clips to raw latents float16 (N, C, T, H, W), a batch at a time."""

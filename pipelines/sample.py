@@ -16,7 +16,7 @@ import ray
 from PIL import Image
 
 from pipelines import tracking
-from pipelines.config.scale import local_cpus, ray_options
+from pipelines.config.scale import local_cpus, ray_options, set_up_ray_data
 from pipelines.config.schema import Sample, Sampling
 from pipelines.generation import Generate, Request, batches
 from pipelines.io import storage, workspace
@@ -30,7 +30,7 @@ from vqvdm.generator import VideoGenerator
 def generation_graph(config: Sampling, requests: Sequence[Request]) -> Any:
     """A Ray dataset that yields the requests with their videos."""
     ray.init(**ray_options())
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    set_up_ray_data(ray.data.DataContext.get_current())
     resources = ray.cluster_resources()
     gpus = int(resources.get("GPU", 0))
     groups = batches(requests, config.batch_size)

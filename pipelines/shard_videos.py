@@ -23,7 +23,7 @@ import ray
 
 from pipelines import near_duplicates, tracking
 from pipelines.clip_shards import FORMAT, Patience, ShardPlan, make_shard
-from pipelines.config.scale import quieten_ray_data, ray_options
+from pipelines.config.scale import ray_options, set_up_ray_data
 from pipelines.config.schema import ShardVideos
 from pipelines.io import inputs, manifest, shards, storage, workspace
 from pipelines.io.clips import ClipSpec
@@ -98,8 +98,7 @@ def on_workers(
 ) -> Iterator[tuple[ShardPlan, dict]]:
     """What a task makes of each plan, as Ray gets them done."""
     ray.init(**ray_options())
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    quieten_ray_data()
+    set_up_ray_data(ray.data.DataContext.get_current())
     waiting = iter(plans)
     while wave := {plan.name: plan for plan in islice(waiting, WAVE)}:
         rows = [{"plan": plan, "retry": config.retry_failed, **about} for plan in wave.values()]

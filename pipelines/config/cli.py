@@ -27,6 +27,10 @@ Page = Callable[[Any], str]
 """A job's page: takes its settings, returns its main figure in words."""
 
 
+RAY_ADVICE = "\nFailed to apply UDF transform"
+"""Begins what Ray Data adds to the message of every error of a task."""
+
+
 def main(page: Page) -> None:
     """Run a job's page with the settings that the command line gives, and exit."""
     sys.exit(run(page, sys.argv[1:]))
@@ -50,7 +54,8 @@ def run(page: Page, arguments: list[str]) -> int:
         mistake = find_user_error(error)
         if mistake is None:
             raise
-        print(f"error: {' '.join(str(mistake).split())}", file=sys.stderr, flush=True)
+        words = str(mistake).split(RAY_ADVICE)[0].split()
+        print(f"error: {' '.join(words)}", file=sys.stderr, flush=True)
         return 2
 
 

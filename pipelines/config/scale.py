@@ -67,11 +67,14 @@ def _answers(address: str, timeout_s: float = 2.0) -> bool:
     return True
 
 
-def quieten_ray_data() -> None:
+def set_up_ray_data(context: Any) -> None:
     """Leave the screen to the job: what fails is told in one line, and Ray's log has the rest.
 
-    To be called once `ray.data` is there, which sets its logging up.
+    `context` is Ray Data's own; with it, Ray's logging is there to be set.
     """
+    context.enable_progress_bars = False
+    # What a task raises comes back as it is. Wrapped, only its text would.
+    context.raise_original_map_exception = True
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler):
             handler.setLevel(logging.CRITICAL)

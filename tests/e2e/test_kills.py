@@ -153,10 +153,12 @@ def run_and_kill_the_server(
 
     killer = in_background(kill)
     started = time.monotonic()
-    outcome = run_job(job, *made.command(job, root))
-    seconds = time.monotonic() - started
-    given_up.set()
-    killer.join()
+    try:
+        outcome = run_job(job, *made.command(job, root))
+        seconds = time.monotonic() - started
+    finally:
+        given_up.set()
+        killer.join()
     assert seconds < LIMIT_S
     assert outcome.status in (0, 2), outcome.stderr
     if outcome.status:

@@ -4,6 +4,7 @@ import logging
 import os
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -66,7 +67,7 @@ def test_ray_data_keeps_to_its_log_file() -> None:
     screen, file = logging.StreamHandler(), logging.NullHandler()
     logger.handlers[:] = [screen, file]
     try:
-        scale.quieten_ray_data()
+        scale.set_up_ray_data(SimpleNamespace())
         assert not screen.level < logging.CRITICAL
         assert file.level == logging.NOTSET
     finally:
