@@ -102,22 +102,25 @@ def slug(text: str) -> str:
     return re.sub("[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
-def train(name: str, study: Study, variant: str, seed: int, common: Flags) -> str:
-    """Train a variant from a seed; returns the name it is published under."""
-    published = slug(f"{name} {variant} {seed}")
+def train(study: Study, variant: str, seed: int, common: Flags) -> str:
+    """Train a variant from a seed; returns the name it is published under.
+
+    It is named by what was changed, so the recipe itself is trained once for all studies.
+    """
     page = train_vqgan if study.figures == TOKENIZER else train_ldm
+    published = slug(" ".join(("ablation", *study.train[variant], "seed", str(seed))))
     job(page, *common, "--name", published, "--seed", str(seed), *study.train[variant])
     return published
 
 
 def figures(
-    name: str, study: Study, seed: int, common: Flags, space: Workspace, only: Sequence[str]
+    study: Study, seed: int, common: Flags, space: Workspace, only: Sequence[str]
 ) -> Iterator[tuple[str, dict[str, float]]]:
     """The figures of every variant, from one seed."""
     for variant in study.train:
         if only and not study.evaluate and variant not in only:
             continue
-        published = train(name, study, variant, seed, common)
+        published = train(study, variant, seed, common)
         if study.figures == TOKENIZER:
             yield (
                 variant,
@@ -159,7 +162,7 @@ def main() -> None:
     own_ray()
     found: dict[str, list[dict[str, float]]] = {}
     for seed in range(asked.seeds):
-        for variant, row in figures(asked.study, study, seed, common, space, asked.only):
+        for variant, row in figures(study, seed, common, space, asked.only):
             found.setdefault(variant, []).append(row)
             print(variant, f"seed {seed}", {name: row[name] for name in study.figures}, flush=True)
     print(f"\n{table(study, found)}")

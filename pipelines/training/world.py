@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -54,6 +55,8 @@ class World:
         if self.size == 1:
             return module
         devices = [self.device] if self.device.type == "cuda" else None
+        # Kernels of one position are the same bytes in either layout; PyTorch warns of them.
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         # Gradients lie where they are added up, instead of being copied there and back.
         return DistributedDataParallel(module, device_ids=devices, gradient_as_bucket_view=True)
 
