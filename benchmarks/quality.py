@@ -120,7 +120,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--root", default="runs/bench")
     parser.add_argument("--scale", type=float, default=0.25)
-    parser.add_argument("--samples", type=int, default=42)
+    parser.add_argument("--samples", type=int, default=40)
     asked = parser.parse_args()
     root = storage.absolute(asked.root)
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{root}/mlflow.db"
