@@ -5,7 +5,8 @@
 STUDY is one of `STUDIES`. Every row is made by the jobs themselves; their command lines are
 printed, so that each can be run again by hand. Clips have to be there, and for the studies of the
 generator latents too: `make demo` leaves both in runs/demo. A run that is finished already is only
-read, so a study can be stopped and gone on with.
+read, so a study can be stopped and gone on with. Two studies with a worker each, on a core each,
+get further than one with two.
 """
 
 from __future__ import annotations
@@ -58,8 +59,9 @@ STUDIES = {
     ),
     "channels": Study(
         {
-            f"{channels} channels": ("--model.codebook-channels", str(channels))
-            for channels in (3, 4, 8)
+            "3 channels": (),
+            "4 channels": ("--model.codebook-channels", "4"),
+            "8 channels": ("--model.codebook-channels", "8"),
         },
         TOKENIZER,
     ),
@@ -81,7 +83,11 @@ STUDIES = {
         GENERATOR,
     ),
     "dropout": Study(
-        {f"p = {p}": ("--objective.class-dropout", str(p)) for p in (0.1, 0.2, 0.5)},
+        {
+            "p = 0.2": (),
+            "p = 0.1": ("--objective.class-dropout", "0.1"),
+            "p = 0.5": ("--objective.class-dropout", "0.5"),
+        },
         GENERATOR,
     ),
     "guidance": Study(
@@ -154,11 +160,13 @@ def main() -> None:
     parser.add_argument("--root", default="runs/demo")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, help="training steps; by default the demo's")
+    parser.add_argument("--num-workers", type=int, help="of each training; by default the demo's")
     parser.add_argument("--only", nargs="*", default=[], help="variants; by default all")
     asked = parser.parse_args()
     study, space = STUDIES[asked.study], Workspace(storage.absolute(asked.root))
     common: Flags = ("--root", space.root)
     common += ("--steps", str(asked.steps)) if asked.steps else ()
+    common += ("--num-workers", str(asked.num_workers)) if asked.num_workers else ()
     own_ray()
     found: dict[str, list[dict[str, float]]] = {}
     for seed in range(asked.seeds):
