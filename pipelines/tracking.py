@@ -38,8 +38,13 @@ DIGEST_LENGTH = 36
 """MLflow takes no longer digests."""
 RETRY_S = 30.0
 """A server that is away is asked again after so long."""
-PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
-"""By default the client asks eight times, up to two minutes each, and a job would wait for it."""
+CLIENT = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+"""By default the client asks eight times, up to two minutes each, and a job would wait for it; and
+it draws bars between the job's own lines."""
 
 
 def _home() -> Path:
@@ -55,7 +60,7 @@ def tracking_uri() -> str:
 
 
 def _client(uri: str) -> MlflowClient:
-    for name, value in PATIENCE.items():
+    for name, value in CLIENT.items():
         os.environ.setdefault(name, value)
     if uri.startswith("sqlite:///"):
         Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
