@@ -16,7 +16,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from pipelines.config.scale import cluster_note
+from pipelines.config.scale import cluster_note, noted_cluster_answers
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 STATE = REPOSITORY / "runs" / "ray_cluster.json"
@@ -107,6 +107,9 @@ def down() -> None:
             time.sleep(0.2)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(state["pid"], signal.SIGKILL)
+        # Left behind, it would send helpers of the next Ray, in a job's own process, here.
+        if not noted_cluster_answers():
+            cluster_note().unlink(missing_ok=True)
     STATE.unlink(missing_ok=True)
 
 

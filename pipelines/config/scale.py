@@ -34,7 +34,7 @@ def ray_options() -> dict[str, Any]:
         "logging_level": logging.WARNING,
         "log_to_driver": True,
     }
-    if "RAY_ADDRESS" not in os.environ and not _answers(_remembered_cluster()):
+    if "RAY_ADDRESS" not in os.environ and not noted_cluster_answers():
         options["address"] = "local"
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
         variables = {k: v for k, v in os.environ.items() if k.startswith(FORWARDED)}
@@ -51,15 +51,10 @@ def cluster_note() -> Path:
     return Path(os.environ.get("RAY_TMPDIR", temporary), "ray", "ray_current_cluster")
 
 
-def _remembered_cluster() -> str:
-    """Address of the cluster last started on this machine; may be gone."""
+def noted_cluster_answers(timeout_s: float = 2.0) -> bool:
+    """Whether the cluster of that note runs: Ray would wait minutes for one that was killed."""
     note = cluster_note()
-    return note.read_text().strip() if note.is_file() else ""
-
-
-def _answers(address: str, timeout_s: float = 2.0) -> bool:
-    """Whether anything listens there: Ray would wait minutes for a cluster that was killed."""
-    host, _, port = address.rpartition(":")
+    host, _, port = (note.read_text().strip() if note.is_file() else "").rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout_s).close()
     except (OSError, ValueError):
