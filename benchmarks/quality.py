@@ -7,8 +7,8 @@ included, is how long the peer trains on pixels. Both are evaluated by the `eval
 many samples. The demo's clips are made first, unless they lie in the root already.
 
 At its full width the preset gets through a dozen steps in that time: it is made narrower and
-shallower, as far as the proportions of its levels allow. Its samples are noise even so, perhaps
-not by its training alone: DDPM samples it in fewer steps, without clipping to pixels' range.
+shallower, as far as the proportions of its levels allow. Its samples are noise even so, whichever
+sampler draws them (docs/LOG.md).
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def rows(root: str, scale: float, samples: int) -> list[Row]:
     note = (
         f"trained {ours_s:.0f} s ({scale:.0%} of the demo's steps) against {peer_s:.0f} s "
         f"({steps} steps of {PEER_BATCH} clips, width {PEER_WIDTH}); {samples} samples each, "
-        f"the peer's in {PEER_SAMPLING[1]} unclipped DDPM steps; "
+        f"the peer's in {PEER_SAMPLING[1]} DDPM steps; "
     )
     judged = [(max(CHANCE, ours[accuracy]), max(CHANCE, peer[accuracy]))]
     accuracies = f"{ours[accuracy]:.2f} against {peer[accuracy]:.2f}, at least chance"

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vqvdm.checkpoint import load_config, load_weights, on_device
-from vqvdm.diffusion.samplers import even_points, find_sampler, guided
+from vqvdm.diffusion.samplers import clipped, even_points, find_sampler, guided
 from vqvdm.diffusion.unet import UNet, UNetConfig
 from vqvdm.errors import UserError
 from vqvdm.inference import Precision, ready, resolve_precision
@@ -165,6 +165,8 @@ class VideoGenerator:
         fps_B = torch.full((len(classes),), float(fps), device=device)
         noise = Noise(tuple(self.about["latents"]["shape"]), seeds, device)
         denoise = guided(self.denoiser, objective, class_B, fps_B, guidance, guidance_interval)
+        if isinstance(self.vqgan, Pixels):
+            denoise = clipped(denoise, *((x - self._mean_C111) / self._std_C111 for x in (-1, 1)))
         z = follow(denoise, noise(), even_points(objective, steps), noise)
         return z * self._std_C111 + self._mean_C111
 

@@ -75,6 +75,21 @@ def guided(
     return denoise
 
 
+def clipped(denoise: Denoise, low: Tensor, high: Tensor) -> Denoise:
+    """Keeps the data within their range, for pixels: static thresholding (Saharia et al., 2022,
+    section 2.3).
+
+    The noise becomes what is left of the noised data, so that the two stay consistent. Latents
+    have no range to be kept in.
+    """
+
+    def denoise_within(z_BCTHW: Tensor, point: Point) -> Denoised:
+        data = denoise(z_BCTHW, point).data_BCTHW.clamp(low, high)
+        return Denoised(data, (z_BCTHW - point.alpha * data) / point.sigma)
+
+    return denoise_within
+
+
 def ddim(denoise: Denoise, z_BCTHW: Tensor, points: Sequence[Point], draw: Draw) -> Tensor:
     """Deterministic, first order (Song et al., 2021, equation 12, sigma 0). Along the levels of
     a flow this is Euler's method."""

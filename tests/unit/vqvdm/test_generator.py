@@ -83,6 +83,8 @@ def test_without_a_tokenizer_pixels_are_sampled(tmp_path: Path) -> None:
     pixels = generator.sample_latents(["zero", None], steps=2, seed=3)
     assert videos.shape == (2, 4, 16, 16, 3)
     assert np.array_equal(videos, to_uint8(pixels).numpy())
+    # The last step of DDPM is its estimate of the data, which is kept within the range of pixels.
+    assert pixels.abs().max().item() == pytest.approx(1.0)
 
 
 def test_a_video_does_not_depend_on_its_neighbours(generator: VideoGenerator) -> None:

@@ -14,6 +14,7 @@ from vqvdm.diffusion.samplers import (
     Denoise,
     Point,
     Sampler,
+    clipped,
     ddim,
     ddpm,
     dpm_solver,
@@ -131,18 +132,22 @@ def mixture(z: Tensor, alpha: float, sigma: float) -> Denoised:
     return Denoised(data, (z - alpha * data) / sigma)
 
 
-def mine(sampler: Sampler, points: Sequence[Point]) -> Tensor:
-    return sampler(lambda z, p: mixture(z, p.alpha, p.sigma), noise(), points, drawing())
+def mine(sampler: Sampler, points: Sequence[Point], within: float = math.inf) -> Tensor:
+    denoise = clipped(lambda z, p: mixture(z, p.alpha, p.sigma), *torch.tensor([-within, within]))
+    return sampler(denoise, noise(), points, drawing())
 
 
 def theirs(scheduler: object, levels: Sequence[tuple[float, float]], kind: str) -> Tensor:
     """What a scheduler of `diffusers` makes of the mixture; `levels` are alpha, sigma a call."""
     z, generator = noise(), torch.Generator().manual_seed(1)
-    ancestral = {"generator": generator} if isinstance(scheduler, diffusers.DDPMScheduler) else {}
+    own: dict[type, dict[str, object]] = {
+        diffusers.DDPMScheduler: {"generator": generator},
+        diffusers.DDIMScheduler: {"use_clipped_model_output": True},
+    }
     for (alpha, sigma), time in zip(levels, scheduler.timesteps, strict=True):  # type: ignore[attr-defined]
         data, e = mixture(z, alpha, sigma)
         output = {"flow": e - data, "epsilon": e, "v_prediction": alpha * e - sigma * data}[kind]
-        z = scheduler.step(output, time, z, **ancestral).prev_sample  # type: ignore[attr-defined]
+        z = scheduler.step(output, time, z, **own.get(type(scheduler), {})).prev_sample  # type: ignore[attr-defined]
     return z
 
 
@@ -174,21 +179,25 @@ KINDS = ["epsilon", "v_prediction"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_ddim_equals_diffusers(kind: str) -> None:
+@pytest.mark.parametrize("within", [0.9, math.inf])
+def test_ddim_equals_diffusers(kind: str, within: float) -> None:
     settings, points_of = cosine(kind, 20)
-    scheduler = diffusers.DDIMScheduler(**settings, clip_sample=False)
+    clip = {"clip_sample": within < math.inf, "clip_sample_range": within}
+    scheduler = diffusers.DDIMScheduler(**settings, **clip)
     points = points_of(scheduler)
     expected = theirs(scheduler, [point[1:] for point in points[:-1]], kind)
-    torch.testing.assert_close(mine(ddim, points), expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(mine(ddim, points, within), expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_ddpm_equals_diffusers(kind: str) -> None:
+@pytest.mark.parametrize("within", [0.9, math.inf])
+def test_ddpm_equals_diffusers(kind: str, within: float) -> None:
     settings, points_of = cosine(kind, 50)
-    scheduler = diffusers.DDPMScheduler(**settings, clip_sample=False)
+    clip = {"clip_sample": within < math.inf, "clip_sample_range": within}
+    scheduler = diffusers.DDPMScheduler(**settings, **clip)
     points = points_of(scheduler)
     expected = theirs(scheduler, [point[1:] for point in points[:-1]], kind)
-    torch.testing.assert_close(mine(ddpm, points), expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(mine(ddpm, points, within), expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
