@@ -33,7 +33,11 @@ GENERATOR = (
     "fvd_builtin",
 )
 
-EVALUATE = ("--num-samples", "200", "--metrics", "accuracy,motion,fvd", "--num-train", "0")
+EVALUATE = (
+    *("--num-samples", "200", "--metrics", "accuracy,motion,fvd", "--num-train", "0"),
+    # Not the recipe's, which may change: studies are to be compared. A variant's own comes later.
+    *("--guidance", "3"),
+)
 RAW = argparse.RawDescriptionHelpFormatter
 
 
@@ -93,7 +97,7 @@ STUDIES = {
     "guidance": Study(
         {"flow": ()},
         GENERATOR,
-        {f"guidance {g}": ("--guidance", str(g)) for g in (1, 2, 3, 4)},
+        {f"guidance {g}": ("--guidance", str(g)) for g in (1, 2, 2.5, 3, 4)},
     ),
     "steps": Study(
         {"flow": ()},

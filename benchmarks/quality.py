@@ -8,7 +8,7 @@ many samples. The demo's clips are made first, unless they lie in the root alrea
 
 At its full width the preset gets through a dozen steps in that time: it is made narrower and
 shallower, as far as the proportions of its levels allow. Its samples are noise even so, whichever
-sampler draws them (docs/LOG.md).
+sampler draws them (docs/LOG.md): the row says that the one is trained and the other not yet.
 """
 
 from __future__ import annotations
@@ -50,8 +50,13 @@ PEER_FLAGS = (
     *("--lr", "5e-4", "--warmup", "10", "--ema-decay", "0.95"),
 )
 METRICS = ("--metrics", "accuracy,motion,fvd", "--num-real", "200", "--num-train", "0")
-PEER_SAMPLING = ("--steps", "6")
-"""Half of our steps, and by DDPM a quarter of our evaluations: each takes many times as long."""
+EVALUATIONS = 9
+"""Of the denoiser for a sample, on both sides: of the peer's each takes many times as long."""
+SAMPLING = {
+    OURS: ("--sampler", "heun", "--steps", str((EVALUATIONS + 1) // 2)),
+    PEER: ("--sampler", "ddpm", "--steps", str(EVALUATIONS)),
+}
+GUIDANCE = ("--guidance", "3")
 CHANCE = 1 / len(CLASSES)
 
 
@@ -99,12 +104,14 @@ def rows(root: str, scale: float, samples: int) -> list[Row]:
     ours_s = train_ours(root, scale)
     steps = peer_steps(ours_s)
     peer_s = train_peer(root, steps)
-    ours, peer = evaluated(root, OURS, samples), evaluated(root, PEER, samples, *PEER_SAMPLING)
+    ours, peer = (
+        evaluated(root, name, samples, *GUIDANCE, *SAMPLING[name]) for name in (OURS, PEER)
+    )
     accuracy, distance = "samples/clip_accuracy", "fvd_builtin"
     note = (
         f"trained {ours_s:.0f} s ({scale:.0%} of the demo's steps) against {peer_s:.0f} s "
         f"({steps} steps of {PEER_BATCH} clips, width {PEER_WIDTH}); {samples} samples each, "
-        f"the peer's in {PEER_SAMPLING[1]} DDPM steps; "
+        f"{EVALUATIONS} evaluations of the denoiser a sample (ours Heun, the peer DDPM); "
     )
     judged = [(max(CHANCE, ours[accuracy]), max(CHANCE, peer[accuracy]))]
     accuracies = f"{ours[accuracy]:.2f} against {peer[accuracy]:.2f}, at least chance"

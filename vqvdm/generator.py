@@ -9,6 +9,7 @@ Shapes: B batch, N videos, C channels, T frames, H height, W width.
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -149,10 +150,17 @@ class VideoGenerator:
         guidance_interval: tuple[float, float] = (0.0, 1.0),
     ) -> Tensor:
         """Raw latents (N, C, T, H, W), one for each class named; see `sample`."""
-        if not fps > 0:
-            raise UserError(f"fps is {fps}: it must be above 0")
+        if not 0 < fps < math.inf:
+            raise UserError(f"fps is {fps}: it must be above 0, and finite")
         if steps < 1:
             raise UserError(f"steps is {steps}: at least 1 is needed")
+        if not 0 <= guidance < math.inf:
+            raise UserError(f"guidance is {guidance}: it must be at least 0, 1 being none")
+        if not 0 <= guidance_interval[0] < guidance_interval[1] <= 1:
+            raise UserError(
+                f"guidance_interval is {guidance_interval}: give two times, rising, "
+                "between 0 (data) and 1 (noise)"
+            )
         if isinstance(classes, str) or not classes:
             raise UserError("classes must be a list of names, one for each video")
         seeds = seed if isinstance(seed, Sequence) else [(seed, i) for i in range(len(classes))]
@@ -186,7 +194,7 @@ class VideoGenerator:
         `fps` is the frame rate to imitate, `steps` the sampler's, `guidance` 1 for none, and
         applied within `guidance_interval` of the time from 1 (noise) to 0 only. `seed` is one
         number for all videos, or some for each. Returns uint8 (N, T, H, W, 3). Raises `UserError`
-        for an unknown class or a sampler that does not fit the model.
+        for an unknown class, a sampler that does not fit the model, or a number out of its range.
         """
         z = self.sample_latents(classes, fps, steps, guidance, seed, sampler, guidance_interval)
         return to_uint8(self.vqgan.decode(z)).numpy()

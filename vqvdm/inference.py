@@ -12,15 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from vqvdm.checkpoint import on_device
+from vqvdm.errors import UserError
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Module = TypeVar("Module", bound=nn.Module)
 
 
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
-    """The dtype to compute in: bf16 where it is asked for, or where the device is fast at it.
+    """The dtype to compute in; `auto` takes bf16 where the device is fast at it, else fp32.
 
     Processors without bf16 instructions emulate them, a hundred times slower than fp32.
+    `UserError` for a precision that is none.
     """
     if precision == "auto":
         if device.type == "cuda":
@@ -28,7 +30,10 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
         else:
             fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
             precision = "bf16" if fast else "fp32"
-    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
+    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    if precision not in dtypes:
+        raise UserError(f"unknown precision {precision!r}: use auto, {', '.join(dtypes)}")
+    return dtypes[precision]
 
 
 class PackedConv3d(nn.Module):

@@ -302,6 +302,7 @@ class TrainVQGAN(TrainJob):
         super().check()
         if self.name == PIXEL_SPACE:
             raise UserError(f"--name {PIXEL_SPACE} stands for no VQGAN: choose another name")
+        self.model.check()
 
 
 @dataclass(frozen=True)
@@ -347,6 +348,10 @@ class TrainLDM(TrainJob):
     model: UNetConfig = UNetConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
 
+    def check(self) -> None:
+        super().check()
+        self.objective.check()
+
 
 @dataclass(frozen=True)
 class Sampling(Job):
@@ -369,6 +374,8 @@ class Sampling(Job):
     def check(self) -> None:
         if self.steps < 1:
             raise UserError("--steps must be at least 1")
+        if not 0 <= self.guidance < math.inf:
+            raise UserError("--guidance must be at least 0, 1 being none")
         if not 0 <= self.guidance_interval[0] < self.guidance_interval[1] <= 1:
             raise UserError("--guidance-interval must be two times, rising, between 0 and 1")
 

@@ -15,6 +15,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from vqvdm.errors import UserError
+
 ObjectiveName = Literal["flow", "v", "epsilon"]
 
 
@@ -29,6 +31,13 @@ class ObjectiveConfig:
     """Chance that a clip's class is dropped in training, for classifier-free guidance."""
     min_snr: float = 5.0
     """Signal-to-noise ratio above which `v` weighs all times the same."""
+
+    def check(self) -> None:
+        """`UserError` unless dropout is a chance and the ratio one that weighs anything."""
+        if not 0 <= self.class_dropout <= 1:
+            raise UserError(f"class_dropout is {self.class_dropout}: it must lie in [0, 1]")
+        if not self.min_snr > 0:
+            raise UserError(f"min_snr is {self.min_snr}: it must be above 0")
 
 
 class Noised(NamedTuple):

@@ -44,6 +44,8 @@ class UNetConfig:
             raise UserError("multipliers and depths describe levels: give as many of each")
         if self.width % 2:
             raise UserError(f"the U-Net's width {self.width} is odd: choose an even one")
+        if self.head_width < 1:
+            raise UserError(f"head_width is {self.head_width}: at least 1 is needed")
         for channels in (self.width * multiplier for multiplier in self.multipliers):
             if channels % max(1, channels // self.head_width):
                 raise UserError(

@@ -93,6 +93,11 @@ class Discriminators(nn.Module):
             else None
         )
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the discriminators, in the order of their logits."""
+        return ("video",) if self.image is None else ("video", "image")
+
     def forward(self, x_BCTHW: Tensor, frame_B: Tensor) -> Judgement:
         """Pixels in [-1, 1], and which frame of each clip the image discriminator is shown."""
         logits, features = self.video(x_BCTHW)

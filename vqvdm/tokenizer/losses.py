@@ -79,22 +79,26 @@ def feature_matching(real: Judgement, fake: Judgement) -> Tensor:
 
 class LeCAM:
     """Holds real logits near the mean of past fake ones, and the reverse (Tseng et al., 2021,
-    equation 4): discriminators with little data do not run away."""
+    equation 4): discriminators with little data do not run away. Each has means of its own."""
 
-    def __init__(self, decay: float = 0.99) -> None:
-        self.decay, self.real, self.fake = decay, 0.0, 0.0
+    def __init__(self, discriminators: int, decay: float = 0.99) -> None:
+        self.decay = decay
+        self.real, self.fake = [0.0] * discriminators, [0.0] * discriminators
 
-    def update(self, real: float, fake: float) -> None:
-        """Take in the mean logits of a step, over all workers."""
-        self.real = self.decay * self.real + (1 - self.decay) * real
-        self.fake = self.decay * self.fake + (1 - self.decay) * fake
+    def update(self, real: Sequence[float], fake: Sequence[float]) -> None:
+        """Take in the mean logits of each discriminator in a step, over all workers."""
+        self.real, self.fake = (
+            [self.decay * mean + (1 - self.decay) * new for mean, new in zip(*side, strict=True)]
+            for side in ((self.real, real), (self.fake, fake))
+        )
 
     def penalty(self, real_logits: Sequence[Tensor], fake_logits: Sequence[Tensor]) -> Tensor:
-        pairs = zip(real_logits, fake_logits, strict=True)
+        """Mean over the discriminators, whose logits come in the order of their means."""
+        sides = zip(real_logits, fake_logits, self.real, self.fake, strict=True)
         return torch.stack(
             [
-                F.relu(real.float() - self.fake).square().mean()
-                + F.relu(self.real - fake.float()).square().mean()
-                for real, fake in pairs
+                F.relu(real.float() - mean_fake).square().mean()
+                + F.relu(mean_real - fake.float()).square().mean()
+                for real, fake, mean_real, mean_fake in sides
             ]
         ).mean()

@@ -103,10 +103,12 @@ class Codebook(nn.Module):
         return h_BCTHW
 
     def forward(self, z_BCTHW: Tensor) -> Quantized:
-        if not self.training:
-            return self._nearest(z_BCTHW.float())
-        z, indices, loss = self.vq(z_BCTHW.float(), freeze_codebook=True)
-        return Quantized(z, indices, loss.sum())
+        # Under autocast, distances rounded to half precision would choose other codes.
+        with torch.autocast(z_BCTHW.device.type, enabled=False):
+            if not self.training:
+                return self._nearest(z_BCTHW.float())
+            z, indices, loss = self.vq(z_BCTHW.float(), freeze_codebook=True)
+            return Quantized(z, indices, loss.sum())
 
     def _nearest(self, z_BCTHW: Tensor) -> Quantized:
         """What the library finds, which takes as long over it as the decoder over the clip."""

@@ -54,6 +54,15 @@ class VQGANConfig:
         """Pixels to a latent position along (t, h, w)."""
         return product(self.blocks)
 
+    def check(self) -> None:
+        """`UserError` unless every level is described, and FSQ has something to round to."""
+        described = (self.widths, self.depths, self.decoder_widths, self.decoder_depths)
+        if any(shape is not None and len(shape) != len(self.blocks) for shape in described):
+            raise UserError("blocks, widths and depths describe levels: give as many of each")
+        if self.quantizer == "fsq" and not (self.levels and min(self.levels) >= 2):
+            listing = " ".join(map(str, self.levels)) or "none"
+            raise UserError(f"FSQ levels are {listing}: give each latent channel at least 2")
+
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """(C, T, H, W) of the latent of a clip; `UserError` where the clip does not divide."""
         strides = self.compression
@@ -93,12 +102,10 @@ class VQGAN(nn.Module):
 
     def __init__(self, config: VQGANConfig) -> None:
         super().__init__()
+        config.check()
+        self.config = config
         widths = config.decoder_widths or config.widths
         depths = config.decoder_depths or config.depths
-        for shape in (config.widths, config.depths, widths, depths):
-            if len(shape) != len(config.blocks):
-                raise UserError("blocks, widths and depths describe levels: give as many of each")
-        self.config = config
 
         encoder: list[nn.Module] = []
         channels = 3

@@ -39,6 +39,8 @@ from vqvdm.tokenizer.losses import (
 from vqvdm.tokenizer.quantize import Quantized, as_rows, codebook_usage
 from vqvdm.tokenizer.vqgan import VQGAN
 
+SIDES = ("real", "fake")
+
 
 class _Passed(NamedTuple):
     """What became of one part of a batch in the tokenizer, and the losses of it."""
@@ -78,7 +80,7 @@ class VQGANMethod:
         torch.manual_seed(config.seed)
         self.vqgan = world.place(VQGAN(config.model))
         self.critic = world.place(Discriminators(config.discriminator))
-        self.lecam = LeCAM()
+        self.lecam = LeCAM(len(self.critic.names))
         self.perceptual = config.perceptual and load_perceptual(config.perceptual, world.device)
         self.ema = EMA(self.vqgan, config.ema_decay)
         world.compile(self.vqgan.encoder, self.vqgan.decoder, self.critic)
@@ -210,9 +212,14 @@ class VQGANMethod:
                 metrics.append(found)
         self.critic_optimiser.step(self.config.discriminator_lr)
         whole = mean_over_parts(metrics)
-        over_all = self.world.mean({name: whole[name] for name in ("logits_real", "logits_fake")})
-        self.lecam.update(over_all["logits_real"], over_all["logits_fake"])
+        sides = [self._logits(side) for side in SIDES]
+        logits = self.world.mean({name: whole[name] for side in sides for name in side})
+        self.lecam.update(*([logits[name] for name in side] for side in sides))
         return whole
+
+    def _logits(self, side: str) -> list[str]:
+        """Names under which the mean logits of each discriminator are logged."""
+        return [f"logits/{side}_{name}" for name in self.critic.names]
 
     def _judge(self, one: _Passed) -> dict[str, Tensor]:
         """Losses of the discriminators on real clips and their reconstructions."""
@@ -222,8 +229,9 @@ class VQGANMethod:
             )
         real, fake = both.halves()
         means = {
-            f"logits_{name}": torch.stack([logits.float().mean() for logits in part.logits]).mean()
-            for name, part in (("real", real), ("fake", fake))
+            name: logits.detach().float().mean()
+            for side, part in zip(SIDES, (real, fake), strict=True)
+            for name, logits in zip(self._logits(side), part.logits, strict=True)
         }
         return {
             "discriminator": discriminator_hinge(real.logits, fake.logits),

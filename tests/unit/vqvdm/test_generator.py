@@ -151,10 +151,20 @@ def test_an_unknown_class_names_the_nearest(
         generator.sample(["zero", name], steps=1)
 
 
-@pytest.mark.parametrize("fps", [0, -8.0])
-def test_frame_rates_not_above_zero_are_refused(generator: VideoGenerator, fps: float) -> None:
-    with pytest.raises(UserError, match="fps"):
-        generator.sample(["zero"], fps=fps, steps=1)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("fps", value) for value in (0, -8.0, float("nan"), float("inf"))),
+        *(("guidance", value) for value in (-1.0, float("nan"), float("inf"))),
+        *(("guidance_interval", value) for value in ((0.5, 0.5), (0.8, 0.2), (-0.1, 1), (0, 2))),
+        ("steps", 0),
+    ],
+)
+def test_what_makes_no_sense_is_refused_by_name(
+    generator: VideoGenerator, name: str, value: Any
+) -> None:
+    with pytest.raises(UserError, match=f"^{name} is "):
+        generator.sample(["zero"], **{"steps": 1, name: value})
 
 
 def test_a_sampler_that_does_not_fit_is_refused(generator: VideoGenerator) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from vqvdm.diffusion.unet import UNet, UNetConfig
+from vqvdm.errors import UserError
 from vqvdm.inference import PackedConv3d, pack, ready, resolve_precision
 from vqvdm.tokenizer.vqgan import VQGAN, VQGANConfig
 
@@ -84,6 +85,8 @@ def test_packing_again_changes_nothing() -> None:
 def test_a_given_precision_is_obeyed(device: str) -> None:
     assert resolve_precision("bf16", torch.device(device)) == torch.bfloat16
     assert resolve_precision("fp32", torch.device(device)) == torch.float32
+    with pytest.raises(UserError, match="'half': use auto, fp32, bf16, fp16"):
+        resolve_precision("half", torch.device(device))
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,9 @@ from pipelines.config.schema import (
     TrainVQGAN,
 )
 from pipelines.io.clips import Filters, Limits
+from vqvdm.diffusion.objectives import ObjectiveConfig
 from vqvdm.errors import UserError
+from vqvdm.tokenizer.vqgan import VQGANConfig
 
 JOBS: list[type[Job]] = [
     DemoVideos,
@@ -58,12 +60,32 @@ JOBS: list[type[Job]] = [
         (Sample, "fps", 0.0),
         (Evaluate, "steps", 0),
         (Evaluate, "num_samples", 0),
+        (Evaluate, "guidance", -1.0),
+        (Sample, "guidance", float("nan")),
+        (Sample, "guidance", float("inf")),
+        (Sample, "guidance_interval", (0.5, 0.5)),
+        (Sample, "guidance_interval", (0.0, 1.5)),
     ],
 )
 def test_what_cannot_be_is_refused(job: Any, field: str, value: Any) -> None:
     job().check()
     with pytest.raises(UserError, match=f"--{field.replace('_', '-')} "):
         job(**{field: value}).check()
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (TrainVQGAN(model=VQGANConfig(quantizer="fsq", levels=(8, 1))), "FSQ levels"),
+        (TrainVQGAN(model=VQGANConfig(depths=(1,))), "as many of each"),
+        (TrainLDM(objective=ObjectiveConfig(class_dropout=1.5)), "class_dropout is 1.5"),
+        (TrainLDM(objective=ObjectiveConfig(class_dropout=float("nan"))), "class_dropout is nan"),
+        (TrainLDM(objective=ObjectiveConfig(name="v", min_snr=0.0)), "min_snr is 0.0"),
+    ],
+)
+def test_models_that_cannot_be_are_refused_before_anything_starts(config: Any, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        config.check()
 
 
 @pytest.mark.parametrize(

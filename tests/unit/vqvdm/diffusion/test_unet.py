@@ -1,7 +1,7 @@
 """The denoiser: where it starts, what it depends on and which sizes it takes."""
 
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ from vqvdm.diffusion.unet import (
     UNet,
     UNetConfig,
 )
+from vqvdm.errors import UserError
 
 BLOCK_WIDTH = 16
 """Channels of the blocks in the middle."""
@@ -114,6 +115,21 @@ def test_every_block_is_residual_then_spatial_then_temporal(multipliers: tuple[i
         assert kinds == [ResidualBlock, SpatialAttention, TemporalAttention]
     for kind in (ResidualBlock, SpatialAttention, TemporalAttention):
         assert sum(isinstance(module, kind) for module in net.modules()) == len(blocks)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"depths": (1,)}, "as many of each"),
+        ({"width": 9}, "odd"),
+        ({"head_width": 0}, "head_width is 0"),
+        ({"width": 50}, "do not divide 100"),
+    ],
+)
+def test_shapes_that_cannot_be_are_refused(change: dict[str, Any], said: str) -> None:
+    shape = {"width": 32, "multipliers": (1, 2), "depths": (1, 1), "head_width": 32} | change
+    with pytest.raises(UserError, match=said):
+        UNet(UNetConfig(**shape), 3, 2)
 
 
 def test_spatial_attention_begins_at_a_level() -> None:

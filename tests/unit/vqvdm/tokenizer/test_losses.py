@@ -99,11 +99,21 @@ def test_feature_matching_by_hand_and_for_the_generator_only() -> None:
 
 
 def test_lecam_holds_logits_near_the_means_of_the_other_side() -> None:
-    lecam = LeCAM(decay=0.5)
-    lecam.update(real=2.0, fake=-2.0)
-    assert (lecam.real, lecam.fake) == (1.0, -1.0)
+    lecam = LeCAM(1, decay=0.5)
+    lecam.update(real=[2.0], fake=[-2.0])
+    assert (lecam.real, lecam.fake) == ([1.0], [-1.0])
     real, fake = torch.tensor([1.0]), torch.tensor([-1.0])
     assert lecam.penalty([real], [fake]).item() == pytest.approx(2.0**2 + 2.0**2)
     far = lecam.penalty([3 * real], [3 * fake]).item()
     assert far == pytest.approx(4.0**2 + 4.0**2)  # running away costs more
     assert lecam.penalty([-real], [-fake]).item() == 0
+
+
+def test_lecam_holds_each_discriminator_near_its_own_means() -> None:
+    lecam = LeCAM(2, decay=0.0)
+    lecam.update(real=[2.0, 30.0], fake=[-2.0, 10.0])
+    real, fake = [torch.tensor([1.0]), torch.tensor([20.0])], [torch.zeros(1), torch.tensor([25.0])]
+    by_hand = ((1 + 2) ** 2 + (2 - 0) ** 2) + ((20 - 10) ** 2 + (30 - 25) ** 2)
+    assert lecam.penalty(real, fake).item() == pytest.approx(by_hand / 2)
+    with pytest.raises(ValueError, match="zip"):
+        lecam.update(real=[1.0], fake=[1.0])

@@ -130,3 +130,11 @@ def test_every_parameter_learns_to_reconstruct(quantizer: str) -> None:
 def test_levels_must_be_described_alike() -> None:
     with pytest.raises(UserError, match="as many of each"):
         tiny(depths=(1,))
+    with pytest.raises(UserError, match="as many of each"):
+        tiny(decoder_widths=())
+
+
+@pytest.mark.parametrize(("levels", "said"), [((8, 1), "8 1"), ((8, 0, 8), "8 0 8"), ((), "none")])
+def test_fsq_needs_something_to_round_to(levels: tuple[int, ...], said: str) -> None:
+    with pytest.raises(UserError, match=f"FSQ levels are {said}: .* at least 2"):
+        tiny(levels=levels)
