@@ -49,6 +49,8 @@ class Study:
     figures: tuple[str, ...]
     evaluate: Mapping[str, Flags] | None = None
     """Where it is sampling that differs: one model, evaluated with these flags."""
+    sampling: Flags = ()
+    """How all variants are sampled, where the recipe's way would not suit them."""
 
 
 STUDIES = {
@@ -85,6 +87,8 @@ STUDIES = {
             "epsilon": ("--objective.name", "epsilon"),
         },
         GENERATOR,
+        # The one sampler that fits all; each objective's own differ in their evaluations.
+        sampling=("--sampler", "dpm", "--steps", "23"),
     ),
     "dropout": Study(
         {
@@ -140,9 +144,8 @@ def figures(
         for sampled, flags in (study.evaluate or {variant: ()}).items():
             if only and sampled not in only:
                 continue
-            job(
-                evaluate, "--root", space.root, "--ldm", published, "--overwrite", *EVALUATE, *flags
-            )
+            how = (*EVALUATE, *study.sampling, *flags)
+            job(evaluate, "--root", space.root, "--ldm", published, "--overwrite", *how)
             yield sampled, require(space.eval(published), "metrics.json", "evaluate")["metrics"]
 
 

@@ -20,11 +20,12 @@ def local_cpus() -> int:
     return os.cpu_count() or 1
 
 
-def ray_options() -> dict[str, Any]:
+def ray_options(own: bool = False) -> dict[str, Any]:
     """Arguments of `ray.init`: join the running cluster, or start one in this process.
 
-    The storage and tracking variables of the driver are handed to the workers, unless the job
-    was submitted: then they came with the job or with the cluster.
+    The latter always with `own`, and where no cluster answers. The storage and tracking variables
+    of the driver are handed to the workers, unless the job was submitted: then they came with the
+    job or with the cluster.
     """
     # Ray Data reserves what a killed driver had been given for three minutes, in which the same
     # command would wait. A living driver renews its share every ten seconds.
@@ -34,14 +35,31 @@ def ray_options() -> dict[str, Any]:
         "logging_level": logging.WARNING,
         "log_to_driver": True,
     }
-    if "RAY_ADDRESS" not in os.environ and not noted_cluster_answers():
+    named = os.environ.get("RAY_ADDRESS")
+    own = own or named == "local" or (named is None and not noted_cluster_answers())
+    if own:
         options["address"] = "local"
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
         variables = {k: v for k, v in os.environ.items() if k.startswith(FORWARDED)}
         # Ray Train would print every line of a worker twice.
         variables["RAY_TRAIN_ENABLE_PRINT_PATCH"] = "0"
+        if own:
+            variables["RAY_ADDRESS"] = _address_of_own()
         options["runtime_env"] = {"env_vars": variables}
     return options
+
+
+def _address_of_own() -> str:
+    """Where the Ray that this process starts next is to be found.
+
+    What Ray runs beside a training looks for its cluster anew: where `RAY_ADDRESS` says, else where
+    the note does, which another Ray on this machine may have written. Asked there, a training
+    would pass for dead and lose its workers.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    os.environ["RAY_GCS_SERVER_PORT"] = str(port)  # `ray.init` has no argument for it
+    return f"127.0.0.1:{port}"
 
 
 def cluster_note() -> Path:

@@ -116,8 +116,7 @@ def local_ray(
         patch.delenv("RAY_ADDRESS", raising=False)
         from pipelines.config.scale import ray_options
 
-        options = ray_options() | {"address": "local"}
-        ray.init(num_cpus=2, include_dashboard=False, **options)
+        ray.init(num_cpus=2, include_dashboard=False, **ray_options(own=True))
         yield patch
         ray.shutdown()
 

@@ -20,7 +20,7 @@ FOUR_WORKERS = """
 import json, sys, ray
 from pipelines.config.scale import ray_options
 from tests.e2e.conftest import run_job
-ray.init(num_cpus=4, include_dashboard=False, **ray_options() | {"address": "local"})
+ray.init(num_cpus=4, include_dashboard=False, **ray_options(own=True))
 for command in json.loads(sys.argv[1]):
     outcome = run_job(*command, "--num-workers", 4)
     sys.stderr.write(outcome.stderr)
