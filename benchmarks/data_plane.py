@@ -167,7 +167,6 @@ def publish_vqgan(root: Path) -> None:
     clips = storage.read_json(f"{root}/clips/index.json")
     config = storage.read_json(f"{folder}/config.json")
     config["inputs"] = {"clips": clips["fingerprint"]}
-    config["about"] = {"latent_shape": preset.model.latent_shape(FRAMES, SIZE, SIZE)}
     storage.publish_json(config, f"{folder}/config.json")
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -26,7 +26,9 @@ from pipelines.io.shards import Marker
 from pipelines.io.workspace import require
 from pipelines.latents import EncodePlan, EncodeShard, Origin, channel_statistics
 from pipelines.progress import Progress
+from vqvdm.checkpoint import as_config
 from vqvdm.errors import UserError
+from vqvdm.tokenizer.vqgan import VQGANConfig
 
 FORMAT = 2
 """Changed whenever the same clips and encoder would give other bytes."""
@@ -41,6 +43,7 @@ def encode_latents(config: EncodeLatents) -> str:
     vqgan = require(space.vqgan(config.vqgan), "config.json", "train_vqgan")
     if vqgan["inputs"]["clips"] != clips["fingerprint"]:
         print("note: the VQGAN was trained on other clips than these", flush=True)
+    shape = latent_shape(clips["spec"], vqgan)
     folder = space.latents(config.vqgan)
     sources = shards.load_markers(space.clips, clips, "shard_videos")
     origin = Origin(audit.weights_of(space.vqgan(config.vqgan), vqgan), clips["spec_hash"])
@@ -65,7 +68,7 @@ def encode_latents(config: EncodeLatents) -> str:
         made += row["made"]
         watch.add(1, clips=len(marker.keys))
     markers.sort(key=lambda marker: marker.name)
-    index = index_of(markers, origin, spec_hash, clips, vqgan)
+    index = index_of(markers, origin, spec_hash, clips, vqgan) | {"shape": list(shape)}
     shards.sweep(folder, index["shards"])
     if not made and workspace.published(folder, "index.json") == index:
         return f"{total} latents are there already, verified"
@@ -75,8 +78,14 @@ def encode_latents(config: EncodeLatents) -> str:
         run.metrics({"throughput/clips_per_s": total / (time.monotonic() - started)})
         run.metrics({f"latent/std_{c}": value for c, value in enumerate(index["std"])})
         run.output(index["fingerprint"])
-    shape = "×".join(map(str, index["shape"]))
-    return f"{total} latents of {shape}"
+    return f"{total} latents of {'×'.join(map(str, shape))}"
+
+
+def latent_shape(spec: Mapping[str, Any], vqgan: Mapping[str, Any]) -> tuple[int, int, int, int]:
+    """(C, T, H, W) of the latents of these clips, which the VQGAN need not have been trained on;
+    `UserError` where they do not divide."""
+    model = as_config(VQGANConfig, vqgan["model"])
+    return model.latent_shape(spec["frames"], spec["size"], spec["size"])
 
 
 def on_actors(actor: Any, rows: list[dict], config: EncodeLatents) -> Iterator[dict]:
@@ -113,7 +122,6 @@ def index_of(
         "classes": clips["classes"],
         "fps": sorted(float(rate) for rate in rates),
         "dtype": "float16",
-        "shape": list(vqgan["about"]["latent_shape"]),
         "mean": mean,
         "std": std,
         "shards": [marker.name for marker in markers],

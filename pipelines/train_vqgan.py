@@ -21,7 +21,7 @@ def train_vqgan(config: TrainVQGAN) -> str:
     space = config.workspace
     index = require(space.clips, "index.json", "shard_videos")
     spec = index["spec"]
-    shape = config.model.latent_shape(spec["frames"], spec["size"], spec["size"])
+    config.model.latent_shape(spec["frames"], spec["size"], spec["size"])  # or says what would do
     markers = shards.load_markers(space.clips, index, "shard_videos")
     perceptual = {"perceptual": checksum(config.perceptual)} if config.perceptual else {}
     return run_stage(
@@ -32,6 +32,6 @@ def train_vqgan(config: TrainVQGAN) -> str:
             data=Data(space.clips, markers, "shard_videos", clip_arrays),
             folder=space.vqgan(config.name),
             inputs={"clips": index["fingerprint"]} | perceptual,
-            about={"clips": index["spec_hash"], "latent_shape": shape},
+            about={"clips": index["spec_hash"]},
         )
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from vqvdm.errors import UserError
 
 Module = TypeVar("Module", bound=nn.Module)
+Config = TypeVar("Config")
 
 
 def save_model(folder: Path, model: nn.Module, config: dict[str, Any]) -> None:
@@ -34,6 +36,19 @@ def load_config(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder} holds no model: config.json is missing") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{folder}/config.json is damaged ({error}): export it again") from error
+
+
+def as_config(kind: type[Config], values: Mapping[str, Any]) -> Config:
+    """A configuration from what JSON made of it, whose lists were tuples; `UserError` if it is of
+    another kind."""
+
+    def frozen(value: Any) -> Any:
+        return tuple(map(frozen, value)) if isinstance(value, list) else value
+
+    try:
+        return kind(**{name: frozen(value) for name, value in values.items()})
+    except TypeError as error:
+        raise UserError(f"config.json describes no {kind.__name__}: {error}") from error
 
 
 def load_weights(folder: Path, model: nn.Module) -> None:

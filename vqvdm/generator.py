@@ -20,7 +20,7 @@ from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vqvdm.checkpoint import load_config, load_weights, on_device
+from vqvdm.checkpoint import as_config, load_config, load_weights, on_device
 from vqvdm.diffusion.samplers import clipped, even_points, find_sampler, guided
 from vqvdm.diffusion.unet import UNet, UNetConfig
 from vqvdm.errors import UserError
@@ -40,18 +40,6 @@ def to_uint8(x_BCTHW: Tensor) -> Tensor:
     """Pixels (B, 3, T, H, W) in about [-1, 1] to frames uint8 (B, T, H, W, 3)."""
     x = (x_BCTHW.float().clamp(-1, 1) + 1) * 127.5
     return rearrange(x.round().to(torch.uint8), "b c t h w -> b t h w c").contiguous().cpu()
-
-
-def _config(kind: type, values: dict[str, Any]) -> Any:
-    """A configuration from JSON, whose lists were tuples."""
-
-    def frozen(value: Any) -> Any:
-        return tuple(map(frozen, value)) if isinstance(value, list) else value
-
-    try:
-        return kind(**{name: frozen(value) for name, value in values.items()})
-    except TypeError as error:
-        raise UserError(f"config.json describes no {kind.__name__}: {error}") from error
 
 
 class Noise:
@@ -79,7 +67,7 @@ def load_vqgan(
     folder = Path(folder)
     config = load_config(folder)["model"]
     with torch.device("meta"):
-        vqgan = Pixels() if config == PIXELS else VQGAN(_config(VQGANConfig, config))
+        vqgan = Pixels() if config == PIXELS else VQGAN(as_config(VQGANConfig, config))
     if isinstance(vqgan, VQGAN):
         vqgan.decoder.to(decoder_dtype)
     load_weights(folder, vqgan)
@@ -112,7 +100,7 @@ class VideoGenerator:
         """
         folder = Path(folder)
         about = load_config(folder)
-        config = _config(UNetConfig, about["model"])
+        config = as_config(UNetConfig, about["model"])
         dtype = resolve_precision(precision, torch.device(device))
         with torch.device("meta"):
             denoiser = UNet(config, about["latents"]["shape"][0], len(about["classes"])).to(dtype)

@@ -66,7 +66,7 @@ def make_undisturbed(folder: Path) -> Undisturbed:
             VQGANMethod(TrainVQGAN(model=model), World()).export(made.vqgan)
             config = storage.read_json(str(made.vqgan / "config.json"))
             config["inputs"] = {"clips": clips["fingerprint"]}
-            config["about"] = {"clips": clips["spec_hash"], "latent_shape": [3, 4, 8, 8]}
+            config["about"] = {"clips": clips["spec_hash"]}
             storage.publish_json(config, str(made.vqgan / "config.json"))
             publish_vqgan(root, made.vqgan)
         started = time.monotonic()

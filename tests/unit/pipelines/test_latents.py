@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from pipelines.config.schema import TrainVQGAN
+from pipelines.encode_latents import latent_shape
 from pipelines.io import shards
 from pipelines.io.shards import Marker, ShardWriter
 from pipelines.io.video import encode_lossless
@@ -162,3 +163,11 @@ def test_a_damaged_clip_shard_is_named(encoder: EncodeShard, plan: EncodePlan) -
     with pytest.raises(UserError, match=r"clips/train-000000\.tar.*shard_videos"):
         encoder({"plan": plan})
     assert not Path(plan.folder).exists()
+
+
+def test_the_shape_is_that_of_the_clips_whatever_the_encoder_was_trained_on(export: Path) -> None:
+    vqgan = json.loads((export / "config.json").read_text())
+    assert latent_shape({"frames": 4, "size": 16}, vqgan) == (3, 2, 4, 4)
+    assert latent_shape({"frames": 16, "size": 128}, vqgan) == (3, 8, 32, 32)
+    with pytest.raises(UserError, match="18 height do not divide by 4; use 16 or 20"):
+        latent_shape({"frames": 4, "size": 18}, vqgan)
