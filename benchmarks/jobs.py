@@ -14,7 +14,7 @@ from pipelines.config.scale import ray_options
 
 def own_ray() -> None:
     """Start Ray in this process, whichever cluster runs besides."""
-    ray.init(include_dashboard=False, **ray_options(own=True))
+    ray.init(**ray_options(own=True))
 
 
 def job(page: cli.Page, *arguments: str) -> str:

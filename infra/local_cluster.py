@@ -107,7 +107,7 @@ def down() -> None:
             time.sleep(0.2)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(state["pid"], signal.SIGKILL)
-        # Left behind, it would send helpers of the next Ray, in a job's own process, here.
+        # Left behind, it would send whoever looks for a cluster to where none answers.
         if not noted_cluster_answers():
             cluster_note().unlink(missing_ok=True)
     STATE.unlink(missing_ok=True)

