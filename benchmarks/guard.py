@@ -50,9 +50,9 @@ def ratios(dtype: torch.dtype) -> list[Ratio]:
     theirs = ready(full_resolution.decoder(width=16), CPU, dtype)
     z, wide = torch.randn(1, *LATENT, dtype=dtype), torch.randn(1, 256, *LATENT[1:], dtype=dtype)
     return [
-        ("a step of the denoiser made ready, against it as trained", 1.2, fast,
+        ("a step of the denoiser made ready, against it as trained", 1.4, fast,
          step(plain, LATENT, dtype), 9),
-        ("a step on latents, against one on pixels by the `vdm` preset", 4.0, fast,
+        ("a step on latents, against one on pixels by the `vdm` preset", 5.0, fast,
          step(pixels, CLIP, torch.float32), 3),
         ("decoding, against a TATS-shaped decoder of half its width", 1.8, lambda: ours(z),
          lambda: theirs(wide), 5),

@@ -118,9 +118,9 @@ def ucf101() -> Preset:
             validate_every=5_000,
             checkpoint_every=5_000,
             log_every=100,
-            # Most of its parameters lie where a latent has the fewest positions: a third of the
-            # arithmetic of (128; 1, 2, 4).
-            model=UNetConfig(width=64, multipliers=(1, 2, 5), head_width=64),
+            # Most of its parameters lie where a latent has the fewest positions: a quarter of the
+            # arithmetic of (128; 1, 2, 4) with two blocks at each level.
+            model=UNetConfig(width=64, multipliers=(1, 2, 5), depths=(1, 1, 2), head_width=64),
         ),
         sample=Sample(fps=25.0, steps=50),
         evaluate=Evaluate(protocol="published", detector="i3d", classifier="c3d", steps=50),
