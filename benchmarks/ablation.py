@@ -187,7 +187,7 @@ def main() -> None:
     common: Flags = ("--root", space.root)
     common += ("--steps", str(asked.steps)) if asked.steps else ()
     common += ("--num-workers", str(asked.num_workers)) if asked.num_workers else ()
-    own_ray()
+    own_ray(trains=True)
     found: dict[str, list[dict[str, float]]] = {}
     for seed in range(asked.seeds):
         for variant, row in figures(study, seed, common, space, asked.only):

@@ -12,9 +12,12 @@ from pipelines.config import cli
 from pipelines.config.scale import ray_options
 
 
-def own_ray() -> None:
-    """Start Ray in this process, whichever cluster runs besides."""
-    ray.init(**ray_options(own=True))
+def own_ray(trains: bool = False) -> None:
+    """Start Ray in this process, whichever cluster runs besides.
+
+    Only a training has use for the dashboard, which what Ray Train runs beside it asks.
+    """
+    ray.init(include_dashboard=trains, **ray_options(own=True))
 
 
 def job(page: cli.Page, *arguments: str) -> str:

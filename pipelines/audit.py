@@ -44,6 +44,16 @@ def check_origin(folder: str, index: dict[str, Any], markers: list[Marker], want
                 )
 
 
+def check_shape(folder: str, index: dict[str, Any], wanted: list[int]) -> None:
+    """`UserError` unless the index tells the shape that latents of these clips have."""
+    if index["shape"] != wanted:
+        told, right = ("×".join(map(str, shape)) for shape in (index["shape"], wanted))
+        raise UserError(
+            f"{folder} says that its latents are {told}, of these clips they are {right}: "
+            "run jobs/encode_latents.py again, which corrects it"
+        )
+
+
 def check_pairs(folder: str, latents: list[Marker], clips: list[Marker]) -> None:
     """`UserError` names the first latent that is missing or has no clip, and its shard."""
     named = {marker.name: marker for marker in latents}

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -24,11 +24,9 @@ from pipelines.config.schema import EncodeLatents
 from pipelines.io import shards, storage, workspace
 from pipelines.io.shards import Marker
 from pipelines.io.workspace import require
-from pipelines.latents import EncodePlan, EncodeShard, Origin, channel_statistics
+from pipelines.latents import EncodePlan, EncodeShard, Origin, channel_statistics, latent_shape
 from pipelines.progress import Progress
-from vqvdm.checkpoint import as_config
 from vqvdm.errors import UserError
-from vqvdm.tokenizer.vqgan import VQGANConfig
 
 FORMAT = 2
 """Changed whenever the same clips and encoder would give other bytes."""
@@ -43,14 +41,14 @@ def encode_latents(config: EncodeLatents) -> str:
     vqgan = require(space.vqgan(config.vqgan), "config.json", "train_vqgan")
     if vqgan["inputs"]["clips"] != clips["fingerprint"]:
         print("note: the VQGAN was trained on other clips than these", flush=True)
-    shape = latent_shape(clips["spec"], vqgan)
+    shape = latent_shape(vqgan, clips["spec"])
     folder = space.latents(config.vqgan)
     sources = shards.load_markers(space.clips, clips, "shard_videos")
     origin = Origin(audit.weights_of(space.vqgan(config.vqgan), vqgan), clips["spec_hash"])
     spec_hash = storage.fingerprint([FORMAT, asdict(origin), config.precision, config.batch_size])
     plans = [EncodePlan(space.clips, marker, folder, spec_hash, origin) for marker in sources]
     if config.audit:
-        return audit_latents(config, plans)
+        return audit_latents(config, plans, shape)
     total = sum(len(marker.keys) for marker in sources)
     found = shards.filled_with(folder)
     if found and not config.overwrite:
@@ -68,7 +66,7 @@ def encode_latents(config: EncodeLatents) -> str:
         made += row["made"]
         watch.add(1, clips=len(marker.keys))
     markers.sort(key=lambda marker: marker.name)
-    index = index_of(markers, origin, spec_hash, clips, vqgan) | {"shape": list(shape)}
+    index = index_of(markers, origin, spec_hash, clips, vqgan)
     shards.sweep(folder, index["shards"])
     if not made and workspace.published(folder, "index.json") == index:
         return f"{total} latents are there already, verified"
@@ -79,13 +77,6 @@ def encode_latents(config: EncodeLatents) -> str:
         run.metrics({f"latent/std_{c}": value for c, value in enumerate(index["std"])})
         run.output(index["fingerprint"])
     return f"{total} latents of {'×'.join(map(str, shape))}"
-
-
-def latent_shape(spec: Mapping[str, Any], vqgan: Mapping[str, Any]) -> tuple[int, int, int, int]:
-    """(C, T, H, W) of the latents of these clips, which the VQGAN need not have been trained on;
-    `UserError` where they do not divide."""
-    model = as_config(VQGANConfig, vqgan["model"])
-    return model.latent_shape(spec["frames"], spec["size"], spec["size"])
 
 
 def on_actors(actor: Any, rows: list[dict], config: EncodeLatents) -> Iterator[dict]:
@@ -122,6 +113,7 @@ def index_of(
         "classes": clips["classes"],
         "fps": sorted(float(rate) for rate in rates),
         "dtype": "float16",
+        "shape": latent_shape(vqgan, clips["spec"]),
         "mean": mean,
         "std": std,
         "shards": [marker.name for marker in markers],
@@ -129,12 +121,13 @@ def index_of(
     }
 
 
-def audit_latents(config: EncodeLatents, plans: list[EncodePlan]) -> str:
-    """Check origin and keys of all cached latents, and encode a sample of the clips again."""
+def audit_latents(config: EncodeLatents, plans: list[EncodePlan], shape: list[int]) -> str:
+    """Check origin, shape and keys of all latents, and encode a sample of the clips again."""
     folder = config.workspace.latents(config.vqgan)
     index = require(folder, "index.json", "encode_latents")
     markers = shards.load_markers(folder, index, "encode_latents")
     audit.check_origin(folder, index, markers, plans[0].origin)
+    audit.check_shape(folder, index, shape)
     audit.check_pairs(folder, markers, [plan.marker for plan in plans])
     if [marker.made_from for marker in markers] != [plan.made_from for plan in plans]:
         raise UserError(f"{folder} is not of these clips: run jobs/encode_latents.py first")

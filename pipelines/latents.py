@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -21,10 +21,11 @@ from pipelines.io import shards, storage
 from pipelines.io.scratch import scratch
 from pipelines.io.shards import Marker, ShardWriter
 from pipelines.io.video import Frames, decode_clip
+from vqvdm.checkpoint import as_config
 from vqvdm.generator import from_uint8, load_vqgan
 from vqvdm.inference import resolve_precision
 from vqvdm.tokenizer.pixels import Pixels
-from vqvdm.tokenizer.vqgan import VQGAN
+from vqvdm.tokenizer.vqgan import VQGAN, VQGANConfig
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,13 @@ class EncodePlan:
         if marker is None or marker.keys != self.marker.keys or origin_of(marker) != self.origin:
             return None
         return marker
+
+
+def latent_shape(vqgan: Mapping[str, Any], spec: Mapping[str, Any]) -> list[int]:
+    """C, T, H and W of the latents of clips, which the VQGAN need not have been trained on;
+    `UserError` where they do not divide."""
+    model = as_config(VQGANConfig, vqgan["model"])
+    return list(model.latent_shape(spec["frames"], spec["size"], spec["size"]))
 
 
 def origin_of(marker: Marker) -> Origin | None:

@@ -12,7 +12,7 @@ from pipelines import audit
 from pipelines.config.schema import PIXEL_SPACE, TrainLDM
 from pipelines.io import manifest, shards, workspace
 from pipelines.io.workspace import Workspace, require
-from pipelines.latents import Origin
+from pipelines.latents import Origin, latent_shape
 from pipelines.training.loader import latent_arrays, pixel_arrays
 from pipelines.training.methods.ldm import LDMMethod
 from pipelines.training.stage import Stage, run_stage
@@ -33,6 +33,8 @@ def _on_latents(config: TrainLDM) -> Stage:
     config.model.check(*index["shape"][2:])
     markers = shards.load_markers(folder, index, "encode_latents")
     clips = workspace.published(space.clips, "index.json")
+    if clips:
+        audit.check_shape(folder, index, latent_shape(vqgan, clips["spec"]))
     weights = audit.weights_of(space.vqgan(config.vqgan), vqgan)
     # Latents may have been copied to where there are no clips: they are taken at their word.
     clip_spec = clips["spec_hash"] if clips else index["origin"]["clip_spec"]

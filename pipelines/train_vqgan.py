@@ -21,7 +21,7 @@ def train_vqgan(config: TrainVQGAN) -> str:
     space = config.workspace
     index = require(space.clips, "index.json", "shard_videos")
     spec = index["spec"]
-    config.model.latent_shape(spec["frames"], spec["size"], spec["size"])  # or says what would do
+    config.model.latent_shape(spec["frames"], spec["size"], spec["size"])  # or `UserError`
     markers = shards.load_markers(space.clips, index, "shard_videos")
     perceptual = {"perceptual": checksum(config.perceptual)} if config.perceptual else {}
     return run_stage(

@@ -295,7 +295,7 @@ def train_over_nodes(root: str, told: multiprocessing.Queue) -> None:
     """Train on two of three raylets of one core each; one with a worker is killed."""
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "gcs_server_port": 0})
     nodes = [cluster.add_node(num_cpus=1) for _ in range(3)]
     cluster.wait_for_nodes()
     os.environ["RAY_ADDRESS"] = cluster.address

@@ -95,7 +95,7 @@ class Discriminators(nn.Module):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the discriminators, in the order of their logits."""
+        """Names of the discriminators, in the order of their logits."""
         return ("video",) if self.image is None else ("video", "image")
 
     def forward(self, x_BCTHW: Tensor, frame_B: Tensor) -> Judgement:

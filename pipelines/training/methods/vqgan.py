@@ -212,13 +212,13 @@ class VQGANMethod:
                 metrics.append(found)
         self.critic_optimiser.step(self.config.discriminator_lr)
         whole = mean_over_parts(metrics)
-        sides = [self._logits(side) for side in SIDES]
+        sides = [self._logit_names(side) for side in SIDES]
         logits = self.world.mean({name: whole[name] for side in sides for name in side})
         self.lecam.update(*([logits[name] for name in side] for side in sides))
         return whole
 
-    def _logits(self, side: str) -> list[str]:
-        """Names under which the mean logits of each discriminator are logged."""
+    def _logit_names(self, side: str) -> list[str]:
+        """What the mean logits of each discriminator are logged as."""
         return [f"logits/{side}_{name}" for name in self.critic.names]
 
     def _judge(self, one: _Passed) -> dict[str, Tensor]:
@@ -231,7 +231,7 @@ class VQGANMethod:
         means = {
             name: logits.detach().float().mean()
             for side, part in zip(SIDES, (real, fake), strict=True)
-            for name, logits in zip(self._logits(side), part.logits, strict=True)
+            for name, logits in zip(self._logit_names(side), part.logits, strict=True)
         }
         return {
             "discriminator": discriminator_hinge(real.logits, fake.logits),
@@ -280,7 +280,10 @@ class VQGANMethod:
         self.critic.load_state_dict(state["critic"])
         self.optimiser.load(state["optimiser"])
         self.critic_optimiser.load(state["critic_optimiser"])
-        self.lecam.real, self.lecam.fake = state["lecam"]["real"], state["lecam"]["fake"]
+        real, fake = state["lecam"]["real"], state["lecam"]["fake"]
+        if isinstance(real, float):  # a checkpoint from when the discriminators shared their means
+            real, fake = ([mean] * len(self.critic.names) for mean in (real, fake))
+        self.lecam.real, self.lecam.fake = real, fake
 
     def export(self, folder: Path) -> None:
         save_model(folder, self.ema.average, {"model": asdict(self.config.model)})

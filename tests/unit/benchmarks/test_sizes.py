@@ -24,9 +24,9 @@ def test_the_tokenizer_does_not_dominate(preset: str) -> None:
     tokenizer, denoiser = sizes.sizes(preset)
     assert tokenizer.gflop["encode"] <= 30
     assert tokenizer.gflop["decode"] <= 70
-    # Of a clip by 20 guided steps; of one by a decoder of TATS's size it would be two thirds.
-    whole = 2 * 20 * denoiser.gflop["step"] + tokenizer.gflop["decode"]
-    assert tokenizer.gflop["decode"] < whole / 6
+    # Of a clip by 20 steps; of one by a decoder of TATS's size it would be three quarters.
+    whole = 20 * denoiser.gflop["step"] + tokenizer.gflop["decode"]
+    assert tokenizer.gflop["decode"] < whole / 4
 
 
 @pytest.mark.parametrize("preset", PRESETS)

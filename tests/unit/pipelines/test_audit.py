@@ -70,6 +70,12 @@ def test_a_missing_or_extra_key_is_named(latents: list[Marker], message: str) ->
         audit.check_pairs("latents", latents, clips)
 
 
+def test_a_shape_of_other_clips_is_refused() -> None:
+    audit.check_shape("latents/base", {"shape": [3, 4, 16, 16]}, [3, 4, 16, 16])
+    with pytest.raises(UserError, match=r"3×4×8×8, of these clips they are 3×4×16×16.*again"):
+        audit.check_shape("latents/base", {"shape": [3, 4, 8, 8]}, [3, 4, 16, 16])
+
+
 def test_keys_are_spread_over_shards() -> None:
     markers = [marker("0", *"abcdef"), marker("1"), marker("2", "g"), marker("3", *"hijkl")]
     chosen = audit.sample_keys(markers, 4)

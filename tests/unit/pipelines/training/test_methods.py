@@ -123,6 +123,23 @@ def test_the_discriminator_learns_once_it_has_a_say(start: float) -> None:
     assert all(parameter.requires_grad for parameter in method.critic.parameters())
 
 
+def test_lecam_follows_each_discriminator() -> None:
+    method = vqgan_method(loss=LossConfig(adversarial_start=0.0))
+    metrics = {}
+    for step in range(2):  # the first has no weight yet
+        metrics = method.train_step(clips(), step)
+    for side, means in (("real", method.lecam.real), ("fake", method.lecam.fake)):
+        logits = [metrics[f"logits/{side}_{name}"].item() for name in ("video", "image")]
+        assert len({*means}) == 2
+        assert means == pytest.approx([(1 - method.lecam.decay) * logit for logit in logits])
+
+
+def test_means_that_discriminators_shared_become_those_of_each() -> None:
+    method, other = vqgan_method(), vqgan_method()
+    other.load(method.state() | {"lecam": {"real": 0.5, "fake": -0.25}})
+    assert (other.lecam.real, other.lecam.fake) == ([0.5, 0.5], [-0.25, -0.25])
+
+
 def test_the_preview_shows_clips_beside_reconstructions() -> None:
     frames = vqgan_method().preview(clips(2))
     assert frames is not None
