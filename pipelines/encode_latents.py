@@ -66,7 +66,7 @@ def encode_latents(config: EncodeLatents) -> str:
         made += row["made"]
         watch.add(1, clips=len(marker.keys))
     markers.sort(key=lambda marker: marker.name)
-    index = index_of(markers, origin, spec_hash, clips, vqgan)
+    index = index_of(markers, origin, spec_hash, clips, vqgan, shape)
     shards.sweep(folder, index["shards"])
     if not made and workspace.published(folder, "index.json") == index:
         return f"{total} latents are there already, verified"
@@ -98,7 +98,12 @@ def on_actors(actor: Any, rows: list[dict], config: EncodeLatents) -> Iterator[d
 
 
 def index_of(
-    markers: list[Marker], origin: Origin, spec_hash: str, clips: dict, vqgan: dict
+    markers: list[Marker],
+    origin: Origin,
+    spec_hash: str,
+    clips: dict,
+    vqgan: dict,
+    shape: list[int],
 ) -> dict[str, Any]:
     """`latents/NAME/index.json`: what is in the shards, and what they were made from."""
     mean, std = channel_statistics(markers)
@@ -113,7 +118,7 @@ def index_of(
         "classes": clips["classes"],
         "fps": sorted(float(rate) for rate in rates),
         "dtype": "float16",
-        "shape": latent_shape(vqgan, clips["spec"]),
+        "shape": shape,
         "mean": mean,
         "std": std,
         "shards": [marker.name for marker in markers],

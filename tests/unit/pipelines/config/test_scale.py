@@ -66,13 +66,14 @@ def test_helpers_in_a_ray_of_our_own_are_told_where_it_is(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, named: bool
 ) -> None:
     remember(monkeypatch, tmp_path, "")
-    monkeypatch.delenv("RAY_GCS_SERVER_PORT", raising=False)
+    monkeypatch.setenv("RAY_GCS_SERVER_PORT", "0")  # and so put back afterwards
     if named:
         monkeypatch.setenv("RAY_ADDRESS", "local")
     options = scale.ray_options()
     assert options["address"] == "local"
     host, _, port = options["runtime_env"]["env_vars"]["RAY_ADDRESS"].rpartition(":")
     assert (host, port) == ("127.0.0.1", os.environ["RAY_GCS_SERVER_PORT"])
+    assert int(port) > 0
     monkeypatch.setenv("RAY_ADDRESS", "192.0.2.1:6379")
     assert "RAY_ADDRESS" not in scale.ray_options()["runtime_env"]["env_vars"]
     assert scale.ray_options(own=True)["address"] == "local"  # whichever cluster is named

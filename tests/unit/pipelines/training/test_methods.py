@@ -17,7 +17,7 @@ from pipelines.training.optimise import scheduled_lr
 from pipelines.training.world import World
 from vqvdm.diffusion.objectives import ObjectiveConfig
 from vqvdm.diffusion.unet import UNetConfig
-from vqvdm.generator import VideoGenerator, load_vqgan
+from vqvdm.generator import VideoGenerator, from_uint8, load_vqgan
 from vqvdm.tokenizer.discriminator import DiscriminatorConfig
 from vqvdm.tokenizer.losses import LossConfig
 from vqvdm.tokenizer.vqgan import VQGANConfig
@@ -124,10 +124,12 @@ def test_the_discriminator_learns_once_it_has_a_say(start: float) -> None:
 
 
 def test_lecam_follows_each_discriminator() -> None:
-    method = vqgan_method(loss=LossConfig(adversarial_start=0.0))
+    method = vqgan_method(loss=LossConfig(adversarial_start=0.0), discriminator_lr=0.0)
     metrics = {}
     for step in range(2):  # the first has no weight yet
         metrics = method.train_step(clips(), step)
+    judged, _ = method.critic.video(from_uint8(clips().tensors["video"]))
+    assert metrics["logits/real_video"].item() == pytest.approx(judged.mean().item(), rel=1e-4)
     for side, means in (("real", method.lecam.real), ("fake", method.lecam.fake)):
         logits = [metrics[f"logits/{side}_{name}"].item() for name in ("video", "image")]
         assert len({*means}) == 2
