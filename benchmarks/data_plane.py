@@ -35,15 +35,18 @@ from benchmarks.jobs import own_ray
 from benchmarks.results import Row, record, row
 from pipelines import encode_latents as encoding
 from pipelines import shard_videos as sharding
-from pipelines.config.presets import settings
-from pipelines.config.scale import local_cpus
-from pipelines.config.schema import EncodeLatents, ShardVideos, TrainVQGAN
+from pipelines.cluster import local_cpus
 from pipelines.io import shards, storage
-from pipelines.io.video import decode_clip, encode_lossless
-from pipelines.latents import Encoder
-from pipelines.progress import Progress
+from pipelines.io.markers import load_markers
+from pipelines.io.progress import Progress
+from pipelines.latents.encoder import Encoder
+from pipelines.latents.settings import EncodeLatents
+from pipelines.recipes.presets import settings
+from pipelines.sharding.settings import ShardVideos
 from pipelines.training.methods.vqgan import VQGANMethod
+from pipelines.training.settings import TrainVQGAN
 from pipelines.training.world import World
+from pipelines.video.encoder import decode_clip, encode_lossless
 
 FRAMES, SIZE, SECONDS, FPS = 16, 128, 4, 25
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
@@ -242,7 +245,7 @@ class Bench:
         shard(few(self.videos, self.place / "encoded", 12), root, per_shard=1)
         publish_vqgan(root)
         index = storage.read_json(f"{root}/clips/index.json")
-        marker = shards.load_markers(f"{root}/clips", index, "shard_videos")[0]
+        marker = load_markers(f"{root}/clips", index, "shard_videos")[0]
         samples = shards.read_shard(f"{root}/clips", marker, "shard_videos")
         clips = [decode_clip(sample.members["mp4"]) for sample in samples]
         turns = self.turns(lambda: encode(root, batch), lambda: bare_rate(root, clips * 2, batch))

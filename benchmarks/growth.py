@@ -30,9 +30,9 @@ from benchmarks.loading import index, random_batch, void
 from benchmarks.quality import OURS, evaluated
 from benchmarks.results import PLACE, machine
 from benchmarks.sampling import CPU, DENOISER, LATENT, generator, in_turns, sample
-from pipelines.config.presets import ucf101
-from pipelines.config.scale import local_cpus
+from pipelines.cluster import local_cpus
 from pipelines.io import storage
+from pipelines.recipes.presets import ucf101
 from pipelines.training.methods.ldm import LDMMethod
 from pipelines.training.world import World
 from vqvdm.inference import resolve_precision

@@ -19,7 +19,7 @@ import torch
 
 from benchmarks.peers import full_resolution
 from benchmarks.sampling import CLASSES, CPU, DENOISER, LATENT, in_turns
-from pipelines.config.presets import ucf101, vdm
+from pipelines.recipes.presets import ucf101, vdm
 from vqvdm.diffusion.unet import UNet
 from vqvdm.inference import ready, resolve_precision
 from vqvdm.tokenizer.vqgan import VQGAN

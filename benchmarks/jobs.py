@@ -8,8 +8,8 @@ import sys
 
 import ray
 
-from pipelines.config import cli
-from pipelines.config.scale import ray_options
+from pipelines.cluster import ray_options
+from pipelines.recipes import cli
 
 
 def own_ray(trains: bool = False) -> None:

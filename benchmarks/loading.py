@@ -34,15 +34,17 @@ import torch
 import torch.distributed as dist
 
 from benchmarks.results import Row, record, row
-from pipelines.config.presets import PRESETS
-from pipelines.config.scale import local_cpus
-from pipelines.config.schema import TrainLDM
-from pipelines.io.shards import Marker, ShardWriter, shard_name
-from pipelines.io.video import encode_lossless
-from pipelines.training.loader import Batch, Loader, clip_arrays, latent_arrays, pixel_arrays
+from pipelines.cluster import local_cpus
+from pipelines.io.arrays import clip_arrays, latent_arrays, pixel_arrays
+from pipelines.io.markers import Marker, shard_name
+from pipelines.io.shards import ShardWriter
+from pipelines.recipes.presets import PRESETS
+from pipelines.training.loader import Batch, Loader
 from pipelines.training.loop import Clock
 from pipelines.training.methods.ldm import LDMMethod
+from pipelines.training.settings import TrainLDM
 from pipelines.training.world import World
+from pipelines.video.encoder import encode_lossless
 from vqvdm.generator import from_uint8
 from vqvdm.tokenizer.vqgan import VQGAN
 

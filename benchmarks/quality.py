@@ -25,18 +25,18 @@ from benchmarks.jobs import job, own_ray
 from benchmarks.loading import CLASSES, CLIP, index, random_batch, seconds_a_step, void
 from benchmarks.results import Row, record, row
 from benchmarks.sampling import CPU
-from pipelines.config.presets import PRESETS, demo
-from pipelines.config.scale import local_cpus
-from pipelines.config.schema import PIXEL_SPACE
+from pipelines.cluster import local_cpus
 from pipelines.demo_videos import demo_videos
 from pipelines.encode_latents import encode_latents
 from pipelines.evaluate import evaluate
 from pipelines.io import storage
 from pipelines.io.workspace import Workspace, require
+from pipelines.recipes.presets import PRESETS, demo
 from pipelines.shard_videos import shard_videos
 from pipelines.train_ldm import train_ldm
 from pipelines.train_vqgan import train_vqgan
 from pipelines.training.methods.ldm import LDMMethod
+from pipelines.training.settings import PIXEL_SPACE
 from pipelines.training.world import World
 from vqvdm.inference import resolve_precision
 

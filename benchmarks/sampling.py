@@ -27,8 +27,8 @@ from torch import nn
 from benchmarks.peers import full_resolution
 from benchmarks.peers.pixel_diffusion import STEPS, PixelDiffusion
 from benchmarks.results import Row, record, row
-from pipelines.config.presets import ucf101
-from pipelines.config.scale import local_cpus
+from pipelines.cluster import local_cpus
+from pipelines.recipes.presets import ucf101
 from vqvdm import VideoGenerator
 from vqvdm.checkpoint import save_model
 from vqvdm.diffusion.unet import UNet

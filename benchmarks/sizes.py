@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipelines.config import presets
-from pipelines.config.presets import PRESETS, Preset
-from pipelines.config.schema import PIXEL_SPACE
+from pipelines.recipes import presets
+from pipelines.recipes.presets import PRESETS, Preset
+from pipelines.training.settings import PIXEL_SPACE
 from vqvdm.diffusion.unet import UNet
 from vqvdm.tokenizer.vqgan import VQGAN
 

@@ -22,14 +22,14 @@ from torch import Tensor, nn
 
 from benchmarks.peers import full_resolution
 from benchmarks.results import record, row
-from pipelines.config.presets import ucf101
-from pipelines.config.scale import local_cpus
-from pipelines.config.schema import TrainVQGAN
-from pipelines.io.clips import ClipSpec
-from pipelines.io.cutting import CutRequest, EncodedClip, cut_video
-from pipelines.io.video import Frames, decode_clip
+from pipelines.cluster import local_cpus
+from pipelines.recipes.presets import ucf101
+from pipelines.sharding.clips import ClipSpec, CutRequest, EncodedClip, cut_video
 from pipelines.training.optimise import Optimiser, scheduled_lr
+from pipelines.training.settings import TrainVQGAN
 from pipelines.training.world import World
+from pipelines.video import Frames
+from pipelines.video.encoder import decode_clip
 from vqvdm.checkpoint import on_device
 from vqvdm.generator import from_uint8
 from vqvdm.inference import resolve_precision

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Cut videos into clips, packed in WebDataset shards."""
 
-from pipelines.config.cli import main
+from pipelines.recipes.cli import main
 from pipelines.shard_videos import shard_videos
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""The plant: Ray Data and Ray Train graphs, storage, video files, tracking, configuration."""
+"""The plant: a page for each job on top, the rooms it uses below."""

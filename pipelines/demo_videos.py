@@ -6,19 +6,38 @@ move at one speed in pixels a *second*, so that a frame rate can be seen in a cl
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
-from sklearn.datasets import load_digits
 
-from pipelines.config.schema import DemoVideos
 from pipelines.io import storage
-from pipelines.io.video import Frames, encode_h264
+from pipelines.settings import VideosJob
+from pipelines.video import Frames
+from pipelines.video.encoder import encode_h264
 from vqvdm.errors import UserError
 
 CLASSES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 BACKGROUND = 16
 INK = 235
+
+
+@dataclass(frozen=True)
+class DemoVideos(VideosJob):
+    """Write videos of handwritten digits in motion, one folder a class."""
+
+    count: int = 640
+    """Videos, one a handwritten digit; a tenth of them in each class."""
+    size: int = 128
+    """Height and width in pixels."""
+    fps: float = 16.0
+    """Frames a second."""
+    duration_s: float = 4.0
+    """Length of a video."""
+    speed_px_s: float = 32.0
+    """Speed of the digits in pixels a second."""
+    seed: int = 0
 
 
 def digit_sprite(image_88: NDArray[np.float64], size: int) -> Image.Image:
@@ -64,6 +83,9 @@ def digit_video(
 
 def demo_videos(config: DemoVideos) -> str:
     """Write `config.count` videos, one folder a class; files that are there already stay."""
+    # Imported late: it takes a second, and every job reads the settings above.
+    from sklearn.datasets import load_digits
+
     digits = load_digits()
     by_class = [np.flatnonzero(digits.target == label) for label in range(10)]
     most = 10 * min(map(len, by_class))

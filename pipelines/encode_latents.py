@@ -17,15 +17,22 @@ from typing import Any
 
 import ray
 
-from pipelines import audit, tracking
-from pipelines.audit import AuditShard
-from pipelines.config.scale import ray_options, set_up_ray_data
-from pipelines.config.schema import EncodeLatents
-from pipelines.io import shards, storage, workspace
-from pipelines.io.shards import Marker
+from pipelines.cluster import ray_options, set_up_ray_data
+from pipelines.io import checksums, storage, workspace
+from pipelines.io.markers import Marker, content_fingerprint, files_of, filled_with, load_markers
+from pipelines.io.progress import Progress
 from pipelines.io.workspace import require
-from pipelines.latents import EncodePlan, EncodeShard, Origin, channel_statistics, latent_shape
-from pipelines.progress import Progress
+from pipelines.latents import audit
+from pipelines.latents.audit import AuditShard
+from pipelines.latents.encoder import (
+    EncodePlan,
+    EncodeShard,
+    Origin,
+    channel_statistics,
+    latent_shape,
+)
+from pipelines.latents.settings import EncodeLatents
+from pipelines.tracking.run import start_run
 from vqvdm.errors import UserError
 
 FORMAT = 2
@@ -43,14 +50,14 @@ def encode_latents(config: EncodeLatents) -> str:
         print("note: the VQGAN was trained on other clips than these", flush=True)
     shape = latent_shape(vqgan, clips["spec"])
     folder = space.latents(config.vqgan)
-    sources = shards.load_markers(space.clips, clips, "shard_videos")
+    sources = load_markers(space.clips, clips, "shard_videos")
     origin = Origin(audit.weights_of(space.vqgan(config.vqgan), vqgan), clips["spec_hash"])
-    spec_hash = storage.fingerprint([FORMAT, asdict(origin), config.precision, config.batch_size])
+    spec_hash = checksums.fingerprint([FORMAT, asdict(origin), config.precision, config.batch_size])
     plans = [EncodePlan(space.clips, marker, folder, spec_hash, origin) for marker in sources]
     if config.audit:
         return audit_latents(config, plans, shape)
     total = sum(len(marker.keys) for marker in sources)
-    found = shards.filled_with(folder)
+    found = filled_with(folder)
     if found and not config.overwrite:
         workspace.refuse_other(folder, found, spec_hash)
     if config.dry_run:
@@ -59,19 +66,19 @@ def encode_latents(config: EncodeLatents) -> str:
         storage.delete(folder)
 
     markers, made = [], 0
-    watch = Progress("shards", len(plans))
+    progress = Progress("shards", len(plans))
     for row in on_actors(EncodeShard, [{"plan": plan} for plan in plans], config):
-        marker = shards.from_json(row["marker"])
+        marker = Marker.from_json(row["marker"])
         markers.append(marker)
         made += row["made"]
-        watch.add(1, clips=len(marker.keys))
+        progress.add(1, clips=len(marker.keys))
     markers.sort(key=lambda marker: marker.name)
-    index = index_of(markers, origin, spec_hash, clips, vqgan, shape)
-    shards.sweep(folder, index["shards"])
+    index = latents_index(markers, origin, spec_hash, clips, vqgan, shape)
+    storage.keep_only(folder, files_of(index["shards"]))
     if not made and workspace.published(folder, "index.json") == index:
         return f"{total} latents are there already, verified"
     inputs = {"clips": clips["fingerprint"], "vqgan": vqgan["fingerprint"]}
-    with tracking.run("encode_latents", config, inputs) as run:
+    with start_run("encode_latents", config, inputs) as run:
         storage.publish_json(index, storage.join(folder, "index.json"))
         run.metrics({"throughput/clips_per_s": total / (time.monotonic() - started)})
         run.metrics({f"latent/std_{c}": value for c, value in enumerate(index["std"])})
@@ -97,7 +104,7 @@ def on_actors(actor: Any, rows: list[dict], config: EncodeLatents) -> Iterator[d
     yield from graph.iter_rows()
 
 
-def index_of(
+def latents_index(
     markers: list[Marker],
     origin: Origin,
     spec_hash: str,
@@ -122,7 +129,7 @@ def index_of(
         "mean": mean,
         "std": std,
         "shards": [marker.name for marker in markers],
-        "fingerprint": shards.content_fingerprint(markers),
+        "fingerprint": content_fingerprint(markers),
     }
 
 
@@ -130,7 +137,7 @@ def audit_latents(config: EncodeLatents, plans: list[EncodePlan], shape: list[in
     """Check origin, shape and keys of all latents, and encode a sample of the clips again."""
     folder = config.workspace.latents(config.vqgan)
     index = require(folder, "index.json", "encode_latents")
-    markers = shards.load_markers(folder, index, "encode_latents")
+    markers = load_markers(folder, index, "encode_latents")
     audit.check_origin(folder, index, markers, plans[0].origin)
     audit.check_shape(folder, index, shape)
     audit.check_pairs(folder, markers, [plan.marker for plan in plans])

@@ -2,8 +2,8 @@
 
     listing ──▶ plan (video → split, shard) ──▶ one task a shard ──▶ marker ──▶ manifest, index
 
-The plan needs a listing only; where near-duplicates are to be left out, every video is looked
-at first. A task reads its videos one after the other, writes one shard and returns its account
+The plan needs a listing only; where near-duplicates are to be left out, every video is hashed
+first. A task reads its videos one after the other, writes one shard and returns its account
 of them; pixels never pass through Ray's object store. A shard whose marker matches the plan is
 left alone, so a job that was killed goes on where it stopped.
 """
@@ -21,18 +21,21 @@ from typing import Any
 import numpy as np
 import ray
 
-from pipelines import near_duplicates, tracking
-from pipelines.clip_shards import FORMAT, Patience, ShardPlan, make_shard
-from pipelines.config.scale import ray_options, set_up_ray_data
-from pipelines.config.schema import ShardVideos
-from pipelines.io import inputs, manifest, shards, storage, workspace
-from pipelines.io.clips import ClipSpec
-from pipelines.io.duplicates import Twin
-from pipelines.io.plan import Place, SourceTable, assign_shards
+from pipelines.cluster import ray_options, set_up_ray_data
+from pipelines.io import checksums, storage, workspace
+from pipelines.io.markers import Marker, content_fingerprint, files_of, filled_with, shard_name
+from pipelines.io.progress import Progress
 from pipelines.io.scratch import scratch
-from pipelines.io.video.looks import FRAMES
-from pipelines.progress import Progress
-from pipelines.shard_report import Report, Shard
+from pipelines.sharding import manifest
+from pipelines.sharding.clip_shards import FORMAT, DecodeLimits, ShardPlan, make_shard
+from pipelines.sharding.clips import ClipSpec
+from pipelines.sharding.near_duplicates import NearDuplicate, compare
+from pipelines.sharding.perceptual_hash import FRAMES, hash_shard
+from pipelines.sharding.plan import Place, SourceTable, assign_shards
+from pipelines.sharding.report import Report, Shard
+from pipelines.sharding.settings import ShardVideos
+from pipelines.sharding.sources import list_sources
+from pipelines.tracking.run import start_run
 from vqvdm.errors import IncompleteError
 
 WAVE = 16_384
@@ -47,8 +50,8 @@ class Plans:
     places: dict[str, Place]
     spec: ClipSpec
     folder: str
-    patience: Patience
-    twins: dict[int, Twin] = field(default_factory=dict)
+    decode_limits: DecodeLimits
+    near_duplicates: dict[int, NearDuplicate] = field(default_factory=dict)
     """Near-duplicates, by row."""
 
     def __len__(self) -> int:
@@ -57,20 +60,20 @@ class Plans:
     def __iter__(self) -> Iterator[ShardPlan]:
         for name, place in self.places.items():
             sources = tuple(self.sources.take(place.rows_N))
-            twins = {}
+            duplicates = {}
             for row, source in zip(place.rows_N.tolist(), sources, strict=True):
-                if twin := self.twins.get(row):
-                    [kept] = self.sources.take(np.array([twin.kept]))
-                    twins[source.id] = kept.path, twin.bits / FRAMES
-            yield ShardPlan(self.folder, name, sources, self.spec, self.patience, twins)
+                if found := self.near_duplicates.get(row):
+                    [kept] = self.sources.take(np.array([found.kept]))
+                    duplicates[source.id] = kept.path, found.bits / FRAMES
+            yield ShardPlan(self.folder, name, sources, self.spec, self.decode_limits, duplicates)
 
 
 def plan_shards(config: ShardVideos) -> Plans:
     """What would be made, from a listing alone."""
-    sources = inputs.list_sources(config.videos_uri, config.selection)
+    sources = list_sources(config.videos_uri, config.selection)
     if config.limit and config.limit < len(sources):
-        picks = np.linspace(0, len(sources) - 1, config.limit).round().astype(int)
-        sources = [sources[index] for index in picks]
+        rows = np.linspace(0, len(sources) - 1, config.limit).round().astype(int)
+        sources = [sources[row] for row in rows]
     classes = tuple(sorted({source.label for source in sources if source.label is not None}))
     spec = ClipSpec(
         config.frames,
@@ -78,7 +81,7 @@ def plan_shards(config: ShardVideos) -> Plans:
         config.stride or config.frames,
         tuple(config.rates),
         classes,
-        storage.fingerprint([FORMAT, config.recipe()]),
+        checksums.fingerprint([FORMAT, config.recipe()]),
         config.scenes,
         config.crop_bars,
         config.limits,
@@ -86,22 +89,22 @@ def plan_shards(config: ShardVideos) -> Plans:
     )
     table = SourceTable(sources)
     places = {
-        shards.shard_name(place.split, place.index): place
+        shard_name(place.split, place.index): place
         for place in assign_shards(table, config.videos_per_shard)
     }
-    patience = Patience(config.timeout_s, config.max_memory_gb)
-    return Plans(table, places, spec, config.workspace.clips, patience)
+    limits = DecodeLimits(config.timeout_s, config.max_memory_gb)
+    return Plans(table, places, spec, config.workspace.clips, limits)
 
 
 def on_workers(
-    task: Callable[[dict], dict], plans: Plans, config: ShardVideos, **about: Any
+    task: Callable[[dict], dict], plans: Plans, config: ShardVideos, **columns: Any
 ) -> Iterator[tuple[ShardPlan, dict]]:
     """What a task makes of each plan, as Ray gets them done."""
     ray.init(**ray_options())
     set_up_ray_data(ray.data.DataContext.get_current())
     waiting = iter(plans)
     while wave := {plan.name: plan for plan in islice(waiting, WAVE)}:
-        rows = [{"plan": plan, "retry": config.retry_failed, **about} for plan in wave.values()]
+        rows = [{"plan": plan, "retry": config.retry_failed, **columns} for plan in wave.values()]
         graph = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
             task, num_cpus=1, concurrency=config.num_workers
         )
@@ -109,31 +112,30 @@ def on_workers(
             yield wave[row["name"]], row
 
 
-def find_duplicates(plans: Plans, config: ShardVideos) -> dict[int, Twin]:
-    """Look at all videos, and compare them."""
-    folder = config.workspace.looks
-    watch = Progress("shards looked at", len(plans))
+def find_near_duplicates(plans: Plans, config: ShardVideos) -> dict[int, NearDuplicate]:
+    """Hash all videos, and compare the hashes."""
+    folder = config.workspace.perceptual_hashes
+    progress = Progress("shards hashed", len(plans))
 
-    def looks() -> Iterator[dict]:
-        for _, row in on_workers(near_duplicates.look_at_shard, plans, config, looks=folder):
-            watch.add(1, videos=len(row["looks"]))
+    def hashed() -> Iterator[dict]:
+        for _, row in on_workers(hash_shard, plans, config, hashes=folder):
+            progress.add(1, videos=len(row["hashes"]))
             yield row
 
-    least = config.filters.min_distance
-    twins = near_duplicates.compare(plans.places, looks(), len(plans.sources), least)
-    near_duplicates.sweep(folder, plans.places)
-    return twins
+    found = compare(plans.places, hashed(), len(plans.sources), config.filters.min_distance)
+    storage.keep_only(folder, [f"{name}.json" for name in plans.places])
+    return found
 
 
 def run_plans(plans: Plans, config: ShardVideos, report: Report) -> None:
     """Have every shard made or verified, and report on it."""
-    watch = Progress("shards", len(plans))
+    progress = Progress("shards", len(plans))
     for plan, row in on_workers(make_shard, plans, config):
-        marker = shards.from_json(row["marker"])
+        marker = Marker.from_json(row["marker"])
         accounts = manifest.from_marker(marker.details)
         manifest.reconcile(accounts, plan.sources, marker)
         report.add(marker, accounts, row["made"])
-        watch.add(
+        progress.add(
             1,
             clips=len(marker.keys),
             frames=sum(account.frames for _, account in accounts),
@@ -141,20 +143,20 @@ def run_plans(plans: Plans, config: ShardVideos, report: Report) -> None:
         )
 
 
-def index_of(spec: ClipSpec, made: list[Shard]) -> dict:
+def clips_index(spec: ClipSpec, made: list[Shard]) -> dict:
     """`clips/index.json`: what is in the shards."""
     counts = Counter[str]()
     for shard in made:
         counts[shard.split] += shard.clips
     return {
-        "spec": json.loads(storage.json_bytes(asdict(spec) | {"format": FORMAT})),
+        "spec": json.loads(checksums.json_bytes(asdict(spec) | {"format": FORMAT})),
         "spec_hash": spec.hash,
         "classes": list(spec.classes),
         "counts": dict(counts),
         "shards": [shard.name for shard in made],
-        "fingerprint": shards.content_fingerprint(made),
+        "fingerprint": content_fingerprint(made),
         # The account is published before the index: an index that tells of it vouches for it.
-        "account": storage.fingerprint([shard.account for shard in made]),
+        "account": checksums.fingerprint([shard.account for shard in made]),
     }
 
 
@@ -167,28 +169,28 @@ def shard_videos(config: ShardVideos) -> str:
     if config.dry_run:
         return f"would cut {videos} videos of {len(spec.classes)} classes into {len(plans)} shards"
     folder = config.workspace.clips
-    found = shards.filled_with(folder)
+    found = filled_with(folder)
     if found and config.overwrite:
         storage.delete(folder)
-        storage.delete(config.workspace.looks)
+        storage.delete(config.workspace.perceptual_hashes)
     elif found:
         workspace.refuse_other(folder, found, spec.hash)
 
     if config.filters.min_distance:
-        plans.twins = find_duplicates(plans, config)
+        plans.near_duplicates = find_near_duplicates(plans, config)
     with scratch() as place:
         report = Report(place)
         run_plans(plans, config, report)
         assert report.videos == videos, report.videos
         print(report.table(), flush=True)
-        index = index_of(spec, report.shards)
-        shards.sweep(folder, index["shards"])
+        index = clips_index(spec, report.shards)
+        storage.keep_only(folder, files_of(index["shards"]))
         clips = sum(index["counts"].values())
         if not report.made and workspace.published(folder, "index.json") == index:
             _refuse_failures(report, config)
             return f"{clips} clips are there already, verified"
-        with tracking.run("shard_videos", config) as run:
-            report.ledger.publish(config.workspace.manifest)
+        with start_run("shard_videos", config) as run:
+            report.manifest.publish(config.workspace.manifest)
             report.track(run, folder, time.monotonic() - started)
             _refuse_failures(report, config)
             storage.publish_json(index, storage.join(folder, "index.json"))

@@ -17,14 +17,15 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from pipelines import tracking
-from pipelines.config.scale import local_cpus, ray_options
-from pipelines.config.schema import TrainDetector
-from pipelines.io import shards, storage, workspace
-from pipelines.io.shards import Marker
+from pipelines.cluster import local_cpus, ray_options
+from pipelines.evaluation.settings import TrainDetector
+from pipelines.io import checksums, storage, workspace
+from pipelines.io.arrays import clip_arrays
+from pipelines.io.markers import Marker, load_markers
+from pipelines.io.progress import Progress
 from pipelines.io.workspace import require
-from pipelines.progress import Progress
-from pipelines.training.loader import Loader, clip_arrays
+from pipelines.tracking.run import start_run
+from pipelines.training.loader import Loader
 from vqvdm.errors import UserError
 from vqvdm.metrics.clip_classifier import ClipClassifier, save_torchscript, train_clip_classifier
 
@@ -59,12 +60,12 @@ def _train(config: TrainDetector, markers: list[Marker], classes: list[str]) -> 
         for split in ("train", "val")
     )
     net = ClipClassifier(len(classes), config.size).to(device)
-    watch = Progress("steps", config.steps)
+    progress = Progress("steps", config.steps)
     losses: list[float] = []
     for loss in train_clip_classifier(
         net, _pairs(train, config), config.steps, config.lr, config.seed
     ):
-        watch.add(1)
+        progress.add(1)
         losses = [*losses[-19:], loss]
     figures = {
         "train/loss": sum(losses) / len(losses),
@@ -104,7 +105,7 @@ def train_detector(config: TrainDetector) -> str:
     if index["counts"].get("train", 0) == 0:
         raise UserError(f"{space.clips} has no training clips: lower --val-fraction")
     folder = space.detector(config.name)
-    recipe = storage.fingerprint([FORMAT, config.recipe(), index["fingerprint"]])
+    recipe = checksums.fingerprint([FORMAT, config.recipe(), index["fingerprint"]])
     done = workspace.published(folder, "config.json")
     if done and not config.overwrite:
         workspace.refuse_other(folder, done["recipe"], recipe)
@@ -117,16 +118,16 @@ def train_detector(config: TrainDetector) -> str:
                 "run jobs/train_detector.py --overwrite to make it again"
             )
         return f"{folder} is there already, verified"
-    markers = shards.load_markers(space.clips, index, "shard_videos")
+    markers = load_markers(space.clips, index, "shard_videos")
     refuse_missing(classes, markers)
-    with tracking.run("train_detector", config, {"clips": index["fingerprint"]}) as run:
+    with start_run("train_detector", config, {"clips": index["fingerprint"]}) as run:
         ray.init(**ray_options())
         gpus = int(ray.cluster_resources().get("GPU", 0))
         task = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0)(_train)
         made = ray.get(task.remote(config, markers, classes))
         uri = storage.join(folder, "detector.pt")
         storage.publish_bytes(made["file"], uri)
-        about = {
+        metadata = {
             "recipe": recipe,
             "sha256": storage.sha256(uri),
             "classes": classes,
@@ -134,9 +135,9 @@ def train_detector(config: TrainDetector) -> str:
             "figures": made["figures"],
             "settings": config.recipe(),
         }
-        storage.publish_json(about, storage.join(folder, "config.json"))
+        storage.publish_json(metadata, storage.join(folder, "config.json"))
         run.metrics(made["figures"])
-        run.output(about["sha256"][:16])
+        run.output(metadata["sha256"][:16])
     split = "val" if "val/accuracy" in made["figures"] else "train"
     return f"accuracy {made['figures'][f'{split}/accuracy']:.2f} on {split} clips, {uri}"
 

@@ -8,13 +8,15 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from pipelines import audit
-from pipelines.config.schema import PIXEL_SPACE, TrainLDM
-from pipelines.io import manifest, shards, workspace
+from pipelines.io import workspace
+from pipelines.io.arrays import latent_arrays, pixel_arrays
+from pipelines.io.markers import load_markers
 from pipelines.io.workspace import Workspace, require
-from pipelines.latents import Origin, latent_shape
-from pipelines.training.loader import latent_arrays, pixel_arrays
+from pipelines.latents import audit
+from pipelines.latents.encoder import Origin, latent_shape
+from pipelines.sharding import manifest
 from pipelines.training.methods.ldm import LDMMethod
+from pipelines.training.settings import PIXEL_SPACE, TrainLDM
 from pipelines.training.stage import Stage, run_stage
 from pipelines.training.trainer import Data
 
@@ -31,7 +33,7 @@ def _on_latents(config: TrainLDM) -> Stage:
     folder = space.latents(config.vqgan)
     index = require(folder, "index.json", "encode_latents")
     config.model.check(*index["shape"][2:])
-    markers = shards.load_markers(folder, index, "encode_latents")
+    markers = load_markers(folder, index, "encode_latents")
     clips = workspace.published(space.clips, "index.json")
     if clips:
         audit.check_shape(folder, index, latent_shape(vqgan, clips["spec"]))
@@ -40,7 +42,7 @@ def _on_latents(config: TrainLDM) -> Stage:
     clip_spec = clips["spec_hash"] if clips else index["origin"]["clip_spec"]
     audit.check_origin(folder, index, markers, Origin(weights, clip_spec))
     if clips and clips["fingerprint"] == index["clips"]:
-        of_clips = shards.load_markers(space.clips, clips, "shard_videos")
+        of_clips = load_markers(space.clips, clips, "shard_videos")
         audit.check_pairs(folder, markers, of_clips)
     elif clips:
         print("note: the clips have changed since the latents were made of them", flush=True)
@@ -51,7 +53,7 @@ def _on_latents(config: TrainLDM) -> Stage:
         data=Data(folder, markers, "encode_latents", latent_arrays),
         folder=space.ldm(config.name),
         inputs={"latents": index["fingerprint"], "vqgan": index["vqgan"]},
-        about={"latents": index["spec_hash"], "clips": index["clips"]},
+        lineage={"latents": index["spec_hash"], "clips": index["clips"]},
         parts={"vqgan": space.vqgan(config.vqgan)},
         register=True,
     )
@@ -62,7 +64,7 @@ def _on_pixels(config: TrainLDM) -> Stage:
     clips = require(space.clips, "index.json", "shard_videos")
     spec = clips["spec"]
     config.model.check(spec["size"], spec["size"])
-    markers = shards.load_markers(space.clips, clips, "shard_videos")
+    markers = load_markers(space.clips, clips, "shard_videos")
     return Stage(
         name="train_ldm",
         config=config,
@@ -70,7 +72,7 @@ def _on_pixels(config: TrainLDM) -> Stage:
         data=Data(space.clips, markers, "shard_videos", pixel_arrays),
         folder=space.ldm(config.name),
         inputs={"clips": clips["fingerprint"]},
-        about={"latents": clips["spec_hash"], "clips": clips["fingerprint"]},
+        lineage={"latents": clips["spec_hash"], "clips": clips["fingerprint"]},
         register=True,
     )
 

@@ -5,12 +5,12 @@ clips/*.tar ──▶ Ray Train workers ──▶ checkpoints ──▶ vqgan/NA
 
 from __future__ import annotations
 
-from pipelines.config.schema import TrainVQGAN
-from pipelines.io import shards
+from pipelines.io.arrays import clip_arrays
+from pipelines.io.markers import load_markers
 from pipelines.io.workspace import require
-from pipelines.training.loader import clip_arrays
 from pipelines.training.methods.vqgan import VQGANMethod
 from pipelines.training.perceptual import checksum
+from pipelines.training.settings import TrainVQGAN
 from pipelines.training.stage import Stage, run_stage
 from pipelines.training.trainer import Data
 
@@ -22,7 +22,7 @@ def train_vqgan(config: TrainVQGAN) -> str:
     index = require(space.clips, "index.json", "shard_videos")
     spec = index["spec"]
     config.model.latent_shape(spec["frames"], spec["size"], spec["size"])  # or `UserError`
-    markers = shards.load_markers(space.clips, index, "shard_videos")
+    markers = load_markers(space.clips, index, "shard_videos")
     perceptual = {"perceptual": checksum(config.perceptual)} if config.perceptual else {}
     return run_stage(
         Stage(
@@ -32,6 +32,6 @@ def train_vqgan(config: TrainVQGAN) -> str:
             data=Data(space.clips, markers, "shard_videos", clip_arrays),
             folder=space.vqgan(config.name),
             inputs={"clips": index["fingerprint"]} | perceptual,
-            about={"clips": index["spec_hash"]},
+            lineage={"clips": index["spec_hash"]},
         )
     )

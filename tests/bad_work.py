@@ -4,7 +4,7 @@ import ctypes
 import time
 from collections.abc import Iterator
 
-from pipelines.io.cutting import CutRequest, Event, cut_video
+from pipelines.sharding.clips import CutRequest, Event, cut_video
 
 
 def some_clip(request: CutRequest) -> Iterator[Event]:

@@ -16,7 +16,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from pipelines.io.video import Frames
+from pipelines.video import Frames
 
 HEIGHT, WIDTH, COUNT, FPS, KEY_EVERY = 64, 96, 40, 25, 8
 CORNERS = ((200, 30, 30), (30, 180, 30), (30, 30, 200), (120, 120, 120))

@@ -1,1 +1,1 @@
-"""What the evaluation page is made of: protocols, detectors, drawing, watching, summing up."""
+"""Evaluation: real clips, features, statistics, metrics, report."""

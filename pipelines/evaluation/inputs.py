@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from pipelines import registry
-from pipelines.config.schema import Evaluate
-from pipelines.evaluation.detector_files import DetectorFile, find_detector
-from pipelines.evaluation.observe import FORMAT
-from pipelines.io import storage
+from pipelines.evaluation.detectors import DetectorFile, find_detector
+from pipelines.evaluation.features import FORMAT
+from pipelines.evaluation.settings import Evaluate
+from pipelines.io import checksums, storage
 from pipelines.io.workspace import require
+from pipelines.tracking import registry
 from vqvdm.errors import UserError
 from vqvdm.tokenizer.pixels import PIXELS
 
@@ -35,7 +35,7 @@ class Inputs:
         files = (self.detector, self.classifier, self.lpips)
         parts = [file and file.sha256 for file in files]
         made_from = [self.bundle["fingerprint"], self.index["fingerprint"]]
-        return storage.fingerprint([FORMAT, self.config.recipe(), parts, made_from])
+        return checksums.fingerprint([FORMAT, self.config.recipe(), parts, made_from])
 
 
 def find_inputs(config: Evaluate) -> Inputs:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.config.protocols import PROTOCOLS
+from pipelines.evaluation.protocols import PROTOCOLS
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from pipelines.config import protocols
-from pipelines.evaluation import published
-from pipelines.evaluation.figures import Figures, Sets
+from pipelines.evaluation import protocols, published
 from pipelines.evaluation.inputs import Inputs
-from pipelines.io import storage
+from pipelines.evaluation.metrics import Metrics, Sets
+from pipelines.io import checksums
 
 
-def result(inputs: Inputs, figures: Figures, sets: Sets, pace: dict[str, Any]) -> dict[str, Any]:
+def result(inputs: Inputs, metrics: Metrics, sets: Sets, speed: dict[str, Any]) -> dict[str, Any]:
     """What `metrics.json` holds: figures with everything that they depend on."""
     config, chosen, spec = inputs.config, inputs.config.chosen, inputs.index["spec"]
     protocol = {
@@ -49,21 +48,21 @@ def result(inputs: Inputs, figures: Figures, sets: Sets, pace: dict[str, Any]) -
     basis["seed"] = config.seed
     return {
         "recipe": inputs.recipe,
-        "metrics": figures.flat | {k: v for k, v in pace.items() if isinstance(v, float)},
-        "estimates": {name: asdict(each) for name, each in figures.values.items()},
-        "not_measured": figures.not_measured,
+        "metrics": metrics.flat | {k: v for k, v in speed.items() if isinstance(v, float)},
+        "estimates": {name: asdict(each) for name, each in metrics.values.items()},
+        "not_measured": metrics.not_measured,
         "protocol": protocol,
-        "speed": pace,
+        "speed": speed,
         "published": {"table": table.title, "comparable": not reasons, "reasons": reasons},
         "preset": config.preset,
         "clips": inputs.index["fingerprint"],
         "settings": config.recipe(),
         "ldm": config.ldm,
-        "measured_on": storage.fingerprint([basis, inputs.index["fingerprint"]]),
+        "measured_on": checksums.fingerprint([basis, inputs.index["fingerprint"]]),
     }
 
 
-def headline(figures: dict[str, float]) -> str:
+def headline(metrics: dict[str, float]) -> str:
     """The main figures in words."""
     names = {
         "psnr": "PSNR {:.1f} dB",
@@ -72,11 +71,11 @@ def headline(figures: dict[str, float]) -> str:
         "samples/displacement_ratio": "displacement ratio {:.2f}",
         "real/displacement_ratio": "(real {:.2f})",
     }
-    text = [text.format(figures[name]) for name, text in names.items() if name in figures]
-    for name, value in figures.items():
+    text = [text.format(metrics[name]) for name, text in names.items() if name in metrics]
+    for name, value in metrics.items():
         if name.split("_")[0] in ("fvd", "is") and not name.endswith(("_ci95", "_std")):
             word = name.replace("fvd", "FVD").replace("is", "IS", 1).replace("_", " by ", 1)
             text.append(f"{word} {value:.3g}")
-            if f"floor/{name}" in figures:
-                text.append(f"(real {figures[f'floor/{name}']:.3g})")
+            if f"floor/{name}" in metrics:
+                text.append(f"(real {metrics[f'floor/{name}']:.3g})")
     return " ".join(text)

@@ -1,1 +1,1 @@
-"""What lies on disks and buckets: storage, the root's places, videos, shards, the manifest."""
+"""What lies on disks and in buckets: storage, shards, the places under a root."""

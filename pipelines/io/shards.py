@@ -1,66 +1,26 @@
-"""WebDataset shards: tar files of samples, each with a marker that is written last.
+"""WebDataset shards: tar files of samples, written with their marker, read once they match it.
 
-A shard without its marker does not exist. The marker `NAME.json` beside `NAME.tar` states the
-checksum, the size, the keys and what the shard was made from. Members are sorted and carry no
-time, so the same samples give the same bytes.
+Members are sorted and carry no time, so the same samples give the same bytes.
 """
 
 from __future__ import annotations
 
 import io
-import json
 import os
 import tarfile
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, field
-from functools import partial
-from typing import Any, BinaryIO, Protocol
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
 
 import webdataset as wds
 
-from pipelines.io import storage, workspace
+from pipelines.io import storage
+from pipelines.io.markers import Marker
 from pipelines.io.scratch import scratch
 from vqvdm.errors import UserError
 
-SPLITS = ("train", "val")
 BUFFER = 2**20
-READERS = 32
-"""Markers read at a time: an object store answers many at once, each after a while."""
-
-
-@dataclass(frozen=True)
-class Marker:
-    """What is known of a finished shard."""
-
-    name: str
-    sha256: str
-    bytes: int
-    keys: list[str]
-    sources: list[str]
-    """Ids of what the shard was made from: videos, or the clip shard."""
-    spec_hash: str
-    """Fingerprint of the settings, the same for all shards of a folder."""
-    made_from: str
-    """Fingerprint of all that the content depends on: sources, settings, code of the format."""
-    details: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def split(self) -> str:
-        return self.name.split("-")[0]
-
-
-def to_json(marker: Marker) -> bytes:
-    return storage.json_bytes(asdict(marker))
-
-
-def from_json(data: bytes) -> Marker:
-    return Marker(**json.loads(data))
-
-
-def shard_name(split: str, index: int) -> str:
-    return f"{split}-{index:06d}"
 
 
 Members = dict[str, tuple[int, int]]
@@ -134,81 +94,8 @@ class ShardWriter:
             details,
         )
         storage.publish_file(tar, storage.join(self.folder, f"{self.name}.tar"))
-        storage.publish_bytes(to_json(marker), storage.join(self.folder, f"{self.name}.json"))
+        storage.publish_bytes(marker.to_json(), storage.join(self.folder, f"{self.name}.json"))
         return marker
-
-
-def read_marker(folder: str, name: str) -> Marker | None:
-    """The marker of a shard, or None where the shard does not exist or its marker is garbled."""
-    try:
-        return from_json(storage.read_bytes(storage.join(folder, f"{name}.json")))
-    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError, TypeError):
-        return None
-
-
-def is_intact(folder: str, marker: Marker) -> bool:
-    """Whether a shard's tar is there and matches its marker."""
-    try:
-        return storage.sha256(storage.join(folder, f"{marker.name}.tar")) == marker.sha256
-    except FileNotFoundError:
-        return False
-
-
-def finished(folder: str, name: str, made_from: str) -> Marker | None:
-    """The marker of a shard that is there, intact and made from just this; else None."""
-    marker = read_marker(folder, name)
-    if marker is None or marker.made_from != made_from or not is_intact(folder, marker):
-        return None
-    return marker
-
-
-def filled_with(folder: str) -> str | None:
-    """The settings' fingerprint of what lies in a folder, finished or not; None if nothing.
-
-    Without an index, the shards of a killed job tell; what is garbled tells nothing.
-    """
-    files = [file.uri[len(folder) + 1 :] for file in storage.walk(folder)]
-    # "index.json" sorts before any shard.
-    found = (workspace.published(folder, name) for name in files if name.endswith(".json"))
-    told = (content["spec_hash"] for content in found if content and "spec_hash" in content)
-    return next(told, None)
-
-
-def sweep(folder: str, names: list[str]) -> None:
-    """Delete all that is neither the index nor one of the named shards, uploads included."""
-    wanted = {"index.json"} | {f"{name}.{kind}" for name in names for kind in ("tar", "json")}
-    for file in storage.walk(folder):
-        if file.uri[len(folder) + 1 :] not in wanted:
-            storage.delete(file.uri)
-    storage.discard_unfinished(folder)
-
-
-class _HasSum(Protocol):
-    @property
-    def sha256(self) -> str: ...
-
-
-def content_fingerprint(markers: Iterable[_HasSum]) -> str:
-    """What an index says of the content of its shards, given in order."""
-    return storage.fingerprint([marker.sha256 for marker in markers])
-
-
-def load_markers(folder: str, index: dict[str, Any], job: str) -> list[Marker]:
-    """The markers of the shards an index names; names the job that mends what does not fit."""
-    with ThreadPoolExecutor(READERS) as pool:
-        markers = list(pool.map(partial(read_marker, folder), index["shards"]))
-    for name, marker in zip(index["shards"], markers, strict=True):
-        if marker is None:
-            raise UserError(
-                f"{storage.join(folder, name)}.tar has no marker: run jobs/{job}.py again"
-            )
-    found = [marker for marker in markers if marker]
-    if content_fingerprint(found) != index["fingerprint"]:
-        raise UserError(
-            f"the shards of {folder} are not those of its index.json, as if jobs/{job}.py had "
-            f"been stopped half-way: run jobs/{job}.py again"
-        )
-    return found
 
 
 @dataclass

@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from pipelines.io.checksums import json_bytes
+from pipelines.io.connection import connect, explained, is_local
 from pipelines.io.scratch import scratch
 from vqvdm.errors import UserError
 
@@ -45,10 +46,6 @@ def join(uri: str, *parts: str) -> str:
     return "/".join([uri.rstrip("/"), *parts])
 
 
-def is_local(uri: str) -> bool:
-    return "://" not in uri or uri.startswith("file://")
-
-
 def absolute(uri: str) -> str:
     """A local path made absolute; other URIs as they are, without a trailing slash."""
     if not is_local(uri):
@@ -56,66 +53,13 @@ def absolute(uri: str) -> str:
     return os.path.abspath(os.path.expanduser(uri.removeprefix("file://")))
 
 
-def _connect(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    # Listings are never cached: other processes write to the same places.
-    options: dict[str, Any] = {"use_listings_cache": False}
-    if uri.startswith("s3://"):
-        # Outages of up to a minute are waited out; longer ones end the job with one line.
-        attempts = int(os.environ.get("AWS_MAX_ATTEMPTS", "8"))
-        options["config_kwargs"] = {
-            "retries": {"mode": "standard", "total_max_attempts": attempts},
-            # Some servers send the checksum of the whole object along with a part of it, and
-            # large objects are read in parts. What matters here is checked by its own sha256.
-            "response_checksum_validation": "when_required",
-        }
-    try:
-        return fsspec.core.url_to_fs(uri, **options)
-    except ValueError as error:
-        raise UserError(f"{uri} is of a kind fsspec does not know: {error}") from error
-
-
-@contextmanager
-def _explained(uri: str, doing: str) -> Iterator[None]:
-    """Turn what storage refuses into one line that says what to mend."""
-    try:
-        yield
-    except PermissionError as error:
-        cure = (
-            "check the permissions"
-            if is_local(uri)
-            else "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL"
-        )
-        raise UserError(f"no permission to {doing} {uri}: {cure} ({error})") from error
-    except NotADirectoryError as error:
-        raise UserError(
-            f"cannot {doing} {uri}: a file stands where a folder is needed; choose another path"
-        ) from error
-    except Exception as error:
-        if "bucket does not exist" in str(error):
-            raise UserError(f"cannot {doing} {uri}: {error}: create the bucket first") from error
-        if is_local(uri) or isinstance(error, FileNotFoundError):
-            raise
-        libraries = ("botocore", "aiobotocore", "aiohttp")
-        if isinstance(error, OSError) or type(error).__module__.startswith(libraries):
-            raise UserError(
-                f"cannot {doing} {uri}: {error} (check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, "
-                "AWS_ENDPOINT_URL and the network, then run the same command again)"
-            ) from error
-        raise
-
-
-def is_refusal(error: UserError) -> bool:
-    """Whether storage answered that a file may not be touched; else it did not answer at all."""
-    return isinstance(error.__cause__, PermissionError)
-
-
 def walk(uri: str, folders: bool = False) -> list[FileInfo]:
     """Every file below a folder or prefix, sorted by URI; none where there is no such place.
 
     With `folders`, those of a disk are told too; object stores have none.
     """
-    fs, path = _connect(uri)
-    with _explained(uri, "list"):
+    fs, path = connect(uri)
+    with explained(uri, "list"):
         if isinstance(fs, LocalFileSystem):
             return _walk_local(path, folders)
         found = fs.find(path, detail=True)
@@ -161,11 +105,11 @@ def _local_info(place: str) -> FileInfo:
 
 def info(uri: str) -> FileInfo | None:
     """What a listing would tell of one file; None where there is none."""
-    fs, path = _connect(uri)
+    fs, path = connect(uri)
     if isinstance(fs, LocalFileSystem):
         return _local_info(path) if os.path.isfile(path) else None
     try:
-        with _explained(uri, "read"):
+        with explained(uri, "read"):
             found = fs.info(path)
     except FileNotFoundError:
         return None
@@ -173,15 +117,15 @@ def info(uri: str) -> FileInfo | None:
 
 
 def exists(uri: str) -> bool:
-    fs, path = _connect(uri)
-    with _explained(uri, "read"):
+    fs, path = connect(uri)
+    with explained(uri, "read"):
         return fs.exists(path)
 
 
 def read_bytes(uri: str) -> bytes:
     """A whole file; `FileNotFoundError` where there is none."""
-    fs, path = _connect(uri)
-    with _explained(uri, "read"):
+    fs, path = connect(uri)
+    with explained(uri, "read"):
         return fs.cat_file(path)
 
 
@@ -197,8 +141,8 @@ def read_text(uri: str, flag: str) -> str:
 
 def read_head(uri: str, size: int) -> bytes:
     """The first bytes of a file."""
-    fs, path = _connect(uri)
-    with _explained(uri, "read"):
+    fs, path = connect(uri)
+    with explained(uri, "read"):
         return fs.cat_file(path, start=0, end=size)
 
 
@@ -212,11 +156,11 @@ def local_copy(uri: str) -> Iterator[str]:
     if is_local(uri):
         yield uri.removeprefix("file://")
         return
-    fs, path = _connect(uri)
+    fs, path = connect(uri)
     with scratch() as folder:
         # Told apart from the folder's lock, whatever the file is called.
         place = str(folder / f"copy{PurePosixPath(path).suffix}")
-        with _explained(uri, "read"):
+        with explained(uri, "read"):
             fs.get_file(path, place)
         yield place
 
@@ -243,9 +187,9 @@ def download_folder(uri: str, folder: Path, names: Iterable[str]) -> None:
 
 def publish_file(source: str | Path, uri: str) -> None:
     """Put a finished local file in its place, whole or not at all, and check its size there."""
-    fs, path = _connect(uri)
+    fs, path = connect(uri)
     size = os.path.getsize(source)
-    with _explained(uri, "write"):
+    with explained(uri, "write"):
         if isinstance(fs, LocalFileSystem):
             os.makedirs(os.path.dirname(path), exist_ok=True)
             beside = os.path.join(os.path.dirname(path), _part(os.path.basename(path)))
@@ -272,8 +216,8 @@ def discard_unfinished(uri: str) -> None:
     These are parts beside a local file, and uploads that an object store has not yet shown and
     would charge for all the same. Nobody may be writing there at the time.
     """
-    fs, path = _connect(uri)
-    with _explained(uri, "tidy"):
+    fs, path = connect(uri)
+    with explained(uri, "tidy"):
         if isinstance(fs, LocalFileSystem):
             beside = Path(path).parent.glob(f".{glob.escape(os.path.basename(path))}.*.part")
             for part in [*beside, *Path(path).rglob(".*.part")]:
@@ -306,17 +250,21 @@ def _abort_uploads(fs: Any, path: str) -> None:
                 )
 
 
+def keep_only(folder: str, names: Iterable[str]) -> None:
+    """Delete all below a folder but the named files, and what killed writers left."""
+    wanted = set(names)
+    for file in walk(folder):
+        if file.uri[len(folder) + 1 :] not in wanted:
+            delete(file.uri)
+    discard_unfinished(folder)
+
+
 def publish_bytes(data: bytes, uri: str) -> None:
     """As `publish_file`, from memory."""
     with tempfile.NamedTemporaryFile(prefix="vqvdm-") as file:
         file.write(data)
         file.flush()
         publish_file(file.name, uri)
-
-
-def json_bytes(value: Any) -> bytes:
-    """JSON with sorted keys: the same value gives the same bytes."""
-    return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
 
 
 def publish_json(value: Any, uri: str) -> None:
@@ -326,8 +274,8 @@ def publish_json(value: Any, uri: str) -> None:
 
 def delete(uri: str) -> None:
     """Remove a file or everything below a folder; nothing happens where there is none."""
-    fs, path = _connect(uri)
-    with _explained(uri, "delete"):
+    fs, path = connect(uri)
+    with explained(uri, "delete"):
         if fs.exists(path):
             fs.rm(path, recursive=True)
 
@@ -339,14 +287,3 @@ def sha256(uri: str) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def fingerprint(value: Any) -> str:
-    """Short checksum of any JSON value, the same wherever it is computed."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def digest(text: str) -> str:
-    """Short checksum of a text; file names that are no UTF-8 have one too."""
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]

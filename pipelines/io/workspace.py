@@ -35,8 +35,8 @@ class Workspace:
         return self._at("clips")
 
     @property
-    def looks(self) -> str:
-        return self._at("looks")
+    def perceptual_hashes(self) -> str:
+        return self._at("perceptual_hashes")
 
     def vqgan(self, name: str) -> str:
         return self._at("vqgan", name)

@@ -1,1 +1,1 @@
-"""Training: the order of samples, the loop, the two methods, and Ray Train around them."""
+"""Training: the order of samples, the loop, its methods, and Ray Train around them."""

@@ -10,17 +10,17 @@ from collections.abc import Callable, Iterable, Mapping
 from PIL import Image
 from torch import Tensor
 
-from pipelines.config.schema import TrainJob
-from pipelines.io.video import encode_h264
-from pipelines.tracking import Run
+from pipelines.tracking.run import Run
 from pipelines.training.checkpoints import Checkpoints, KeyLog
 from pipelines.training.loader import Batch, Loader
 from pipelines.training.methods.base import Method
+from pipelines.training.settings import TrainJob
 from pipelines.training.world import World
+from pipelines.video.encoder import encode_h264
 from vqvdm.errors import UserError
 
-LOOK_EVERY = 8
-"""Steps on a GPU between two looks for numbers that are none, and for being told to stop."""
+CHECK_EVERY = 8
+"""Steps on a GPU between two checks for losses that are not finite and for requests to stop."""
 
 Report = Callable[[int, int, str], None]
 """Takes the step, how many there are, and how it goes in words."""
@@ -39,13 +39,13 @@ def train(
     validation: Callable[[], Iterable[Batch]],
     checkpoints: Checkpoints,
     run: Run | None,
-    stopping: Callable[[], bool] = lambda: False,
+    stop_requested: Callable[[], bool] = lambda: False,
     report: Report = print_line,
 ) -> int:
     """Train to `config.steps` from the newest checkpoint on; returns the step that was reached.
 
-    `run` is given to one worker, which calls `report` now and then. `stopping` tells whether this
-    worker was told to stop: then all of them save and end.
+    `run` is given to one worker, which calls `report` now and then. `stop_requested` is polled:
+    where it is true for any worker, all of them save and end.
     """
     state = checkpoints.newest(say=world.is_first)
     step, position = 0, 0
@@ -69,10 +69,10 @@ def train(
         step, position = step + 1, position + config.batch_size
         last = step == config.steps
         due = step % config.checkpoint_every == 0 or last
-        # A look at a number waits for a GPU to get there: not at every step.
-        if due or world.device.type == "cpu" or step % LOOK_EVERY == 0:
-            _stop_at_nan(metrics, step)
-            stop = world.any(stopping())
+        # Reading a number waits for the GPU: not at every step.
+        if due or world.device.type == "cpu" or step % CHECK_EVERY == 0:
+            _refuse_not_finite(metrics, step)
+            stop = world.any(stop_requested())
         if keys:
             keys.note(step, world.gather_keys(batch.keys))
         if step % config.log_every == 0 or last:
@@ -94,7 +94,7 @@ def train(
                 )
             world.barrier()
     if stop and world.is_first and step < config.steps:
-        print(f"told to stop: saved at step {step}", flush=True)
+        print(f"stop requested: saved at step {step}", flush=True)
     return step
 
 
@@ -126,7 +126,7 @@ class _Waiting:
         self.clock.wait_s += time.monotonic() - self.started
 
 
-def _stop_at_nan(metrics: Mapping[str, Tensor], step: int) -> None:
+def _refuse_not_finite(metrics: Mapping[str, Tensor], step: int) -> None:
     """`UserError` before a broken state could be saved: the checkpoints there stay good."""
     for name in ("loss", "gradient_norm"):
         value = metrics[name].item()

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipelines.config.schema import TrainJob
+from pipelines.training.settings import TrainJob
 from pipelines.training.world import World
 from vqvdm.errors import UserError
 

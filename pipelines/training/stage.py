@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipelines import registry, tracking
-from pipelines.config.schema import TrainJob
-from pipelines.io import lock, storage, workspace
+from pipelines.io import checksums, lock, storage, workspace
+from pipelines.tracking import registry
+from pipelines.tracking.run import start_run
 from pipelines.training.checkpoints import Checkpoints
 from pipelines.training.methods.base import Method
+from pipelines.training.settings import TrainJob
 from pipelines.training.trainer import Data, Plan, fit, threads_per_worker
 from pipelines.training.world import World
 from vqvdm.checkpoint import weights_fingerprint
@@ -32,8 +33,8 @@ class Stage:
     folder: str
     inputs: Mapping[str, str]
     """Fingerprints of what it reads."""
-    about: Mapping[str, Any]
-    """What `config.json` keeps besides the model: lineage."""
+    lineage: Mapping[str, Any]
+    """What `config.json` keeps besides the model, as `about`."""
     parts: Mapping[str, str] = field(default_factory=dict)
     """Folders copied into the export: name to URI."""
     register: bool = False
@@ -41,7 +42,7 @@ class Stage:
 
     @property
     def recipe(self) -> str:
-        return storage.fingerprint([self.config.recipe(), dict(self.inputs)])
+        return checksums.fingerprint([self.config.recipe(), dict(self.inputs)])
 
 
 def run_stage(stage: Stage) -> str:
@@ -96,7 +97,7 @@ def _clear(folder: str) -> None:
 def _train_and_publish(stage: Stage, checkpoints: Checkpoints, owner: str) -> str:
     """Train under the lock of `owner`; returns the main figure in words."""
     config = stage.config
-    with tracking.run(stage.name, config, stage.inputs) as run:
+    with start_run(stage.name, config, stage.inputs) as run:
         fit(
             Plan(
                 config,
@@ -116,7 +117,7 @@ def _train_and_publish(stage: Stage, checkpoints: Checkpoints, owner: str) -> st
         step = state["step"] if state else 0
         if state is None or step < config.steps:
             raise IncompleteError(
-                f"stopped at step {step} of {config.steps} as it was told to: run the same command "
+                f"stopped at step {step} of {config.steps} on request: run the same command "
                 "again to go on"
             )
         method = stage.method(config, World())
@@ -126,7 +127,7 @@ def _train_and_publish(stage: Stage, checkpoints: Checkpoints, owner: str) -> st
         run.bytes(_card(stage, state["validation"]).encode(), "MODEL_CARD.md")
         if stage.register:
             root, folder = config.workspace.root, stage.folder
-            run.tell(
+            run.send(
                 "the registration of the model",
                 lambda: print(registry.register(run, root, folder), flush=True),
             )
@@ -149,9 +150,9 @@ def _publish(stage: Stage, method: Method, validation: Mapping[str, float]) -> s
             storage.download_folder(uri, folder / name, ("model.safetensors", "config.json"))
         (folder / "MODEL_CARD.md").write_text(_card(stage, validation))
         config = json.loads((folder / "config.json").read_text())
-        config |= {"recipe": stage.recipe, "inputs": dict(stage.inputs), "about": stage.about}
+        config |= {"recipe": stage.recipe, "inputs": dict(stage.inputs), "about": stage.lineage}
         config["validation"] = dict(validation)
-        (folder / "config.json").write_bytes(storage.json_bytes(config))
+        (folder / "config.json").write_bytes(checksums.json_bytes(config))
         files = [path for path in folder.rglob("*") if path.is_file()]
         for path in sorted(files, key=lambda path: path == folder / "config.json"):
             storage.publish_file(path, storage.join(stage.folder, str(path.relative_to(folder))))

@@ -1,4 +1,4 @@
-"""Being told to stop: a process that gets SIGTERM notes it down, and the loop saves and ends."""
+"""Requests to stop: after SIGTERM, or on the driver's word, the loop saves and ends."""
 
 from __future__ import annotations
 
@@ -7,35 +7,35 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-_asked = threading.Event()
+_requested = threading.Event()
 
 
-def listen() -> None:
-    """From now on, SIGTERM is noted down in this process. For its main thread only."""
-    _asked.clear()
-    signal.signal(signal.SIGTERM, lambda *_: _asked.set())
+def install_handler() -> None:
+    """From now on, SIGTERM requests a stop of this process. For its main thread only."""
+    _requested.clear()
+    signal.signal(signal.SIGTERM, lambda *_: _requested.set())
 
 
-def ask() -> None:
-    """Note down that this process shall stop."""
-    _asked.set()
+def request() -> None:
+    """Request a stop of this process."""
+    _requested.set()
 
 
-def asked() -> bool:
-    """Whether this process was told to stop."""
-    return _asked.is_set()
+def requested() -> bool:
+    """Whether this process was asked to stop."""
+    return _requested.is_set()
 
 
 @contextmanager
-def telling(tell: Callable[[], object]) -> Iterator[None]:
-    """While this lasts, SIGTERM is noted down, and others are told of it."""
+def forwarding(forward: Callable[[], object]) -> Iterator[None]:
+    """Meanwhile, SIGTERM requests a stop of this process, and calls `forward` in a thread."""
 
     def handle(*_: object) -> None:
-        _asked.set()
+        _requested.set()
         # A handler interrupts whatever goes on: what takes time is for another thread.
-        threading.Thread(target=tell, daemon=True).start()
+        threading.Thread(target=forward, daemon=True).start()
 
-    _asked.clear()
+    _requested.clear()
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,12 +1,11 @@
 """Ray Train around the loop: starts the workers, restarts them when one dies.
 
-A worker finds its own way back: everything it needs lies in the newest checkpoint. What is told
-to stop by SIGTERM, driver or worker, saves first.
+A restarted worker needs nothing but the newest checkpoint. After SIGTERM, of the driver or of a
+worker, all workers save first.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import tempfile
@@ -22,7 +21,6 @@ import ray
 import torch
 from ray import PlacementGroupID
 from ray.exceptions import RayError
-from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
 from ray.train import RunConfig, ScalingConfig, TrainingFailedError, get_context
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.util.placement_group import (
@@ -31,24 +29,25 @@ from ray.util.placement_group import (
     remove_placement_group,
 )
 
-from pipelines import tracking
-from pipelines.config.scale import local_cpus, ray_options, resolve_switch
-from pipelines.config.schema import TrainJob
-from pipelines.io.shards import Marker
-from pipelines.progress import Progress
+from pipelines.cluster import find_user_error, local_cpus, ray_options, resolve_switch
+from pipelines.io.markers import Marker
+from pipelines.io.progress import Progress
+from pipelines.tracking.run import Run
 from pipelines.training import stop
+from pipelines.training.board import Board
 from pipelines.training.checkpoints import Checkpoints
 from pipelines.training.loader import Loader
-from pipelines.training.loop import Report, print_line, train
+from pipelines.training.loop import print_line, train
+from pipelines.training.settings import TrainJob
 from pipelines.training.world import World
-from vqvdm.errors import UserError, find_user_error
+from vqvdm.errors import UserError
 from vqvdm.inference import resolve_precision
 
 VALIDATION_CLIPS = 64
 ATTEMPTS = 3
 """Failures in a row without a new checkpoint between them."""
-ASK_EVERY_S = 1.0
-"""How often a worker looks whether the driver was told to stop."""
+POLL_S = 1.0
+"""How often a worker asks whether to stop, and the driver how far it is."""
 
 
 @dataclass(frozen=True)
@@ -90,22 +89,14 @@ class Plan:
     bar: bool = False
     """Whether the driver sits at a terminal and draws a bar."""
     name: str = field(default_factory=lambda: f"vqvdm-{uuid.uuid4().hex}")
-    """What entries in Ray's table begin with: whether to stop, how far it is."""
-
-    @property
-    def stop_key(self) -> str:
-        return f"{self.name}-stop"
-
-    @property
-    def progress_key(self) -> str:
-        return f"{self.name}-progress"
+    """Name of the board in Ray."""
 
     def checkpoints(self) -> Checkpoints:
         return Checkpoints(self.folder, self.recipe, self.config.keep, self.inputs, self.owner)
 
 
 def fit(plan: Plan) -> None:
-    """Train on the cluster until all steps are done, or the driver is told to stop."""
+    """Train on the cluster until all steps are done, or the driver is asked to stop."""
     ray.init(**ray_options())
     cpus = int(ray.cluster_resources().get("CPU", 0))
     gpus = int(ray.cluster_resources().get("GPU", 0))
@@ -119,9 +110,12 @@ def fit(plan: Plan) -> None:
     checkpoints = plan.checkpoints()
     checkpoints.sweep()
     reached, failures = checkpoints.newest_step() or 0, 0
-    telling = stop.telling(lambda: _internal_kv_put(plan.stop_key, b"1"))
-    with telling, _bar(plan) if plan.bar else nullcontext():
-        while reached < plan.config.steps and not stop.asked():
+    # On whichever node it runs, and again on another one if that dies.
+    actor: Any = ray.remote(num_cpus=0, max_restarts=-1)(Board)
+    board = actor.options(name=plan.name).remote()
+    forwarding = stop.forwarding(lambda: ray.get(board.request_stop.remote()))
+    with forwarding, _bar(board) if plan.bar else nullcontext():
+        while reached < plan.config.steps and not stop.requested():
             try:
                 _fit_once(plan, scaling)
                 failure = None
@@ -135,38 +129,38 @@ def fit(plan: Plan) -> None:
             elif find_user_error(failure) or failures == ATTEMPTS:
                 # What the user has to mend does not get better by trying again.
                 raise failure
-            if reached < plan.config.steps and not stop.asked():
+            if reached < plan.config.steps and not stop.requested():
                 why = f" ({_first_line(failure)})" if failure else ""
                 print(f"a worker was lost{why}: going on from step {reached}", flush=True)
 
 
 def _fit_once(plan: Plan, scaling: ScalingConfig) -> None:
-    # Ray Train keeps books of its own; ours are the checkpoints, so its are thrown away.
-    books = tempfile.mkdtemp(prefix="vqvdm-train-")
+    # Ray Train's run directory is not needed: checkpoints lie under the root.
+    run_directory = tempfile.mkdtemp(prefix="vqvdm-train-")
     try:
         TorchTrainer(
             _worker,
             train_loop_config={"plan": plan},
-            torch_config=_ListeningConfig(),
+            torch_config=_TorchConfig(),
             scaling_config=scaling,
-            run_config=RunConfig(storage_path=books, name="train"),
+            run_config=RunConfig(storage_path=run_directory, name="train"),
         ).fit()
     finally:
-        shutil.rmtree(books, ignore_errors=True)
+        shutil.rmtree(run_directory, ignore_errors=True)
 
 
 @contextmanager
-def _bar(plan: Plan) -> Iterator[None]:
-    """Meanwhile, draw how far the first worker says it is."""
+def _bar(board: Any) -> Iterator[None]:
+    """Meanwhile, draw the progress that the first worker reports."""
     ended = threading.Event()
 
     def draw() -> None:
-        while not ended.wait(ASK_EVERY_S):
-            if told := _internal_kv_get(plan.progress_key):
-                step, steps, words = json.loads(told)
-                watch = Progress("steps", steps)
-                watch.done = step
-                print(f"\r{watch.bar()} {step}/{steps}  {words}\x1b[K", end="", flush=True)
+        while not ended.wait(POLL_S):
+            if reported := _ask(board.progress):
+                step, steps, words = reported
+                progress = Progress("steps", steps)
+                progress.done = step
+                print(f"\r{progress.bar()} {step}/{steps}  {words}\x1b[K", end="", flush=True)
 
     thread = threading.Thread(target=draw, daemon=True)
     thread.start()
@@ -182,8 +176,8 @@ def _free_what_is_left() -> None:
     """Give back what a controller that died had reserved: Ray keeps it while this job lasts."""
     # The id of a placement group ends with that of the job that made it.
     job = ray.get_runtime_context().get_job_id()
-    for group_id, about in placement_group_table().items():
-        if group_id.endswith(job) and about["state"] != "REMOVED":
+    for group_id, group in placement_group_table().items():
+        if group_id.endswith(job) and group["state"] != "REMOVED":
             remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group_id))))
 
 
@@ -191,21 +185,21 @@ def _first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
-class _ListeningBackend(TorchConfig().backend_cls):  # type: ignore[misc]
-    """Ray's set-up of a process group; besides, the workers note SIGTERM down.
+class _TorchBackend(TorchConfig().backend_cls):  # type: ignore[misc]
+    """Ray's set-up of a process group, and of a handler of SIGTERM in each worker.
 
-    Only a process's main thread may see to signals, and the loop runs in another one.
+    Only the main thread of a process may handle signals, and the loop runs in another one.
     """
 
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
         super().on_start(worker_group, backend_config)
-        worker_group.execute(stop.listen)
+        worker_group.execute(stop.install_handler)
 
 
-class _ListeningConfig(TorchConfig):
+class _TorchConfig(TorchConfig):
     @property
     def backend_cls(self) -> type:
-        return _ListeningBackend
+        return _TorchBackend
 
 
 def threads_per_worker(config: TrainJob) -> int:
@@ -227,7 +221,7 @@ def _worker(arguments: dict[str, Any]) -> None:
         resolve_switch(plan.config.channels_last, auto=True),
         resolve_switch(plan.config.compile, auto=device.type == "cuda"),
     )
-    run = tracking.attach(plan.tracking_uri, plan.run_id) if world.is_first else None
+    run = Run(plan.tracking_uri, plan.run_id) if world.is_first else None
     pinned = resolve_switch(plan.config.pin_memory, auto=True) and device.type == "cuda"
     loader = plan.data.loader(
         "train",
@@ -237,8 +231,9 @@ def _worker(arguments: dict[str, Any]) -> None:
     )
     held_out = plan.data.loader("val", cache_gb=plan.config.cache_gb)
     assert loader is not None
-    threading.Thread(target=_hear_the_driver, args=(plan.stop_key,), daemon=True).start()
-    with run.watched() if run else nullcontext():
+    board = ray.get_actor(plan.name)
+    threading.Thread(target=_poll_for_stop, args=(board,), daemon=True).start()
+    with run.system_metrics() if run else nullcontext():
         train(
             plan.method(plan.config, world),
             plan.config,
@@ -247,23 +242,24 @@ def _worker(arguments: dict[str, Any]) -> None:
             lambda: held_out.first(VALIDATION_CLIPS, 16) if held_out else [],
             plan.checkpoints(),
             run,
-            stop.asked,
-            _noting(plan.progress_key) if plan.bar else print_line,
+            stop.requested,
+            board.report.remote if plan.bar else print_line,
         )
     if run:
         run.close()
 
 
-def _noting(key: str) -> Report:
-    def note(*progress: Any) -> None:
-        _internal_kv_put(key, json.dumps(progress).encode())
+def _poll_for_stop(board: Any) -> None:
+    """Request a stop of this worker once the driver is asked to stop."""
+    while not stop.requested():
+        if _ask(board.stop_requested):
+            stop.request()
+        time.sleep(POLL_S)
 
-    return note
 
-
-def _hear_the_driver(stop_key: str) -> None:
-    """Look now and then whether the driver was told to stop; it may sit on another machine."""
-    while not stop.asked():
-        if _internal_kv_get(stop_key):
-            stop.ask()
-        time.sleep(ASK_EVERY_S)
+def _ask(method: Any) -> Any:
+    """What the board answers; None while it moves to another node."""
+    try:
+        return ray.get(method.remote(), timeout=10 * POLL_S)
+    except RayError:
+        return None

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.config import cli
+from pipelines.recipes import cli
 
 KEY, SECRET = "test-key", "test-secret"
 START_TIMEOUT_S = 30
@@ -116,7 +116,7 @@ def local_ray(
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}")
         patch.setenv("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
         patch.delenv("RAY_ADDRESS", raising=False)
-        from pipelines.config.scale import ray_options
+        from pipelines.cluster import ray_options
 
         ray.init(num_cpus=2, include_dashboard=False, **ray_options(own=True))
         yield patch

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-
-from pipelines.io import manifest, storage
-from tests.odd_videos import cut, image_folder, write
 from tests.unit.pipelines.test_near_duplicates import made
+
+from pipelines.io import storage
+from pipelines.sharding import manifest
+from tests.odd_videos import cut, image_folder, write
 
 
 def videos(folder: Path) -> Path:
@@ -66,7 +67,7 @@ def test_every_input_is_accounted_for(job, tmp_path: Path):
 def _check_artifacts(root: Path) -> None:
     from mlflow.tracking import MlflowClient
 
-    from pipelines.tracking import EXPERIMENT, tracking_uri
+    from pipelines.tracking.run import EXPERIMENT, tracking_uri
 
     client = MlflowClient(tracking_uri())
     experiment = client.get_experiment_by_name(EXPERIMENT)
@@ -127,7 +128,7 @@ def test_near_duplicates_are_left_out_on_request(job, tmp_path: Path):
     assert (again["status"], again["reason"], again["clips"]) == ("rejected", "near_duplicate", 0)
     assert again["detail"] == "of scene-3.mp4" and 0 <= again["score"] < 4
     assert {row["status"] for row in rows.values()} == {"ok"}
-    assert len(list((root / "looks").iterdir())) == 2
+    assert len(list((root / "perceptual_hashes").iterdir())) == 2
     tars = {tar: tar.stat().st_mtime_ns for tar in (root / "clips").glob("*.tar")}
     assert "verified" in job("shard_videos", *flags, "--filters.min-distance", 4).stdout
     assert tars == {tar: tar.stat().st_mtime_ns for tar in tars}

@@ -7,9 +7,10 @@ import json
 import numpy as np
 import pytest
 
-from pipelines.io import manifest, storage
-from pipelines.io.video import decode_clip
+from pipelines.io import storage
 from pipelines.io.workspace import Workspace
+from pipelines.sharding import manifest
+from pipelines.video.encoder import decode_clip
 
 SMALL_VQGAN = ("--model.widths", 8, 16, "--model.depths", 1, 1, "--model.codebook-size", 64)
 SMALL_UNET = ("--model.width", 16, "--model.head-width", 8)
@@ -75,7 +76,7 @@ def _check_tracking(root: str) -> None:
     """One finished run a job; each names the run that made its input."""
     from mlflow.tracking import MlflowClient
 
-    from pipelines.tracking import EXPERIMENT, tracking_uri
+    from pipelines.tracking.run import EXPERIMENT, tracking_uri
 
     client = MlflowClient(tracking_uri())
     experiment = client.get_experiment_by_name(EXPERIMENT)

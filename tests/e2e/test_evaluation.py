@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines import registry, tracking
-from pipelines.config.schema import Sample
 from pipelines.demo_videos import CLASSES
 from pipelines.io import storage
+from pipelines.sampling.settings import Sample
+from pipelines.tracking import registry
+from pipelines.tracking.run import EXPERIMENT, MlflowClient, start_run, tracking_uri
 from tests.e2e.conftest import free_port, run_job
 from tests.tiny import write_bundle
 from vqvdm.checkpoint import load_config
@@ -61,7 +62,7 @@ def evaluated(local_ray, digit_videos: Path, tmp_path_factory) -> Evaluated:
     assert run_job("shard_videos", "--root", root, *flags).status == 0
     index = storage.read_json(f"{root}/clips/index.json")
     bundle = write_bundle(root / "ldm" / "base", index["classes"], size=SIZE)
-    with tracking.run("train_ldm", Sample(root=str(root))) as run:
+    with start_run("train_ldm", Sample(root=str(root))) as run:
         registry.register(run, str(root), str(bundle))
         run.output(load_config(bundle)["fingerprint"])
     outcome = run_job("evaluate", "--root", root, *SMALL, *ALL)
@@ -115,13 +116,13 @@ def test_a_detector_of_ones_own(evaluated: Evaluated) -> None:
 
 @pytest.mark.e2e
 def test_features_are_kept(evaluated: Evaluated) -> None:
-    kept = storage.walk(f"{evaluated.root}/features")
+    cached = storage.walk(f"{evaluated.root}/features")
     again = run_job("evaluate", "--root", evaluated.root, *SMALL, *ALL, "--overwrite")
     assert again.status == 0, again.stderr
     result = storage.read_json(f"{evaluated.root}/eval/base/metrics.json")
     stable = {k: v for k, v in result["metrics"].items() if not k.startswith("speed/")}
     assert stable == pytest.approx({name: evaluated.result["metrics"][name] for name in stable})
-    assert storage.walk(f"{evaluated.root}/features") == kept  # nothing was watched again
+    assert storage.walk(f"{evaluated.root}/features") == cached  # nothing was extract_all again
 
 
 @pytest.mark.e2e
@@ -190,7 +191,7 @@ def test_the_report_fits_the_screen(evaluated: Evaluated, browser, width: int) -
         "parseFloat(getComputedStyle(e).fontSize) < 11).map(e => e.tagName)"
     )
     assert small == []
-    # Figures come first, and can be seen without scrolling.
+    # Metrics come first, and can be seen without scrolling.
     assert tab.locator("#figures").bounding_box()["y"] < 200
     tab.close()
 
@@ -252,12 +253,12 @@ def test_the_champion_is_served(evaluated: Evaluated, tmp_path: Path) -> None:
 @pytest.mark.e2e
 @pytest.mark.slow  # MLflow's own pages take a minute or more to draw beside other work.
 def test_mlflow_shows_runs_charts_and_videos(evaluated: Evaluated, browser, tmp_path: Path) -> None:
-    port, uri = free_port(), tracking.tracking_uri()
+    port, uri = free_port(), tracking_uri()
     command = mlflow_command("ui", "--host", "127.0.0.1", "--port", str(port))
     command += ["--backend-store-uri", uri, "--workers", "1"]
     with serving(command, port, tmp_path / "ui.log") as url:
-        client = tracking.MlflowClient(uri)
-        experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
+        client = MlflowClient(uri)
+        experiment = client.get_experiment_by_name(EXPERIMENT)
         assert experiment
         (run, *_) = client.search_runs(
             [experiment.experiment_id],

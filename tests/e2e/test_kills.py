@@ -115,7 +115,7 @@ def drive(job: str, arguments: list[str], environment: dict[str, str]) -> None:
     """What a driver's process runs."""
     os.environ.update(environment)
     page = getattr(importlib.import_module(f"pipelines.{job}"), job)
-    cli = importlib.import_module("pipelines.config.cli")
+    cli = importlib.import_module("pipelines.recipes.cli")
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         raise SystemExit(cli.run(page, arguments))
 

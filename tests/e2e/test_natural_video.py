@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.io import manifest, storage
+from pipelines.io import storage
 from pipelines.io.workspace import Workspace
+from pipelines.sharding import manifest
 from tests.e2e.test_chain import FEW_STEPS, SMALL_UNET, SMALL_VQGAN
 from vqvdm import VideoGenerator
 

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from pipelines.io import storage
-from pipelines.io.video import write_file
+from pipelines.video.encoder import write_file
 from tests.e2e.conftest import run_job
 from tests.e2e.undisturbed import JOBS, Undisturbed, names_and_sums, publish_vqgan
 
 FOUR_WORKERS = """
 import json, sys, ray
-from pipelines.config.scale import ray_options
+from pipelines.cluster import ray_options
 from tests.e2e.conftest import run_job
 ray.init(num_cpus=4, include_dashboard=False, **ray_options(own=True))
 for command in json.loads(sys.argv[1]):

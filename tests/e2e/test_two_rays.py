@@ -12,10 +12,10 @@ import pytest
 
 ALIVE = """
 import ray
-from pipelines.config import scale
+from pipelines import cluster
 
-ray.init(num_cpus=1, **scale.ray_options(own=True))
-note = scale.cluster_note()
+ray.init(num_cpus=1, **cluster.ray_options(own=True))
+note = cluster.cluster_note()
 note.parent.mkdir(parents=True, exist_ok=True)
 note.write_text("192.0.2.1:6379")  # as another Ray would, started later
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.config.schema import TrainVQGAN
 from pipelines.io import storage
-from pipelines.io.video import write_file
 from pipelines.io.workspace import Workspace
 from pipelines.training.methods.vqgan import VQGANMethod
+from pipelines.training.settings import TrainVQGAN
 from pipelines.training.world import World
+from pipelines.video.encoder import write_file
 from tests.e2e.conftest import run_job
 from vqvdm.tokenizer.vqgan import VQGANConfig
 

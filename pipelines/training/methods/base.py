@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from pipelines.io.video import Frames
 from pipelines.training.loader import Batch
+from pipelines.video import Frames
 
 
 class Method(Protocol):

@@ -15,13 +15,13 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from pipelines.config.schema import TrainLDM
 from pipelines.io import storage
-from pipelines.io.video import Frames
 from pipelines.training.loader import Batch
 from pipelines.training.methods.base import mean_over_parts
 from pipelines.training.optimise import Optimiser, scheduled_lr
+from pipelines.training.settings import TrainLDM
 from pipelines.training.world import Draws, World
+from pipelines.video import Frames
 from vqvdm.checkpoint import save_model
 from vqvdm.diffusion.objectives import add_noise, draw_times, drop_classes
 from vqvdm.diffusion.unet import UNet

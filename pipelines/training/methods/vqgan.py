@@ -14,13 +14,13 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from pipelines.config.schema import TrainVQGAN
-from pipelines.io.video import Frames
 from pipelines.training.loader import Batch
 from pipelines.training.methods.base import mean_over_parts
 from pipelines.training.optimise import Optimiser, scheduled_lr
 from pipelines.training.perceptual import load_perceptual
+from pipelines.training.settings import TrainVQGAN
 from pipelines.training.world import Draws, World
+from pipelines.video import Frames
 from vqvdm.checkpoint import save_model
 from vqvdm.ema import EMA
 from vqvdm.generator import from_uint8, to_uint8
@@ -280,10 +280,7 @@ class VQGANMethod:
         self.critic.load_state_dict(state["critic"])
         self.optimiser.load(state["optimiser"])
         self.critic_optimiser.load(state["critic_optimiser"])
-        real, fake = state["lecam"]["real"], state["lecam"]["fake"]
-        if isinstance(real, float):  # a checkpoint from when the discriminators shared their means
-            real, fake = ([mean] * len(self.critic.names) for mean in (real, fake))
-        self.lecam.real, self.lecam.fake = real, fake
+        self.lecam.real, self.lecam.fake = state["lecam"]["real"], state["lecam"]["fake"]
 
     def export(self, folder: Path) -> None:
         save_model(folder, self.ema.average, {"model": asdict(self.config.model)})

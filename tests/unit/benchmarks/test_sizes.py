@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from benchmarks import sizes
-from pipelines.config.presets import PRESETS
+from pipelines.recipes.presets import PRESETS
 from vqvdm.errors import UserError
 
 

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
 from pipelines import demo_videos as page
-from pipelines.config.schema import DemoVideos
-from pipelines.io.video import Frames, header
+from pipelines.demo_videos import DemoVideos
+from pipelines.video import Frames, header
 from vqvdm.errors import UserError
 
 

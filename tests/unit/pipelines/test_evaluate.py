@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines.config.schema import METRICS, Evaluate
-from pipelines.evaluate import evaluate, watched
+from pipelines.evaluate import evaluate, extract
+from pipelines.evaluation.batches import Batch
+from pipelines.evaluation.features import FeatureSpec, cache_uri, cached
 from pipelines.evaluation.inputs import Inputs, find_inputs
-from pipelines.evaluation.observe import Instruments, kept, place
-from pipelines.evaluation.portions import Portion
+from pipelines.evaluation.settings import METRICS, Evaluate
 from pipelines.io import storage
 from vqvdm.errors import UserError
 
@@ -112,24 +112,22 @@ def test_no_worker_is_started_for_what_is_known(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inputs = Inputs(Evaluate(root=str(tmp_path)), BUNDLE, INDEX, False, None, None, None)
-    instruments = Instruments(None, None, None, None, False, False)
-    portions = [Portion("real", (number,), f"key{number}") for number in range(3)]
+    spec = FeatureSpec(None, None, None, None, False, False)
+    batches = [Batch("real", (number,), f"key{number}") for number in range(3)]
     folder = inputs.config.workspace.features
     for number in range(3):
-        kept(folder, f"key{number}", lambda number=number: {"fps": np.array([float(number)])})
+        cached(folder, f"key{number}", lambda number=number: {"fps": np.array([float(number)])})
 
-    asked: list[Portion] = []
+    asked: list[Batch] = []
 
-    def by_workers(_: object, __: object, portions: list[Portion]) -> Any:
-        asked.extend(portions)
+    def by_workers(_: object, __: object, batches: list[Batch]) -> Any:
+        asked.extend(batches)
         yield from ()
 
     monkeypatch.setattr(importlib.import_module("pipelines.evaluate"), "_by_workers", by_workers)
-    seen = [
-        (portion.key, found["fps"][0]) for portion, found in watched(inputs, instruments, portions)
-    ]
+    seen = [(batch.key, found["fps"][0]) for batch, found in extract(inputs, spec, batches)]
     assert seen == [("key0", 0.0), ("key1", 1.0), ("key2", 2.0)] and not asked
-    Path(place(folder, "key1")).write_bytes(b"torn")
-    Path(place(folder, "key2")).unlink()
-    assert [portion.key for portion, _ in watched(inputs, instruments, portions)] == ["key0"]
-    assert [portion.key for portion in asked] == ["key1", "key2"]
+    Path(cache_uri(folder, "key1")).write_bytes(b"torn")
+    Path(cache_uri(folder, "key2")).unlink()
+    assert [batch.key for batch, _ in extract(inputs, spec, batches)] == ["key0"]
+    assert [batch.key for batch in asked] == ["key1", "key2"]

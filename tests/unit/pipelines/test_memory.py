@@ -15,18 +15,19 @@ from tests.odd_videos import write
 CUT = """
 import resource, sys
 from pathlib import Path
-from pipelines.clip_shards import Patience, ShardPlan, decoding_process, make_shard
+from pipelines.io.markers import Marker
+from pipelines.sharding.clip_shards import DecodeLimits, ShardPlan, decoding_process, make_shard
 from pipelines.io import shards
 from pipelines.io.clips import ClipSpec
 from pipelines.io.manifest import Source
 video, folder = sys.argv[1:]
 spec = ClipSpec(16, 128, 16, (None,), (), "spec")
 source = Source("a.mp4", video, 1, None, 1, None, "train")
-row = make_shard({"plan": ShardPlan(folder, "train-000000", (source,), spec, Patience(600.0)), "retry": False})
+row = make_shard({"plan": ShardPlan(folder, "train-000000", (source,), spec, DecodeLimits(600.0)), "retry": False})
 decoding_process(2.0).close()
 kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
 peaks = [resource.getrusage(kind).ru_maxrss / 2**20 for kind in kinds]
-print(len(shards.from_json(row["marker"]).keys), *peaks)
+print(len(Marker.from_json(row["marker"]).keys), *peaks)
 """  # noqa: E501
 
 

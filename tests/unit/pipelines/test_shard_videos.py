@@ -9,16 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines import clip_shards
 from pipelines import shard_videos as page
-from pipelines.clip_shards import Patience, ShardPlan, VideoTask, clip_key, make_shard
-from pipelines.config.schema import ShardVideos
-from pipelines.io import manifest, shards, video
-from pipelines.io.clips import ClipSpec, Filters, Limits
-from pipelines.io.cutting import EncodedClip
-from pipelines.io.manifest import Account, Source
-from pipelines.io.reasons import FAILURES
+from pipelines.io import shards
+from pipelines.io.markers import Marker
 from pipelines.io.shards import Sample, ShardWriter
+from pipelines.sharding import clip_shards, manifest
+from pipelines.sharding.clip_shards import DecodeLimits, ShardPlan, VideoTask, clip_key, make_shard
+from pipelines.sharding.clips import ClipSpec, EncodedClip
+from pipelines.sharding.manifest import Account, Source
+from pipelines.sharding.settings import Filters, Limits, ShardVideos
+from pipelines.video import encoder as video
+from pipelines.video.reasons import FAILURES
 from tests import bad_work
 from tests.odd_videos import (
     CODECS,
@@ -37,7 +38,7 @@ from tests.odd_videos import (
 from vqvdm.errors import UserError
 
 SPEC = ClipSpec(frames=4, size=64, stride=4, rates=(None,), classes=("a", "b"), hash="spec")
-PATIENCE = Patience(timeout_s=30.0)
+DECODE_LIMITS = DecodeLimits(timeout_s=30.0)
 
 
 def source(path: Path, label: str | None = "b") -> Source:
@@ -46,8 +47,8 @@ def source(path: Path, label: str | None = "b") -> Source:
 
 def shard(video: Source, folder: Path, spec: ClipSpec = SPEC) -> tuple[Account, list[Sample]]:
     """The account of a video, and the clips that came of it in order of time."""
-    plan = ShardPlan(str(folder), "train-000000", (video,), spec, PATIENCE)
-    marker = shards.from_json(make_shard({"plan": plan, "retry": False})["marker"])
+    plan = ShardPlan(str(folder), "train-000000", (video,), spec, DECODE_LIMITS)
+    marker = Marker.from_json(make_shard({"plan": plan, "retry": False})["marker"])
     [(_, account)] = manifest.from_marker(marker.details)
     samples = shards.read_shard(str(folder), marker, "shard_videos")
     return account, sorted(samples, key=lambda s: json.loads(s.members["json"])["start_s"])
@@ -114,7 +115,7 @@ def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
         path.write_bytes(b"secret")
         path.chmod(0)
         Path(folder).chmod(0o755)
-        plan = ShardPlan(folder, "train-000000", (source(path),), SPEC, PATIENCE)
+        plan = ShardPlan(folder, "train-000000", (source(path),), SPEC, DECODE_LIMITS)
         with ShardWriter(str(tmp_path), "train-000000") as writer:
             mine = os.geteuid()
             if mine == 0:
@@ -188,7 +189,7 @@ def test_a_decoder_that_hangs_costs_one_video(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(tmp_path / "a.mp4", "libx264", count=8)
-    plan = ShardPlan(str(tmp_path), "train-000000", (), SPEC, replace(PATIENCE, timeout_s=3.0))
+    plan = ShardPlan(str(tmp_path), "train-000000", (), SPEC, replace(DECODE_LIMITS, timeout_s=3.0))
     for work, reason in bad_work.REASONS.items():
         with ShardWriter(str(tmp_path), "train-000000") as writer:
             with monkeypatch.context() as patch:
@@ -289,7 +290,7 @@ def test_a_shard_is_made_once(tmp_path: Path) -> None:
     first = make_shard(row)
     assert first["made"]
     assert make_shard(row) == first | {"made": False}
-    assert clip_shards.failures(shards.from_json(first["marker"])) == 1
+    assert clip_shards.failures(Marker.from_json(first["marker"])) == 1
     assert make_shard(row | {"retry": True}) == first
     (tmp_path / "clips/train-000000.tar").write_bytes(b"damage")
     assert make_shard(row) == first
@@ -306,7 +307,7 @@ def test_of_five_hundred_videos_only_what_changed_is_made_again(tmp_path: Path) 
 
     def made() -> set[str]:
         rows = [make_shard({"plan": p, "retry": False}) for p in page.plan_shards(config)]
-        return {shards.from_json(row["marker"]).name for row in rows if row["made"]}
+        return {Marker.from_json(row["marker"]).name for row in rows if row["made"]}
 
     def written() -> dict[str, tuple[int, int]]:
         tars = (tmp_path / "clips").glob("*.tar")

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from pipelines.config.schema import TrainDetector
+from pipelines.evaluation.settings import TrainDetector
 from pipelines.io import storage
-from pipelines.io.shards import Marker
+from pipelines.io.markers import Marker
 from pipelines.train_detector import refuse_missing, train_detector
 from vqvdm.errors import UserError
 

@@ -4,10 +4,11 @@ from typing import Any, cast
 
 import pytest
 
-from pipelines.config import presets
-from pipelines.config.protocols import PROTOCOLS
-from pipelines.config.schema import Evaluate, ShardVideos
+from pipelines.evaluation.protocols import PROTOCOLS
 from pipelines.evaluation.published import SKY, UCF101, obstacles, table_for
+from pipelines.evaluation.settings import Evaluate
+from pipelines.recipes import presets
+from pipelines.sharding.settings import ShardVideos
 
 SPEC: dict[str, Any] = {
     "frames": 16,

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from benchmarks.sizes import latent_shape
-from pipelines.config.presets import PRESETS
-from pipelines.config.schema import PIXEL_SPACE
+from pipelines.recipes.presets import PRESETS
 from pipelines.training.loader import Batch
 from pipelines.training.methods.base import Method
 from pipelines.training.methods.ldm import LDMMethod
 from pipelines.training.methods.vqgan import VQGANMethod
+from pipelines.training.settings import PIXEL_SPACE
 from pipelines.training.world import World
 
 CLASSES = [f"class {index}" for index in range(101)]

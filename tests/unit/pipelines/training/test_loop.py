@@ -14,17 +14,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipelines.config.schema import TrainJob, TrainLDM, TrainVQGAN
-from pipelines.io.shards import Marker, ShardWriter
-from pipelines.io.video import encode_lossless
-from pipelines.tracking import Run
+from pipelines.io.arrays import clip_arrays, latent_arrays
+from pipelines.io.markers import Marker
+from pipelines.io.shards import ShardWriter
+from pipelines.tracking.run import Run
 from pipelines.training.checkpoints import Checkpoints, consumed
-from pipelines.training.loader import Batch, Loader, clip_arrays, latent_arrays
+from pipelines.training.loader import Batch, Loader
 from pipelines.training.loop import train
 from pipelines.training.methods.base import Method
 from pipelines.training.methods.ldm import LDMMethod
 from pipelines.training.methods.vqgan import VQGANMethod
+from pipelines.training.settings import TrainJob, TrainLDM, TrainVQGAN
 from pipelines.training.world import World
+from pipelines.video.encoder import encode_lossless
 from vqvdm.diffusion.unet import UNetConfig
 from vqvdm.errors import UserError
 from vqvdm.tokenizer.discriminator import DiscriminatorConfig
@@ -159,7 +161,7 @@ def test_who_is_told_to_stop_saves_at_that_very_step(tmp_path: Path, name: str) 
     place = Place(tmp_path, replace(CONFIGS[name], log_keys=True))
     whole, _ = place.run("whole")
     asked = iter([False, False, True])
-    place.run("stopped", stopping=lambda: next(asked))
+    place.run("stopped", stop_requested=lambda: next(asked))
     assert Checkpoints(str(tmp_path / "stopped"), "recipe", 2).newest_step() == 3
     resumed, noted = place.run("stopped")
     assert {step for _, step in noted.values} == {4}

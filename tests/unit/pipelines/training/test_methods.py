@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipelines.config.schema import TrainJob, TrainLDM, TrainVQGAN
 from pipelines.training.loader import Batch
 from pipelines.training.methods.ldm import LDMMethod
 from pipelines.training.methods.vqgan import VQGANMethod
 from pipelines.training.optimise import scheduled_lr
+from pipelines.training.settings import TrainJob, TrainLDM, TrainVQGAN
 from pipelines.training.world import World
 from vqvdm.diffusion.objectives import ObjectiveConfig
 from vqvdm.diffusion.unet import UNetConfig
@@ -134,12 +134,6 @@ def test_lecam_follows_each_discriminator() -> None:
         logits = [metrics[f"logits/{side}_{name}"].item() for name in ("video", "image")]
         assert len({*means}) == 2
         assert means == pytest.approx([(1 - method.lecam.decay) * logit for logit in logits])
-
-
-def test_means_that_discriminators_shared_become_those_of_each() -> None:
-    method, other = vqgan_method(), vqgan_method()
-    other.load(method.state() | {"lecam": {"real": 0.5, "fake": -0.25}})
-    assert (other.lecam.real, other.lecam.fake) == ([0.5, 0.5], [-0.25, -0.25])
 
 
 def test_the_preview_shows_clips_beside_reconstructions() -> None:

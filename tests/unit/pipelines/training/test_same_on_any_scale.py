@@ -14,12 +14,12 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from pipelines.config.schema import TrainJob, TrainLDM, TrainVQGAN
 from pipelines.training.loader import Batch
 from pipelines.training.methods.base import Method
 from pipelines.training.methods.ldm import LDMMethod
 from pipelines.training.methods.vqgan import VQGANMethod
 from pipelines.training.optimise import Optimiser
+from pipelines.training.settings import TrainJob, TrainLDM, TrainVQGAN
 from pipelines.training.world import World
 from vqvdm.diffusion.unet import UNetConfig
 from vqvdm.errors import UserError

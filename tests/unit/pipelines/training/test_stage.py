@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from pipelines.config.schema import TrainLDM, TrainVQGAN
 from pipelines.io import storage
 from pipelines.training.checkpoints import Checkpoints
+from pipelines.training.settings import TrainLDM, TrainVQGAN
 from pipelines.training.stage import Stage, _refuse_other, run_stage
 from pipelines.training.trainer import Data
 from vqvdm.errors import UserError
@@ -22,7 +22,7 @@ def stage(clips: str, **changes: Any) -> Stage:
         data=Data("clips", [], "shard_videos", None),
         folder="root/vqgan/base",
         inputs={"clips": clips},
-        about={},
+        lineage={},
     )
 
 

@@ -1,4 +1,4 @@
-"""SIGTERM is noted down and passed on, and ends nothing by itself."""
+"""SIGTERM requests a stop and is forwarded; it ends nothing by itself."""
 
 import os
 import signal
@@ -7,26 +7,26 @@ import threading
 from pipelines.training import stop
 
 
-def test_sigterm_is_noted_down_and_told() -> None:
-    before, told = signal.getsignal(signal.SIGTERM), threading.Event()
-    with stop.telling(told.set):
-        assert not stop.asked()
+def test_sigterm_requests_a_stop_and_is_forwarded() -> None:
+    before, forwarded = signal.getsignal(signal.SIGTERM), threading.Event()
+    with stop.forwarding(forwarded.set):
+        assert not stop.requested()
         os.kill(os.getpid(), signal.SIGTERM)
-        assert told.wait(10)
-        assert stop.asked()
+        assert forwarded.wait(10)
+        assert stop.requested()
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_a_worker_listens() -> None:
+def test_a_worker_handles_sigterm() -> None:
     before = signal.getsignal(signal.SIGTERM)
     try:
-        stop.listen()
+        stop.install_handler()
         os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.asked()
-        stop.listen()  # the next training of this process was told nothing
-        assert not stop.asked()
-        stop.ask()
-        assert stop.asked()
+        assert stop.requested()
+        stop.install_handler()  # the next training of this process was asked nothing
+        assert not stop.requested()
+        stop.request()
+        assert stop.requested()
     finally:
         signal.signal(signal.SIGTERM, before)
-        stop._asked.clear()
+        stop._requested.clear()

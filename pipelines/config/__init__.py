@@ -1,1 +1,0 @@
-"""Settings: their shape, the named recipes, and the command line."""

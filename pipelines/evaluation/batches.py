@@ -1,0 +1,165 @@
+"""The work in batches: what a worker does at once, and the key its features are cached under."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.evaluation.features import FeatureSpec
+from pipelines.evaluation.inputs import Inputs
+from pipelines.evaluation.settings import RECONSTRUCTION
+from pipelines.io import checksums
+from pipelines.io.markers import Marker
+from pipelines.sampling.worker import Request, in_batches
+
+SHOWN = 10
+"""Videos of a kind on the report."""
+
+
+@dataclass(frozen=True)
+class ClipRef:
+    """Which clip: the `ordinal`-th of a source video, which lies in a shard."""
+
+    shard: str
+    source: str
+    ordinal: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a worker does at once: clips of one shard, or requests of one frame rate."""
+
+    group: str
+    """The set it belongs to."""
+    indices: tuple[int, ...]
+    """Places of its videos in that set."""
+    key: str
+    """Fingerprint of all that the features depend on."""
+    marker: Marker | None = None
+    refs: tuple[ClipRef, ...] = ()
+    requests: tuple[Request, ...] = ()
+    show: tuple[int, ...] = ()
+    """Which of its videos go on the report, by their number within the batch."""
+
+
+def clip_batches(
+    group: str, markers: Sequence[Marker], refs: Sequence[ClipRef], basis: Sequence[Any]
+) -> list[Batch]:
+    """A batch for each shard that the clips lie in; `basis` is what else decides features."""
+    by_name = {marker.name: marker for marker in markers}
+    places: dict[str, list[int]] = {}
+    for i, ref in enumerate(refs):
+        places.setdefault(ref.shard, []).append(i)
+    batches = []
+    for name, indices in sorted(places.items()):
+        chosen = tuple(refs[i] for i in indices)
+        key = [*basis, by_name[name].sha256, [[ref.source, ref.ordinal] for ref in chosen]]
+        batches.append(
+            Batch(group, tuple(indices), checksums.fingerprint(key), by_name[name], chosen)
+        )
+    return batches
+
+
+def requests_like(
+    class_index_N: NDArray, fps_N: NDArray, classes: Sequence[str], count: int, repeat: int
+) -> list[Request]:
+    """Requests in the proportions of real clips, whose classes and rates are given.
+
+    Real clips are ordered by class and rate, and taken at even steps. Where some class has no
+    real clip, classes and rates take turns instead.
+    """
+    start = repeat * count
+    if classes and len(set(class_index_N.tolist())) < len(classes):
+        rates = sorted(set(fps_N.tolist()))
+        return [
+            Request(classes[i % len(classes)], start + i, rates[i // len(classes) % len(rates)])
+            for i in range(count)
+        ]
+    order = np.lexsort((fps_N, class_index_N))
+    taken = order[np.linspace(0, len(order) - 1, count).round().astype(int)]
+    labels: list[str | None] = list(classes) or [None]
+    return [
+        Request(labels[max(0, int(class_index_N[j]))], start + i, float(fps_N[j]))
+        for i, j in enumerate(taken)
+    ]
+
+
+def sample_batches(
+    inputs: Inputs, spec: FeatureSpec, requests: Sequence[Request], repeat: int
+) -> list[Batch]:
+    """Requests in batches; of the first repeat, some go on the report."""
+    config = inputs.config
+    place = {request: i for i, request in enumerate(requests)}
+    show = set(to_show(requests)) if repeat == 0 else set()
+    settings = [config.steps, config.sampler, config.guidance, config.seed, config.batch_size]
+    basis = [spec.fingerprint, inputs.bundle["fingerprint"], "samples", settings]
+    batches = []
+    for group in in_batches(requests, config.batch_size):
+        key = checksums.fingerprint([*basis, [[r.label, r.number, r.fps] for r in group]])
+        visible = tuple(i for i, request in enumerate(group) if request in show)
+        if visible:
+            key = checksums.fingerprint([key, visible])
+        indices = tuple(place[request] for request in group)
+        batches.append(
+            Batch(f"samples {repeat}", indices, key, requests=tuple(group), show=visible)
+        )
+    return batches
+
+
+def reconstruction_batches(
+    inputs: Inputs,
+    spec: FeatureSpec,
+    markers: Sequence[Marker],
+    refs: Sequence[ClipRef],
+    class_index_N: NDArray,
+    fps_N: NDArray,
+    rates_shown: Mapping[str | None, float],
+) -> list[Batch]:
+    """Real clips to send through the tokenizer: all, or else those to show.
+
+    Of each class one is shown, at the frame rate of the sample shown if there is one.
+    """
+    classes = inputs.bundle["classes"]
+    best: dict[int, int] = {}
+    for i, (k, fps) in enumerate(zip(class_index_N.tolist(), fps_N, strict=True)):
+        label = k if k >= 0 else -1 - i
+        wanted_rate = rates_shown.get(classes[k] if k >= 0 else None)
+        if label not in best or (fps == wanted_rate != fps_N[best[label]]):
+            best[label] = i
+    ordered = [best[label] for label in sorted(best)]
+    show = {ordered[i] for i in spread(len(ordered), SHOWN)}
+    metrics = set() if inputs.in_pixels else RECONSTRUCTION & set(inputs.config.wanted)
+    wanted = range(len(refs)) if metrics else sorted(show)
+    basis = [spec.fingerprint, inputs.bundle["fingerprint"], "reconstructed"]
+    found = []
+    for batch in clip_batches("reconstructed", markers, [refs[i] for i in wanted], basis):
+        indices = tuple(wanted[i] for i in batch.indices)
+        visible = tuple(i for i, place in enumerate(indices) if place in show)
+        key = checksums.fingerprint([batch.key, visible])
+        found.append(replace(batch, indices=indices, show=visible, key=key))
+    return found
+
+
+def to_show(requests: Sequence[Request]) -> list[Request]:
+    """At most `SHOWN`: one a class where there are classes, and frame rates take turns."""
+    by_label: dict[str | None, list[Request]] = {}
+    for request in requests:
+        by_label.setdefault(request.label, []).append(request)
+    groups = list(by_label.values())
+    if len(groups) == 1:
+        return [requests[i] for i in spread(len(requests), SHOWN)]
+    rates = sorted({request.fps for request in requests})
+    chosen = []
+    for turn, i in enumerate(spread(len(groups), SHOWN)):
+        rate = rates[turn % len(rates)]
+        chosen.append(next((each for each in groups[i] if each.fps == rate), groups[i][0]))
+    return chosen
+
+
+def spread(count: int, most: int) -> list[int]:
+    """At most `most` of `count` places, evenly spread."""
+    return sorted(set(np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist()))

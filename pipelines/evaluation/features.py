@@ -1,0 +1,185 @@
+"""Features of a batch of videos, and the cache that keeps them for the next evaluation.
+
+Features are arrays with a row for each video. They are cached under ROOT/features by the
+fingerprint of all that they depend on: a killed evaluation goes on where it stopped, and those of
+real clips serve all models.
+
+Shapes: N videos, D features, C classes.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import load, save
+
+from pipelines.evaluation.detectors import DetectorFile
+from pipelines.evaluation.frame_classifier import FrameClassifier, detect
+from pipelines.evaluation.motion import displacement
+from pipelines.io import checksums, storage
+from pipelines.video import Frames
+from vqvdm.errors import UserError
+from vqvdm.generator import from_uint8, load_vqgan, to_uint8
+from vqvdm.metrics import psnr, ssim
+from vqvdm.metrics.detectors import Detector
+from vqvdm.metrics.pixels import WINDOW
+
+FORMAT = 1
+"""Changed whenever the same videos would give other features."""
+
+Features = dict[str, NDArray]
+"""What is extracted, by name: `features` of the detector, `probabilities`, `psnr` and so on."""
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """What is extracted, and by which networks."""
+
+    detector: DetectorFile | None
+    classifier: DetectorFile | None
+    frames: bytes | None
+    """State of a classifier of single frames, as safetensors."""
+    lpips: DetectorFile | None
+    motion: bool
+    ssim: bool
+
+    @property
+    def fingerprint(self) -> str:
+        files = (self.detector, self.classifier, self.lpips)
+        parts = [file and file.sha256 for file in files]
+        frames = self.frames and checksums.fingerprint(self.frames.hex())
+        return checksums.fingerprint([FORMAT, parts, frames, self.motion, self.ssim])
+
+
+def cache_uri(folder: str, key: str) -> str:
+    """Where the features of a key are cached."""
+    return storage.join(folder, f"{key}.safetensors")
+
+
+def find_cached(folder: str, key: str) -> bytes | None:
+    """The features cached under a key; None where there are none, or damaged ones."""
+    uri = cache_uri(folder, key)
+    try:
+        data = storage.read_bytes(uri)
+        load(data)
+        return data
+    except FileNotFoundError:
+        return None
+    except Exception as error:
+        if isinstance(error, UserError):
+            raise
+        print(f"{uri} is damaged: extracting the features again", flush=True)
+        return None
+
+
+def cached(folder: str, key: str, make: Callable[[], Features]) -> bytes:
+    """The features cached under a key, or else new ones, which are cached from now on."""
+    data = find_cached(folder, key)
+    if data is None:
+        # Safetensors writes memory as it lies: views in another order would come back scrambled.
+        data = save({name: np.ascontiguousarray(value) for name, value in make().items()})
+        storage.publish_bytes(data, cache_uri(folder, key))
+    return data
+
+
+def unpack(data: bytes) -> Features:
+    return load(data)
+
+
+class FeatureExtractor:
+    """Holds the networks; turns videos into features."""
+
+    def __init__(self, spec: FeatureSpec) -> None:
+        self.spec = spec
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._detector: Detector | None = spec.detector.load(self.device) if spec.detector else None
+        self._classifier: Detector | None = None
+        if spec.classifier:
+            same = spec.classifier == spec.detector
+            self._classifier = self._detector if same else spec.classifier.load(self.device)
+        self._frames = frame_classifier(spec.frames) if spec.frames else None
+
+    def extract(self, videos: Frames, class_index: NDArray, fps: NDArray) -> Features:
+        """RealClips or sampled videos uint8 (N, T, H, W, 3) with their classes and rates."""
+        found: Features = {
+            "class_index": np.asarray(class_index, np.int64),
+            "fps": np.asarray(fps, np.float64),
+        }
+        if self._detector:
+            found["features"] = self._detector.features(videos)
+        if self._classifier:
+            found["probabilities"] = self._classifier.probabilities(videos)
+        if self.spec.motion:
+            found["displacement"] = displacement(videos)
+        if self._frames:
+            judged = detect(self._frames, videos)
+            right_NT = judged.frame_probabilities_NTC.argmax(-1) == found["class_index"][:, None]
+            found["clip_right"] = judged.probabilities_NC.argmax(-1) == found["class_index"]
+            found["frames_right"] = right_NT.mean(1)
+        return found
+
+    def detector_features(self, videos: Frames) -> Features:
+        """Those of the detector alone."""
+        assert self._detector
+        return {"features": self._detector.features(videos)}
+
+    @torch.inference_mode()
+    def compare(self, videos: Frames, reconstruct: Callable[[Frames], Frames]) -> Features:
+        """Real videos with what the tokenizer makes of them, both uint8 (N, T, H, W, 3)."""
+        made = reconstruct(videos)
+        x, y = (from_uint8(torch.from_numpy(each)) for each in (videos, made))
+        found: Features = {"reconstructed": made, "psnr": psnr(x, y).numpy()}
+        if self.spec.ssim and min(x.shape[-2:]) >= WINDOW:
+            found["ssim"] = ssim(x, y).numpy()
+        if self.spec.lpips:
+            found["lpips"] = self._perceptual(x, y)
+        if self._detector:
+            found["features"] = self._detector.features(made)
+        return found
+
+    def _perceptual(self, x_BCTHW: torch.Tensor, y_BCTHW: torch.Tensor) -> NDArray:
+        """Mean LPIPS over the frames of each video, (N,)."""
+        assert self.spec.lpips and self.spec.lpips.uri
+        with storage.local_copy(self.spec.lpips.uri) as path:
+            net = torch.jit.load(path, map_location="cpu").eval()
+        means = []
+        for x, y in zip(x_BCTHW, y_BCTHW, strict=True):
+            found = net(x.transpose(0, 1).contiguous(), y.transpose(0, 1).contiguous())
+            if found.numel() != x.shape[1] or not found.isfinite().all():
+                raise UserError(
+                    f"--lpips {self.spec.lpips.name} gives {tuple(found.shape)} for "
+                    f"{x.shape[1]} pairs of frames: one finite number a pair is due"
+                )
+            means.append(found.mean().item())
+        return np.array(means, np.float64)
+
+
+def frame_classifier(state: bytes) -> FrameClassifier:
+    """The classifier of single frames that `frame_classifier_state` trained."""
+    from safetensors.torch import load as load_tensors
+
+    weights = load_tensors(state)
+    net = FrameClassifier(len(weights["head.weight"]))
+    net.load_state_dict(weights)
+    return net.eval()
+
+
+def reconstructor(bundle: str) -> Callable[[Frames], Frames]:
+    """The bundle's tokenizer, there and back."""
+    names = ("vqgan/config.json", "vqgan/model.safetensors")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with tempfile.TemporaryDirectory(prefix="vqvdm-") as folder:
+        storage.download_folder(bundle, Path(folder), names)
+        vqgan = load_vqgan(Path(folder, "vqgan"), device)
+
+    def reconstruct(videos: Frames) -> Frames:
+        x = from_uint8(torch.from_numpy(videos).to(device))
+        return to_uint8(vqgan.decode(vqgan.encode(x))).numpy()
+
+    return reconstruct

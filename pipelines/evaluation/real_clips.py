@@ -1,0 +1,136 @@
+"""The real clips that samples are compared with: drawn from the account of videos, then extracted.
+
+Two disjoint sets are drawn: one to compare with, and one that tells the floor, the distance of
+real clips from other real clips. Training clips are drawn too, to find neighbours of samples.
+
+Shapes: N clips, M training clips, D features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.evaluation.batches import Batch, ClipRef, clip_batches
+from pipelines.evaluation.features import FORMAT, Features, FeatureSpec
+from pipelines.evaluation.inputs import Inputs
+from pipelines.evaluation.settings import Evaluate
+from pipelines.evaluation.statistics import Statistics
+from pipelines.io.markers import Marker
+from pipelines.settings import parse_rates
+from pipelines.sharding import manifest
+from vqvdm.errors import UserError
+from vqvdm.seeds import mix
+
+Extract: TypeAlias = Callable[
+    [Inputs, FeatureSpec, Sequence[Batch]], Iterator[tuple[Batch, Features]]
+]
+"""Has workers extract the features of batches, in any order."""
+
+
+@dataclass
+class RealClips:
+    """The real clips that were drawn, and what was extracted from them."""
+
+    refs: list[ClipRef]
+    statistics: Statistics
+    floor: Statistics
+    class_index_N: NDArray
+    fps_N: NDArray
+    train_refs: list[ClipRef]
+    train_MD: NDArray | None
+    """Features of the training clips."""
+
+
+def extract_real_clips(
+    inputs: Inputs, spec: FeatureSpec, markers: Sequence[Marker], extract: Extract
+) -> RealClips:
+    """Draw real clips and training clips, and extract their features."""
+    config = inputs.config
+    # The account may be of millions of videos: only what a draw needs becomes objects.
+    rows = manifest.read(config.workspace.manifest).select(["id", "clips"]).to_pylist()
+    refs, others = draw_real(inputs, markers, rows)
+    train = [marker for marker in markers if marker.split == "train"]
+    # Any of the training clips; the seed is another one than that of the real clips.
+    count = config.num_train if inputs.detector else 0
+    train_refs = draw(train, rows, "clips", count, config.seed + 1)
+    basis = [spec.fingerprint, "real"]
+    batches = clip_batches("real", markers, refs, basis)
+    batches += clip_batches("floor", markers, others, basis)
+    features_only = [FORMAT, inputs.detector and inputs.detector.sha256, "train"]
+    batches += clip_batches("train", markers, train_refs, features_only)
+    sets = {
+        "real": Statistics("real clips", len(refs), config.chosen.is_splits, config.seed),
+        "floor": Statistics("other real clips", len(others), 1, config.seed),
+    }
+    index_N, fps_N = np.full(len(refs), -1), np.zeros(len(refs))
+    train_rows: dict[int, NDArray] = {}
+    for batch, found in extract(inputs, spec, batches):
+        indices = np.array(batch.indices)
+        if batch.group == "train":
+            train_rows |= dict(zip(batch.indices, found["features"], strict=True))
+            continue
+        sets[batch.group].add(found, indices)
+        if batch.group == "real":
+            index_N[indices], fps_N[indices] = found["class_index"], found["fps"]
+    train_MD = np.stack([train_rows[i] for i in range(len(train_refs))]) if train_rows else None
+    return RealClips(refs, sets["real"], sets["floor"], index_N, fps_N, train_refs, train_MD)
+
+
+def draw_real(
+    inputs: Inputs, markers: Sequence[Marker], rows: Sequence[dict[str, Any]]
+) -> tuple[list[ClipRef], list[ClipRef]]:
+    """Two disjoint sets of real clips: to compare with, and to tell the floor."""
+    config, chosen = inputs.config, inputs.config.chosen
+    wanted = config.num_real or chosen.num_samples
+    split = [m for m in markers if m.keys and chosen.real_split in (m.split, "all")]
+    if not split:
+        others = sorted({m.split for m in markers if m.keys})
+        raise UserError(
+            f"no real clips in split {chosen.real_split}: pass --real-split {others[0]}"
+        )
+    refs = draw(split, rows, chosen.real_draw, 2 * wanted, config.seed)
+    return refs[:wanted], refs[wanted:]
+
+
+def draw(
+    markers: Sequence[Marker], rows: Sequence[dict[str, Any]], by: str, count: int, seed: int
+) -> list[ClipRef]:
+    """At most `count` clips in random order, without repetition.
+
+    `rows` are those of `videos.parquet`. By `videos`, every video gives one random clip; by
+    `clips`, all clips are alike. Videos go by their id, so the order of files decides nothing.
+    """
+    shard_of = {source: marker.name for marker in markers for source in marker.sources}
+    found = sorted((row["id"], row["clips"]) for row in rows if row["id"] in shard_of)
+    rng = np.random.default_rng(mix(seed, 0xD4A3))
+    if by == "videos":
+        places = [(id, int(rng.integers(clips))) for id, clips in found if clips]
+    else:
+        places = [(id, k) for id, clips in found for k in range(clips)]
+    order = rng.permutation(len(places))[:count]
+    return [ClipRef(shard_of[places[i][0]], *places[i]) for i in order]
+
+
+def check_rates(config: Evaluate, known_to_model: Sequence[float], real: RealClips) -> None:
+    """`UserError` where a rate is no real clip's, or real clips have rates unknown to the model."""
+    known = sorted(set(real.fps_N.tolist()))
+    if config.fps == "all":
+        new = [rate for rate in known if not np.isclose(rate, known_to_model, rtol=1e-3).any()]
+        if new:
+            raise UserError(
+                f"real clips have {new[0]:g} frames a second, and the model was trained at "
+                f"{', '.join(f'{r:g}' for r in known_to_model)}: they do not compare; pass --fps "
+                "to compare at common rates only"
+            )
+        return
+    strangers = [rate for rate in parse_rates(config.fps, "all") if rate not in known]
+    if strangers:
+        raise UserError(
+            f"--fps {strangers[0]:g}: real clips have {', '.join(f'{r:g}' for r in known)} frames "
+            "a second; motion at other rates does not compare"
+        )

@@ -1,0 +1,112 @@
+"""What `evaluate` and `train_detector` take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from pipelines.evaluation.protocols import PROTOCOLS, Protocol, ProtocolName
+from pipelines.sampling.settings import Sampling
+from pipelines.settings import Job
+from vqvdm.errors import UserError
+
+METRICS = ("psnr", "ssim", "lpips", "rfvd", "fvd", "kvd", "is", "accuracy", "motion")
+RECONSTRUCTION = frozenset(("psnr", "ssim", "lpips", "rfvd"))
+"""Metrics of the tokenizer."""
+
+
+@dataclass(frozen=True)
+class Evaluate(Sampling):
+    """Measure a trained model against real clips, and write a report."""
+
+    protocol: ProtocolName = "held-out"
+    """held-out, published, tats or stylegan-v: counts, splits and draws that go together, each
+    of which may be changed below; docs/evaluation.md tells them apart."""
+    detector: str = "builtin"
+    """Features for FVD, KVD and rFVD: builtin, i3d, a NAME of train_detector, or the URI of a
+    TorchScript file, which may end in #sha256=HEX."""
+    classifier: str | None = None
+    """Class probabilities for the inception score, as --detector, or c3d; by default the
+    detector's, where it has some."""
+    lpips: str | None = None
+    """URI of a TorchScript file that takes two batches of frames in [-1, 1] and gives LPIPS."""
+    metrics: str = "all"
+    """What to measure, separated by commas; all is whatever the data and detectors allow."""
+    num_samples: int | None = None
+    """Videos to sample a repeat, in the proportions of the real clips; by default the
+    protocol's."""
+    num_real: int | None = None
+    """Real clips to compare with; by default as many."""
+    repeats: int | None = None
+    """Sets of samples, for means and confidence intervals; by default the protocol's."""
+    real_split: str | None = None
+    """train, val or all; by default the protocol's."""
+    real_draw: str | None = None
+    """videos (one clip of each) or clips; by default the protocol's."""
+    num_train: int = 512
+    """Training clips among which the nearest to a sample are looked for; 0 for none."""
+    detector_steps: int = 400
+    """Steps to train the classifier of single frames, for accuracy."""
+    fps: str = "all"
+    """Frame rates to compare at, separated by commas; by default those of the real clips."""
+
+    @property
+    def chosen(self) -> Protocol:
+        """The protocol with what the settings change in it."""
+        changes = {
+            name: value
+            for name in ("num_samples", "repeats", "real_split", "real_draw")
+            if (value := getattr(self, name)) is not None
+        }
+        return replace(PROTOCOLS[self.protocol], **changes)
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """The metrics asked for by name; all of them if none is."""
+        if self.metrics == "all":
+            return METRICS
+        return tuple(dict.fromkeys(name.strip() for name in self.metrics.split(",")))
+
+    def check(self) -> None:
+        super().check()
+        for name in ("num_samples", "num_real", "repeats", "detector_steps", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"--{name.replace('_', '-')} must be at least 1")
+        if self.num_train < 0:
+            raise UserError("--num-train must be 0 or more")
+        for name in self.wanted:
+            if name not in METRICS:
+                raise UserError(f"unknown metric {name!r}: choose from {', '.join(METRICS)}")
+        if self.chosen.real_split not in ("train", "val", "all"):
+            raise UserError(f"--real-split {self.real_split}: choose train, val or all")
+        if self.chosen.real_draw not in ("videos", "clips"):
+            raise UserError(f"--real-draw {self.real_draw}: choose videos or clips")
+        if "lpips" in self.wanted and self.metrics != "all" and not self.lpips:
+            raise UserError("lpips needs its weights: pass --lpips URI (docs/evaluation.md)")
+
+
+@dataclass(frozen=True)
+class TrainDetector(Job):
+    """Train a detector on the labelled clips, for inception score and Fréchet distance."""
+
+    name: str = "own"
+    """Name to publish under: detectors/NAME."""
+    steps: int = 600
+    """Optimiser steps."""
+    batch_size: int = 16
+    """Clips a step."""
+    lr: float = 2e-3
+    """Highest learning rate."""
+    size: int = 64
+    """Height and width that clips are resized to."""
+    seed: int = 0
+
+    NOT_RECIPE: ClassVar[frozenset[str]] = Job.NOT_RECIPE | {"name"}
+
+    def check(self) -> None:
+        for name in ("steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} must be at least 1")
+        if self.size < 16:
+            raise UserError("--size must be at least 16")

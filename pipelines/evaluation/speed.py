@@ -1,0 +1,53 @@
+"""How fast the model samples and decodes, on the device it runs on."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipelines.cluster import local_cpus
+from pipelines.evaluation.settings import Evaluate
+from pipelines.sampling.worker import SamplingWorker
+
+
+def time_sampling(config: Evaluate) -> dict[str, Any]:
+    """Seconds for 100 sampling steps and for decoding, one video at a time, without a queue."""
+    torch.set_num_threads(local_cpus())
+    made = SamplingWorker(config.workspace.ldm(config.ldm), config, "auto", local_cpus())
+    generator = made.generator
+    label = generator.classes[0] if generator.classes else None
+    fps = float(generator.about["fps"][0])
+    steps = min(10, config.steps)
+
+    def seconds(work: Any) -> list[float]:
+        work()  # the first time is slower
+        taken = []
+        for _ in range(3):
+            since = time.perf_counter()
+            work()
+            taken.append(time.perf_counter() - since)
+        return taken
+
+    z = generator.sample_latents([label], fps, steps, config.guidance, 0, config.sampler)
+    per_100 = [
+        taken * 100 / steps
+        for taken in seconds(
+            lambda: generator.sample_latents(
+                [label], fps, steps, config.guidance, 0, config.sampler
+            ).cpu()
+        )
+    ]
+    decode = seconds(lambda: generator.vqgan.decode(z).cpu())
+    return {
+        "speed/seconds_per_100_steps": float(np.mean(per_100)),
+        "speed/seconds_per_100_steps_std": float(np.std(per_100)),
+        "speed/decode_s": float(np.mean(decode)),
+        "device": torch.cuda.get_device_name() if made.device.type == "cuda" else "CPU",
+        "threads": local_cpus(),
+        "guidance": config.guidance,
+        "sampler": config.sampler or "the model's best",
+        "batch": 1,
+    }

@@ -1,0 +1,153 @@
+"""The worker: samples, decodes or reconstructs a batch of videos, and extracts their features."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipelines.cluster import local_cpus
+from pipelines.evaluation.batches import Batch, ClipRef
+from pipelines.evaluation.features import (
+    FORMAT,
+    FeatureExtractor,
+    Features,
+    FeatureSpec,
+    cached,
+    reconstructor,
+)
+from pipelines.evaluation.frame_classifier import train_frame_classifier
+from pipelines.evaluation.inputs import Inputs
+from pipelines.io import checksums, shards, storage
+from pipelines.io.arrays import clip_arrays
+from pipelines.io.markers import Marker
+from pipelines.io.shards import ShardReader
+from pipelines.sampling.worker import SamplingWorker
+from pipelines.sharding import manifest
+from pipelines.training.loader import Loader
+from pipelines.video import Frames
+from pipelines.video.encoder import decode_clip
+from vqvdm.errors import UserError
+
+AT_ONCE = 16
+"""Clips a worker holds at once."""
+DETECTOR_CLIPS = 1500
+"""At most so many training clips teach the classifier of frames."""
+
+
+class FeatureWorker:
+    """Holds the extractor and, where they are needed, generator and tokenizer."""
+
+    def __init__(
+        self, inputs: Inputs, spec: FeatureSpec, batches: Sequence[Batch], threads: int
+    ) -> None:
+        torch.set_num_threads(threads)
+        self.batches = batches
+        self.inputs, self.extractor, self.threads = inputs, FeatureExtractor(spec), threads
+        self.space = inputs.config.workspace
+        self._generator: SamplingWorker | None = None
+        self._reconstruct: Any = None
+
+    def __call__(self, row: dict) -> dict:
+        """Takes {"batch": the number of one}, adds {"features": them, as bytes}."""
+        batch = self.batches[row["batch"]]
+        make = self._samples if batch.requests else self._clips
+        data = cached(self.space.features, batch.key, lambda: make(batch))
+        return row | {"features": data}
+
+    def _samples(self, batch: Batch) -> Features:
+        config = self.inputs.config
+        bundle = self.space.ldm(config.ldm)
+        self._generator = self._generator or SamplingWorker(bundle, config, "auto", self.threads)
+        videos = self._generator.videos(batch.requests)
+        classes = self.inputs.bundle["classes"]
+        index_N = [classes.index(r.label) if r.label else -1 for r in batch.requests]
+        fps_N = [request.fps for request in batch.requests]
+        found = self.extractor.extract(videos, np.array(index_N), np.array(fps_N))
+        if batch.show:
+            found["shown"] = videos[list(batch.show)]
+        return found
+
+    def _clips(self, batch: Batch) -> Features:
+        assert batch.marker
+        clips = read_clips(self.space.clips, batch.marker, batch.refs)
+        parts = []
+        for start in range(0, len(clips), AT_ONCE):
+            some = clips[start : start + AT_ONCE]
+            videos = np.stack([decode_clip(clip.mp4) for clip in some])
+            if batch.group == "train":
+                parts.append(self.extractor.detector_features(videos))
+            elif batch.group == "reconstructed":
+                show = [i - start for i in batch.show if start <= i < start + AT_ONCE]
+                parts.append(self._compare(videos, show))
+            else:
+                index_N = np.array([clip.class_index for clip in some])
+                fps_N = np.array([clip.fps for clip in some])
+                parts.append(self.extractor.extract(videos, index_N, fps_N))
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _compare(self, videos: Frames, show: list[int]) -> Features:
+        bundle = self.space.ldm(self.inputs.config.ldm)
+        self._reconstruct = self._reconstruct or reconstructor(bundle)
+        found = self.extractor.compare(videos, self._reconstruct)
+        made = found.pop("reconstructed")
+        return found | {"shown": videos[show], "shown_made": made[show]}
+
+
+@dataclass(frozen=True)
+class StoredClip:
+    """A clip as it lies in a shard."""
+
+    mp4: bytes
+    class_index: int
+    fps: float
+    source: str
+    start_s: float
+
+
+def read_clips(folder: str, marker: Marker, refs: Sequence[ClipRef]) -> list[StoredClip]:
+    """Clips of one verified shard, in the order asked for."""
+    uri = storage.join(folder, f"{marker.name}.tar")
+    with shards.missing_is_named(uri, "shard_videos"), storage.local_copy(uri) as path:
+        shards.verify_file(path, marker, uri, "shard_videos")
+        reader = ShardReader(path)
+        by_source: dict[str, list[tuple[float, float, str]]] = {}
+        metadata = {key: json.loads(reader[key]["json"]) for key in marker.keys}
+        for key, each in metadata.items():
+            id = manifest.video_id(each["source"])
+            by_source.setdefault(id, []).append((each["fps"], each["start_s"], key))
+        clips = []
+        for ref in refs:
+            try:
+                key = sorted(by_source[ref.source])[ref.ordinal][2]
+            except (KeyError, IndexError):
+                raise UserError(
+                    f"{uri} holds other clips than videos.parquet says: "
+                    "run jobs/shard_videos.py again to mend it"
+                ) from None
+            each, mp4 = metadata[key], reader[key]["mp4"]
+            index = -1 if each["class_index"] is None else each["class_index"]
+            clips.append(StoredClip(mp4, index, each["fps"], each["source"], each["start_s"]))
+    return clips
+
+
+def frame_classifier_state(inputs: Inputs, markers: Sequence[Marker]) -> bytes:
+    """Weights of a classifier of single frames, trained on training clips; cached for next time."""
+    config, classes = inputs.config, inputs.bundle["classes"]
+
+    def train() -> Features:
+        shards = [marker for marker in markers if marker.split == "train" and marker.keys]
+        loader = Loader(config.workspace.clips, shards, "shard_videos", clip_arrays, local_cpus())
+        parts = [batch.tensors for batch in loader.first(DETECTOR_CLIPS, 32)]
+        video = torch.cat([part["video"] for part in parts]).numpy()
+        label = torch.cat([part["class_index"] for part in parts]).numpy()
+        torch.set_num_threads(local_cpus())
+        net = train_frame_classifier(video, label, len(classes), config.detector_steps)
+        return {name: tensor.numpy() for name, tensor in net.state_dict().items()}
+
+    made_from = [FORMAT, "frames", inputs.index["fingerprint"], config.detector_steps]
+    return cached(config.workspace.features, checksums.fingerprint(made_from), train)

@@ -1,0 +1,43 @@
+"""The members of a sample as arrays: what training and the audit compute with."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import numpy as np
+
+from pipelines.video.encoder import decode_clip
+
+Members = dict[str, bytes]
+Arrays = dict[str, np.ndarray]
+
+
+def clip_arrays(members: Members) -> Arrays:
+    """A clip sample: video uint8 (T, H, W, 3), class index (-1 for none), frames a second."""
+    return {"video": decode_clip(members["mp4"])} | _labels(members)
+
+
+def latent_arrays(members: Members) -> Arrays:
+    """A latent sample: raw latent float32 (C, T, H, W), class index, frames a second."""
+    return {"latent": decode_array(members["npy"])} | _labels(members)
+
+
+def pixel_arrays(members: Members) -> Arrays:
+    """A clip sample as a latent one: pixels float32 (3, T, H, W) in [-1, 1]."""
+    video_CTHW = decode_clip(members["mp4"]).transpose(3, 0, 1, 2)
+    return {"latent": video_CTHW.astype(np.float32) / 127.5 - 1} | _labels(members)
+
+
+def decode_array(data: bytes) -> np.ndarray:
+    """A .npy file in memory as float32; pickled objects are refused."""
+    return np.load(io.BytesIO(data), allow_pickle=False).astype(np.float32)
+
+
+def _labels(members: Members) -> Arrays:
+    metadata = json.loads(members["json"])
+    index = metadata["class_index"]
+    return {
+        "class_index": np.array(-1 if index is None else index, np.int64),
+        "fps": np.array(metadata["fps"], np.float32),
+    }

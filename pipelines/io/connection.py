@@ -1,0 +1,73 @@
+"""How file systems are opened, and how what they refuse is explained.
+
+Credentials and the endpoint of S3 come from the standard AWS variables.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import fsspec
+
+from vqvdm.errors import UserError
+
+
+def is_local(uri: str) -> bool:
+    return "://" not in uri or uri.startswith("file://")
+
+
+def connect(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The file system of a URI, and the path in it."""
+    # Listings are never cached: other processes write to the same places.
+    options: dict[str, Any] = {"use_listings_cache": False}
+    if uri.startswith("s3://"):
+        # Outages of up to a minute are waited out; longer ones end the job with one line.
+        attempts = int(os.environ.get("AWS_MAX_ATTEMPTS", "8"))
+        options["config_kwargs"] = {
+            "retries": {"mode": "standard", "total_max_attempts": attempts},
+            # Some servers send the checksum of the whole object along with a part of it, and
+            # large objects are read in parts. What matters here is checked by its own sha256.
+            "response_checksum_validation": "when_required",
+        }
+    try:
+        return fsspec.core.url_to_fs(uri, **options)
+    except ValueError as error:
+        raise UserError(f"{uri} is of a kind fsspec does not know: {error}") from error
+
+
+@contextmanager
+def explained(uri: str, doing: str) -> Iterator[None]:
+    """Turn what storage refuses into one line that says what to mend."""
+    try:
+        yield
+    except PermissionError as error:
+        cure = (
+            "check the permissions"
+            if is_local(uri)
+            else "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL"
+        )
+        raise UserError(f"no permission to {doing} {uri}: {cure} ({error})") from error
+    except NotADirectoryError as error:
+        raise UserError(
+            f"cannot {doing} {uri}: a file stands where a folder is needed; choose another path"
+        ) from error
+    except Exception as error:
+        if "bucket does not exist" in str(error):
+            raise UserError(f"cannot {doing} {uri}: {error}: create the bucket first") from error
+        if is_local(uri) or isinstance(error, FileNotFoundError):
+            raise
+        libraries = ("botocore", "aiobotocore", "aiohttp")
+        if isinstance(error, OSError) or type(error).__module__.startswith(libraries):
+            raise UserError(
+                f"cannot {doing} {uri}: {error} (check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, "
+                "AWS_ENDPOINT_URL and the network, then run the same command again)"
+            ) from error
+        raise
+
+
+def is_refusal(error: UserError) -> bool:
+    """Whether storage answered that a file may not be touched; else it did not answer at all."""
+    return isinstance(error.__cause__, PermissionError)

@@ -1,0 +1,46 @@
+"""Progress: a bar on a terminal; in a job's log, a line now and then."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+BAR_WIDTH = 20
+
+
+class Progress:
+    """Counts work and reports progress: done, rates, time left."""
+
+    def __init__(self, unit: str, total: int, every_s: float = 5.0) -> None:
+        self.unit, self.total, self.every_s = unit, total, every_s
+        self.done = 0
+        self.counts: dict[str, float] = {}
+        self.started = self._printed = time.monotonic()
+
+    def add(self, done: int, **counts: float) -> None:
+        """Report work done, and other things counted on the way."""
+        self.done += done
+        for name, value in counts.items():
+            self.counts[name] = self.counts.get(name, 0) + value
+        now = time.monotonic()
+        last = self.done == self.total
+        if sys.stdout.isatty():
+            # One line, written over; what is left of a longer one is cleared.
+            end = "\n" if last else ""
+            print(f"\r{self.bar()} {self.line(now - self.started)}\x1b[K", end=end, flush=True)
+        elif now - self._printed >= self.every_s or last:
+            self._printed = now
+            print(self.line(now - self.started), flush=True)
+
+    def bar(self) -> str:
+        full = BAR_WIDTH * self.done // max(1, self.total)
+        return "█" * full + "░" * (BAR_WIDTH - full)
+
+    def line(self, elapsed_s: float) -> str:
+        left_s = elapsed_s / max(1, self.done) * (self.total - self.done)
+        rates = [
+            f"{value:.0f} {name} ({value / max(elapsed_s, 1e-9):.0f}/s)"
+            for name, value in self.counts.items()
+            if value
+        ]
+        return f"{self.done}/{self.total} {self.unit}  {'  '.join(rates)}  {left_s:.0f} s left"

@@ -1,0 +1,1 @@
+"""Latents: encoded shard by shard, and audited."""

@@ -1,0 +1,125 @@
+"""Whether cached latents are what they claim to be: their origin, their keys, their numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from pipelines.io import shards, storage
+from pipelines.io.arrays import decode_array
+from pipelines.io.markers import Marker
+from pipelines.latents.encoder import EncodePlan, Encoder, Origin, origin_of
+from vqvdm.errors import UserError
+
+NAMES = {"vqgan_sha256": "another VQGAN", "clip_spec": "clips cut with other settings"}
+
+
+def weights_of(folder: str, config: dict[str, Any]) -> str:
+    """Checksum of a VQGAN's weights; `UserError` unless they are those of its `config.json`."""
+    uri = storage.join(folder, "model.safetensors")
+    with shards.missing_is_named(uri, "train_vqgan"):
+        checksum = storage.sha256(uri)
+    if not checksum.startswith(config["fingerprint"]):
+        raise UserError(f"{uri} does not match config.json: run jobs/train_vqgan.py --overwrite")
+    return checksum
+
+
+def check_origin(folder: str, index: dict[str, Any], markers: list[Marker], wanted: Origin) -> None:
+    """`UserError` where latents were made from something else; it says which, and where."""
+    places = [(folder, index.get("origin", {}))]
+    for marker in markers:
+        origin = origin_of(marker)
+        uri = storage.join(folder, f"{marker.name}.tar")
+        places.append((uri, asdict(origin) if origin else {}))
+    for place, origin in places:
+        for name, value in asdict(wanted).items():
+            if origin.get(name) != value:
+                raise UserError(
+                    f"{place} was encoded from {NAMES[name]} "
+                    f"({str(origin.get(name))[:16]}, now {value[:16]}): "
+                    "run jobs/encode_latents.py --overwrite"
+                )
+
+
+def check_shape(folder: str, index: dict[str, Any], wanted: list[int]) -> None:
+    """`UserError` unless the index tells the shape that latents of these clips have."""
+    if index["shape"] != wanted:
+        found, right = ("×".join(map(str, shape)) for shape in (index["shape"], wanted))
+        raise UserError(
+            f"{folder} says that its latents are {found}, of these clips they are {right}: "
+            "run jobs/encode_latents.py again, which corrects it"
+        )
+
+
+def check_pairs(folder: str, latents: list[Marker], clips: list[Marker]) -> None:
+    """`UserError` names the first latent that is missing or has no clip, and its shard."""
+    named = {marker.name: marker for marker in latents}
+    for clip_marker in clips:
+        uri = storage.join(folder, f"{clip_marker.name}.tar")
+        found = named[clip_marker.name].keys if clip_marker.name in named else []
+        shards.check_keys(uri, found, clip_marker.keys, "encode_latents")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far a cached latent is from what the encoder gives now."""
+
+    key: str
+    shard: str
+    deviations: float
+    """The largest over the latent, in standard deviations of the channel."""
+
+
+class AuditShard(Encoder):
+    """Encodes some clips of a shard again and compares with the latents that are cached."""
+
+    def __call__(self, row: dict) -> dict:
+        """Takes {"plan": EncodePlan, "marker": of the latents, "keys": which, "std": a channel}.
+
+        Gives {"differences": a `Difference` for each key}.
+        """
+        plan: EncodePlan = row["plan"]
+        keys, std_C111 = set(row["keys"]), np.reshape(row["std"], (-1, 1, 1, 1))
+        clips = shards.read_shard(plan.clips, plan.marker, "shard_videos")
+        cached = shards.read_shard(plan.folder, row["marker"], "encode_latents")
+        latents = [decode_array(sample.members["npy"]) for sample in cached if sample.key in keys]
+        again = self.encode(sample.members["mp4"] for sample in clips if sample.key in keys)
+        found = zip(sorted(keys), latents, np.concatenate(list(again)), strict=True)
+        differences = [
+            Difference(key, plan.marker.name, float(np.max(np.abs(old - new) / std_C111)))
+            for key, old, new in found
+        ]
+        return {"differences": differences}
+
+
+def sample_keys(markers: list[Marker], count: int) -> list[list[str]]:
+    """For each shard, which of `count` keys spread evenly over all shards it holds."""
+    ends = np.cumsum([len(marker.keys) for marker in markers])
+    places = np.unique(np.linspace(0, ends[-1] - 1, min(count, ends[-1])).round().astype(int))
+    chosen: list[list[str]] = [[] for _ in markers]
+    for place in places:
+        shard = int(np.searchsorted(ends, place, side="right"))
+        chosen[shard].append(markers[shard].keys[place - ends[shard]])
+    return chosen
+
+
+def judge(folder: str, differences: Iterable[Difference], tolerance: float) -> str:
+    """The result in words; `UserError` names the latents that differ too much."""
+    ordered = sorted(differences, key=lambda d: (d.shard, d.key))
+    # What is no number is no match either.
+    wrong = [d for d in ordered if not d.deviations <= tolerance]
+    if wrong:
+        named = ", ".join(
+            f"{d.key} in {storage.join(folder, d.shard)}.tar by {d.deviations:.3g}"
+            for d in wrong[:3]
+        )
+        raise UserError(
+            f"{len(wrong)} of {len(ordered)} cached latents are not what the encoder makes of "
+            f"their clips (more than {tolerance} standard deviations off): {named}: "
+            "run jobs/encode_latents.py --overwrite"
+        )
+    largest = max((d.deviations for d in ordered), default=0.0)
+    return f"{len(ordered)} latents encoded again: at most {largest:.2g} standard deviations off"

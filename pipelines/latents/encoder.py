@@ -1,0 +1,187 @@
+"""Latents of one shard of clips: encoded, and traced to what they were made from.
+
+Raw latents are stored, as float16 arrays (C, T, H, W).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipelines.io import checksums, shards, storage
+from pipelines.io.markers import Marker, finished
+from pipelines.io.scratch import scratch
+from pipelines.io.shards import ShardWriter
+from pipelines.video import Frames
+from pipelines.video.encoder import decode_clip
+from vqvdm.checkpoint import as_config
+from vqvdm.generator import from_uint8, load_vqgan
+from vqvdm.inference import resolve_precision
+from vqvdm.tokenizer.pixels import Pixels
+from vqvdm.tokenizer.vqgan import VQGAN, VQGANConfig
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What latents were made from: it stands on every shard and in the index."""
+
+    vqgan_sha256: str
+    """Checksum of the encoder's weights."""
+    clip_spec: str
+    """Fingerprint of how the clips were cut."""
+
+
+@dataclass(frozen=True)
+class EncodePlan:
+    """One task: a clip shard, and the folder its latents go to."""
+
+    clips: str
+    marker: Marker
+    folder: str
+    spec_hash: str
+    origin: Origin
+
+    @property
+    def made_from(self) -> str:
+        return checksums.fingerprint([self.spec_hash, self.marker.sha256])
+
+    def finished(self) -> Marker | None:
+        """The marker of the latents that are there already, whole and of just these clips."""
+        marker = finished(self.folder, self.marker.name, self.made_from)
+        if marker is None or marker.keys != self.marker.keys or origin_of(marker) != self.origin:
+            return None
+        return marker
+
+
+def latent_shape(vqgan: Mapping[str, Any], spec: Mapping[str, Any]) -> list[int]:
+    """C, T, H and W of the latents of clips, which the VQGAN need not have been trained on;
+    `UserError` where they do not divide."""
+    model = as_config(VQGANConfig, vqgan["model"])
+    return list(model.latent_shape(spec["frames"], spec["size"], spec["size"]))
+
+
+def origin_of(marker: Marker) -> Origin | None:
+    return Origin(**marker.details["origin"]) if "origin" in marker.details else None
+
+
+class Encoder:
+    """A VQGAN's encoder on this worker's device."""
+
+    def __init__(self, vqgan: str, batch_size: int, precision: str) -> None:
+        # Ray gives an actor one core here: more threads would only get in each other's way.
+        torch.set_num_threads(1)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.dtype = resolve_precision(precision, self.device)
+        self.batch_size, self._place = batch_size, vqgan
+        # The next batch is decoded while the network works on this one.
+        self._decoder = ThreadPoolExecutor(1)
+
+    @cached_property
+    def vqgan(self) -> VQGAN | Pixels:
+        """Loaded at first use: an error while an actor starts would come back without its class,
+        and could not be reported in one line."""
+        with scratch() as folder:
+            storage.download_folder(self._place, folder, ("config.json", "model.safetensors"))
+            return load_vqgan(folder, self.device)
+
+    def encode(self, clips: Iterable[bytes]) -> Iterator[np.ndarray]:
+        """Encoded clips to raw latents float16 (N, C, T, H, W), a batch at a time."""
+        clips = list(clips)
+        starts = range(0, len(clips), self.batch_size)
+        batches = [clips[start : start + self.batch_size] for start in starts]
+        decoded = self._decoder.submit(decode_clips, batches[0]) if batches else None
+        for following in [*batches[1:], None]:
+            if decoded is None:
+                return
+            frames = decoded.result()
+            decoded = self._decoder.submit(decode_clips, following) if following else None
+            yield self.forward(frames)
+
+    @torch.inference_mode()
+    def forward(self, frames_NTHWC: Frames) -> np.ndarray:
+        video = torch.from_numpy(frames_NTHWC)
+        count = len(video)
+        # The batch is always full, so that a clip's latent does not depend on its neighbours.
+        missing = self.batch_size - count
+        video = torch.cat([video, video[:1].expand(missing, -1, -1, -1, -1)]) if missing else video
+        mixed = self.dtype != torch.float32
+        with torch.autocast(self.device.type, self.dtype if mixed else None, enabled=mixed):
+            z = self.vqgan.encode(from_uint8(video.to(self.device)))
+        return z[:count].to("cpu", torch.float16).numpy()
+
+
+def npy_bytes(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def decode_clips(clips: list[bytes]) -> Frames:
+    """Frames (N, T, H, W, 3) of clips of one size."""
+    return np.stack([decode_clip(clip) for clip in clips])
+
+
+class EncodeShard(Encoder):
+    """Turns clip shards into latent shards, or verifies those there are."""
+
+    def __call__(self, row: dict) -> dict:
+        """Takes {"plan": EncodePlan}, gives {"marker": its JSON, "made": bool}."""
+        plan: EncodePlan = row["plan"]
+        marker = plan.finished()
+        if marker:
+            return {"marker": marker.to_json(), "made": False}
+        samples = list(shards.read_shard(plan.clips, plan.marker, "shard_videos"))
+        waiting, sums = iter(samples), Sums()
+        with ShardWriter(plan.folder, plan.marker.name) as writer:
+            for latents in self.encode(sample.members["mp4"] for sample in samples):
+                sums.add(latents)
+                for latent in latents:
+                    sample = next(waiting)
+                    metadata = sample.members["json"]
+                    writer.add(sample.key, {"npy": npy_bytes(latent), "json": metadata})
+            rates = Counter(str(json.loads(sample.members["json"])["fps"]) for sample in samples)
+            details = {
+                "sums": sums.as_dict(),
+                "fps": dict(rates),
+                "origin": asdict(plan.origin),
+            }
+            marker = writer.publish([plan.marker.sha256], plan.spec_hash, plan.made_from, details)
+        return {"marker": marker.to_json(), "made": True}
+
+
+class Sums:
+    """Count, sum and sum of squares of each latent channel, in float64."""
+
+    def __init__(self) -> None:
+        self.count, self.sum_C, self.squares_C = 0, np.zeros(1), np.zeros(1)
+
+    def add(self, z_NCTHW: np.ndarray) -> None:
+        z = z_NCTHW.astype(np.float64)
+        self.count += z.size // z.shape[1]
+        self.sum_C = self.sum_C + z.sum((0, 2, 3, 4))
+        self.squares_C = self.squares_C + (z**2).sum((0, 2, 3, 4))
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "count": self.count,
+            "sum": self.sum_C.tolist(),
+            "squares": self.squares_C.tolist(),
+        }
+
+
+def channel_statistics(markers: list[Marker]) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel over the training split."""
+    parts = [m.details["sums"] for m in markers if m.split == "train" and m.keys]
+    count = sum(part["count"] for part in parts)
+    mean = np.sum([part["sum"] for part in parts], axis=0) / count
+    variance = np.sum([part["squares"] for part in parts], axis=0) / count - mean**2
+    return mean.tolist(), np.sqrt(np.maximum(variance, 1e-12)).tolist()

@@ -1,0 +1,42 @@
+"""What `encode_latents` takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from pipelines.settings import Job
+from vqvdm.errors import UserError
+from vqvdm.inference import Precision
+
+
+@dataclass(frozen=True)
+class EncodeLatents(Job):
+    """Encode every clip with a trained VQGAN and cache the latents."""
+
+    vqgan: str = "base"
+    """Name of the VQGAN."""
+    batch_size: int = 16
+    """Clips encoded at once."""
+    precision: Precision = "auto"
+    """Arithmetic of the encoder."""
+    audit: bool = False
+    """Encode nothing new: check the cached latents, and encode a sample again to compare."""
+    audit_clips: int = 64
+    """Clips that --audit encodes again, spread evenly over the shards."""
+    audit_tolerance: float = 0.05
+    """Difference that --audit lets pass, in standard deviations of a latent channel: far above
+    what other hardware makes of the same weights, far below another latent."""
+
+    NOT_RECIPE: ClassVar[frozenset[str]] = Job.NOT_RECIPE | {
+        "audit",
+        "audit_clips",
+        "audit_tolerance",
+    }
+
+    def check(self) -> None:
+        for name in ("batch_size", "audit_clips"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} must be at least 1")
+        if not self.audit_tolerance >= 0:
+            raise UserError("--audit-tolerance must be at least 0")

@@ -1,0 +1,1 @@
+"""The named recipes, and the command line that takes them."""

@@ -1,0 +1,112 @@
+"""The command line of every job: `jobs/NAME.py [PRESET] [--flags]`.
+
+Exit status: 0 done; 2 the user's mistake, told in one line; 1 anything else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import io
+import json
+import os
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import tyro
+
+from pipelines.cluster import find_user_error
+from pipelines.io.connection import is_local
+from pipelines.recipes.presets import PRESETS, settings
+from pipelines.settings import Job
+from vqvdm.errors import IncompleteError, UserError
+
+Page = Callable[[Any], str]
+"""A job's page: takes its settings, returns its main figure in words."""
+
+
+RAY_ADVICE = "\nFailed to apply UDF transform"
+"""Begins what Ray Data adds to the message of every error of a task."""
+
+
+def main(page: Page) -> None:
+    """Run a job's page with the settings that the command line gives, and exit."""
+    sys.exit(run(page, sys.argv[1:]))
+
+
+def run(page: Page, arguments: list[str]) -> int:
+    """As `main`, with given arguments; returns the exit status."""
+    name = page.__name__
+    try:
+        config = parse(name, arguments)
+        refuse_lost_paths(config)
+        if config.dry_run:
+            print(json.dumps({"preset": config.preset} | asdict(config), indent=1))
+        figure = page(config)
+        print(f"{name}: {figure}", flush=True)
+        return 0
+    except IncompleteError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 1
+    except Exception as error:
+        mistake = find_user_error(error)
+        if mistake is None:
+            raise
+        words = str(mistake).split(RAY_ADVICE)[0].split()
+        print(f"error: {' '.join(words)}", file=sys.stderr, flush=True)
+        return 2
+
+
+def parse(job: str, arguments: list[str]) -> Any:
+    """The settings of a job: those of the preset, changed by flags."""
+    preset = "demo"
+    if arguments and not arguments[0].startswith("-"):
+        preset, *arguments = arguments
+    default = settings(preset, job)
+    config = _quietly(
+        lambda: tyro.cli(
+            type(default),
+            default=default,
+            args=arguments,
+            prog=f"jobs/{job}.py [{'|'.join(PRESETS)}]",
+            description=f"{inspect.getdoc(type(default))}\n\nSettings shown: preset {preset}.",
+        )
+    )
+    object.__setattr__(config, "preset", preset)
+    return config
+
+
+def _quietly(cli: Callable[[], Job]) -> Job:
+    """Turn the parser's box of advice into one line."""
+    stderr = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(stderr):
+            return cli()
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        text = re.sub(r"\x1b\[[0-9;]*m|[─│╭╮╰╯]", " ", stderr.getvalue())
+        raise UserError(" ".join(text.split()) or "bad arguments: see --help") from None
+
+
+def refuse_lost_paths(config: Job) -> None:
+    """Refuse relative paths where they would be written into Ray's temporary copy and lost."""
+    if not _in_shipped_copy():
+        return
+    for flag in ("root", "videos"):
+        path = getattr(config, flag, None)
+        if path and is_local(path) and not os.path.isabs(os.path.expanduser(path)):
+            raise UserError(
+                f"--{flag} {path} is relative, and this job runs in a temporary copy of the code "
+                f"where it would be lost: pass an absolute path or a URI such as s3://bucket/path"
+            )
+
+
+def _in_shipped_copy() -> bool:
+    runtime_env = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get(
+        "runtime_env", {}
+    )
+    return "working_dir" in runtime_env or "/working_dir_files/" in os.getcwd()

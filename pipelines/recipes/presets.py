@@ -1,0 +1,211 @@
+"""The named recipes. `demo` is for a laptop; `ucf101` and `sky` are this project's best recipe
+at 16x128x128, and the `-paper` ones follow the paper.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+
+from pipelines.demo_videos import DemoVideos
+from pipelines.evaluation.settings import Evaluate, TrainDetector
+from pipelines.latents.settings import EncodeLatents
+from pipelines.sampling.settings import Sample
+from pipelines.settings import Job
+from pipelines.sharding.settings import ShardVideos
+from pipelines.training.settings import PIXEL_SPACE, TrainLDM, TrainVQGAN
+from vqvdm.diffusion.objectives import ObjectiveConfig
+from vqvdm.diffusion.unet import UNetConfig
+from vqvdm.errors import UserError
+from vqvdm.tokenizer.discriminator import DiscriminatorConfig
+from vqvdm.tokenizer.losses import LossConfig
+from vqvdm.tokenizer.vqgan import VQGANConfig
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The settings of every job for one purpose."""
+
+    demo_videos: DemoVideos = field(default_factory=DemoVideos)
+    shard_videos: ShardVideos = field(default_factory=ShardVideos)
+    train_vqgan: TrainVQGAN = field(default_factory=TrainVQGAN)
+    encode_latents: EncodeLatents = field(default_factory=EncodeLatents)
+    train_ldm: TrainLDM = field(default_factory=TrainLDM)
+    sample: Sample = field(default_factory=Sample)
+    evaluate: Evaluate = field(default_factory=Evaluate)
+    train_detector: TrainDetector = field(default_factory=TrainDetector)
+
+    def under(self, root: str) -> Preset:
+        """The same, with another root for every job."""
+        jobs = {job.name: replace(getattr(self, job.name), root=root) for job in fields(self)}
+        return Preset(**jobs)
+
+
+def demo() -> Preset:
+    """16x64x64 clips of moving digits at 8 and 16 fps; minutes on two cores without a GPU.
+
+    Two workers of one thread wait for each other once a step; two threads, at every operation.
+    """
+    return Preset(
+        shard_videos=ShardVideos(size=64, fps="8,16"),
+        train_vqgan=TrainVQGAN(
+            num_workers=2,
+            steps=800,
+            batch_size=4,
+            lr=3e-3,
+            ema_decay=0.99,
+            # bf16 is no faster on nets so narrow, and rounds the codes of a dark ground together.
+            precision="fp32",
+            log_every=50,
+            validate_every=400,
+            checkpoint_every=400,
+            # Time is folded last: folded at once, what moves stands still for two frames.
+            model=VQGANConfig(blocks=((1, 4, 4), (4, 2, 2)), widths=(24, 96), depths=(1, 1)),
+            discriminator=DiscriminatorConfig(width=16),
+            loss=LossConfig(adversarial_start=0.75),
+        ),
+        train_ldm=TrainLDM(
+            num_workers=2,
+            steps=1300,
+            batch_size=16,
+            lr=2e-3,
+            ema_decay=0.99,
+            log_every=50,
+            validate_every=650,
+            checkpoint_every=650,
+            model=UNetConfig(width=32, multipliers=(1, 4), depths=(1, 1)),
+            objective=ObjectiveConfig(class_dropout=0.2),
+        ),
+        sample=Sample(steps=12),
+        evaluate=Evaluate(steps=12, detector_steps=150, num_train=128),
+    )
+
+
+def ucf101() -> Preset:
+    """UCF-101 with class labels: 16 frames at the videos' own 25 fps, 128x128."""
+    return Preset(
+        shard_videos=ShardVideos(val_list="ucfTrainTestlist/testlist01.txt"),
+        train_vqgan=TrainVQGAN(
+            steps=200_000,
+            batch_size=32,
+            lr=2e-4,
+            warmup=2_000,
+            ema_decay=0.999,
+            validate_every=5_000,
+            checkpoint_every=5_000,
+            log_every=100,
+            model=VQGANConfig(
+                blocks=((1, 4, 4), (4, 2, 2)),
+                widths=(64, 256),
+                depths=(1, 2),
+                decoder_widths=(80, 320),
+                decoder_depths=(2, 3),
+                codebook_size=8192,
+            ),
+        ),
+        train_ldm=TrainLDM(
+            steps=400_000,
+            batch_size=256,
+            lr=2e-4,
+            warmup=5_000,
+            ema_decay=0.9999,
+            validate_every=5_000,
+            checkpoint_every=5_000,
+            log_every=100,
+            # Most of its parameters lie where a latent has the fewest positions: a quarter of the
+            # arithmetic of (128; 1, 2, 4) with two blocks at each level.
+            model=UNetConfig(width=64, multipliers=(1, 2, 5), depths=(1, 1, 2), head_width=64),
+        ),
+        sample=Sample(fps=25.0, steps=50),
+        evaluate=Evaluate(protocol="published", detector="i3d", classifier="c3d", steps=50),
+        train_detector=TrainDetector(steps=20_000, batch_size=32, size=112),
+    ).under("runs/ucf101")
+
+
+def sky() -> Preset:
+    """Sky Time-lapse, unlabelled: as `ucf101` without classes."""
+    base = ucf101()
+    return replace(
+        base,
+        shard_videos=ShardVideos(labels="none", frames_fps=25.0, splits="folders"),
+        sample=replace(base.sample, num_per_class=64, guidance=1.0),
+        evaluate=replace(base.evaluate, guidance=1.0, classifier=None),
+    ).under("runs/sky")
+
+
+def _paper(base: Preset) -> Preset:
+    """What the paper tells: 3D convolutions with a VQ codebook and three losses, a diffusion model
+    whose class is dropped at 0.5, 100 sampling steps. It tells no widths, weights or learning
+    rates, nor what the denoiser predicts: these are this project's, the noise after DDPM."""
+    return replace(
+        base,
+        train_vqgan=replace(
+            base.train_vqgan,
+            model=VQGANConfig(
+                blocks=((1, 2, 2), (2, 2, 2), (2, 2, 2)),
+                widths=(64, 128, 256),
+                depths=(1, 2, 2),
+                codebook_size=16_384,
+            ),
+            loss=LossConfig(l1=1.0, l2=0.0, adversarial=0.1, adversarial_start=0.25),
+        ),
+        train_ldm=replace(
+            base.train_ldm,
+            model=UNetConfig(width=128, multipliers=(1, 2, 4)),
+            objective=ObjectiveConfig(name="epsilon", class_dropout=0.5),
+        ),
+        sample=replace(base.sample, steps=100),
+        evaluate=replace(base.evaluate, steps=100),
+    )
+
+
+def ucf101_paper() -> Preset:
+    """UCF-101 after the paper."""
+    return _paper(ucf101()).under("runs/ucf101-paper")
+
+
+def sky_paper() -> Preset:
+    """Sky Time-lapse after the paper."""
+    return _paper(sky()).under("runs/sky-paper")
+
+
+def vdm() -> Preset:
+    """The paper's comparison: the same generator on pixels, 16x64x64, as VDM; no `train_vqgan`,
+    no `encode_latents`."""
+    base = ucf101_paper()
+    return replace(
+        base,
+        shard_videos=replace(base.shard_videos, size=64),
+        train_ldm=replace(
+            base.train_ldm,
+            vqgan=PIXEL_SPACE,
+            batch_size=128,
+            model=UNetConfig(
+                width=64,
+                multipliers=(1, 2, 4, 8),
+                depths=(2, 2, 2, 2),
+                factorised=True,
+                spatial_attention_from=2,
+            ),
+        ),
+    ).under("runs/vdm")
+
+
+PRESETS: dict[str, Callable[[], Preset]] = {
+    "demo": demo,
+    "ucf101": ucf101,
+    "sky": sky,
+    "ucf101-paper": ucf101_paper,
+    "sky-paper": sky_paper,
+    "vdm": vdm,
+}
+
+
+def settings(preset: str, job: str) -> Job:
+    """A job's settings under a preset; `UserError` with the nearest name for an unknown one."""
+    if preset not in PRESETS:
+        near = difflib.get_close_matches(preset, PRESETS, 1, cutoff=0.4)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise UserError(f"unknown preset {preset!r}: {hint}Presets: {', '.join(PRESETS)}")
+    return getattr(PRESETS[preset](), job)

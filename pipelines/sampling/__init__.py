@@ -1,0 +1,1 @@
+"""Sampling: the worker that makes videos on request."""

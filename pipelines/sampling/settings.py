@@ -1,0 +1,61 @@
+"""What `sample` takes, and whatever else samples."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from pipelines.settings import Job
+from vqvdm.errors import UserError
+
+
+@dataclass(frozen=True)
+class Sampling(Job):
+    """How videos are sampled."""
+
+    ldm: str = "base"
+    """Name of the model."""
+    steps: int = 20
+    """Sampling steps."""
+    sampler: str | None = None
+    """heun, euler or dpm for a flow; ddpm, ddim or dpm otherwise; by default the model's best."""
+    guidance: float = 2.0
+    """Weight of classifier-free guidance; 1 is none."""
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    """Times from 0 (data) to 1 (noise) within which guidance is applied."""
+    batch_size: int = 20
+    """Videos made at once by a worker."""
+    seed: int = 0
+
+    def check(self) -> None:
+        if self.steps < 1:
+            raise UserError("--steps must be at least 1")
+        if not 0 <= self.guidance < math.inf:
+            raise UserError("--guidance must be at least 0, 1 being none")
+        if not 0 <= self.guidance_interval[0] < self.guidance_interval[1] <= 1:
+            raise UserError("--guidance-interval must be two times, rising, between 0 and 1")
+
+
+@dataclass(frozen=True)
+class Sample(Sampling):
+    """Sample videos from a trained model."""
+
+    output: str | None = None
+    """Name to publish under: samples/OUTPUT; by default the model's."""
+
+    NOT_RECIPE: ClassVar[frozenset[str]] = Job.NOT_RECIPE | {"output"}
+
+    classes: str = "all"
+    """Classes to sample, separated by commas, or all."""
+    num_per_class: int = 4
+    """Videos of each class."""
+    fps: float = 16.0
+    """Frame rate to ask the model for and to write."""
+
+    def check(self) -> None:
+        super().check()
+        if self.num_per_class < 1:
+            raise UserError("--num-per-class must be at least 1")
+        if not 0 < self.fps < math.inf:
+            raise UserError("--fps must be above 0")

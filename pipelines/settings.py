@@ -1,0 +1,70 @@
+"""What every job takes: where it works, on how much of a machine, and what may be replaced.
+
+The settings of a job are a frozen dataclass in `settings.py` of its wing; `--help` lists them. A
+*recipe* (model, data, optimiser, global batch) says what is made; the *scale* (workers, threads)
+says on how much of a machine, and changes no result beyond floating-point order.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal
+
+from pipelines.io import storage
+from pipelines.io.workspace import Workspace
+from vqvdm.errors import UserError
+
+Switch = Literal["auto", "on", "off"]
+
+
+def parse_rates(text: str, word: str) -> list[float]:
+    """Frame rates separated by commas, each once; `word` is what may be given instead."""
+    try:
+        rates = [float(rate) for rate in text.split(",")]
+    except ValueError:
+        rates = []
+    if not rates or not all(0 < rate < math.inf for rate in rates):
+        raise UserError(f"--fps {text}: give {word}, or rates above 0 such as 8,16")
+    return list(dict.fromkeys(rates))
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every job takes."""
+
+    root: str = "runs/demo"
+    """Directory or fsspec URI under which everything is published."""
+    num_workers: int | None = None
+    """Parallel workers; by default as many as suit the cluster."""
+    overwrite: bool = False
+    """Replace what other settings published in the same place."""
+    dry_run: bool = False
+    """Print the resolved settings and the plan; write nothing."""
+
+    preset: ClassVar[str] = "demo"
+    """Name of the preset, for the record; set by the command line, and no setting of its own."""
+
+    NOT_RECIPE: ClassVar[frozenset[str]] = frozenset(
+        ("root", "num_workers", "overwrite", "dry_run")
+    )
+
+    @property
+    def workspace(self) -> Workspace:
+        return Workspace(storage.absolute(self.root))
+
+    def recipe(self) -> dict[str, Any]:
+        """The settings that decide the result, as plain JSON values."""
+        return {k: v for k, v in asdict(self).items() if k not in self.NOT_RECIPE}
+
+
+@dataclass(frozen=True)
+class VideosJob(Job):
+    """What jobs that touch the source videos take besides."""
+
+    videos: str | None = None
+    """Folder or URI of videos; by default ROOT/videos."""
+
+    @property
+    def videos_uri(self) -> str:
+        return storage.absolute(self.videos) if self.videos else self.workspace.videos

@@ -1,0 +1,1 @@
+"""Sharding: which videos there are, where their clips lie, and what became of each."""

@@ -1,0 +1,201 @@
+"""One shard of clips: its videos decoded one after the other, each with its account."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
+
+from pipelines.io import checksums, storage
+from pipelines.io.connection import is_refusal
+from pipelines.io.markers import Marker, finished
+from pipelines.io.shards import ShardWriter
+from pipelines.sharding import manifest
+from pipelines.sharding.clips import (
+    ClipSpec,
+    CutRequest,
+    DroppedClip,
+    EncodedClip,
+    Outcome,
+    cut_video,
+)
+from pipelines.sharding.decoding_process import Deadline, DecodingProcess
+from pipelines.sharding.manifest import Account, Source
+from pipelines.video.header import VideoInfo, check_place
+from pipelines.video.reasons import VideoError
+from vqvdm.errors import UserError
+
+FORMAT = 4
+"""Changed whenever the same videos and settings would give other bytes."""
+
+
+@dataclass(frozen=True)
+class DecodeLimits:
+    """Time-out and memory limit of decoding one video; only videos that fail depend on them."""
+
+    timeout_s: float = 120.0
+    max_memory_gb: float = 2.0
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """One task: the videos of one shard, and where it goes."""
+
+    folder: str
+    name: str
+    sources: tuple[Source, ...]
+    spec: ClipSpec
+    decode_limits: DecodeLimits = DecodeLimits()
+    near_duplicates: dict[str, tuple[str, float]] = field(default_factory=dict)
+    """Ids of near-duplicates: the path of the video that is kept, and how far away it is."""
+
+    @property
+    def made_from(self) -> str:
+        sources = [asdict(source) for source in self.sources]
+        basis = [
+            self.spec.hash,
+            self.spec.classes,
+            sources,
+            *([self.near_duplicates] if self.near_duplicates else []),
+        ]
+        return checksums.fingerprint(basis)
+
+
+def clip_key(source: Source, clip: EncodedClip, spec: ClipSpec) -> str:
+    """A name for a clip that depends on the video's path, the span and the settings only."""
+    span = [clip.fps, clip.start_frame, spec.frames]
+    return checksums.fingerprint([FORMAT, source.id, span, spec.size])
+
+
+@cache
+def decoding_process(max_memory_gb: float) -> DecodingProcess:
+    """The one that this worker sends its videos to."""
+    return DecodingProcess(max_memory_gb)
+
+
+def local_video(source: Source) -> AbstractContextManager[str]:
+    """A local path of a video, or of its folder of images."""
+    if source.frames_fps is not None:
+        return storage.local_folder(source.uri)
+    return storage.local_copy(source.uri)
+
+
+class VideoTask:
+    """Adds the clips of one video to a shard; whatever is wrong with it is its account."""
+
+    def __init__(self, source: Source, plan: ShardPlan, writer: ShardWriter) -> None:
+        self.source, self.plan, self.writer = source, plan, writer
+        rates = plan.spec.rates if source.fps is None else (source.fps,)
+        self.spec = replace(plan.spec, rates=rates)
+        self.info: VideoInfo | None = None
+        self.keys: list[str] = []
+        self.dropped: list[DroppedClip] = []
+        self.frames = 0
+
+    def run(self) -> Account:
+        if kept := self.plan.near_duplicates.get(self.source.id):
+            return self._account(VideoError("near_duplicate", f"of {kept[0]}", kept[1]))
+        try:
+            with local_video(self.source) as path:
+                check_place(path, self.source.frames_fps is not None)
+                self._decode(path)
+            return self._account()
+        except VideoError as error:
+            if error.reason != "damaged":
+                # Where decoding was broken off is chance: clips must not depend on it.
+                self.writer.drop(self.keys)
+                self.keys.clear()
+            return self._account(error)
+        except FileNotFoundError as error:
+            return self._account(VideoError("missing", str(error)))
+        except PermissionError as error:
+            return self._account(VideoError("no_permission", str(error)))
+        except UserError as error:
+            if not is_refusal(error):
+                raise  # Storage did not answer: nothing is known about the video.
+            return self._account(VideoError("no_permission", str(error)))
+
+    def _decode(self, path: str) -> None:
+        source, limits = self.source, self.plan.decode_limits
+        deadline = Deadline(limits.timeout_s)
+        start_s = source.start_s or 0.0
+        request = CutRequest(path, self.spec, source.frames_fps, start_s, source.end_s)
+        for event in decoding_process(limits.max_memory_gb).run(cut_video, request, deadline):
+            match event:
+                case VideoInfo():
+                    self.info = event
+                    minutes = math.ceil((event.duration_s or 0.0) / 60)
+                    deadline.allowed_s = limits.timeout_s * max(1, minutes)
+                case EncodedClip():
+                    self._add(event)
+                case DroppedClip():
+                    self.dropped.append(event)
+                case Outcome():
+                    self.frames = event.frames
+                    if event.error:
+                        raise event.error
+
+    def _add(self, clip: EncodedClip) -> None:
+        label, classes = self.source.label, self.spec.classes
+        metadata = {
+            "label": label,
+            "class_index": classes.index(label) if label is not None else None,
+            "fps": clip.fps,
+            "start_s": clip.start_s,
+            "frames": self.spec.frames,
+            "source": self.source.path,
+        }
+        key = clip_key(self.source, clip, self.spec)
+        self.writer.add(key, {"mp4": clip.mp4, "json": checksums.json_bytes(metadata)})
+        self.keys.append(key)
+
+    def _account(self, error: VideoError | None = None) -> Account:
+        if not self.keys and error is None:
+            error = self._why_none()
+        status = "ok" if error is None else "partial" if self.keys else "rejected"
+        return Account(
+            status,
+            error.reason if error else None,
+            len(self.keys),
+            **(asdict(self.info) if self.info else {}),
+            frames=self.frames,
+            score=error.score if error else None,
+            detail=error.detail or None if error else None,
+            dropped=[asdict(clip) for clip in self.dropped],
+        )
+
+    def _why_none(self) -> VideoError:
+        """Why a video that decodes gave no clips: filters took them, or there were none."""
+        if not self.dropped:
+            return VideoError("too_short", f"{self.frames} frames")
+        counts = Counter(sorted(clip.reason for clip in self.dropped))
+        reason = counts.most_common(1)[0][0]
+        best = max(clip.score for clip in self.dropped if clip.reason == reason)
+        return VideoError(reason, "all clips", best)
+
+
+def make_shard(row: dict) -> dict:
+    """Make one shard, or verify the one that is there: the task that Ray runs.
+
+    Takes {"plan": ShardPlan, "retry": bool}, gives {"name": …, "marker": its JSON, "made": bool}.
+    """
+    plan: ShardPlan = row["plan"]
+    marker = finished(plan.folder, plan.name, plan.made_from)
+    if marker and not (row["retry"] and failures(marker)):
+        return {"name": plan.name, "marker": marker.to_json(), "made": False}
+    with ShardWriter(plan.folder, plan.name) as writer:
+        accounts = [(source, VideoTask(source, plan, writer).run()) for source in plan.sources]
+        marker = writer.publish(
+            [source.id for source in plan.sources],
+            plan.spec.hash,
+            plan.made_from,
+            manifest.to_marker(accounts),
+        )
+    return {"name": plan.name, "marker": marker.to_json(), "made": True}
+
+
+def failures(marker: Marker) -> int:
+    """How many videos of a shard failed, wholly or in part."""
+    return sum(account.failed for _, account in manifest.from_marker(marker.details))

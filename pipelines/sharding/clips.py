@@ -1,0 +1,237 @@
+"""How a video is cut into clips: rates, strides, what no clip may straddle, what filters take out.
+
+`cut_video` runs in the process that can be killed; see `decoding_process`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pipelines.sharding.resampler import Resampler, Tick
+from pipelines.sharding.settings import Filters, Limits
+from pipelines.video import Frames
+from pipelines.video.bars import find_bars
+from pipelines.video.decoder import Picture, read_frames
+from pipelines.video.encoder import LosslessEncoder
+from pipelines.video.header import VideoInfo, probe
+from pipelines.video.reasons import VideoError
+from pipelines.video.scenes import SceneDetector
+
+
+@dataclass(frozen=True)
+class ClipSpec:
+    """How clips are cut."""
+
+    frames: int
+    size: int
+    stride: int
+    rates: tuple[float | None, ...]
+    """Frames a second; None stands for the video's own rate."""
+    classes: tuple[str, ...]
+    hash: str
+    """Fingerprint of all settings: a folder holds the clips of one."""
+    scenes: str = "none"
+    crop_bars: bool = False
+    limits: Limits = field(default_factory=Limits)
+    filters: Filters = field(default_factory=Filters)
+
+
+@dataclass(frozen=True)
+class CutRequest:
+    """A local video, or a folder of images, and what to cut from it."""
+
+    path: str
+    spec: ClipSpec
+    frames_fps: float | None = None
+    """Rate of a folder of images; None for a video file."""
+    start_s: float = 0.0
+    end_s: float | None = None
+
+
+@dataclass(frozen=True)
+class EncodedClip:
+    mp4: bytes
+    fps: float
+    start_frame: int
+    start_s: float
+
+
+@dataclass(frozen=True)
+class DroppedClip:
+    """A clip that a filter took out."""
+
+    fps: float
+    start_s: float
+    reason: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The last event of a video: how far it was decoded, and why no further."""
+
+    frames: int
+    error: VideoError | None = None
+
+
+Event = VideoInfo | EncodedClip | DroppedClip | Outcome
+
+
+def cut_video(request: CutRequest) -> Iterator[Event]:
+    """What the header says, the clips at every rate in one pass over the frames, the outcome."""
+    cutting, error = _Cutting(request), None
+    try:
+        yield from cutting.events()
+    except VideoError as found:
+        error = found
+    yield Outcome(cutting.frames, error)
+
+
+def check_header(info: VideoInfo, request: CutRequest) -> None:
+    """Raise `VideoError` for what limits and filters refuse before anything is decoded."""
+    limits, filters = request.spec.limits, request.spec.filters
+    pixels, short = info.width * info.height, min(info.width, info.height)
+    if pixels > limits.max_pixels:
+        raise VideoError("too_many_pixels", f"{info.width}x{info.height}", pixels)
+    if short < filters.min_size:
+        raise VideoError("too_small", f"{info.width}x{info.height}", short)
+    if info.fps is None and None in request.spec.rates:
+        raise VideoError("no_frame_rate")
+    if info.duration_s is not None:
+        end_s = info.duration_s if request.end_s is None else min(info.duration_s, request.end_s)
+        _check_length(end_s - request.start_s, request)
+
+
+def _check_length(length_s: float, request: CutRequest) -> None:
+    if length_s > request.spec.limits.max_duration_s:
+        raise VideoError("too_long", f"{length_s:.1f} s", length_s)
+    if length_s < request.spec.filters.min_duration_s:
+        raise VideoError("too_brief", f"{length_s:.2f} s", length_s)
+
+
+class _Cutting:
+    """The work on one video, and the number of frames decoded so far."""
+
+    def __init__(self, request: CutRequest) -> None:
+        self.request, self.frames, self.time_s = request, 0, request.start_s
+        self._encoders: dict[float, LosslessEncoder] = {}
+        """One for each rate."""
+
+    def events(self) -> Iterator[VideoInfo | EncodedClip | DroppedClip]:
+        """Raises `VideoError` after the last clip where something is wrong."""
+        request, spec = self.request, self.request.spec
+        info = probe(request.path, request.frames_fps)
+        yield info
+        check_header(info, request)
+        cutters = [ClipCutter(spec, rate, info.fps or 0.0, request.start_s) for rate in spec.rates]
+        damage = None
+        try:
+            for picture in self._pictures(info):
+                for cutter in cutters:
+                    for clip in cutter.push(picture):
+                        yield self._judged(clip)
+        except VideoError as error:
+            if error.reason != "damaged":
+                raise
+            damage = error
+        for cutter in cutters:
+            for clip in cutter.finish():
+                yield self._judged(clip)
+        if damage:
+            raise damage
+        if info.duration_s is None:
+            _check_length(self.time_s - request.start_s, request)
+
+    def _pictures(self, info: VideoInfo) -> Iterator[Picture]:
+        request, spec = self.request, self.request.spec
+        detector = SceneDetector(info.fps) if spec.scenes == "detect" else None
+        bars = find_bars(request.path, info, request.frames_fps) if spec.crop_bars else None
+        span = (request.start_s, request.end_s, request.frames_fps)
+        for picture in read_frames(request.path, spec.size, *span, bars, spec.limits.max_pixels):
+            self.time_s, self.frames = picture.time_s, self.frames + 1
+            if self.time_s - request.start_s > spec.limits.max_duration_s:
+                _check_length(self.time_s - request.start_s, request)
+            cut = detector is not None and detector.is_cut(picture.pixels)
+            yield picture._replace(fresh=True) if cut else picture
+
+    def _judged(self, clip: Clip) -> EncodedClip | DroppedClip:
+        """Encode a clip, unless a filter takes it out."""
+        found = _refused(clip, self.request.spec.filters)
+        if found:
+            return DroppedClip(clip.fps, clip.start_s, *found)
+        if clip.fps not in self._encoders:
+            size = self.request.spec.size
+            self._encoders[clip.fps] = LosslessEncoder(size, size, clip.fps)
+        mp4 = self._encoders[clip.fps].encode(clip.frames_THWC)
+        return EncodedClip(mp4, clip.fps, clip.start_frame, clip.start_s)
+
+
+def _refused(clip: Clip, filters: Filters) -> tuple[str, float] | None:
+    if filters.min_brightness:
+        brightness = float(clip.frames_THWC.mean())
+        if brightness < filters.min_brightness:
+            return "black", round(brightness, 3)
+    if filters.min_motion:
+        steps = np.diff(clip.frames_THWC.astype(np.int16), axis=0)
+        motion = float(np.abs(steps).mean()) if len(steps) else 0.0
+        if motion < filters.min_motion:
+            return "static", round(motion, 3)
+    return None
+
+
+@dataclass(frozen=True)
+class Clip:
+    frames_THWC: Frames
+    fps: float
+    start_frame: int
+    """Counted at the clip's rate."""
+    start_s: float
+
+
+class ClipCutter:
+    """Cuts a stream of pictures into clips at one rate, holding no more than one clip."""
+
+    def __init__(
+        self, spec: ClipSpec, rate: float | None, native_fps: float, start_s: float = 0.0
+    ) -> None:
+        self.spec, self.fps = spec, rate or native_fps
+        self._resampler = Resampler(rate, start_s) if rate else None
+        self._window: list[Tick] = []
+        self._seen = 0
+        self._stretch = 0
+        """Number of the first frame since the last interruption."""
+
+    def push(self, picture: Picture) -> Iterator[Clip]:
+        if picture.fresh:
+            yield from self._interrupt(picture.time_s)
+        if self._resampler:
+            yield from self._cut(self._resampler.push(picture))
+        else:
+            yield from self._cut([Tick(self._seen, picture.time_s, picture.pixels)])
+
+    def finish(self) -> Iterator[Clip]:
+        yield from self._cut(self._resampler.finish() if self._resampler else [])
+
+    def _interrupt(self, time_s: float) -> Iterator[Clip]:
+        """Begin anew: no clip holds frames from before a time and after it."""
+        if self._resampler:
+            yield from self._cut(self._resampler.finish(time_s))
+            self._resampler.skip_to(time_s)
+            self._seen = self._resampler.ticks
+        self._window, self._stretch = [], self._seen
+
+    def _cut(self, ticks: list[Tick]) -> Iterator[Clip]:
+        for tick in ticks:
+            # With a stride longer than a clip, the frames between two clips are passed over.
+            place = (tick.number - self._stretch) % self.spec.stride
+            if self._window or place < self.spec.frames:
+                self._window.append(tick)
+            self._seen = tick.number + 1
+            if len(self._window) == self.spec.frames:
+                first = self._window[0]
+                pixels = np.stack([tick.pixels for tick in self._window])
+                yield Clip(pixels, self.fps, first.number, round(first.time_s, 6))
+                self._window = self._window[self.spec.stride :]

@@ -1,0 +1,175 @@
+"""A process for work that may hang, crash or eat memory: it can be killed, and starts again.
+
+The process lives on from one video to the next, since starting it takes longer than cutting a
+short video; results come back through a pipe, one by one. It is started anew rather than
+forked: S3 connections do not survive a fork.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, Pipe
+from pathlib import Path
+from typing import Any
+
+from pipelines.video.reasons import VideoError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SERVE = "from pipelines.sharding.decoding_process import serve; serve"
+START_TIMEOUT_S = 120.0
+GRACE_S = 10.0
+"""How long a process that closed its pipe may take to end."""
+
+Work = Callable[[Any], Iterator[Any]]
+"""A function at the top of a module, which the process imports."""
+
+
+class DecodingProcess:
+    """Runs generator functions in a process of its own, one at a time."""
+
+    def __init__(self, max_memory_gb: float) -> None:
+        self.max_memory_gb = max_memory_gb
+        self._process: subprocess.Popen | None = None
+        self._pipe: Connection | None = None
+
+    def run(self, work: Work, argument: Any, deadline: Deadline) -> Iterator[Any]:
+        """Yield what `work(argument)` yields; `VideoError` where it is ended or breaks down.
+
+        A process that failed, or whose results were not taken to the end, is not used again.
+        """
+        sound = False
+        try:
+            pipe = self._started(work, argument)
+            deadline.started = time.monotonic()
+            while not isinstance(result := self._receive(pipe, deadline), _Done):
+                yield result
+            if result.failed:
+                raise result.failed
+            sound = True
+        except (EOFError, OSError, pickle.UnpicklingError) as error:
+            raise VideoError("crashed", self._cause()) from error
+        finally:
+            if not sound:
+                self.close()
+
+    def close(self) -> None:
+        """End the process; the next work starts another."""
+        if self._process:
+            self._process.kill()
+            self._process.wait()
+        if self._pipe:
+            self._pipe.close()
+        self._process = self._pipe = None
+
+    def _started(self, work: Work, argument: Any) -> Connection:
+        """Hand the work over; the first is waited for while the process imports what it needs."""
+        try:
+            pipe = self._pipe or self._start()
+            pipe.send((work, argument))
+            if pipe.poll(START_TIMEOUT_S):
+                pipe.recv()
+                return pipe
+        except (EOFError, OSError):
+            pass
+        # No video is to blame for that.
+        raise RuntimeError(f"the decoding process does not start: {self._cause()}")
+
+    def _start(self) -> Connection:
+        self._pipe, theirs = Pipe()
+        paths = filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")])
+        # One thread a task: Ray runs a task on every core already.
+        threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", f"{SERVE}({theirs.fileno()})"],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env=os.environ | threads | {"PYTHONPATH": os.pathsep.join(paths)},
+                start_new_session=True,
+            )
+        self._pipe.send(self.max_memory_gb)
+        return self._pipe
+
+    def _receive(self, pipe: Connection, deadline: Deadline) -> Any:
+        if not pipe.poll(deadline.left_s):
+            raise VideoError("timed_out", f"after {deadline.allowed_s:.0f} s")
+        return pipe.recv()
+
+    def _cause(self) -> str:
+        """How the process ended, in words."""
+        if self._process is None:
+            return ""
+        try:
+            status = self._process.wait(GRACE_S)
+        except subprocess.TimeoutExpired:
+            return "the process does not answer"
+        return signal.strsignal(-status) or "" if status < 0 else f"exit status {status}"
+
+
+@dataclass
+class Deadline:
+    """When work has to be done; who takes its results may put that off."""
+
+    allowed_s: float
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def left_s(self) -> float:
+        return max(0.0, self.started + self.allowed_s - time.monotonic())
+
+
+class _Done:
+    """The last message on a piece of work."""
+
+    def __init__(self, failed: VideoError | None = None) -> None:
+        self.failed = failed
+
+
+def _limit_memory(gigabytes: float) -> None:
+    size = int(gigabytes * 2**30)
+    resource.setrlimit(resource.RLIMIT_AS, (size, size))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _end_with(parent: int) -> None:
+    """End this process soon after its parent, even while it is at work."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+def serve(file_descriptor: int) -> None:
+    """What the process does: work after work from a pipe, until it is closed."""
+    pipe = Connection(file_descriptor)
+    threading.Thread(target=_end_with, args=[os.getppid()], daemon=True).start()
+    _limit_memory(pipe.recv())
+    while True:
+        try:
+            work, argument = pipe.recv()
+        except EOFError:  # The parent is gone, or wants no more.
+            return
+        pipe.send("started")
+        failed = None
+        try:
+            for result in work(argument):
+                pipe.send(result)
+        except MemoryError as error:
+            failed = VideoError("out_of_memory", str(error) or "no more to be had")
+        except OSError as error:
+            if isinstance(error, BrokenPipeError):
+                return
+            reason = "out_of_memory" if error.errno == errno.ENOMEM else "crashed"
+            failed = VideoError(reason, str(error))
+        except Exception as error:
+            failed = VideoError("crashed", f"{type(error).__name__}: {error}")
+        pipe.send(_Done(failed))

@@ -1,0 +1,194 @@
+"""The account of source videos: where each belongs, what became of each.
+
+A video's shard is a function of its path, so that adding or removing a video touches the one
+shard it belongs to.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from functools import cached_property, partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.io import checksums, storage
+from pipelines.io.markers import Marker
+from pipelines.video.reasons import FAILURES
+
+DROPPED = pa.struct(
+    [
+        ("fps", pa.float64()),
+        ("start_s", pa.float64()),
+        ("reason", pa.string()),
+        ("score", pa.float64()),
+    ]
+)
+"""A clip that a filter took out."""
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("uri", pa.string()),
+        ("size", pa.int64()),
+        ("etag", pa.string()),
+        ("mtime_ns", pa.int64()),
+        ("label", pa.string()),
+        ("split", pa.string()),
+        ("duration_s", pa.float64()),
+        ("fps", pa.float64()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("codec", pa.string()),
+        ("status", pa.string()),
+        ("reason", pa.string()),
+        ("clips", pa.int32()),
+        ("frames", pa.int64()),
+        ("score", pa.float64()),
+        ("detail", pa.string()),
+        ("start_s", pa.float64()),
+        ("end_s", pa.float64()),
+        ("dropped", pa.list_(DROPPED)),
+    ]
+)
+
+
+GROUP = 1024
+"""Shards of a row group of `videos.parquet`."""
+
+
+def video_id(path: str) -> str:
+    """The id of a video, from its path relative to the folder of videos."""
+    return checksums.digest(path)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A source video before it is opened. `path` is relative to the folder of videos."""
+
+    path: str
+    uri: str
+    size: int
+    etag: str | None
+    mtime_ns: int | None
+    label: str | None
+    split: str
+    start_s: float | None = None
+    end_s: float | None = None
+    """The part of the video to take; by default all of it."""
+    fps: float | None = None
+    """The rate to cut this one at."""
+    frames_fps: float | None = None
+    """The rate of its images, where it is a folder of them."""
+
+    @cached_property
+    def id(self) -> str:
+        if self.start_s is None and self.end_s is None and self.fps is None:
+            return video_id(self.path)
+        return checksums.digest(json.dumps([self.path, self.start_s, self.end_s, self.fps]))
+
+
+@dataclass(frozen=True)
+class Account:
+    """What became of a video: `ok`, `partial` or `rejected`, and why."""
+
+    status: str
+    reason: str | None
+    clips: int
+    duration_s: float | None = None
+    fps: float | None = None
+    width: int | None = None
+    height: int | None = None
+    codec: str | None = None
+    frames: int = 0
+    """Clean frames decoded."""
+    score: float | None = None
+    """What a limit or a filter measured."""
+    detail: str | None = None
+    dropped: list[dict[str, Any]] = field(default_factory=list)
+    """Clips that filters took out: fps, start_s, reason, score."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether something went wrong that nobody asked for."""
+        return self.reason in FAILURES
+
+
+class ManifestWriter:
+    """The account of all videos while it is made: on disk, as it may outgrow the memory.
+
+    Shards come in any order; `videos.parquet` has them in the order of their names.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._parts = folder / "parts"
+        self._folder, self._places = folder, dict[str, tuple[int, int]]()
+
+    def add(self, name: str, accounts: Iterable[tuple[Source, Account]]) -> None:
+        """Take the accounts of the videos of a shard."""
+        rows = []
+        for source, account in accounts:
+            row = {"id": source.id} | asdict(source) | asdict(account)
+            rows.append({name: _utf8(row[name]) for name in SCHEMA.names})
+        with open(self._parts, "ab") as file:
+            start = file.tell()
+            options = pa.ipc.IpcWriteOptions(compression="zstd")
+            with pa.ipc.new_stream(file, SCHEMA, options=options) as stream:
+                stream.write_batch(pa.RecordBatch.from_pylist(rows, SCHEMA))
+            self._places[name] = start, file.tell() - start
+
+    def publish(self, uri: str) -> None:
+        """Write `videos.parquet`: a row for each video, a row group for many shards."""
+        whole = self._folder / "videos.parquet"
+        names = iter(sorted(self._places))
+        with pq.ParquetWriter(whole, SCHEMA) as writer, open(self._parts, "rb") as parts:
+            while batches := list(map(partial(self._part, parts), islice(names, GROUP))):
+                table = pa.Table.from_batches([b for part in batches for b in part], SCHEMA)
+                writer.write_table(table, row_group_size=max(1, len(table)))
+        storage.discard_unfinished(uri)
+        storage.publish_file(whole, uri)
+
+    def _part(self, parts: BinaryIO, name: str) -> list[pa.RecordBatch]:
+        start, length = self._places[name]
+        parts.seek(start)
+        with pa.ipc.open_stream(parts.read(length)) as stream:
+            return list(stream)
+
+
+def _utf8(value: Any) -> Any:
+    """File names may be no text; what is not is spelled out."""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+
+
+def read(uri: str) -> pa.Table:
+    return pq.read_table(io.BytesIO(storage.read_bytes(uri)), schema=SCHEMA)
+
+
+def from_marker(details: dict[str, Any]) -> list[tuple[Source, Account]]:
+    """The accounts that a clip shard's marker keeps of its videos."""
+    return [(Source(**row["source"]), Account(**row["account"])) for row in details["videos"]]
+
+
+def to_marker(accounts: list[tuple[Source, Account]]) -> dict[str, Any]:
+    """What `from_marker` reads."""
+    rows = [{"source": asdict(source), "account": asdict(account)} for source, account in accounts]
+    return json.loads(json.dumps({"videos": rows}))
+
+
+def reconcile(
+    accounts: list[tuple[Source, Account]], sources: Iterable[Source], marker: Marker
+) -> None:
+    """Assert that every source of a shard has one account, and that clips are those accounted."""
+    assert Counter(s.id for s, _ in accounts) == Counter(s.id for s in sources)
+    clips = sum(account.clips for _, account in accounts)
+    assert clips == len(marker.keys), clips
+    for _, account in accounts:
+        assert (account.status == "ok") == (account.reason is None), account
+        assert (account.status == "rejected") == (account.clips == 0), account

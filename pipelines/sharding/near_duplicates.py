@@ -1,0 +1,121 @@
+"""Which videos are near-duplicates of which, for any number of them, from perceptual hashes.
+
+Two hashes that differ in fewer bits than there are groups of bits agree wholly in one of the
+groups (the pigeonhole principle; Norouzi et al., "Fast search in Hamming space with multi-index
+hashing", CVPR 2012). So only those that share a group are compared, and none is missed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.sharding.perceptual_hash import FRAMES, HASH_BYTES
+from pipelines.sharding.plan import Place
+
+MAX_GROUP = 62
+"""Bits of a group at most: what fits a signed integer."""
+
+Pairs = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+"""Rows of the earlier and of the later ones, and the bits in which they differ."""
+
+
+@dataclass(frozen=True)
+class NearDuplicate:
+    """Of a video that is left out: the row of the kept one, and how many bits differ."""
+
+    kept: int
+    bits: int
+
+
+def compare(
+    places: Mapping[str, Place], hashed: Iterable[dict], count: int, min_distance: float
+) -> dict[int, NearDuplicate]:
+    """Rows of the near-duplicates among `count` videos, from what `hash_shard` gave.
+
+    Of two that are alike, the first of the listing is kept. `min_distance` is in bits of 64.
+    """
+    hashes_NB = np.zeros((count, HASH_BYTES), np.uint8)
+    has_hash_N = np.zeros(count, bool)
+    for shard in hashed:
+        for row, hash in zip(places[shard["name"]].rows_N, shard["hashes"], strict=True):
+            if hash:
+                hashes_NB[row] = np.frombuffer(bytes.fromhex(hash), np.uint8)
+                has_hash_N[row] = True
+    rows = np.flatnonzero(has_hash_N)
+    max_bits = math.ceil(min_distance * FRAMES) - 1
+    return {
+        int(rows[late]): NearDuplicate(int(rows[found.kept]), found.bits)
+        for late, found in find_near_duplicates(hashes_NB[rows], max_bits).items()
+    }
+
+
+def find_near_duplicates(hashes_NB: NDArray[np.uint8], max_bits: int) -> dict[int, NearDuplicate]:
+    """For each row to leave out, the row before it that is kept: the closest, then the first.
+
+    Two rows are alike where they differ in at most `max_bits` bits. In order, a row is kept
+    unless it is like one that is kept: who stays depends on the order and the hashes alone.
+    Equal ones go the way of the first of them.
+    """
+    if not len(hashes_NB):
+        return {}
+    unique, first, inverse = np.unique(hashes_NB, axis=0, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    rows = first[order]
+    near = _near(unique[order], max_bits)
+    duplicates = {
+        int(rows[late]): NearDuplicate(int(rows[kept]), bits) for late, (kept, bits) in near.items()
+    }
+    firsts = first[inverse.reshape(-1)]
+    for row in np.flatnonzero(firsts != np.arange(len(firsts))):
+        original = int(firsts[row])
+        duplicates[int(row)] = duplicates.get(original, NearDuplicate(original, 0))
+    return duplicates
+
+
+def _near(hashes_NB: NDArray[np.uint8], max_bits: int) -> dict[int, tuple[int, int]]:
+    """For each of the unequal rows to leave out, the kept one and the bits between them."""
+    found: dict[int, dict[int, int]] = {}
+    for early, late, bits in _pairs(hashes_NB, max_bits):
+        for one, other, count in zip(early.tolist(), late.tolist(), bits.tolist(), strict=True):
+            found.setdefault(other, {})[one] = count
+    left_out: dict[int, tuple[int, int]] = {}
+    for other in sorted(found):
+        kept = [(count, one) for one, count in found[other].items() if one not in left_out]
+        if kept:
+            fewest, one = min(kept)
+            left_out[other] = one, fewest
+    return left_out
+
+
+def _pairs(hashes_NB: NDArray[np.uint8], max_bits: int) -> Iterator[Pairs]:
+    """Pairs of rows that are alike, some of them more than once."""
+    words_NW = np.ascontiguousarray(hashes_NB).view(np.uint64)
+    for keys_N in _group_keys(hashes_NB, max_bits + 1):
+        order = np.argsort(keys_N, kind="stable")
+        same = np.append(keys_N[order][1:] == keys_N[order][:-1], False)
+        # Neighbours in order first, then those two apart, for as long as any share the key.
+        starts, apart = np.flatnonzero(same), 1
+        while len(starts):
+            early, late = order[starts], order[starts + apart]
+            bits = np.bitwise_count(words_NW[early] ^ words_NW[late]).sum(1, dtype=np.int64)
+            alike = bits <= max_bits
+            if alike.any():
+                yield early[alike], late[alike], bits[alike]
+            starts = starts[same[starts + apart]]
+            apart += 1
+
+
+def _group_keys(hashes_NB: NDArray[np.uint8], groups: int) -> Iterator[NDArray[np.int64]]:
+    """The bits of each group as a number. Bits far apart go together: they agree less often."""
+    total = hashes_NB.shape[1] * 8
+    groups = max(groups, math.ceil(total / MAX_GROUP))
+    for group in range(groups):
+        keys = np.zeros(len(hashes_NB), np.int64)
+        for bit in range(group, total, groups):
+            keys = keys << 1 | hashes_NB[:, bit // 8] >> (7 - bit % 8) & 1
+        yield keys

@@ -1,0 +1,95 @@
+"""Perceptual hashes of videos: a few bits that survive another size, rate or codec.
+
+They are kept under the root, each with what it was computed from: only new and altered videos are
+hashed again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import imagehash
+import numpy as np
+from PIL import Image
+
+from pipelines.io import checksums, storage, workspace
+from pipelines.io.connection import is_refusal
+from pipelines.sharding.clip_shards import ShardPlan, decoding_process, local_video
+from pipelines.sharding.clips import CutRequest, check_header
+from pipelines.sharding.decoding_process import Deadline
+from pipelines.sharding.manifest import Source
+from pipelines.video.decoder import sample_luma
+from pipelines.video.header import check_place, probe
+from pipelines.video.reasons import VideoError
+from vqvdm.errors import UserError
+
+FORMAT = 1
+"""Changed whenever the same video would get another hash."""
+FRAMES = 8
+"""Frames spread over a video, each of which is hashed to 64 bits."""
+HASH_BYTES = 8 * FRAMES
+
+
+def hash_video(request: CutRequest) -> Iterator[bytes]:
+    """The hash of a video: yields `HASH_BYTES` bytes once, or nothing where it cannot be read.
+
+    A difference hash compares neighbouring pixels of the frame shrunk to 9x8, in integers: it is
+    the same on any processor.
+    """
+    try:
+        info = probe(request.path, request.frames_fps)
+        check_header(info, request)
+        span_s = (request.start_s, request.end_s)
+        lumas = sample_luma(request.path, info, FRAMES, request.frames_fps, span_s)
+        hashes = [np.packbits(imagehash.dhash(Image.fromarray(luma)).hash) for luma in lumas]
+    except VideoError:
+        return  # Its account will give the reason, once it is cut.
+    if hashes:
+        # A video that does not tell its length is known by its first frame.
+        yield b"".join(hash.tobytes() for hash in (hashes * FRAMES)[:FRAMES])
+
+
+def hash_shard(row: dict) -> dict:
+    """Hash the videos of one shard: the task that Ray runs.
+
+    Takes {"plan": ShardPlan, "hashes": folder, "retry": bool}, gives {"name": of the shard,
+    "hashes": one in hexadecimal for each video, empty where there is none}.
+    """
+    plan: ShardPlan = row["plan"]
+    name = f"{plan.name}.json"
+    known = workspace.published(row["hashes"], name)
+    known = known if isinstance(known, dict) else {}
+    found = {}
+    for source in plan.sources:
+        content = _content(source)
+        hash = known.get(content)
+        if hash is None or (row["retry"] and not hash):
+            hash = _hash(source, plan)
+        found[content] = hash
+    if found != known:
+        storage.publish_json(found, storage.join(row["hashes"], name))
+    return {"name": plan.name, "hashes": [found[_content(source)] for source in plan.sources]}
+
+
+def _content(source: Source) -> str:
+    """Fingerprint of what decides the hash of a video."""
+    content = [source.uri, source.size, source.etag, source.mtime_ns]
+    span = [source.start_s, source.end_s, source.frames_fps]
+    return checksums.fingerprint([FORMAT, content, span])
+
+
+def _hash(source: Source, plan: ShardPlan) -> str:
+    limits = plan.decode_limits
+    try:
+        with local_video(source) as path:
+            check_place(path, source.frames_fps is not None)
+            start_s = source.start_s or 0.0
+            request = CutRequest(path, plan.spec, source.frames_fps, start_s, source.end_s)
+            process = decoding_process(limits.max_memory_gb)
+            return b"".join(process.run(hash_video, request, Deadline(limits.timeout_s))).hex()
+    except (VideoError, FileNotFoundError, PermissionError):
+        return ""  # Its account will give the reason, once it is cut.
+    except UserError as error:
+        if not is_refusal(error):
+            raise
+        return ""

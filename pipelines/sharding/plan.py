@@ -1,0 +1,112 @@
+"""Which video goes to which shard, for any number of videos.
+
+Videos are held in columns: ten million of them as objects would fill the memory of a laptop.
+They are scattered by linear hashing (Litwin, VLDB 1980): the number of shards grows by one at a
+time, and each new one takes over a part of a single old one. So a video that is added, altered
+or removed touches its own shard, and now and then two more, however many there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+from itertools import islice
+from typing import get_args, get_type_hints
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pipelines.io.markers import SPLITS
+from pipelines.sharding.manifest import Source
+
+CHUNK = 1 << 16
+TYPES = {str: pa.large_string(), int: pa.int64(), float: pa.float64()}
+REPEATED = frozenset(("label", "split"))
+"""Columns of few values: each is kept once."""
+
+
+def _schema() -> pa.Schema:
+    """A column for each field of a source."""
+    hints = get_type_hints(Source)
+    columns = []
+    for field in fields(Source):
+        kinds = (hints[field.name], *get_args(hints[field.name]))
+        kind = next(TYPES[kind] for kind in kinds if kind in TYPES)
+        if field.name in REPEATED:
+            kind = pa.dictionary(pa.int32(), kind)
+        columns.append((field.name, kind))
+    return pa.schema(columns)
+
+
+class SourceTable:
+    """Source videos in columns; one becomes an object only while it is looked at."""
+
+    def __init__(self, sources: Iterable[Source]) -> None:
+        schema, batches, ids = _schema(), [], [np.empty(0, np.uint64)]
+        waiting = iter(sources)
+        while chunk := list(islice(waiting, CHUNK)):
+            rows = {name: [getattr(s, name) for s in chunk] for name in schema.names}
+            batches.append(pa.RecordBatch.from_pydict(rows, schema))
+            ids.append(np.array([int(source.id, 16) for source in chunk], np.uint64))
+        self.ids_N = np.concatenate(ids)
+        table = pa.Table.from_batches(batches, schema)
+        del batches
+        self._columns: list[pa.Array] = []
+        for _ in schema.names:
+            # One column after the other: each is there twice while its pieces are joined.
+            empty = 0 < table.column(0).null_count == len(table)
+            column = pa.nulls(len(table)) if empty else table.column(0).combine_chunks()
+            self._columns.append(column)
+            table = table.remove_column(0)
+            # Arrow would keep the pieces' memory for later use, of which there is none.
+            pa.default_memory_pool().release_unused()
+        self._split = self._columns[schema.get_field_index("split")]
+
+    def __len__(self) -> int:
+        return len(self.ids_N)
+
+    def rows_of(self, split: str) -> NDArray[np.int64]:
+        code = pc.index(self._split.dictionary, split)
+        return np.flatnonzero(self._split.indices.to_numpy() == code.as_py())
+
+    def take(self, rows: NDArray[np.int64]) -> list[Source]:
+        """The sources of these rows, in the order asked for."""
+        columns = [column.take(pa.array(rows)).to_pylist() for column in self._columns]
+        return [Source(*values) for values in zip(*columns, strict=True)]
+
+
+def shard_of(bucket_N: NDArray[np.uint64], count: int) -> NDArray[np.int64]:
+    """The shard, of so many, that each number in [0, 2^32) falls into.
+
+    Of `count` shards, the first ones up to the largest power of two are there from the start;
+    those beyond have each taken a half of the shard that many places before.
+    """
+    start = 1 << (count.bit_length() - 1)
+    early = bucket_N % start
+    return np.where(early < count - start, bucket_N % (2 * start), early).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A shard, and the rows of its videos in the table of all."""
+
+    split: str
+    index: int
+    rows_N: NDArray[np.int64]
+
+
+def assign_shards(sources: SourceTable, per_shard: int) -> Iterator[Place]:
+    """Every shard in order with its videos: `per_shard` on average, up to twice that."""
+    for split in SPLITS:
+        rows = sources.rows_of(split)
+        count = -(-len(rows) // per_shard)
+        if not count:
+            continue
+        shards = shard_of(sources.ids_N[rows] % 2**32, count)
+        rows = rows[np.argsort(shards, kind="stable")]
+        ends = np.cumsum(np.bincount(shards, minlength=count))
+        for index, end in enumerate(ends):
+            start = ends[index - 1] if index else 0
+            yield Place(split, index, rows[start:end])

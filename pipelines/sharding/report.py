@@ -1,0 +1,162 @@
+"""What a user sees of a sharding: the table of accounts, the rejected, a few clips.
+
+It takes in one shard after the other, and keeps no more of the sound ones than numbers.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pipelines.io import checksums, shards
+from pipelines.io.markers import SPLITS, Marker
+from pipelines.sharding.manifest import Account, ManifestWriter, Source
+from pipelines.tracking.run import Run
+from pipelines.video import Frames
+from pipelines.video.encoder import decode_clip
+from pipelines.video.reasons import REASONS
+
+SHEET_COLUMNS, SHEET_ROWS = 4, 12
+"""Clips side by side, each by four of its frames, and rows of them."""
+PEEK_BYTES = 4 << 20
+"""How much of a shard is read for the sheet."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What is remembered of a finished shard."""
+
+    name: str
+    sha256: str
+    clips: int
+    account: str
+    """Fingerprint of its account of videos."""
+
+    @property
+    def split(self) -> str:
+        return self.name.split("-")[0]
+
+
+def _state(account: Account) -> str:
+    return account.status if account.reason is None else f"{account.status}-{account.reason}"
+
+
+class Report:
+    """Counts, the rejected, and the account of every video; `place` is a folder of its own."""
+
+    def __init__(self, place: Path) -> None:
+        self.manifest = ManifestWriter(place)
+        self.videos = self.failed = self.frames = self.made = 0
+        self._shards: list[Shard] = []
+        self._cells: dict[str, Counter[str]] = {}
+        self._rejected: list[list[Any]] = []
+
+    @property
+    def shards(self) -> list[Shard]:
+        """In the order of their names."""
+        return sorted(self._shards, key=lambda shard: shard.name)
+
+    def add(self, marker: Marker, accounts: list[tuple[Source, Account]], made: bool) -> None:
+        """Take in a shard: its videos, and whether it was made just now."""
+        digest = checksums.fingerprint(marker.details)
+        self._shards.append(Shard(marker.name, marker.sha256, len(marker.keys), digest))
+        self.made += made
+        self.manifest.add(marker.name, accounts)
+        for source, account in accounts:
+            self.videos += 1
+            self.failed += account.failed
+            self.frames += account.frames
+            row = self._cells.setdefault(_state(account), Counter())
+            row[source.split] += 1
+            row["clips"] += account.clips
+            row["dropped"] += len(account.dropped)
+            self._rejected += _rejected_rows(source, account)
+
+    def counts(self) -> dict[str, int]:
+        """How many videos there are of each status, with the reason of those that are not ok."""
+        return {
+            name: sum(row[split] for split in SPLITS) for name, row in sorted(self._cells.items())
+        }
+
+    def table(self) -> str:
+        """The summary: videos and clips of each status and reason, by split."""
+        total = sum(self._cells.values(), Counter[str]())
+        assert sum(total[split] for split in SPLITS) == self.videos
+        columns = [*SPLITS, "videos", "clips"] + ["dropped"] * bool(total["dropped"])
+        width = max(len(name) for name in (*self._cells, "total"))
+        lines = [" ".join([" " * width, *(f"{name:>9}" for name in columns)])]
+        for name, row in [*sorted(self._cells.items()), ("total", total)]:
+            cells = row | {"videos": sum(row[split] for split in SPLITS)}
+            figures = " ".join(f"{cells.get(column, 0):>9}" for column in columns)
+            lines.append(f"{name:<{width}} {figures}")
+        return "\n".join(lines)
+
+    def rejected_csv(self) -> bytes:
+        """A row for each video that is not ok, and for each clip that a filter took out."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["path", "split", "status", "reason", "score", "start_s", "fps", "detail"])
+        rows = sorted(self._rejected, key=lambda row: row[0])
+        writer.writerows(rows)
+        return text.getvalue().encode("utf-8", "backslashreplace")
+
+    def track(self, run: Run, folder: str, seconds: float) -> None:
+        """Keep counts, throughput, the rejected and the sheet with the run."""
+        clips = Counter[str]()
+        for shard in self._shards:
+            clips[shard.split] += shard.clips
+        run.metrics({f"clips/{split}": n for split, n in clips.items()})
+        run.metrics({f"videos/{state}": n for state, n in self.counts().items()})
+        run.metrics({"throughput/clips_per_s": clips.total() / seconds})
+        run.metrics({"throughput/frames_per_s": self.frames / seconds})
+        run.bytes(self.rejected_csv(), "videos/rejected.csv")
+        run.bytes(self.table().encode(), "videos/summary.txt")
+        if sheet := contact_sheet(folder, self.shards):
+            run.bytes(sheet, "videos/contact_sheet.png")
+
+
+def _rejected_rows(source: Source, account: Account) -> list[list[Any]]:
+    head: list[Any] = [source.path, source.split]
+    rows: list[list[Any]] = []
+    if account.reason:
+        cause = [account.reason, account.score, source.start_s, source.fps]
+        rows.append([*head, account.status, *cause, account.detail or REASONS[account.reason]])
+    for clip in account.dropped:
+        cause = [clip["reason"], clip["score"], clip["start_s"], clip["fps"]]
+        rows.append([*head, "clip", *cause, ""])
+    return rows
+
+
+def contact_sheet(folder: str, made: list[Shard]) -> bytes | None:
+    """A PNG of clips from shards all over the data set, four frames of each in a row."""
+    wanted = SHEET_COLUMNS * SHEET_ROWS
+    filled = [shard for shard in made if shard.clips]
+    if not filled:
+        return None
+    chosen = np.unique(np.linspace(0, len(filled) - 1, min(8, len(filled))).round().astype(int))
+    each = -(-wanted // len(chosen))
+    strips: list[Frames] = []
+    for index in chosen:
+        for sample in list(shards.peek(folder, filled[index].name, PEEK_BYTES))[:each]:
+            frames = decode_clip(sample.members["mp4"])
+            four = frames[np.linspace(0, len(frames) - 1, 4).round().astype(int)]
+            strips.append(np.concatenate(four, axis=1))
+    if not strips:
+        return None
+    strips = strips[:wanted]
+    blank = np.zeros_like(strips[0])
+    strips += [blank] * (-len(strips) % SHEET_COLUMNS)
+    rows = [
+        np.concatenate(strips[start : start + SHEET_COLUMNS], axis=1)
+        for start in range(0, len(strips), SHEET_COLUMNS)
+    ]
+    file = io.BytesIO()
+    Image.fromarray(np.concatenate(rows)).save(file, "PNG")
+    return file.getvalue()

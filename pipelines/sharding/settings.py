@@ -1,0 +1,153 @@
+"""What `shard_videos` takes."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import asdict, dataclass
+from typing import ClassVar, Literal
+
+from pipelines.settings import Job, VideosJob, parse_rates
+from vqvdm.errors import UserError
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Videos beyond these are rejected, before they are decoded where the header tells."""
+
+    max_pixels: int = 2**25
+    """Pixels of a frame; by default 8K passes."""
+    max_duration_s: float = 7200.0
+    """Length of a video in seconds."""
+
+
+@dataclass(frozen=True)
+class Filters:
+    """What is left out on request; 0 leaves a filter off."""
+
+    min_size: int = 0
+    """Least short side of a video in pixels."""
+    min_duration_s: float = 0.0
+    """Least length of a video in seconds."""
+    min_motion: float = 0.0
+    """Least mean difference between neighbouring frames of a clip, of 255; 0.5 finds stills."""
+    min_brightness: float = 0.0
+    """Least mean of a clip, of 255; 8 finds black ones."""
+    min_distance: float = 0.0
+    """Least distance of a video from every one that is kept, in bits of 64 of a perceptual hash;
+    4 finds copies that were encoded again."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """How labels and splits are found."""
+
+    labels: str = "folder"
+    splits: str = "random"
+    val_fraction: float = 0.1
+    val_list: str | None = None
+    group_by: str = ""
+    frames_fps: float | None = None
+
+
+@dataclass(frozen=True)
+class ShardVideos(VideosJob):
+    """Cut videos into fixed-length clips, packed in WebDataset shards."""
+
+    labels: str = "folder"
+    """`folder` (the first folder below --videos), `none`, or a CSV, JSON-lines or Parquet file
+    with columns path and label, and maybe split, start_s, end_s, fps."""
+    frames: int = 16
+    """Frames a clip."""
+    size: int = 128
+    """Height and width: the short side is resized to it and the centre square cut out."""
+    stride: int | None = None
+    """Frames between the starts of two clips, at the clip's rate; by default --frames."""
+    fps: str = "native"
+    """`native`, or one or more rates: 8,16 cuts every video at both."""
+    frames_fps: float | None = None
+    """Take every folder of images for a video at this rate."""
+    scenes: Literal["none", "detect"] = "none"
+    """`detect` finds hard cuts, and no clip straddles one."""
+    crop_bars: bool = False
+    """Cut letterbox bars off first."""
+    splits: Literal["random", "folders"] = "random"
+    """`folders`: the first folder below --videos names the split, such as train or sky_test;
+    labels are those below it. `random`: see --val-fraction and --val-list."""
+    val_fraction: float = 0.1
+    """Share of the videos kept for validation."""
+    val_list: str | None = None
+    """File of video paths kept for validation instead, one a line; looked for as given, then
+    below --videos, then beside it. `none` for no list."""
+    group_by: str = r"_g\d+_"
+    """Videos whose paths agree up to the end of what this regular expression finds go into the
+    same split."""
+    limits: Limits = Limits()
+    filters: Filters = Filters()
+    timeout_s: float = 120.0
+    """Seconds that a video may take for each minute it lasts; then decoding is ended."""
+    max_memory_gb: float = 2.0
+    """Address space of the process that decodes; a video that wants more is rejected."""
+    retry_failed: bool = False
+    """Try videos that failed again."""
+    strict: bool = False
+    """Exit with status 1 if any video failed, wholly or in part."""
+    limit: int | None = None
+    """Take only so many videos, evenly spread over the listing."""
+    videos_per_shard: int = 64
+    """About how many videos share a shard."""
+
+    NOT_RECIPE: ClassVar[frozenset[str]] = Job.NOT_RECIPE | {
+        "videos",
+        "retry_failed",
+        "strict",
+        "timeout_s",
+        "max_memory_gb",
+    }
+
+    @property
+    def selection(self) -> Selection:
+        """How labels and splits are found."""
+        return Selection(
+            self.labels,
+            self.splits,
+            self.val_fraction,
+            self.val_list,
+            self.group_by,
+            self.frames_fps,
+        )
+
+    @property
+    def rates(self) -> list[float | None]:
+        """Frame rates to cut at; None stands for the video's own."""
+        return [None] if self.fps == "native" else list(parse_rates(self.fps, "native"))
+
+    def check(self) -> None:
+        for name in ("frames", "size", "videos_per_shard"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} must be at least 1")
+        if self.size % 2:
+            raise UserError(f"--size {self.size} is odd: video codecs want an even number")
+        for name in ("stride", "limit"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"--{name} must be at least 1")
+        if not 0 <= self.val_fraction < 1:
+            raise UserError("--val-fraction must lie in [0, 1)")
+        for name in ("frames_fps", "timeout_s", "max_memory_gb"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise UserError(f"--{name.replace('_', '-')} must be above 0")
+        for group in ("limits", "filters"):
+            for name, value in asdict(getattr(self, group)).items():
+                least = 0 if group == "filters" else 1
+                if not least <= value < math.inf:
+                    flag = f"--{group}.{name.replace('_', '-')}"
+                    raise UserError(f"{flag} must be at least {least}")
+        if self.splits == "folders" and self.val_list not in (None, "none"):
+            raise UserError("--splits folders names the split: drop --val-list, or pass random")
+        try:
+            re.compile(self.group_by)
+        except re.error as error:
+            raise UserError(f"--group-by {self.group_by}: no regular expression: {error}") from None
+        _ = self.rates

@@ -1,0 +1,1 @@
+"""MLflow: a run for each job, the model registry, the model it serves."""

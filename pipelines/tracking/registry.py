@@ -1,0 +1,184 @@
+"""MLflow's model registry: versions of bundles, their figures, and which one is the champion.
+
+The models under a root are versions of one registered model. A version takes the alias
+`champion` when there is none, or when its Fréchet distance is lower than the champion's,
+measured in the same way on the same clips.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from mlflow import pyfunc
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.tracking import MlflowClient
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
+
+from pipelines.io import storage
+from pipelines.tracking.run import Run
+
+ALIAS = "champion"
+REPOSITORY = Path(__file__).resolve().parents[2]
+REQUIREMENTS = ("einops", "mlflow", "numpy", "safetensors", "torch", "vector-quantize-pytorch")
+BUNDLE = (
+    "config.json",
+    "model.safetensors",
+    "vqgan/config.json",
+    "vqgan/model.safetensors",
+    "MODEL_CARD.md",
+)
+MEASURED_ON = "measured_on"
+"""Tag: fingerprint of protocol, detectors and clips. Only equal ones compare."""
+
+
+def model_name(root: str) -> str:
+    """The registered model of a root: `vqvdm-` and the last part of its path."""
+    last = root.rstrip("/").rsplit("/", 1)[-1]
+    return f"vqvdm-{re.sub(r'[^A-Za-z0-9_.-]+', '-', last).strip('-') or 'root'}"
+
+
+def video_shape(bundle: Mapping[str, Any], vqgan: Mapping[str, Any]) -> list[int]:
+    """[T, H, W] of the videos of a bundle, from its configuration and its tokenizer's."""
+    compression = np.prod(vqgan["model"]["blocks"], axis=0, dtype=int)
+    return (np.array(bundle["latents"]["shape"][1:]) * compression).tolist()
+
+
+def register(run: Run, root: str, folder: str) -> str:
+    """Add the bundle in `folder` as a version of the root's model; says what was done.
+
+    A store without a registry is no error: the bundle is published under the root in any case.
+    """
+    name = model_name(root)
+    client = MlflowClient(run.uri)
+    with tempfile.TemporaryDirectory(prefix="vqvdm-") as temporary:
+        bundle, model = Path(temporary, "bundle"), Path(temporary, "model")
+        storage.download_folder(folder, bundle, BUNDLE)
+        config = storage.read_json(str(bundle / "config.json"))
+        card = (bundle / "MODEL_CARD.md").read_text()
+        try:
+            if found := _version_of(client, name, config["fingerprint"]):
+                return f"models:/{name}/{found.version} is there already"
+            shape = video_shape(config, storage.read_json(str(bundle / "vqgan" / "config.json")))
+            _save(model, bundle, config, shape)
+            client.log_artifacts(run.id, str(model), "model")
+            version = _add(client, run, name, config["fingerprint"], folder, card)
+        except MlflowException as error:
+            line = " ".join(str(error).split())
+            return f"not registered: the tracking store has no usable model registry ({line})"
+    return f"models:/{name}/{version}"
+
+
+def _save(model: Path, bundle: Path, config: dict[str, Any], shape: list[int]) -> None:
+    """Write the bundle as an MLflow model: code and safetensors, never a pickle."""
+    example = pd.DataFrame({"class": (config["classes"] or [""])[:1], "fps": [config["fps"][0]]})
+    inputs = Schema(
+        [ColSpec(DataType.string, "class", required=False), ColSpec(DataType.double, "fps")]
+    )
+    params = ParamSchema(
+        [
+            ParamSpec("steps", DataType.long, 20),
+            ParamSpec("guidance", DataType.double, 2.0),
+            ParamSpec("seed", DataType.long, 0),
+        ]
+    )
+    outputs = Schema([TensorSpec(np.dtype(np.uint8), (-1, *shape, 3))])
+    pyfunc.save_model(
+        model,
+        python_model=str(Path(__file__).with_name("registered_model.py")),
+        artifacts={"bundle": str(bundle)},
+        signature=ModelSignature(inputs=inputs, outputs=outputs, params=params),
+        input_example=example,
+        code_paths=[str(REPOSITORY / "vqvdm")],
+        pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in REQUIREMENTS],
+    )
+
+
+def _add(
+    client: MlflowClient, run: Run, name: str, fingerprint: str, folder: str, card: str
+) -> str:
+    try:
+        client.get_registered_model(name)
+    except MlflowException:
+        client.create_registered_model(name, description="VQ-VDM: class names to videos")
+    source = f"{client.get_run(run.id).info.artifact_uri}/model"
+    version = client.create_model_version(
+        name,
+        source,
+        run.id,
+        tags={"fingerprint": fingerprint, "bundle": folder},
+        description=card,
+    )
+    return version.version
+
+
+def _version_of(client: MlflowClient, name: str, fingerprint: str) -> ModelVersion | None:
+    for version in client.search_model_versions(f"name = '{name}'"):
+        if version.tags.get("fingerprint") == fingerprint:
+            return version
+    return None
+
+
+def distance_of(metrics: Mapping[str, float]) -> tuple[str, float] | None:
+    """The figure that decides: FVD by whatever detector."""
+    for name, value in sorted(metrics.items()):
+        if re.fullmatch(r"fvd(_(?!.*ci95$).+)?", name):
+            return name, value
+    return None
+
+
+def judge(run: Run, root: str, fingerprint: str, result: Mapping[str, Any]) -> str:
+    """Attach the figures to the model's version; make it champion if it is better.
+
+    Says what was decided, and why.
+    """
+    client, name = MlflowClient(run.uri), model_name(root)
+    try:
+        version = _version_of(client, name, fingerprint)
+        if version is None:
+            return "champion: this model is in no registry"
+        for metric, value in result["metrics"].items():
+            # Tags of versions may hold no slash on some stores.
+            client.set_model_version_tag(
+                name, version.version, f"metric.{metric.replace('/', '.')}", f"{value:.6g}"
+            )
+        client.set_model_version_tag(name, version.version, MEASURED_ON, result["measured_on"])
+        client.set_model_version_tag(name, version.version, "evaluation_run", run.id)
+        return _decide(client, name, version, result)
+    except MlflowException as error:
+        return f"champion: the model registry refused ({' '.join(str(error).split())})"
+
+
+def _decide(
+    client: MlflowClient, name: str, version: ModelVersion, result: Mapping[str, Any]
+) -> str:
+    mine = distance_of(result["metrics"])
+    label = f"{name}/{version.version}"
+    if mine is None:
+        return f"champion: {label} is not judged, since no FVD was measured"
+    metric, value = mine
+    champion = client.get_registered_model(name).aliases.get(ALIAS)
+    if champion is not None and str(champion) == str(version.version):
+        return f"champion: {label} stays so, {metric} {value:.4g}"
+    if champion is None:
+        client.set_registered_model_alias(name, ALIAS, version.version)
+        return f"champion: {label} is the first, {metric} {value:.4g}"
+    tags = client.get_model_version(name, champion).tags
+    best = tags.get(f"metric.{metric}")
+    if best is None or tags.get(MEASURED_ON) != result["measured_on"]:
+        return (
+            f"champion: {name}/{champion} stays, since it was not measured in the same way on the "
+            f"same clips as {label}; evaluate it with these settings too"
+        )
+    if value >= float(best):
+        return f"champion: {name}/{champion} stays, {metric} {float(best):.4g} against {value:.4g}"
+    client.set_registered_model_alias(name, ALIAS, version.version)
+    return f"champion: {label} takes over, {metric} {value:.4g} against {float(best):.4g}"

@@ -1,0 +1,286 @@
+"""MLflow: one run a job.
+
+The driver starts the run; a training worker goes on in it, by its id. A job that is started
+again after a kill finds its unfinished run. Lineage goes by content: a run is tagged with the
+fingerprint of its output, and the next job looks up who made its input.
+
+A tracking server that goes away while a job runs does not stop it: what was to be logged is kept,
+and sent once the server is back.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+from mlflow.tracking import MlflowClient
+from mlflow.utils.time import get_current_time_millis
+
+from pipelines.io import checksums, storage
+from pipelines.io.workspace import Workspace
+from vqvdm.errors import UserError
+
+EXPERIMENT = "vqvdm"
+REPOSITORY = Path(__file__).resolve().parents[2]
+DIGEST_LENGTH = 36
+"""MLflow takes no longer digests."""
+RETRY_S = 30.0
+"""A server that is away is asked again after so long."""
+CLIENT = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+"""By default the client asks eight times, up to two minutes each, and a job would wait for it; and
+it draws bars between the job's own lines."""
+
+
+def _home() -> Path:
+    """Where runs are kept by default: in the repository, unless it is Ray's temporary copy."""
+    if "working_dir_files" in str(REPOSITORY):
+        return Path.home() / ".vqvdm"
+    return REPOSITORY / "runs"
+
+
+def tracking_uri() -> str:
+    """`MLFLOW_TRACKING_URI`, by default a SQLite file in the repository's `runs/`."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_home() / 'mlflow.db'}"
+
+
+def _client(uri: str) -> MlflowClient:
+    for name, value in CLIENT.items():
+        os.environ.setdefault(name, value)
+    if uri.startswith("sqlite:///"):
+        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    return MlflowClient(uri)
+
+
+def _experiment(client: MlflowClient, uri: str) -> str:
+    found = client.get_experiment_by_name(EXPERIMENT)
+    if found:
+        return found.experiment_id
+    # Without a server, artifacts go beside the database, wherever a job was started.
+    location = None
+    if uri.startswith("sqlite:///"):
+        location = (Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts").as_uri()
+    return client.create_experiment(EXPERIMENT, artifact_location=location)
+
+
+class Settings(Protocol):
+    """What a run records of a job's settings, a dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def preset(self) -> str: ...
+    @property
+    def workspace(self) -> Workspace: ...
+    def recipe(self) -> dict[str, Any]: ...
+
+
+def _is_away(error: Exception) -> bool:
+    """Whether a server or database did not answer; otherwise it refused what it was sent."""
+    if isinstance(error, MlflowException):
+        return error.error_code in ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE")
+    return isinstance(error, OSError)
+
+
+class Run:
+    """A run of one job."""
+
+    def __init__(self, uri: str, run_id: str) -> None:
+        self.uri, self.id = uri, run_id
+        self._client = _client(uri)
+        self._waiting: list[tuple[str, Callable[[], object]]] = []
+        self._next_try_s = 0.0
+
+    def send(self, what: str, action: Callable[[], object]) -> None:
+        """Do what needs the tracking server: now, or once it is back, in this order."""
+        self._waiting.append((what, action))
+        if time.monotonic() >= self._next_try_s:
+            self._catch_up()
+
+    def _catch_up(self) -> None:
+        while self._waiting:
+            what, action = self._waiting[0]
+            try:
+                action()
+            except Exception as error:
+                if not _is_away(error):
+                    self._waiting.pop(0)
+                    raise
+                if not self._next_try_s:
+                    print(
+                        f"the tracking server {self.uri} does not answer: the job goes on, and "
+                        f"sends later what it would log ({what} first)",
+                        flush=True,
+                    )
+                self._next_try_s = time.monotonic() + RETRY_S
+                return
+            self._waiting.pop(0)
+        if self._next_try_s:
+            self._next_try_s = 0.0
+            print(f"the tracking server {self.uri} answers again: nothing was lost", flush=True)
+
+    def close(self) -> None:
+        """Send what waits, or say what is missing."""
+        if self._waiting:
+            self._catch_up()
+        if self._waiting:
+            counts = Counter(what for what, _ in self._waiting)
+            missing = ", ".join(f"{n} x {what}" for what, n in counts.items())
+            print(f"the tracking server {self.uri} never got: {missing}", flush=True)
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        now = get_current_time_millis()
+        batch = [Metric(name, float(value), now, step) for name, value in values.items()]
+        self.send("metrics", lambda: self._client.log_batch(self.id, metrics=batch))
+
+    def bytes(self, content: bytes, path: str) -> None:
+        """Keep a file among the artifacts, at `path` (folder/name)."""
+        folder, name = os.path.split(path)
+
+        def log() -> None:
+            with tempfile.TemporaryDirectory(prefix="vqvdm-") as temporary:
+                local = Path(temporary, name)
+                local.write_bytes(content)
+                self._client.log_artifact(self.id, str(local), folder or None)
+
+        self.send(path, log)
+
+    def json(self, value: Any, path: str) -> None:
+        self.bytes(checksums.json_bytes(value), path)
+
+    def tag(self, name: str, value: str) -> None:
+        self.send(f"the tag {name}", lambda: self._client.set_tag(self.id, name, value))
+
+    def output(self, fingerprint: str) -> None:
+        """Tag the run with what the job made, so that the jobs that use it can name the run."""
+        self.tag("output", fingerprint)
+
+    def finish(self, status: str) -> None:
+        self.send("the end", lambda: self._client.set_terminated(self.id, status))
+        self.close()
+
+    @contextmanager
+    def system_metrics(self) -> Iterator[None]:
+        """Meanwhile, log how this machine's processors, memory and GPUs are used."""
+        monitor = SystemMetricsMonitor(self.id, resume_logging=True, tracking_uri=self.uri)
+        monitor.start()
+        try:
+            yield
+        finally:
+            monitor.finish()
+
+
+def _datasets(root: str, inputs: Mapping[str, str]) -> list[DatasetInput]:
+    """What a job reads, as MLflow's datasets: where it lies, and its digest."""
+    return [
+        DatasetInput(
+            Dataset(
+                what, digest[:DIGEST_LENGTH], "uri", json.dumps({"uri": storage.join(root, what)})
+            ),
+            [InputTag("mlflow.data.context", "input")],
+        )
+        for what, digest in inputs.items()
+    ]
+
+
+def _away_at_start(uri: str, error: Exception) -> UserError:
+    return UserError(
+        f"the tracking server {uri} does not answer: start it, or unset MLFLOW_TRACKING_URI to "
+        f"keep runs in a file ({error})"
+    )
+
+
+@contextmanager
+def start_run(
+    stage: str, config: Settings, inputs: Mapping[str, str] | None = None
+) -> Iterator[Run]:
+    """The run of a job; `inputs` maps what it reads to the fingerprint of that."""
+    mine = _begin(tracking_uri(), stage, config, inputs or {})
+    try:
+        yield mine
+    except BaseException:
+        mine.finish("FAILED")
+        raise
+    mine.finish("FINISHED")
+
+
+def _begin(uri: str, stage: str, config: Settings, inputs: Mapping[str, str]) -> Run:
+    """The unfinished run of the same job, or a new one; `UserError` where no server answers."""
+    try:
+        return _found_or_new(uri, stage, config, inputs)
+    except Exception as error:
+        if _is_away(error):
+            raise _away_at_start(uri, error) from error
+        raise
+
+
+def _found_or_new(uri: str, stage: str, config: Settings, inputs: Mapping[str, str]) -> Run:
+    client = _client(uri)
+    experiment = _experiment(client, uri)
+    identity = checksums.fingerprint([stage, config.workspace.root, config.recipe(), inputs])
+    unfinished = client.search_runs(
+        [experiment],
+        f"tags.identity = '{identity}' and attributes.status != 'FINISHED'",
+        max_results=1,
+    )
+    if unfinished:
+        mine = Run(uri, unfinished[0].info.run_id)
+        client.update_run(mine.id, status="RUNNING")
+    else:
+        name = getattr(config, "name", None) or getattr(config, "output", None)
+        started = client.create_run(experiment, run_name=f"{stage}-{name}" if name else stage)
+        mine = Run(uri, started.info.run_id)
+    tags = {
+        "stage": stage,
+        "preset": config.preset,
+        "root": config.workspace.root,
+        "identity": identity,
+        "git_commit": _git_commit(),
+    }
+    for what, fingerprint in inputs.items():
+        tags[f"input.{what}"] = fingerprint
+        makers = client.search_runs([experiment], f"tags.output = '{fingerprint}'", max_results=1)
+        if makers:
+            tags[f"input.{what}.run"] = makers[0].info.run_id
+    client.log_batch(
+        mine.id,
+        tags=[RunTag(k, v) for k, v in tags.items()],
+        params=[] if unfinished else [Param(k, v) for k, v in _flat(asdict(config)).items()],
+    )
+    if inputs and not unfinished:
+        client.log_inputs(mine.id, _datasets(config.workspace.root, inputs))
+    mine.json({"preset": config.preset} | asdict(config), "config.json")
+    return mine
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for name, item in value.items():
+        if isinstance(item, Mapping):
+            flat |= _flat(item, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = item if isinstance(item, str) else json.dumps(item)
+    return flat
+
+
+def _git_commit() -> str:
+    try:
+        command = ["git", "-C", str(REPOSITORY), "rev-parse", "HEAD"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
+    except OSError:
+        return ""

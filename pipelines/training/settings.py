@@ -1,0 +1,137 @@
+"""What `train_vqgan` and `train_ldm` take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from pipelines.settings import Job, Switch
+from vqvdm.diffusion.objectives import ObjectiveConfig
+from vqvdm.diffusion.unet import UNetConfig
+from vqvdm.errors import UserError
+from vqvdm.inference import Precision
+from vqvdm.tokenizer.discriminator import DiscriminatorConfig
+from vqvdm.tokenizer.losses import LossConfig
+from vqvdm.tokenizer.vqgan import VQGANConfig
+
+PIXEL_SPACE = "none"
+"""What `--vqgan` says to train without one."""
+
+
+@dataclass(frozen=True)
+class TrainJob(Job):
+    """What both trainings take."""
+
+    steps: int = 1000
+    """Optimiser steps."""
+    batch_size: int = 8
+    """Clips a step, over all workers."""
+    accumulate: int = 1
+    """Parts that a worker's share of a step is computed in, one after the other: less memory,
+    the same step."""
+    lr: float = 1e-3
+    """Highest learning rate; warmed up, then lowered along a half cosine."""
+    warmup: int = 50
+    """Steps of linear warm-up."""
+    weight_decay: float = 1e-4
+    grad_clip: float = 1.0
+    """Largest norm of the gradient."""
+    ema_decay: float = 0.995
+    """Decay of the average of the weights that is published."""
+    precision: Precision = "auto"
+    """Arithmetic of the network: bf16 where the device is fast at it."""
+    compile: Switch = "auto"
+    """`torch.compile` of the nets; auto is on with a GPU."""
+    channels_last: Switch = "auto"
+    """Channels innermost in memory, which convolutions are faster with; auto is on."""
+    seed: int = 0
+    log_every: int = 20
+    """Steps between two lines of the log."""
+    validate_every: int = 200
+    """Steps between two validations."""
+    checkpoint_every: int = 200
+    """Steps between two checkpoints."""
+    keep: int = 2
+    """Newest checkpoints kept."""
+    log_keys: bool = False
+    """Write down which samples every step consumed, under NAME/keys."""
+    cache_gb: float = 8.0
+    """Disk for copies of remote shards, each worker's; reading ahead stays within it."""
+    loader_threads: int | None = None
+    """Threads of each worker that read and decode ahead; by default its share of the cores, at
+    least 2."""
+    pin_memory: Switch = "auto"
+    """Read into memory that a GPU copies from by itself; auto is on with a GPU, the only use."""
+
+    NOT_RECIPE: ClassVar[frozenset[str]] = Job.NOT_RECIPE | {
+        "name",
+        "accumulate",
+        "compile",
+        "channels_last",
+        "log_every",
+        "keep",
+        "log_keys",
+        "cache_gb",
+        "loader_threads",
+        "pin_memory",
+    }
+
+    def check(self) -> None:
+        counts = ("steps", "batch_size", "accumulate", "log_every", "validate_every")
+        for name in (*counts, "checkpoint_every", "keep"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} must be at least 1")
+        if not self.cache_gb > 0:
+            raise UserError("--cache-gb must be above 0")
+        if self.loader_threads is not None and self.loader_threads < 1:
+            raise UserError("--loader-threads must be at least 1")
+        parts = self.workers * self.accumulate
+        if self.batch_size % parts:
+            among = f"{self.workers} workers"
+            if self.accumulate > 1:
+                among += f" in {self.accumulate} parts each"
+            near = max(1, round(self.batch_size / parts)) * parts
+            raise UserError(
+                f"--batch-size {self.batch_size} does not divide among {among}: "
+                f"choose a multiple of {parts}, such as {near}"
+            )
+
+    @property
+    def workers(self) -> int:
+        return self.num_workers or 1
+
+
+@dataclass(frozen=True)
+class TrainVQGAN(TrainJob):
+    """Train the tokenizer: a 3D VQGAN."""
+
+    name: str = "base"
+    """Name to publish under: vqgan/NAME."""
+    model: VQGANConfig = VQGANConfig()
+    discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    loss: LossConfig = LossConfig()
+    discriminator_lr: float = 2e-4
+    perceptual: str | None = None
+    """URI of a TorchScript file for a perceptual loss, such as LPIPS; may end in #sha256=HEX."""
+
+    def check(self) -> None:
+        super().check()
+        if self.name == PIXEL_SPACE:
+            raise UserError(f"--name {PIXEL_SPACE} stands for no VQGAN: choose another name")
+        self.model.check()
+
+
+@dataclass(frozen=True)
+class TrainLDM(TrainJob):
+    """Train the latent diffusion model and write a bundle that generates videos."""
+
+    vqgan: str = "base"
+    """Name of the VQGAN whose latents are used; `none` trains on pixels, as VDM does."""
+    name: str = "base"
+    """Name to publish under: ldm/NAME."""
+    model: UNetConfig = UNetConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+
+    def check(self) -> None:
+        super().check()
+        self.objective.check()

@@ -1,0 +1,149 @@
+"""What a container says of its video, read with PyAV before anything is decoded."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+
+from pipelines.video.reasons import VideoError
+
+IMAGES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp"))
+"""Files that are frames of a folder, by the end of their names."""
+
+RATES = (0.05, 1000.0)
+"""Frame rates that are believed."""
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a container says of its first video stream, read without decoding."""
+
+    duration_s: float | None
+    fps: float | None
+    width: int
+    height: int
+    codec: str
+
+
+@contextmanager
+def ffmpeg_errors() -> Iterator[list]:
+    """What FFmpeg complains of meanwhile: (level, name of the part, text)."""
+    skipped = av.logging.get_skip_repeated()
+    av.logging.set_skip_repeated(False)
+    av.logging.set_level(av.logging.ERROR)
+    try:
+        with av.logging.Capture(local=False) as messages:
+            yield messages
+    finally:
+        av.logging.set_level(None)
+        av.logging.set_skip_repeated(skipped)
+
+
+def check_place(path: str, is_folder: bool) -> None:
+    """Raise `VideoError` unless there is a file to open, or a folder where one is wanted.
+
+    Opening is tried without PyAV: a pipe would keep whoever opens it waiting.
+    """
+    mode = os.stat(path).st_mode
+    if is_folder:
+        os.listdir(path)
+    elif not stat.S_ISREG(mode):
+        raise VideoError("not_a_file", "a folder" if stat.S_ISDIR(mode) else "no regular file")
+    else:
+        with open(path, "rb") as file:
+            if not file.read(1):
+                raise VideoError("empty")
+
+
+def open_video(path: str) -> av.container.InputContainer:
+    try:
+        return av.open(path, metadata_errors="replace")
+    except FileNotFoundError as error:
+        raise VideoError("missing", str(error)) from error
+    except PermissionError as error:
+        raise VideoError("no_permission", str(error)) from error
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise_if_starved(error)
+        raise VideoError("unreadable", str(error)) from error
+
+
+def raise_if_starved(error: Exception) -> None:
+    """A lack of memory is no damage."""
+    if isinstance(error, MemoryError):
+        raise VideoError("out_of_memory", str(error)) from error
+
+
+def video_stream(container: av.container.InputContainer) -> av.VideoStream:
+    cover = av.stream.Disposition.attached_pic
+    streams = [s for s in container.streams.video if not s.disposition & cover]
+    if not streams:
+        raise VideoError("no_video_stream")
+    stream = streams[0]
+    # One thread a task: Ray runs a task on every core already.
+    stream.thread_count = 1
+    # Damage is told instead of concealed.
+    stream.codec_context.options = {"err_detect": "explode"}
+    return stream
+
+
+def frame_rate(stream: av.VideoStream) -> Fraction | None:
+    for rate in (stream.average_rate, stream.guessed_rate, stream.base_rate):
+        if rate and RATES[0] <= rate <= RATES[1]:
+            return Fraction(rate)
+    return None
+
+
+def images(folder: str) -> list[Path]:
+    """The frames of a folder in their order: `frame_2` comes before `frame_10`."""
+    files = [file for file in Path(folder).iterdir() if file.suffix.lower() in IMAGES]
+    return sorted(files, key=lambda file: _natural(file.name))
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    parts = re.split(r"([0-9]+)", name)
+    return [(0, int(p), p) if p.isdecimal() else (1, 0, p) for p in parts if p]
+
+
+def probe(path: str, frames_fps: float | None = None) -> VideoInfo:
+    """Read the header of a local file, or of a folder of images; raises `VideoError`."""
+    if frames_fps is not None:
+        files = images(path)
+        if not files:
+            raise VideoError("empty", path)
+        first = probe(str(files[0]))
+        return VideoInfo(len(files) / frames_fps, frames_fps, first.width, first.height, "images")
+    with ffmpeg_errors() as messages, open_video(path) as container:
+        stream = video_stream(container)
+        if not stream.width or not stream.height:
+            raise _without_size(" ".join(text for _, _, text in messages))
+        duration = None
+        if stream.duration and stream.time_base:
+            duration = float(stream.duration * stream.time_base)
+        elif container.duration:
+            duration = container.duration / 1e6
+        rate = frame_rate(stream)
+        codec = {"libdav1d": "av1"}.get(stream.codec_context.name, stream.codec_context.name)
+        fps = None if rate is None else float(rate)
+        return VideoInfo(duration, fps, stream.width, stream.height, codec)
+
+
+def _without_size(messages: str) -> VideoError:
+    """FFmpeg takes back a size that it cannot handle, and just tells."""
+    size = re.search(r"Picture size (\d+)x(\d+) is invalid", messages)
+    if size:
+        return VideoError("too_many_pixels", f"{size[1]}x{size[2]}", int(size[1]) * int(size[2]))
+    return VideoError("no_frame_size")
+
+
+def pixel_aspect(stream: av.VideoStream) -> float:
+    """Width of a pixel over its height; nonsense counts as square."""
+    ratio = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio
+    return float(ratio) if ratio and Fraction(1, 5) <= ratio <= 5 else 1.0

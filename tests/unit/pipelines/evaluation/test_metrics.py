@@ -1,0 +1,190 @@
+"""Metrics: named by detector, with floors, or with the reason why there is none."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from pipelines.evaluation.inputs import Inputs
+from pipelines.evaluation.metrics import (
+    Metrics,
+    Sets,
+    distances,
+    estimate,
+    memorisation,
+    named,
+    nearest,
+    refuse_early,
+    scalars,
+    scores,
+)
+from pipelines.evaluation.protocols import PROTOCOLS
+from pipelines.evaluation.real_clips import RealClips
+from pipelines.evaluation.settings import Evaluate
+from pipelines.evaluation.statistics import Statistics
+from vqvdm.errors import UserError
+from vqvdm.metrics import frechet_distance, kernel_distance
+
+HELD_OUT = PROTOCOLS["held-out"]
+
+
+WIDTH = 6
+
+
+def rows(count: int, seed: int, shift: float = 0.0) -> np.ndarray:
+    return (np.random.default_rng(seed).standard_normal((count, WIDTH)) + shift).astype(np.float32)
+
+
+def summary(features: np.ndarray, **more: np.ndarray) -> Statistics:
+    made = Statistics("clips", len(features))
+    made.add({"features": features, "fps": np.full(len(features), 8.0)} | more,
+             np.arange(len(features)))  # fmt: skip
+    return made
+
+
+@pytest.fixture
+def sets() -> Sets:
+    return Sets(
+        summary(rows(40, 0)),
+        summary(rows(40, 1)),
+        summary(rows(40, 2, 0.1)),
+        [summary(rows(40, seed, 0.5)) for seed in (3, 4, 5)],
+    )
+
+
+def test_only_the_published_detectors_give_bare_names() -> None:
+    assert named("fvd", "i3d") == "fvd" and named("is", "c3d") == "is"
+    assert named("fvd", "builtin") == "fvd_builtin" and named("is", "i3d") == "is_i3d"
+
+
+def test_distances_over_repeats_and_their_floor(sets: Sets) -> None:
+    figures = Metrics(strict=True)
+    distances(figures, ["fvd", "kvd", "rfvd"], sets, HELD_OUT, "builtin")
+    each = [frechet_distance(rows(40, 0), rows(40, seed, 0.5)) for seed in (3, 4, 5)]
+    found = figures.values["fvd_builtin"]
+    assert found.mean == pytest.approx(np.mean(each))
+    assert found.repeats == 3 and found.interval and found.interval > 0
+    floor = frechet_distance(rows(40, 0), rows(40, 1))
+    assert figures.values["floor/fvd_builtin"].mean == pytest.approx(floor)
+    kvd = kernel_distance(rows(40, 0), rows(40, 1))
+    assert figures.values["floor/kvd_builtin"].mean == pytest.approx(kvd)
+    assert {"rfvd_builtin", "kvd_builtin"} <= figures.values.keys()
+    assert figures.flat["fvd_builtin_ci95"] == found.interval
+
+
+def test_what_cannot_be_measured_is_an_error_if_it_was_asked_for(sets: Sets) -> None:
+    sets.samples = [summary(rows(5, 3))]
+    lenient = Metrics(strict=False)
+    distances(lenient, ["fvd", "kvd"], sets, HELD_OUT, "builtin")
+    assert "5 clips are too few" in lenient.not_measured["fvd"]
+    assert "kvd_builtin" in lenient.values and "fvd_builtin" not in lenient.values
+    with pytest.raises(UserError, match=f"fvd: clips: 5 clips are too few.*{WIDTH + 1}"):
+        distances(Metrics(strict=True), ["fvd"], sets, HELD_OUT, "builtin")
+
+
+def test_a_floor_without_clips_is_accounted_for(sets: Sets) -> None:
+    sets.floor = Statistics("other", 0)
+    figures = Metrics(strict=True)
+    distances(figures, ["fvd"], sets, HELD_OUT, "i3d")
+    assert "floor/fvd" not in figures.values
+    assert "only 0 other real clips" in figures.not_measured["floor/fvd"]
+
+
+def test_scores_of_samples_and_of_real_clips() -> None:
+    sure, unsure = np.eye(4)[np.arange(40) % 4], np.full((40, 4), 0.25)
+    real, fake = (summary(rows(40, 0), probabilities=p) for p in (sure, unsure))
+    figures = Metrics(strict=True)
+    scores(figures, Sets(real, real, real, [fake]), "c3d")
+    assert figures.values["is"].mean == pytest.approx(1)
+    assert figures.values["real/is"].mean == pytest.approx(4)
+
+
+def test_scalars_keep_the_names_that_the_demo_prints(sets: Sets) -> None:
+    right = {"clip_right": np.arange(40) < 30, "frames_right": np.full(40, 0.5)}
+    moved = np.where(np.arange(40) % 2, 1.0, 2.0)
+    fps = np.where(np.arange(40) % 2, 16.0, 8.0)
+    real = summary(rows(40, 0), displacement=moved, fps=fps, **right)
+    compared = summary(rows(40, 0), psnr=np.full(40, 28.0))
+    figures = Metrics(strict=True)
+    scalars(figures, ["psnr", "motion"], Sets(real, real, compared, [real]))
+    assert figures.flat == pytest.approx(
+        {"psnr": 28.0}
+        | {f"{whose}/{name}": value for whose in ("real", "samples") for name, value in {
+            "clip_accuracy": 0.75, "frame_accuracy": 0.5, "displacement_at_8fps": 2.0,
+            "displacement_at_16fps": 1.0, "displacement_ratio": 2.0}.items()}
+    )  # fmt: skip
+
+
+def test_nearest_rows() -> None:
+    train = rows(50, 0)
+    near = nearest(train[[7, 3]] + 0.001, train)
+    assert near.index_N.tolist() == [7, 3]
+    np.testing.assert_allclose(near.distance_N, 0.001 * WIDTH**0.5, rtol=0.05)
+
+
+def test_copies_have_a_ratio_far_below_one(sets: Sets) -> None:
+    train = rows(40, 9)
+    copying = Sets(sets.real, sets.floor, sets.reconstructed, [summary(train + 1e-3)])
+    figures = Metrics(strict=True)
+    memorisation(figures, copying, train, held_out=True)
+    assert figures.values["nearest/ratio"].mean < 0.01
+    honest = Metrics(strict=True)
+    memorisation(
+        honest, Sets(sets.real, sets.floor, sets.floor, [sets.floor]), train, held_out=True
+    )
+    assert 0.7 < honest.values["nearest/ratio"].mean < 1.4
+
+
+def real(fps: list[float], labels: list[int] | None = None, spread: float = 1.0) -> RealClips:
+    count = len(fps)
+    summary = Statistics("real clips", count)
+    rows = spread * np.random.default_rng(0).standard_normal((count, 64))
+    summary.add({"features": rows}, np.arange(count))
+    index_N = np.array(labels or [0] * count)
+    return RealClips([None] * count, summary, summary, index_N, np.array(fps), [], None)  # type: ignore
+
+
+def inputs(in_pixels: bool = False, **settings: Any) -> Inputs:
+    bundle = {"classes": ["a", "b"], "fps": [8.0, 16.0]}
+    return Inputs(Evaluate(**settings), bundle, {}, in_pixels, None, None, None)
+
+
+def test_a_missing_class_is_named() -> None:
+    metrics = Metrics(strict=False)
+    refuse_early(metrics, inputs(), real([8.0] * 90))
+    assert "class 'b' is missing from the 90 real clips (val)" in metrics.not_measured["fvd"]
+    with pytest.raises(UserError, match="class 'b' is missing"):
+        refuse_early(Metrics(strict=True), inputs(metrics="kvd"), real([8.0] * 90))
+
+
+def test_too_few_clips_are_told_at_once() -> None:
+    both = [0, 1] * 45
+    with pytest.raises(UserError, match=r"50 clips are too few.* least 65 real clips and sampl"):
+        refuse_early(Metrics(True), inputs(metrics="fvd", num_samples=50), real([8.0] * 90, both))
+    enough = Metrics(strict=True)
+    refuse_early(enough, inputs(metrics="fvd", num_samples=65), real([8.0] * 90, both))
+    assert not enough.not_measured
+
+
+def test_constant_features_are_told_at_once() -> None:
+    same = real([8.0] * 90, [0, 1] * 45, spread=0.0)
+    for metric in ("fvd", "kvd"):
+        with pytest.raises(UserError, match=f"{metric}: all 90 real clips have the same features"):
+            refuse_early(Metrics(strict=True), inputs(metrics=metric), same)
+
+
+def test_a_model_of_pixels_reconstructs_nothing() -> None:
+    metrics, both = Metrics(strict=False), [0, 1] * 45
+    refuse_early(metrics, inputs(in_pixels=True), real([8.0] * 90, both))
+    assert {"psnr", "ssim", "rfvd"} <= metrics.not_measured.keys()
+    assert "fvd" not in metrics.not_measured
+
+
+def test_an_interval_needs_repeats() -> None:
+    assert estimate([3.0]).interval is None
+    values = [1.0, 2.0, 4.0, 5.0]
+    low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
+    found = estimate(values)
+    assert found.interval is not None
+    assert (found.mean - found.interval, found.mean + found.interval) == pytest.approx((low, high))

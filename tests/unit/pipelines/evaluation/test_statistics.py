@@ -1,0 +1,113 @@
+"""Sums that workers' parts add up to, in memory that does not grow."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from pipelines.evaluation.statistics import KERNEL_ROWS, Statistics, frechet, kernel
+from vqvdm.errors import UserError
+from vqvdm.metrics import frechet_distance, inception_score, kernel_distance
+
+WIDTH = 24
+
+
+def features(count: int, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return (rng.standard_normal((count, WIDTH)) + 100 * (seed + 1)).astype(np.float32)
+
+
+def summed(rows: np.ndarray, order: list[int], part: int = 7, **settings: object) -> Statistics:
+    """A summary of rows that come in parts of `part`, in some order."""
+    summary = Statistics("clips", len(rows), **settings)  # type: ignore[arg-type]
+    for start in range(0, len(order), part):
+        indices = np.array(order[start : start + part])
+        summary.add({"features": rows[indices]}, indices)
+    return summary
+
+
+def test_parts_in_any_order_give_the_whole() -> None:
+    a, b = features(90), features(120, seed=1)
+    shuffled = np.random.default_rng(3).permutation(90).tolist()
+    one, other = summed(a, shuffled), summed(b, list(range(120)), part=50)
+    for ddof in (0, 1):
+        whole = frechet_distance(a, b, ddof)
+        assert frechet(one, other, ddof) == pytest.approx(whole, rel=1e-9)
+    assert kernel(one, other) == pytest.approx(kernel_distance(a, b), rel=1e-9)
+
+
+def test_scores_by_split() -> None:
+    rng = np.random.default_rng(0)
+    probabilities = rng.dirichlet(np.full(5, 0.3), 60)
+    summary = Statistics("samples", 60, splits=3, seed=4)
+    for start in range(0, 60, 8):
+        indices = np.arange(start, min(60, start + 8))
+        summary.add({"probabilities": probabilities[indices]}, indices)
+    place = summary._place
+    shuffled = probabilities[np.argsort(place)]
+    assert summary.score() == pytest.approx(inception_score(shuffled, 3))
+
+
+def test_too_few_clips_say_how_many_are_needed() -> None:
+    few, enough = summed(features(WIDTH), list(range(WIDTH))), summed(features(60), list(range(60)))
+    with pytest.raises(UserError, match=f"{WIDTH} clips are too few.* at least {WIDTH + 1} are"):
+        frechet(enough, few, 1)
+
+
+def test_constant_features_are_refused() -> None:
+    same = summed(np.ones((60, WIDTH), np.float32), list(range(60)))
+    with pytest.raises(UserError, match="all 60 clips have the same features"):
+        frechet(same, summed(features(60), list(range(60))), 1)
+
+
+def test_broken_features_are_refused() -> None:
+    rows = features(10)
+    rows[3, 0] = np.nan
+    with pytest.raises(UserError, match=r"features of clips hold NaN or infinity in 1 of 10 rows"):
+        summed(rows, list(range(10)), part=10)
+
+
+def peak(count: int, keep_rows: bool) -> int:
+    """Bytes held at most while `count` videos are folded in, twenty at a time."""
+    rng = np.random.default_rng(0)
+    summary = Statistics("samples", count, keep_rows=keep_rows)
+    tracemalloc.start()
+    for start in range(0, count, 20):
+        indices = np.arange(start, min(count, start + 20))
+        rows = rng.standard_normal((len(indices), 200)).astype(np.float32)
+        summary.add({"features": rows, "fps": np.full(len(indices), 8.0)}, indices)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert summary.count == count
+    return most
+
+
+def test_fifty_thousand_need_no_more_memory_than_five_hundred() -> None:
+    assert peak(50_000, keep_rows=False) < 1.1 * peak(500, keep_rows=False)
+    # The kernel distance adds its rows, and no more than those.
+    rows = KERNEL_ROWS * (200 * 4 + 400)
+    assert peak(50_000, keep_rows=True) < peak(500, keep_rows=False) + rows
+
+
+def test_the_rows_kept_are_from_all_over_the_set() -> None:
+    count = 3 * KERNEL_ROWS
+    summary = Statistics("samples", count)
+    summary.add({"features": np.arange(2 * count).reshape(count, 2).astype(np.float32)},
+                np.arange(count))  # fmt: skip
+    cached = summary.rows_ND[:, 0] / 2
+    assert len(cached) == KERNEL_ROWS
+    assert np.histogram(cached, 3, (0, count))[0].min() > 0.9 * KERNEL_ROWS / 3
+
+
+def test_means_by_rate_leave_infinite_values_out() -> None:
+    summary = Statistics("clips", 4)
+    seen = {
+        "psnr": np.array([30.0, np.inf, 20.0]),
+        "displacement": np.array([2.0, 4.0, 1.0]),
+        "fps": np.array([8.0, 8.0, 16.0]),
+    }
+    summary.add(seen, np.arange(3))
+    assert summary.mean("psnr") == 25.0
+    assert summary.rates == [8.0, 16.0]
+    assert [summary.mean("displacement", rate) for rate in summary.rates] == [3.0, 1.0]
+    assert summary.mean("ssim") is None

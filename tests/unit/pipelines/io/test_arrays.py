@@ -1,0 +1,21 @@
+"""The members of a sample as arrays."""
+
+import io
+import json
+
+import numpy as np
+
+from pipelines.io.arrays import clip_arrays, latent_arrays
+from pipelines.video.encoder import encode_lossless
+
+
+def test_members_become_arrays() -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
+    buffer = io.BytesIO()
+    np.save(buffer, np.full((3, 1, 2, 2), 0.5, np.float16))
+    about = json.dumps({"class_index": None, "fps": 8}).encode()
+    clip = clip_arrays({"mp4": encode_lossless(frames, 8), "json": about})
+    assert np.array_equal(clip["video"], frames)
+    assert (clip["class_index"].item(), clip["fps"].item()) == (-1, 8.0)
+    latent = latent_arrays({"npy": buffer.getvalue(), "json": about})
+    assert np.array_equal(latent["latent"], np.full((3, 1, 2, 2), 0.5, np.float32))

@@ -1,0 +1,54 @@
+"""Refusals of file systems say what to mend."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from pipelines.io import storage
+from pipelines.io.connection import is_refusal
+from vqvdm.errors import UserError
+
+
+@pytest.fixture
+def memory() -> Iterator[str]:
+    """A folder on a file system that is not local."""
+    yield "memory://house"
+    files = fsspec.filesystem("memory")
+    if files.exists("/house"):
+        files.rm("/house", recursive=True)
+
+
+def test_a_forbidden_place_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbid(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "makedirs", forbid)
+    with pytest.raises(UserError, match="check the permissions") as caught:
+        storage.publish_bytes(b"abc", f"{tmp_path}/a/file")
+    assert f"{tmp_path}/a/file" in str(caught.value)
+
+
+def test_a_file_in_the_way_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"abc")
+    with pytest.raises(UserError, match="a file stands where a folder is needed"):
+        storage.read_bytes(f"{tmp_path}/file/below")
+
+
+def test_an_unknown_kind_of_place_is_explained() -> None:
+    with pytest.raises(UserError, match="nonsense://place"):
+        storage.walk("nonsense://place")
+
+
+def test_no_answer_is_told_from_a_refusal(monkeypatch: pytest.MonkeyPatch, memory: str) -> None:
+    for kind, refusal in [(PermissionError, True), (ConnectionError, False), (OSError, False)]:
+
+        def fail(*_: object, kind: type[OSError] = kind, **__: object) -> None:
+            raise kind("trouble")
+
+        monkeypatch.setattr("fsspec.implementations.memory.MemoryFileSystem.cat_file", fail)
+        with pytest.raises(UserError, match=r"cannot|no permission") as caught:
+            storage.read_bytes(f"{memory}/file")
+        assert is_refusal(caught.value) is refusal

@@ -1,0 +1,92 @@
+"""Markers: only what is whole, and made from just this, counts as finished."""
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.io import storage
+from pipelines.io.markers import (
+    Marker,
+    content_fingerprint,
+    files_of,
+    filled_with,
+    finished,
+    is_intact,
+    load_markers,
+    read_marker,
+)
+from pipelines.io.shards import ShardWriter
+from vqvdm.errors import UserError
+
+SAMPLES = {f"key{i}": {"txt": b"%d" % i * 700, "json": b'{"n": %d}' % i} for i in range(5)}
+
+
+def write(folder: Path, order: list[str], name: str = "train-000000", spec: str = "s") -> Marker:
+    with ShardWriter(str(folder), name) as writer:
+        for key in order:
+            writer.add(key, SAMPLES[key])
+        return writer.publish(["video"], spec, "plan", {"videos": []})
+
+
+def test_finished_means_intact_and_made_from_just_this(tmp_path: Path) -> None:
+    folder, name = str(tmp_path), "train-000000"
+    assert finished(folder, name, "plan") is None
+    marker = write(tmp_path, list(SAMPLES))
+    assert read_marker(folder, name) == marker
+    assert finished(folder, name, "plan") == marker
+    assert finished(folder, name, "another plan") is None
+    tar = tmp_path / f"{name}.tar"
+    tar.write_bytes(tar.read_bytes().replace(b"1", b"2", 1))
+    assert finished(folder, name, "plan") is None
+    tar.unlink()
+    assert not is_intact(folder, marker)
+
+
+def test_a_missing_marker_names_its_cure(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"val-000001\.tar.*jobs/encode_latents\.py"):
+        load_markers(str(tmp_path), {"shards": ["val-000001"]}, "encode_latents")
+
+
+def test_shards_that_changed_under_their_index_name_their_cure(tmp_path: Path) -> None:
+    markers = [write(tmp_path, list(SAMPLES)), write(tmp_path, ["key0"], "val-000000")]
+    index = {
+        "shards": [marker.name for marker in markers],
+        "fingerprint": content_fingerprint(markers),
+    }
+    assert load_markers(str(tmp_path), index, "shard_videos") == markers
+    write(tmp_path, ["key1"], "val-000000")
+    with pytest.raises(UserError, match=r"half-way: run jobs/shard_videos\.py again"):
+        load_markers(str(tmp_path), index, "shard_videos")
+
+
+@pytest.mark.parametrize("garbage", [b"", b'{"spec', b"\xff\xfe", b"{}", b"[1]"])
+def test_a_garbled_marker_is_no_marker(tmp_path: Path, garbage: bytes) -> None:
+    folder = str(tmp_path)
+    write(tmp_path, list(SAMPLES))
+    write(tmp_path, list(SAMPLES), "train-000001")
+    (tmp_path / "train-000000.json").write_bytes(garbage)
+    assert read_marker(folder, "train-000000") is None
+    assert finished(folder, "train-000000", "plan") is None
+    assert filled_with(folder) == "s"
+    (tmp_path / "index.json").write_bytes(garbage)
+    assert filled_with(folder) == "s"
+
+
+def test_the_index_and_the_named_are_kept(tmp_path: Path) -> None:
+    for name in ("train-000000", "train-000001", "val-000000"):
+        write(tmp_path, list(SAMPLES), name)
+    storage.publish_json({}, f"{tmp_path}/index.json")
+    (tmp_path / ".abc.part").write_bytes(b"half")
+    storage.keep_only(str(tmp_path), files_of(["train-000000", "val-000000"]))
+    assert len(list(tmp_path.iterdir())) == 5
+    left = {file.name.split(".")[0] for file in tmp_path.iterdir()}
+    assert left == {"index", "train-000000", "val-000000"}
+
+
+def test_filled_with_sees_unfinished_folders(tmp_path: Path) -> None:
+    folder = str(tmp_path / "clips")
+    assert filled_with(folder) is None
+    write(tmp_path / "clips", list(SAMPLES), spec="killed")
+    assert filled_with(folder) == "killed"
+    storage.publish_json({"spec_hash": "whole"}, f"{folder}/index.json")
+    assert filled_with(folder) == "whole"

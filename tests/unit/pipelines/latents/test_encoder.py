@@ -1,0 +1,180 @@
+"""Clip shards become latent shards, and their statistics those of all latents."""
+
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipelines.io import shards
+from pipelines.io.markers import Marker
+from pipelines.io.shards import ShardWriter
+from pipelines.latents.encoder import (
+    EncodePlan,
+    EncodeShard,
+    Origin,
+    Sums,
+    channel_statistics,
+    latent_shape,
+)
+from pipelines.training.methods.vqgan import VQGANMethod
+from pipelines.training.settings import TrainVQGAN
+from pipelines.training.world import World
+from pipelines.video.encoder import encode_lossless
+from vqvdm.errors import UserError
+from vqvdm.generator import from_uint8, load_vqgan
+from vqvdm.tokenizer.vqgan import VQGANConfig
+
+KEYS = ["a", "b", "c"]
+VIDEOS = np.random.default_rng(0).integers(0, 256, (3, 4, 16, 16, 3), np.uint8)
+ORIGIN = Origin("sha256 of the weights", "clips")
+CLIPS = [encode_lossless(video, 8) for video in VIDEOS]
+
+
+@pytest.fixture(scope="module")
+def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("vqgan")
+    model = VQGANConfig(
+        blocks=((2, 4, 4),), widths=(8,), depths=(1,), quantizer="fsq", levels=(4, 4, 4)
+    )
+    VQGANMethod(TrainVQGAN(model=model), World()).export(folder)
+    return folder
+
+
+@pytest.fixture
+def encoder(export: Path) -> Iterator[EncodeShard]:
+    threads = torch.get_num_threads()
+    yield EncodeShard(str(export), batch_size=2, precision="fp32")
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> EncodePlan:
+    clips = str(tmp_path / "clips")
+    with ShardWriter(clips, "train-000000") as writer:
+        for number, (key, mp4) in enumerate(zip(KEYS, CLIPS, strict=True)):
+            about = json.dumps({"class_index": number, "fps": [8.0, 16.0][number % 2]})
+            writer.add(key, {"mp4": mp4, "json": about.encode()})
+        marker = writer.publish(["video"], "clips", "made", {})
+    return EncodePlan(clips, marker, str(tmp_path / "latents"), "spec", ORIGIN)
+
+
+def encode(encoder: EncodeShard, plan: EncodePlan) -> tuple[Marker, bool]:
+    row = encoder({"plan": plan})
+    return Marker.from_json(row["marker"]), row["made"]
+
+
+def read(plan: EncodePlan, marker: Marker) -> dict[str, np.ndarray]:
+    samples = shards.read_shard(plan.folder, marker, "encode_latents")
+    return {s.key: np.load(io.BytesIO(s.members["npy"]), allow_pickle=False) for s in samples}
+
+
+def test_statistics_are_those_of_all_training_latents() -> None:
+    rng = np.random.default_rng(1)
+    parts = [
+        (3 * rng.standard_normal((n, 3, 2, 4, 4)) + 5).astype(np.float16) for n in (1, 4, 2, 3)
+    ]
+    markers = []
+    for index, part in enumerate(parts):
+        sums = Sums()
+        sums.add(part[:1])
+        if len(part) > 1:
+            sums.add(part[1:])
+        name = f"{'val' if index == 3 else 'train'}-{index:06d}"
+        markers.append(Marker(name, "", 0, ["k"], [], "", "", {"sums": sums.as_dict()}))
+    markers.append(Marker("train-000009", "", 0, [], [], "", "", {"sums": Sums().as_dict()}))
+    mean, std = channel_statistics([Marker.from_json(m.to_json()) for m in markers])
+    everything = np.concatenate(parts[:3]).astype(np.float64)
+    assert mean == pytest.approx(everything.mean((0, 2, 3, 4)).tolist(), rel=1e-10)
+    assert std == pytest.approx(everything.std((0, 2, 3, 4)).tolist(), rel=1e-8)
+
+
+def test_a_clip_shard_becomes_a_latent_shard(
+    encoder: EncodeShard, plan: EncodePlan, export: Path
+) -> None:
+    marker, made = encode(encoder, plan)
+    assert made
+    assert (marker.name, marker.keys, marker.spec_hash) == ("train-000000", KEYS, "spec")
+    assert marker.sources == [plan.marker.sha256]
+    assert marker.details["fps"] == {"8.0": 2, "16.0": 1}
+    latents = read(plan, marker)
+    assert list(latents) == KEYS
+    with torch.inference_mode():
+        expected = load_vqgan(export).encode(from_uint8(torch.from_numpy(VIDEOS))).numpy()
+    for latent, wanted in zip(latents.values(), expected, strict=True):
+        assert (latent.shape, latent.dtype) == ((3, 2, 4, 4), np.float16)
+        assert latent == pytest.approx(wanted, abs=2e-3)
+    mean, _ = channel_statistics([marker])
+    stored = np.stack(list(latents.values())).astype(np.float64)
+    assert mean == pytest.approx(stored.mean((0, 2, 3, 4)).tolist())
+
+
+def test_a_shard_says_what_it_was_made_from(encoder: EncodeShard, plan: EncodePlan) -> None:
+    marker, _ = encode(encoder, plan)
+    assert marker.details["origin"] == {
+        "vqgan_sha256": ORIGIN.vqgan_sha256,
+        "clip_spec": ORIGIN.clip_spec,
+    }
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"keys": ["a", "b"]}, {"details": {}}, {"made_from": "other clips"}]
+)
+def test_a_shard_whose_marker_says_otherwise_is_made_again(
+    encoder: EncodeShard, plan: EncodePlan, wrong: dict
+) -> None:
+    first, _ = encode(encoder, plan)
+    marker = replace(first, **wrong).to_json()
+    Path(plan.folder, "train-000000.json").write_bytes(marker)
+    assert encode(encoder, plan) == (first, True)
+    assert encode(encoder, plan) == (first, False)
+
+
+def test_nothing_is_encoded_of_nothing(encoder: EncodeShard) -> None:
+    assert list(encoder.encode([])) == []
+
+
+def test_labels_go_along(encoder: EncodeShard, plan: EncodePlan) -> None:
+    marker, _ = encode(encoder, plan)
+    of_clips = shards.read_shard(plan.clips, plan.marker, "shard_videos")
+    of_latents = shards.read_shard(plan.folder, marker, "encode_latents")
+    for clip, latent in zip(of_clips, of_latents, strict=True):
+        assert latent.members["json"] == clip.members["json"]
+
+
+def test_an_intact_latent_shard_is_kept_and_a_damaged_one_made_again(
+    encoder: EncodeShard, plan: EncodePlan
+) -> None:
+    first, _ = encode(encoder, plan)
+    assert encode(encoder, plan) == (first, False)
+    tar = Path(plan.folder, "train-000000.tar")
+    tar.write_bytes(tar.read_bytes()[:-1])
+    assert encode(encoder, plan) == (first, True)  # the same bytes
+
+
+def test_a_latent_does_not_depend_on_its_neighbours(encoder: EncodeShard, plan: EncodePlan) -> None:
+    marker, _ = encode(encoder, plan)
+    latents = read(plan, marker)
+    for key, clip, other in zip(KEYS, CLIPS, reversed(CLIPS), strict=True):
+        (alone,), (together,) = encoder.encode([clip]), encoder.encode([clip, other])
+        assert np.array_equal(alone[0], latents[key])
+        assert np.array_equal(together[0], latents[key])
+
+
+def test_a_damaged_clip_shard_is_named(encoder: EncodeShard, plan: EncodePlan) -> None:
+    Path(plan.clips, "train-000000.tar").write_bytes(b"")
+    with pytest.raises(UserError, match=r"clips/train-000000\.tar.*shard_videos"):
+        encoder({"plan": plan})
+    assert not Path(plan.folder).exists()
+
+
+def test_the_shape_is_that_of_the_clips_whatever_the_encoder_was_trained_on(export: Path) -> None:
+    vqgan = json.loads((export / "config.json").read_text())
+    assert latent_shape(vqgan, {"frames": 4, "size": 16}) == [3, 2, 4, 4]
+    assert latent_shape(vqgan, {"frames": 16, "size": 128}) == [3, 8, 32, 32]
+    with pytest.raises(UserError, match="18 height do not divide by 4; use 16 or 20"):
+        latent_shape(vqgan, {"frames": 4, "size": 18})

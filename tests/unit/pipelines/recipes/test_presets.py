@@ -1,0 +1,77 @@
+"""The named recipes: every one is complete and its parts fit together."""
+
+from dataclasses import fields
+from typing import cast
+
+import pytest
+
+from pipelines.recipes import presets
+from pipelines.recipes.presets import PRESETS, Preset
+from pipelines.sharding.settings import ShardVideos
+from pipelines.training.settings import PIXEL_SPACE, TrainLDM, TrainVQGAN
+from vqvdm.errors import UserError
+
+JOBS = [job.name for job in fields(Preset)]
+
+
+@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_job_has_settings(preset: str, job: str) -> None:
+    config = presets.settings(preset, job)
+    assert type(config).__name__.lower() == job.replace("_", "")
+    assert config.root == f"runs/{preset}"
+    if check := getattr(config, "check", None):
+        check()
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_clips_divide_into_latents(preset: str) -> None:
+    clips = cast(ShardVideos, presets.settings(preset, "shard_videos"))
+    assert (clips.frames, clips.size) == (16, 64 if preset in ("demo", "vdm") else 128)
+    model = cast(TrainVQGAN, presets.settings(preset, "train_vqgan")).model
+    assert len(model.blocks) == len(model.widths) == len(model.depths)
+    assert model.compression == (4, 8, 8)
+    shape = model.latent_shape(clips.frames, clips.size, clips.size)
+    assert shape == (model.latent_channels, 4, clips.size // 8, clips.size // 8)
+    denoiser = cast(TrainLDM, presets.settings(preset, "train_ldm")).model
+    assert shape[-1] % 2 ** (len(denoiser.multipliers) - 1) == 0
+
+
+def test_the_pixel_space_preset_halves_pixels() -> None:
+    config = cast(TrainLDM, presets.settings("vdm", "train_ldm"))
+    assert config.vqgan == PIXEL_SPACE
+    config.model.check(64, 64)
+
+
+def test_an_unlabelled_preset_asks_for_no_labels() -> None:
+    for preset in ("sky", "sky-paper"):
+        clips = cast(ShardVideos, presets.settings(preset, "shard_videos"))
+        assert (clips.labels, clips.splits, clips.frames_fps) == ("none", "folders", 25.0)
+
+
+def test_the_papers_recipes_differ() -> None:
+    for preset in ("ucf101", "sky"):
+        for job, same in (("shard_videos", True), ("train_vqgan", False), ("train_ldm", False)):
+            ours, theirs = (presets.settings(name, job) for name in (preset, f"{preset}-paper"))
+            assert (ours.recipe() == theirs.recipe()) == same
+
+
+def test_under_moves_every_job() -> None:
+    moved = presets.demo().under("s3://bucket/a")
+    assert {getattr(moved, job).root for job in JOBS} == {"s3://bucket/a"}
+    assert moved.train_ldm.recipe() == presets.demo().train_ldm.recipe()
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("dmeo", "demo"), ("UCF101", "ucf101"), ("skye", "sky")]
+)
+def test_the_nearest_name_is_told(name: str, near: str) -> None:
+    with pytest.raises(UserError, match=f"did you mean '{near}'"):
+        presets.settings(name, "sample")
+
+
+def test_all_names_are_told() -> None:
+    with pytest.raises(UserError) as caught:
+        presets.settings("zzzz", "sample")
+    assert "did you mean" not in str(caught.value)
+    assert all(name in str(caught.value) for name in PRESETS)

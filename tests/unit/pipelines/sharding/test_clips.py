@@ -1,0 +1,78 @@
+"""Clips: where they start, what they show at another rate, and what they never straddle."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from pipelines.sharding.clips import Clip, ClipCutter, ClipSpec
+from pipelines.video.decoder import Picture
+
+SPEC = ClipSpec(frames=4, size=2, stride=4, rates=(None,), classes=(), hash="spec")
+
+
+def picture(number: int, time_s: float, fresh: bool = False) -> Picture:
+    return Picture(time_s, np.full((2, 2, 3), number, np.uint8), fresh)
+
+
+def cut(cutter: ClipCutter, pictures: list[Picture]) -> list[Clip]:
+    clips = [clip for picture in pictures for clip in cutter.push(picture)]
+    return [*clips, *cutter.finish()]
+
+
+def numbers(clips: list[Clip]) -> list[list[int]]:
+    return [clip.frames_THWC[:, 0, 0, 0].tolist() for clip in clips]
+
+
+@pytest.mark.parametrize(
+    ("stride", "rate", "starts"),
+    [
+        (3, None, [0, 3, 6, 9, 12]),
+        (4, None, [0, 4, 8, 12]),
+        (6, None, [0, 6, 12]),
+        (2, 8.0, [0, 2, 4]),
+        (12, 32.0, [0, 12, 24]),
+    ],
+)
+def test_where_clips_start(stride: int, rate: float | None, starts: list[int]) -> None:
+    cutter = ClipCutter(replace(SPEC, stride=stride), rate, 16.0)
+    clips = cut(cutter, [picture(n, n / 16) for n in range(16)])
+    assert [clip.start_frame for clip in clips] == starts
+    for clip in clips:
+        assert clip.fps == (rate or 16.0)
+        assert clip.start_s == pytest.approx(clip.start_frame / clip.fps)
+        shown = (clip.start_frame + np.arange(4)) * 16 // clip.fps
+        np.testing.assert_array_equal(clip.frames_THWC[:, 0, 0, 0], shown)
+
+
+@pytest.mark.parametrize("stride", [4, 6])
+@pytest.mark.parametrize("rate", [None, 8.0])
+def test_no_clip_straddles_an_interruption(rate: float | None, stride: int) -> None:
+    step = 2 if rate else 1
+    pictures = [picture(n, n / 16, fresh=n == 9 * step) for n in range(20 * step)]
+    cutter = ClipCutter(replace(SPEC, stride=stride), rate, 16.0)
+    expected = [[0, 1, 2, 3], [4, 5, 6, 7], [9, 10, 11, 12], [13, 14, 15, 16]]
+    if stride == 6:
+        expected = [[0, 1, 2, 3], [9, 10, 11, 12], [15, 16, 17, 18]]
+    clips = cut(cutter, pictures)
+    assert numbers(clips) == [[n * step for n in clip] for clip in expected]
+    assert [clip.start_s for clip in clips] == [clip[0] * step / 16 for clip in expected]
+    assert [clip.start_frame for clip in clips] == [clip[0] for clip in expected]
+
+
+@pytest.mark.parametrize("rate", [None, 16.0])
+def test_nothing_is_shown_while_frames_are_lost(rate: float | None) -> None:
+    """Three frames before a gap of a second, and five after it."""
+    pictures = [picture(n, n / 16) for n in range(3)]
+    pictures += [picture(n, 1 + n / 16, fresh=n == 3) for n in range(3, 8)]
+    [clip] = cut(ClipCutter(SPEC, rate, 16.0), pictures)
+    assert numbers([clip]) == [[3, 4, 5, 6]]
+    assert clip.start_s == 1 + 3 / 16
+
+
+def test_clips_of_a_part_keep_the_time_of_the_whole() -> None:
+    pictures = [picture(n, n / 16) for n in range(5, 21)]
+    clips = cut(ClipCutter(SPEC, 8.0, 16.0, 5 / 16), pictures)
+    assert numbers(clips) == [[5, 7, 9, 11], [13, 15, 17, 19]]
+    assert [clip.start_s for clip in clips] == [5 / 16, 13 / 16]
+    assert [clip.start_frame for clip in clips] == [0, 4]

@@ -1,0 +1,110 @@
+"""The process that can be killed: results in order, and a fresh start after any trouble."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from pipelines.sharding.decoding_process import Deadline, DecodingProcess
+from pipelines.video.reasons import VideoError
+
+
+@pytest.fixture(scope="module")
+def process() -> Iterator[DecodingProcess]:
+    process = DecodingProcess(max_memory_gb=1.0)
+    yield process
+    process.close()
+
+
+def run(process: DecodingProcess, argument: object, allowed_s: float = 20.0) -> list:
+    return list(process.run(eval_each, argument, Deadline(allowed_s)))
+
+
+def eval_each(expressions: list[str]) -> Iterator[object]:
+    names = {"os": os, "time": time, "signal": signal, "VideoError": VideoError}
+    for expression in expressions:
+        yield eval(expression, names)
+
+
+def test_one_process_does_all_the_work(process: DecodingProcess) -> None:
+    first = run(process, ["1 + 1", "os.getpid()", "b'x' * 10**7"])
+    assert first[0] == 2 and len(first[2]) == 10**7
+    assert first[1] != os.getpid()
+    assert run(process, ["os.getpid()"]) == [first[1]]
+    assert run(process, ["'PIL' in __import__('sys').modules"]) == [False]
+
+
+@pytest.mark.parametrize(
+    ("trouble", "reason"),
+    [
+        ("time.sleep(99)", "timed_out"),
+        ("signal.pthread_sigmask(0, [14]) or time.sleep(99)", "timed_out"),
+        ("os.kill(os.getpid(), 11)", "crashed"),
+        ("os._exit(3)", "crashed"),
+        ("1 / 0", "crashed"),
+        ("bytearray(2 * 2**30)", "out_of_memory"),
+    ],
+)
+def test_trouble_costs_one_piece_of_work(
+    process: DecodingProcess, trouble: str, reason: str
+) -> None:
+    [before] = run(process, ["os.getpid()"])
+    results = []
+    with pytest.raises(VideoError) as caught:
+        for result in process.run(eval_each, ["7", trouble], Deadline(1.0)):
+            results.append(result)
+    assert results == [7]
+    assert caught.value.reason == reason
+    assert caught.value.detail
+    [after] = run(process, ["os.getpid()"])
+    assert after != before
+    with pytest.raises(ProcessLookupError):
+        os.kill(before, 0)
+
+
+def test_a_process_that_does_not_start_is_no_fault_of_the_work() -> None:
+    with pytest.raises(RuntimeError, match="does not start"):
+        run(DecodingProcess(max_memory_gb=0.001), ["1"])
+
+
+def test_work_that_is_left_half_done_does_not_spill_over(process: DecodingProcess) -> None:
+    for _ in process.run(eval_each, ["1", "2", "3"], Deadline(20.0)):
+        break
+    assert run(process, ["4"]) == [4]
+
+
+def test_a_deadline_can_be_put_off(process: DecodingProcess) -> None:
+    deadline, results = Deadline(1.0), []
+    for result in process.run(eval_each, ["0", "time.sleep(1.5)", "5"], deadline):
+        deadline.allowed_s = 20.0
+        results.append(result)
+    assert results == [0, None, 5]
+
+
+def test_the_process_ends_with_its_parent() -> None:
+    """Even while it is at work, and though its parent had no time to end it."""
+    script = (
+        "import os\n"
+        "from pipelines.sharding.decoding_process import DecodingProcess, Deadline\n"
+        "from tests.unit.pipelines.sharding.test_decoding_process import eval_each\n"
+        "process = DecodingProcess(1.0)\n"
+        "for pid in process.run(eval_each, ['os.getpid()', 'time.sleep(99)'], Deadline(99)):\n"
+        "    print(pid, flush=True)\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, timeout=60, check=False
+    )
+    assert done.returncode == -9, done.stderr
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            os.kill(int(done.stdout), 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    pytest.fail("the process lives on")

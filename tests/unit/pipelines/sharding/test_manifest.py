@@ -1,0 +1,64 @@
+"""The account of videos: shards that stay put when videos come and go, totals that add up."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipelines.io.markers import Marker
+from pipelines.sharding import manifest
+from pipelines.sharding.manifest import Account, Source
+
+
+def source(index: int, split: str = "train") -> Source:
+    path = f"class/{index:03d}.mp4"
+    return Source(path, f"s3://bucket/{path}", index, str(index), None, "class", split)
+
+
+def test_the_manifest_comes_back(tmp_path: Path) -> None:
+    ok = Account("ok", None, 3, 2.5, 16.0, 64, 48, "h264")
+    accounts = [(source(1, "val"), ok), (source(2), Account("rejected", "unreadable", 0))]
+    manifest_writer = manifest.ManifestWriter(tmp_path)
+    manifest_writer.add("val-000000", accounts)
+    manifest_writer.add("train-000000", [(source(3), ok)])
+    manifest_writer.publish(f"{tmp_path}/root/videos.parquet")
+    table = manifest.read(f"{tmp_path}/root/videos.parquet")
+    assert table.schema.equals(manifest.SCHEMA)
+    other, first, second = table.to_pylist()
+    assert other["id"] == source(3).id
+    assert (first["uri"], first["split"], first["fps"]) == (source(1).uri, "val", 16.0)
+    assert (second["id"], second["etag"], second["reason"]) == (source(2).id, "2", "unreadable")
+    assert manifest.from_marker(manifest.to_marker(accounts)) == accounts
+
+
+def test_a_name_that_is_no_text_is_spelled_out(tmp_path: Path) -> None:
+    odd = replace(source(1), path="a/\udcff.mp4", uri="/a/\udcff.mp4")
+    manifest_writer = manifest.ManifestWriter(tmp_path)
+    manifest_writer.add("train-000000", [(odd, Account("ok", None, 1))])
+    manifest_writer.publish(f"{tmp_path}/root/videos.parquet")
+    [row] = manifest.read(f"{tmp_path}/root/videos.parquet").to_pylist()
+    assert row["uri"] == r"/a/\udcff.mp4"
+
+
+def marker(clips: int) -> Marker:
+    return Marker("train-000000", "", 0, [str(n) for n in range(clips)], [], "", "")
+
+
+@pytest.mark.parametrize(
+    ("accounts", "clips"),
+    [
+        ([Account("ok", None, 3)], 3),
+        ([Account("ok", None, 3), Account("ok", None, 2)], 6),
+        ([Account("ok", "damaged", 3), Account("ok", None, 3)], 6),
+        ([Account("partial", None, 3), Account("ok", None, 3)], 6),
+        ([Account("partial", "damaged", 0), Account("ok", None, 6)], 6),
+        ([Account("rejected", "empty", 1), Account("ok", None, 5)], 6),
+    ],
+)
+def test_totals_reconcile(accounts: list[Account], clips: int) -> None:
+    sources = [source(1), source(2)]
+    good = [Account("ok", None, 4), Account("partial", "damaged", 2)]
+    manifest.reconcile(list(zip(sources, good, strict=True)), sources, marker(6))
+    with pytest.raises(AssertionError):
+        pairs = list(zip(sources, accounts, strict=False))
+        manifest.reconcile(pairs, sources, marker(clips))

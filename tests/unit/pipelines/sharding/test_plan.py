@@ -1,0 +1,147 @@
+"""Shards that stay put when videos come and go, planned in bounded time and memory."""
+
+import resource
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipelines.io.markers import shard_name
+from pipelines.shard_videos import Plans
+from pipelines.sharding.clip_shards import DecodeLimits
+from pipelines.sharding.clips import ClipSpec
+from pipelines.sharding.manifest import Source
+from pipelines.sharding.plan import SourceTable, assign_shards, shard_of
+
+SPEC = ClipSpec(frames=16, size=128, stride=16, rates=(None,), classes=("class",), hash="spec")
+
+
+def source(index: int, split: str = "train") -> Source:
+    path = f"class/{index:08d}.mp4"
+    return Source(path, f"s3://bucket/{path}", index, str(index), None, "class", split)
+
+
+def plan(sources: list[Source], per_shard: int = 64) -> dict[tuple[str, int], list[Source]]:
+    table = SourceTable(sources)
+    places = assign_shards(table, per_shard)
+    return {(place.split, place.index): table.take(place.rows_N) for place in places}
+
+
+def changed(before: list[Source], after: list[Source]) -> set[tuple[str, int]]:
+    """Shards that would be made anew: those made from something else, and new ones."""
+    old, new = plan(before), plan(after)
+    return {place for place in new if old.get(place) != new[place]}
+
+
+def test_sources_come_back() -> None:
+    sources = [
+        source(3, "val"),
+        Source("ü/1.mp4", "/videos/ü/1.mp4", 2**40, None, 2**62, None, "train"),
+        replace(source(4), etag=None),
+    ]
+    table = SourceTable(iter(sources))
+    assert len(table) == 3
+    assert table.take(np.array([2, 0, 1])) == [sources[2], sources[0], sources[1]]
+    assert [f"{number:016x}" for number in table.ids_N] == [s.id for s in sources]
+    assert len(SourceTable([])) == 0 and not list(assign_shards(SourceTable([]), 64))
+
+
+def test_every_video_lies_in_one_shard_of_its_split() -> None:
+    sources = [source(i, "val" if i % 7 == 0 else "train") for i in range(2000)]
+    shards = plan(sources)
+    assert list(shards) == [
+        *(("train", i) for i in range(27)),  # 1714 videos
+        *(("val", i) for i in range(5)),  # 286 videos
+    ]
+    assert sorted(s.path for members in shards.values() for s in members) == [
+        s.path for s in sources
+    ]
+    for (split, _), members in shards.items():
+        assert {s.split for s in members} <= {split}
+        assert [s.path for s in members] == sorted(s.path for s in members)
+        assert len(members) < 2.5 * 64
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 8, 13, 64, 100])
+def test_a_new_shard_takes_from_one_old_shard(count: int) -> None:
+    numbers = np.random.default_rng(0).integers(0, 2**32, 20_000).astype(np.uint64)
+    before, after = shard_of(numbers, count), shard_of(numbers, count + 1)
+    assert after.min() == 0 and after.max() == count
+    moved = before != after
+    assert set(after[moved]) == {count}
+    assert len(set(before[moved])) == 1
+    sizes = Counter(before.tolist())
+    assert max(sizes.values()) < 2.4 * len(numbers) / count
+
+
+def test_an_altered_video_touches_one_shard() -> None:
+    sources = [source(i) for i in range(500)]
+    altered = [*sources[:250], replace(sources[250], etag="new"), *sources[251:]]
+    (place,) = changed(sources, altered)
+    assert sources[250].path in {s.path for s in plan(altered)[place]}
+
+
+@pytest.mark.parametrize("count", [500, 511, 512, 513, 1024, 1025])
+def test_a_video_more_or_less_touches_its_shard_and_seldom_two_more(count: int) -> None:
+    sources = [source(i) for i in range(count + 1)]
+    grown = (count + 1 - 1) // 64 > (count - 1) // 64
+    for after, before in [(sources, sources[:-1]), (sources[:-1], sources)]:
+        assert 1 <= len(changed(before, after)) <= (3 if grown else 1)
+
+
+def synthetic(count: int) -> Iterator[Source]:
+    """A listing as long as that of a large bucket, with paths and etags of usual length."""
+    for index in range(count):
+        path = f"class-{index % 700:03d}/part-{index % 997:04d}/video_{index:010d}.mp4"
+        etag = f"{index:032x}"
+        video = Source(path, f"s3://a-bucket/videos/{path}", index, etag, None, path[:9], "train")
+        yield replace(video, split="val") if int(video.id[:8], 16) < 2**32 // 50 else video
+
+
+def fingerprints(count: int) -> int:
+    """Plan so many videos: split, shard, and what each shard is made from."""
+    table = SourceTable(synthetic(count))
+    places = {shard_name(place.split, place.index): place for place in assign_shards(table, 64)}
+    plans = Plans(table, places, SPEC, "clips", DecodeLimits())
+    return len({plan.made_from for plan in plans})
+
+
+def planned_apart(count: int) -> tuple[float, float]:
+    """Seconds of processor time and peak GB of a process that plans so many videos."""
+    code = f"from tests.unit.pipelines.sharding.test_plan import report; report({count})"
+    root = Path(__file__).parents[4]
+    command = [sys.executable, "-c", code]
+    output = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
+    shards, seconds, peak = output.split()
+    assert int(shards) == pytest.approx(count / 64, abs=2)
+    return float(seconds), float(peak)
+
+
+def report(count: int) -> None:
+    started = time.process_time()
+    shards = fingerprints(count)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(shards, time.process_time() - started, peak)
+
+
+def test_planning_costs_grow_no_faster_than_the_videos() -> None:
+    (fewer_s, fewer_gb), (more_s, more_gb) = planned_apart(10_000), planned_apart(100_000)
+    assert more_s < 30 * fewer_s  # Ten, and room for a busy machine; squares would be 100.
+    # Ten million at this rate, at most: 600 s and 4 GB.
+    assert (more_s - fewer_s) / 90_000 * 1e7 < 600
+    assert more_gb - fewer_gb < 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_ten_million_videos_are_planned_in_ten_minutes_and_four_gigabytes() -> None:
+    seconds, peak_gb = planned_apart(10_000_000)
+    print(f"10 M videos: {seconds:.0f} s, {peak_gb:.2f} GB")
+    assert seconds < 600
+    assert peak_gb < 4

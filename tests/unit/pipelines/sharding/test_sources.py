@@ -1,0 +1,203 @@
+"""What videos there are: labels and splits from folders, lists and tables, as people have them."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.sharding import sources as inputs
+from pipelines.sharding.manifest import Source
+from pipelines.sharding.settings import Selection
+from vqvdm.errors import UserError
+
+GROUPS = r"_g\d+_"
+
+
+def fill(folder: Path, *paths: str) -> str:
+    """Empty files: a plan is made from the listing alone."""
+    for path in paths:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).touch()
+    return str(folder)
+
+
+def found(videos: str, **selection: object) -> dict[str, Source]:
+    sources = inputs.list_sources(videos, Selection(**selection))  # type: ignore[arg-type]
+    by_path = {source.path: source for source in sources}
+    assert len(by_path) == len(sources)
+    return by_path
+
+
+def labels_of(videos: str, labels: str) -> dict[str, str | None]:
+    return {path: s.label for path, s in found(videos, labels=labels, val_fraction=0.0).items()}
+
+
+def ucf(folder: Path) -> str:
+    """UCF-101 as published, three groups of two classes; HandStand's spelling is theirs."""
+    names = [("ApplyEyeMakeup", "ApplyEyeMakeup"), ("HandstandPushups", "HandStandPushups")]
+    files = [
+        f"{label}/v_{name}_g{group:02d}_c{clip:02d}.avi"
+        for label, name in names
+        for group in (1, 7, 8)
+        for clip in (1, 2, 3)
+    ]
+    lists = folder / "ucfTrainTestlist"
+    lists.mkdir(parents=True)
+    classes = {"ApplyEyeMakeup": 1, "HandstandPushups": 37}
+    (lists / "classInd.txt").write_text("1 ApplyEyeMakeup\r\n37 HandstandPushups\r\n")
+    test = [file for file in files if "_g07_" in file]
+    train = [f"{f} {classes[f.split('/')[0]]}" for f in files if "_g07_" not in f]
+    (lists / "testlist01.txt").write_text("\r\n".join(test) + "\r\n")
+    (lists / "trainlist01.txt").write_text("\r\n".join(train) + "\r\n")
+    return fill(folder / "UCF-101", *files)
+
+
+@pytest.mark.parametrize("place", ["{}/", ""])
+def test_ucf101_as_published(place: str, tmp_path: Path) -> None:
+    val_list = place.format(tmp_path) + "ucfTrainTestlist/testlist01.txt"
+    sources = found(ucf(tmp_path), val_list=val_list, group_by=GROUPS)
+    assert len(sources) == 18
+    assert {s.label for s in sources.values()} == {"ApplyEyeMakeup", "HandstandPushups"}
+    assert all((s.split == "val") == ("_g07_" in path) for path, s in sources.items())
+
+
+def sky(folder: Path) -> str:
+    """Sky Time-lapse as published: a folder a video, in it one a clip, in that its frames."""
+    for split, video, clip in (
+        ("sky_train", "07U1fSrk9oI", "07U1fSrk9oI_1"),
+        ("sky_train", "07U1fSrk9oI", "07U1fSrk9oI_2"),
+        ("sky_test", "Qv-eoBhQSRw", "Qv-eoBhQSRw_1"),
+    ):
+        names = [f"{split}/{video}/{clip}/{video}_frames_{n:08d}.jpg" for n in range(1, 4)]
+        fill(folder, *names)
+    return str(folder)
+
+
+def test_sky_timelapse_as_published(tmp_path: Path) -> None:
+    videos = sky(tmp_path)
+    sources = found(videos, labels="none", splits="folders", frames_fps=25.0)
+    assert {path: s.split for path, s in sources.items()} == {
+        "sky_train/07U1fSrk9oI/07U1fSrk9oI_1": "train",
+        "sky_train/07U1fSrk9oI/07U1fSrk9oI_2": "train",
+        "sky_test/Qv-eoBhQSRw/Qv-eoBhQSRw_1": "val",
+    }
+    assert {s.frames_fps for s in sources.values()} == {25.0}
+    with pytest.raises(UserError, match="--frames-fps 25"):
+        found(videos, labels="none")
+
+
+def test_a_folder_of_images_changes_with_any_of_them(tmp_path: Path) -> None:
+    videos, clip = sky(tmp_path), "sky_train/07U1fSrk9oI/07U1fSrk9oI_1"
+    before = found(videos, labels="none", frames_fps=25.0)
+    (tmp_path / clip / "07U1fSrk9oI_frames_00000002.jpg").write_bytes(b"changed")
+    after = found(videos, labels="none", frames_fps=25.0)
+    assert [path for path in before if before[path] != after[path]] == [clip]
+
+
+def test_all_names_are_taken(tmp_path: Path) -> None:
+    paths = ["a/1.mp4", "b/1.mp4", "a/x/1.mp4", "a/b.c..d.MP4", "ü/чай 茶.webm", "a/u\u0308.mov"]
+    sources = found(fill(tmp_path, *paths), val_fraction=0.0)
+    assert sources.keys() == set(paths)
+    assert len({source.id for source in sources.values()}) == len(paths)
+    # A list may spell ü otherwise than the disk does.
+    (tmp_path / "t.csv").write_text("path,label\na/ü.mov,x\n")
+    assert labels_of(str(tmp_path), f"{tmp_path}/t.csv") == {"a/u\u0308.mov": "x"}
+
+
+def test_links_in_a_circle_end(tmp_path: Path) -> None:
+    videos = fill(tmp_path / "videos", "a/1.mp4")
+    (tmp_path / "videos/a/again").symlink_to(tmp_path / "videos")
+    assert found(videos).keys() == {"a/1.mp4"}
+
+
+def test_folders_named_like_videos(tmp_path: Path) -> None:
+    """One that holds a video is a folder; one that holds none is an input of its own."""
+    fill(tmp_path, "a/x.mp4/1.avi", "a/y.mp4/notes.txt", "a/z.avi/1.jpg")
+    assert found(str(tmp_path)).keys() == {"a/x.mp4/1.avi", "a/y.mp4"}
+    with_images = found(str(tmp_path), frames_fps=5.0)
+    assert with_images.keys() == {"a/x.mp4/1.avi", "a/y.mp4", "a/z.avi"}
+    assert with_images["a/z.avi"].frames_fps == 5.0
+
+
+def test_a_table_says_it_all(tmp_path: Path) -> None:
+    videos = fill(tmp_path / "videos", "a.mp4", "b.mp4")
+    far = fill(tmp_path / "far", "c.mp4") + "/c.mp4"
+    (tmp_path / "t.csv").write_text(
+        "path,label,split,start_s,end_s,fps\n"
+        "a.mp4,007,train,0,1.5,\na.mp4,007,train,1.5,3,12.5\n./b.mp4,x,test,,,\n"
+        f"{far},x,val,,,\ngone.mp4,x,train,,,\n"
+    )
+    sources = inputs.list_sources(videos, Selection(f"{tmp_path}/t.csv"))
+    rows = [(s.path, s.label, s.split, s.start_s, s.end_s, s.fps) for s in sources]
+    assert rows == [
+        (far, "x", "val", None, None, None),
+        ("a.mp4", "007", "train", 0.0, 1.5, None),
+        ("a.mp4", "007", "train", 1.5, 3.0, 12.5),
+        ("b.mp4", "x", "val", None, None, None),
+        ("gone.mp4", "x", "train", None, None, None),
+    ]
+    assert len({source.id for source in sources}) == 5
+    assert sources[0].mtime_ns and not sources[-1].mtime_ns
+
+
+def test_the_folder_is_the_label(tmp_path: Path) -> None:
+    videos = fill(tmp_path / "tree", "b/1.mp4", "a/deep/2.AVI", "a/notes.txt")
+    assert labels_of(videos, "folder") == {"a/deep/2.AVI": "a", "b/1.mp4": "b"}
+    assert labels_of(videos, "none") == {"a/deep/2.AVI": None, "b/1.mp4": None}
+    flat = fill(tmp_path / "flat", "1.mp4", "2.webm")
+    assert labels_of(flat, "folder") == {"1.mp4": None, "2.webm": None}
+
+
+def test_no_videos_and_stray_videos_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--videos"):
+        labels_of(fill(tmp_path, "readme.txt"), "folder")
+    with pytest.raises(UserError, match=r"stray\.mp4.*--labels none"):
+        labels_of(fill(tmp_path, "a/1.mp4", "stray.mp4"), "folder")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_labels_from_a_table(tmp_path: Path, suffix: str) -> None:
+    videos = fill(tmp_path / "videos", "a.mp4", "deep/b.mp4", "unlisted.mp4")
+    file = tmp_path / f"labels.{suffix}"
+    if suffix == "parquet":
+        pq.write_table(pa.table({"path": ["a.mp4", "deep/b.mp4"], "label": [7, 8]}), file)
+    else:
+        csv = "label,path,other\n7,a.mp4,1\n8,deep/b.mp4,2\n"
+        jsonl = '{"path": "a.mp4", "label": 7}\n{"path": "deep/b.mp4", "label": 8}\n'
+        file.write_text(csv if suffix == "csv" else jsonl)
+    assert labels_of(videos, str(file)) == {"a.mp4": "7", "deep/b.mp4": "8"}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("none.csv", "", "no such file"),
+        ("labels.txt", "a.mp4 x", r"\.csv, \.jsonl, \.parquet"),
+        ("labels.csv", "file,label\na.mp4,x\n", "columns path and label"),
+        ("labels.csv", "path,label\nother.mp4,x\n", "names none of the videos"),
+        ("labels.csv", 'path,label\n"a.mp4,x\nb', "no valid csv"),
+        ("labels.csv", "path,label\na.mp4,x,y\n", "no valid csv"),
+        ("labels.csv", "\xff\xfe", "no valid csv"),
+        ("labels.csv", "path,label\n", "no rows"),
+        ("labels.csv", "path,label\n,x\n", "row 1: path is empty"),
+        ("labels.csv", "path,label,split\na.mp4,x,tset\n", "row 1: split 'tset'"),
+        ("labels.csv", "path,label,fps\na.mp4,x,fast\n", "column fps"),
+        ("labels.csv", "path,label,fps\na.mp4,x,-5\n", "row 1: fps -5"),
+        ("labels.csv", "path,label,start_s,end_s\na.mp4,x,3,2\n", "row 1: end_s 2"),
+        ("labels.csv", "path,label,start_s\na.mp4,x,-1\n", "row 1: start_s -1"),
+        ("labels.csv", "path,label\na.mp4,x\na.mp4,y\n", "a.mp4 twice"),
+        ("labels.csv", "path,label\na.mp4,x\nb.mp4,\n", "b.mp4 has no label"),
+        ("labels.csv", "path,label,split\na.mp4,x,val\nb.mp4,y,\n", "some have none"),
+        ("labels.jsonl", '{"path": "a.mp4", "label": ', "no valid jsonl"),
+        ("labels.jsonl", '{"path": "a.mp4", "label": {"a": 1}}', "column label"),
+        ("labels.parquet", "path,label", "no valid parquet"),
+    ],
+)
+def test_a_wrong_table_is_refused(tmp_path: Path, name: str, text: str, message: str) -> None:
+    videos = fill(tmp_path / "videos", "a.mp4")
+    if text:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=message) as caught:
+        labels_of(videos, str(tmp_path / name))
+    assert "--labels" in str(caught.value) or str(tmp_path / name) in str(caught.value)

@@ -1,0 +1,120 @@
+"""Splits: by folder, list or chance, and groups stay together."""
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.sharding import sources as inputs
+from pipelines.sharding.manifest import Source
+from pipelines.sharding.settings import Selection
+from vqvdm.errors import UserError
+
+GROUPS = r"_g\d+_"
+
+
+def fill(folder: Path, *paths: str) -> str:
+    """Empty files: a plan is made from the listing alone."""
+    for path in paths:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).touch()
+    return str(folder)
+
+
+def found(videos: str, **selection: object) -> dict[str, Source]:
+    sources = inputs.list_sources(videos, Selection(**selection))  # type: ignore[arg-type]
+    by_path = {source.path: source for source in sources}
+    assert len(by_path) == len(sources)
+    return by_path
+
+
+def listed(videos: Path, text: str) -> list[str]:
+    """The videos kept for validation by a --val-list of this text."""
+    (videos / "val.txt").write_text(text)
+    sources = found(str(videos), labels="none", val_list=f"{videos}/val.txt", group_by=GROUPS)
+    return sorted(path for path, source in sources.items() if source.split == "val")
+
+
+def ucf(folder: Path) -> str:
+    """UCF-101 as published, three groups of two classes; HandStand's spelling is theirs."""
+    names = [("ApplyEyeMakeup", "ApplyEyeMakeup"), ("HandstandPushups", "HandStandPushups")]
+    files = [
+        f"{label}/v_{name}_g{group:02d}_c{clip:02d}.avi"
+        for label, name in names
+        for group in (1, 7, 8)
+        for clip in (1, 2, 3)
+    ]
+    lists = folder / "ucfTrainTestlist"
+    lists.mkdir(parents=True)
+    classes = {"ApplyEyeMakeup": 1, "HandstandPushups": 37}
+    (lists / "classInd.txt").write_text("1 ApplyEyeMakeup\r\n37 HandstandPushups\r\n")
+    test = [file for file in files if "_g07_" in file]
+    train = [f"{f} {classes[f.split('/')[0]]}" for f in files if "_g07_" not in f]
+    (lists / "testlist01.txt").write_text("\r\n".join(test) + "\r\n")
+    (lists / "trainlist01.txt").write_text("\r\n".join(train) + "\r\n")
+    return fill(folder / "UCF-101", *files)
+
+
+def test_groups_never_straddle_a_split(tmp_path: Path) -> None:
+    videos = ucf(tmp_path)
+    for fraction in (0.1, 0.3, 0.5, 0.8):
+        splits: dict[str, set[str]] = {}
+        for path, source in found(videos, val_fraction=fraction, group_by=GROUPS).items():
+            splits.setdefault(path.rsplit("_", 1)[0], set()).add(source.split)
+        assert all(len(split) == 1 for split in splits.values())
+        assert set.union(*splits.values()) == {"train", "val"}
+    with pytest.raises(UserError, match=r"_g01_c02\.avi of the same group.*--group-by"):
+        listed(Path(videos), "ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi\n")
+
+
+def test_folders_name_the_split_and_then_the_label(tmp_path: Path) -> None:
+    paths = ["train/cat/a.mp4", "Validation/cat/b.mp4", "my-test_2/dog/c.mp4"]
+    sources = found(fill(tmp_path, *paths), splits="folders")
+    assert {p: (s.split, s.label) for p, s in sources.items()} == {
+        "train/cat/a.mp4": ("train", "cat"),
+        "Validation/cat/b.mp4": ("val", "cat"),
+        "my-test_2/dog/c.mp4": ("val", "dog"),
+    }
+    for stray in ("contest/cat/d.mp4", "train_and_test/cat/d.mp4", "train.mp4"):
+        with pytest.raises(UserError, match="--splits folders"):
+            found(fill(tmp_path / stray.replace("/", "-"), stray), splits="folders")
+
+
+def test_the_split_stays_when_a_video_is_added(tmp_path: Path) -> None:
+    videos = fill(tmp_path, *(f"{index}.mp4" for index in range(300)))
+    before = {
+        s.path: s.split for s in inputs.list_sources(videos, Selection("none", val_fraction=0.2))
+    }
+    fill(tmp_path, "another.mp4")
+    after = {
+        s.path: s.split for s in inputs.list_sources(videos, Selection("none", val_fraction=0.2))
+    }
+    assert before == {path: after[path] for path in before} and len(after) == 301
+    assert 30 < list(before.values()).count("val") < 90
+
+
+@pytest.mark.parametrize(
+    ("count", "share", "val"), [(2, 1e-9, 1), (9, 0.0, 0), (1, 0.9, 0), (2, 0.9, 1)]
+)
+def test_both_splits_get_a_video(tmp_path: Path, count: int, share: float, val: int) -> None:
+    videos = fill(tmp_path, *(f"{index}.mp4" for index in range(count)))
+    splits = [s.split for s in inputs.list_sources(videos, Selection("none", val_fraction=share))]
+    assert splits.count("val") == val
+
+
+def test_the_split_from_a_list(tmp_path: Path) -> None:
+    fill(tmp_path, "a/1.mp4", "a/2.mp4")
+    # The lists of UCF-101 have the class after the path.
+    assert listed(tmp_path, "a/2.mp4 1\n\n") == ["a/2.mp4"]
+    with pytest.raises(UserError, match=r"c/unknown\.mp4"):
+        listed(tmp_path, "a/2.mp4\nc/unknown.mp4\n")
+
+
+def test_a_listed_path_may_hold_spaces(tmp_path: Path) -> None:
+    fill(tmp_path, "b/my.mp4", "b/my cat.mp4")
+    assert listed(tmp_path, "b/my cat.mp4\n") == ["b/my cat.mp4"]
+
+
+def test_a_missing_list_is_refused(tmp_path: Path) -> None:
+    fill(tmp_path, "a.mp4")
+    with pytest.raises(UserError, match="--val-list"):
+        inputs.list_sources(str(tmp_path), Selection("none", val_list="none.txt"))

@@ -1,0 +1,156 @@
+"""What a machine is good at, and what its workers are told."""
+
+import logging
+import os
+import socket
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from pipelines import cluster
+from pipelines.cluster import find_user_error
+from vqvdm.errors import UserError
+
+
+def test_there_is_a_core() -> None:
+    assert cluster.local_cpus() >= 1
+
+
+def test_workers_get_the_drivers_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9000")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///a.db")
+    monkeypatch.setenv("UNRELATED", "1")
+    variables = cluster.ray_options()["runtime_env"]["env_vars"]
+    assert variables["AWS_ENDPOINT_URL"] == "http://127.0.0.1:9000"
+    assert variables["MLFLOW_TRACKING_URI"] == "sqlite:///a.db"
+    assert "UNRELATED" not in variables
+
+
+def test_a_submitted_job_brings_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert "runtime_env" not in cluster.ray_options()
+
+
+def remember(monkeypatch: pytest.MonkeyPatch, folder: Path, address: str) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(folder))
+    (folder / "ray").mkdir()
+    (folder / "ray" / "ray_current_cluster").write_text(address)
+
+
+def test_a_cluster_that_runs_is_joined(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        remember(monkeypatch, tmp_path, f"127.0.0.1:{server.getsockname()[1]}")
+        assert "address" not in cluster.ray_options()
+
+
+@pytest.mark.parametrize("address", ["", "nonsense", "gone"])
+def test_a_cluster_that_was_killed_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, address: str
+) -> None:
+    if address == "gone":
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            address = f"127.0.0.1:{server.getsockname()[1]}"
+    remember(monkeypatch, tmp_path, address)
+    assert cluster.ray_options()["address"] == "local"
+
+
+def test_a_cluster_that_is_named_is_obeyed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    remember(monkeypatch, tmp_path, "")
+    monkeypatch.setenv("RAY_ADDRESS", "192.0.2.1:6379")
+    assert "address" not in cluster.ray_options()
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_helpers_in_a_ray_of_our_own_are_told_where_it_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, named: bool
+) -> None:
+    remember(monkeypatch, tmp_path, "")
+    monkeypatch.setenv("RAY_GCS_SERVER_PORT", "0")  # and so put back afterwards
+    if named:
+        monkeypatch.setenv("RAY_ADDRESS", "local")
+    options = cluster.ray_options()
+    assert options["address"] == "local"
+    host, _, port = options["runtime_env"]["env_vars"]["RAY_ADDRESS"].rpartition(":")
+    assert (host, port) == ("127.0.0.1", os.environ["RAY_GCS_SERVER_PORT"])
+    assert int(port) > 0
+    monkeypatch.setenv("RAY_ADDRESS", "192.0.2.1:6379")
+    assert "RAY_ADDRESS" not in cluster.ray_options()["runtime_env"]["env_vars"]
+    assert cluster.ray_options(own=True)["address"] == "local"  # whichever cluster is named
+
+
+def test_ray_data_keeps_to_its_log_file() -> None:
+    logger = logging.getLogger("ray.data")
+    before = logger.handlers[:]
+    screen, file = logging.StreamHandler(), logging.NullHandler()
+    logger.handlers[:] = [screen, file]
+    try:
+        cluster.set_up_ray_data(SimpleNamespace())
+        assert not screen.level < logging.CRITICAL
+        assert file.level == logging.NOTSET
+    finally:
+        logger.handlers[:] = before
+
+
+def test_a_killed_driver_holds_no_cluster_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "RAY_DATA_AUTOSCALING_REQUEST_EXPIRE_TIME_S"
+    monkeypatch.setenv(name, "7")
+    cluster.ray_options()
+    assert os.environ[name] == "7"  # What the user says goes first.
+    monkeypatch.delenv(name)
+    cluster.ray_options()
+    assert os.environ[name] == "30"
+
+
+class FrameworkError(Exception):
+    """Carries errors as frameworks do: in attributes."""
+
+    def __init__(self, cause: object = None, worker_failures: object = None) -> None:
+        super().__init__("a task failed")
+        self.cause = cause
+        if worker_failures is not None:
+            self.worker_failures = worker_failures
+
+
+class CopiedError(FrameworkError, UserError):
+    """A framework's own copy of the error."""
+
+
+def chained(error: BaseException) -> BaseException:
+    try:
+        raise RuntimeError("above") from error
+    except RuntimeError as wrapped:
+        return wrapped
+
+
+MISTAKE = UserError("pass --root")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MISTAKE,
+        chained(MISTAKE),
+        FrameworkError(cause=MISTAKE),
+        FrameworkError(worker_failures={0: OSError("gone"), 1: FrameworkError(cause=MISTAKE)}),
+        CopiedError(cause=MISTAKE),
+        chained(chained(FrameworkError(cause=chained(MISTAKE)))),
+    ],
+)
+def test_the_plain_mistake_is_found(error: BaseException) -> None:
+    assert find_user_error(error) is MISTAKE
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("no"), chained(OSError()), FrameworkError(cause="text"), FrameworkError()]
+)
+def test_another_error_is_nobodys_mistake(error: BaseException) -> None:
+    assert find_user_error(error) is None
+
+
+def test_circles_end() -> None:
+    a, b = FrameworkError(), FrameworkError()
+    a.cause, b.cause = b, a
+    assert find_user_error(a) is None

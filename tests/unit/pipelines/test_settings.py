@@ -1,0 +1,159 @@
+"""Settings: what is refused, and what counts as the recipe."""
+
+import json
+from dataclasses import FrozenInstanceError, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.demo_videos import DemoVideos
+from pipelines.evaluation.settings import Evaluate
+from pipelines.latents.settings import EncodeLatents
+from pipelines.sampling.settings import Sample
+from pipelines.settings import Job
+from pipelines.sharding.settings import Filters, Limits, ShardVideos
+from pipelines.training.settings import TrainLDM, TrainVQGAN
+from vqvdm.diffusion.objectives import ObjectiveConfig
+from vqvdm.errors import UserError
+from vqvdm.tokenizer.vqgan import VQGANConfig
+
+JOBS: list[type[Job]] = [
+    DemoVideos,
+    ShardVideos,
+    TrainVQGAN,
+    EncodeLatents,
+    TrainLDM,
+    Sample,
+    Evaluate,
+]
+
+
+@pytest.mark.parametrize(
+    ("job", "field", "value"),
+    [
+        (ShardVideos, "frames", 0),
+        (ShardVideos, "size", 0),
+        (ShardVideos, "size", 63),
+        (ShardVideos, "videos_per_shard", 0),
+        (ShardVideos, "stride", 0),
+        (ShardVideos, "val_fraction", 1.0),
+        (ShardVideos, "val_fraction", -0.1),
+        (ShardVideos, "val_fraction", float("nan")),
+        (ShardVideos, "fps", "fast"),
+        (ShardVideos, "limit", -1),
+        (ShardVideos, "frames_fps", 0.0),
+        (ShardVideos, "timeout_s", 0.0),
+        (ShardVideos, "max_memory_gb", float("inf")),
+        (ShardVideos, "group_by", "("),
+        (TrainVQGAN, "steps", 0),
+        (TrainVQGAN, "batch_size", 0),
+        (TrainLDM, "log_every", 0),
+        (TrainLDM, "validate_every", 0),
+        (TrainLDM, "checkpoint_every", 0),
+        (Sample, "steps", 0),
+        (Sample, "num_per_class", 0),
+        (Sample, "fps", 0.0),
+        (Evaluate, "steps", 0),
+        (Evaluate, "num_samples", 0),
+        (Evaluate, "guidance", -1.0),
+        (Sample, "guidance", float("nan")),
+        (Sample, "guidance", float("inf")),
+        (Sample, "guidance_interval", (0.5, 0.5)),
+        (Sample, "guidance_interval", (0.0, 1.5)),
+    ],
+)
+def test_what_cannot_be_is_refused(job: Any, field: str, value: Any) -> None:
+    job().check()
+    with pytest.raises(UserError, match=f"--{field.replace('_', '-')} "):
+        job(**{field: value}).check()
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (TrainVQGAN(model=VQGANConfig(quantizer="fsq", levels=(8, 1))), "FSQ levels"),
+        (TrainVQGAN(model=VQGANConfig(depths=(1,))), "as many of each"),
+        (TrainLDM(objective=ObjectiveConfig(class_dropout=1.5)), "class_dropout is 1.5"),
+        (TrainLDM(objective=ObjectiveConfig(class_dropout=float("nan"))), "class_dropout is nan"),
+        (TrainLDM(objective=ObjectiveConfig(name="v", min_snr=0.0)), "min_snr is 0.0"),
+    ],
+)
+def test_models_that_cannot_be_are_refused_before_anything_starts(config: Any, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        config.check()
+
+
+@pytest.mark.parametrize(
+    ("config", "flag"),
+    [
+        (ShardVideos(limits=Limits(max_pixels=0)), "--limits.max-pixels"),
+        (ShardVideos(filters=Filters(min_motion=-1.0)), "--filters.min-motion"),
+        (ShardVideos(splits="folders", val_list="a.txt"), "--val-list"),
+    ],
+)
+def test_limits_and_splits_that_cannot_be(config: ShardVideos, flag: str) -> None:
+    with pytest.raises(UserError, match=flag):
+        config.check()
+
+
+def test_a_batch_divides_among_workers() -> None:
+    TrainVQGAN(batch_size=6, num_workers=3).check()
+    TrainVQGAN(batch_size=7).check()
+    with pytest.raises(UserError, match="--batch-size 7"):
+        TrainVQGAN(batch_size=7, num_workers=2).check()
+
+
+@pytest.mark.parametrize(
+    ("fps", "rates"),
+    [("native", [None]), ("8", [8.0]), ("8,16", [8.0, 16.0]), ("16, 8,16.0", [16.0, 8.0])],
+)
+def test_rates(fps: str, rates: list[float | None]) -> None:
+    assert ShardVideos(fps=fps).rates == rates
+
+
+@pytest.mark.parametrize("fps", ["", "8,", "0", "8,-1", "native,8", "inf", "nan", "8,nan"])
+def test_no_rates(fps: str) -> None:
+    with pytest.raises(UserError, match="--fps"):
+        _ = ShardVideos(fps=fps).rates
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_the_recipe_knows_no_machines(job: type[Job]) -> None:
+    config = job()
+    elsewhere = replace(config, root="s3://bucket", num_workers=4, overwrite=True, dry_run=True)
+    object.__setattr__(elsewhere, "preset", "other")
+    assert config.recipe() == elsewhere.recipe()
+    assert not {"root", "num_workers", "overwrite", "dry_run", "preset"} & set(config.recipe())
+    assert json.loads(json.dumps(config.recipe()))
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "same"),
+    [
+        (ShardVideos(), ShardVideos(videos="/other", strict=True, retry_failed=True), True),
+        (ShardVideos(), ShardVideos(timeout_s=1.0, max_memory_gb=1.0), True),
+        (ShardVideos(), ShardVideos(frames=8), False),
+        (ShardVideos(), ShardVideos(filters=Filters(min_size=8)), False),
+        (ShardVideos(), ShardVideos(limits=Limits(max_pixels=8)), False),
+        (TrainLDM(), TrainLDM(name="other", log_every=1, keep=9), True),
+        (TrainLDM(), TrainLDM(seed=1), False),
+        (TrainLDM(), TrainLDM(model=replace(TrainLDM().model, width=32)), False),
+        (Sample(), Sample(output="other"), True),
+        (Sample(), Sample(guidance=1.0), False),
+    ],
+)
+def test_the_recipe_is_what_decides_the_result(a: Job, b: Job, same: bool) -> None:
+    assert (a.recipe() == b.recipe()) == same
+
+
+def test_places_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert ShardVideos(root="runs/a").workspace.clips == f"{tmp_path}/runs/a/clips"
+    assert ShardVideos(root="s3://bucket/a/").videos_uri == "s3://bucket/a/videos"
+    assert ShardVideos(videos="raw/").videos_uri == f"{tmp_path}/raw"
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(FrozenInstanceError):
+        Job().root = "other"  # type: ignore[misc]

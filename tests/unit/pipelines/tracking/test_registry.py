@@ -1,0 +1,145 @@
+"""Versions in a real MLflow registry: served without a pickle, and one of them the champion."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from mlflow import pyfunc
+from mlflow.exceptions import MlflowException
+from mlflow.models import get_model_info
+from mlflow.tracking import MlflowClient
+
+from pipelines.sampling.settings import Sample
+from pipelines.tracking import registry
+from pipelines.tracking.registry import distance_of, judge, model_name, register
+from pipelines.tracking.run import Run, start_run
+from tests.tiny import write_bundle
+from vqvdm import VideoGenerator
+from vqvdm.checkpoint import load_config
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("registry")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+        yield f"sqlite:///{folder}/mlflow.db"
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("bundles")
+    return [write_bundle(folder / str(seed), seed=seed) for seed in range(3)]
+
+
+@pytest.fixture
+def run(store: str, tmp_path: Path) -> Iterator[Run]:
+    with start_run("train_ldm", Sample(root=str(tmp_path))) as run:
+        yield run
+
+
+def fingerprint(bundle: Path) -> str:
+    return str(load_config(bundle)["fingerprint"])
+
+
+def outcome(fvd: float | None, measured_on: str = "protocol") -> dict[str, Any]:
+    metrics = {"psnr": 20.0, "floor/fvd_builtin": 0.1}
+    if fvd is not None:
+        metrics |= {"fvd_builtin": fvd, "fvd_builtin_ci95": 0.0}
+    return {"metrics": metrics, "measured_on": measured_on}
+
+
+def champion(run: Run, root: str) -> str | None:
+    aliases = MlflowClient(run.uri).get_registered_model(model_name(root)).aliases
+    return str(aliases["champion"]) if "champion" in aliases else None
+
+
+def test_a_version_holds_all_it_needs(run: Run, bundles: list[Path], tmp_path: Path) -> None:
+    root = str(tmp_path)
+    said = register(run, root, str(bundles[0]))
+    name = model_name(root)
+    assert said == f"models:/{name}/1"
+    assert register(run, root, str(bundles[0])) == f"models:/{name}/1 is there already"
+    version = MlflowClient(run.uri).get_model_version(name, "1")
+    assert version.tags["fingerprint"] == fingerprint(bundles[0])
+    assert version.run_id == run.id
+    assert "A tiny model" in version.description
+    folder = next(
+        Path(run.uri.removeprefix("sqlite:///")).parent.rglob(f"{run.id}/artifacts/model")
+    )
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert {path.suffix for path in files}.isdisjoint({".pkl", ".pickle", ".pth", ".pt"})
+    assert any(path.name == "model.safetensors" for path in files)
+
+
+def test_the_model_predicts_what_the_bundle_does(
+    run: Run, bundles: list[Path], tmp_path: Path
+) -> None:
+    root = str(tmp_path)
+    register(run, root, str(bundles[1]))
+    judge(run, root, fingerprint(bundles[1]), outcome(1.0))
+    model = pyfunc.load_model(f"models:/{model_name(root)}@champion")
+    asked = pd.DataFrame({"class": ["seven", "zero", "seven"], "fps": [8.0, 16.0, 8.0]})
+    videos = model.predict(asked, params={"steps": 2, "seed": 5})
+    assert (videos.shape, videos.dtype) == ((3, 16, 32, 32, 3), np.uint8)
+    generator = VideoGenerator.load(bundles[1])
+    expected = generator.sample(["seven"], fps=8.0, steps=2, seed=[(5, 2)])
+    assert np.array_equal(videos[2], expected[0])
+    info = get_model_info(f"models:/{model_name(root)}@champion")
+    assert info.signature.inputs.input_names() == ["class", "fps"]
+    assert {each.name for each in info.signature.params} == {"steps", "guidance", "seed"}
+    assert model.input_example.to_dict("list") == {"class": ["zero"], "fps": [8.0]}
+    assert model.predict(model.input_example, params={"steps": 1}).shape == (1, 16, 32, 32, 3)
+    with pytest.raises(MlflowException):  # the signature is enforced
+        model.predict(pd.DataFrame({"speed": [1.0]}))
+
+
+def test_only_a_better_model_takes_over(run: Run, bundles: list[Path], tmp_path: Path) -> None:
+    root = str(tmp_path)
+    for bundle in bundles:
+        register(run, root, str(bundle))
+
+    def after(number: int, *what: Any) -> tuple[str | None, str]:
+        said = judge(run, root, fingerprint(bundles[number]), outcome(*what))
+        return champion(run, root), said
+
+    assert after(0, None)[0] is None  # nothing measured, nobody crowned
+    assert after(0, 5.0) == ("1", f"champion: {model_name(root)}/1 is the first, fvd_builtin 5")
+    assert after(1, 6.0)[0] == "1"
+    alias, said = after(1, 4.0, "another protocol")
+    assert alias == "1" and "not measured in the same way" in said
+    alias, said = after(2, 4.5)
+    assert alias == "3" and "takes over" in said and "against 5" in said
+    tags = MlflowClient(run.uri).get_model_version(model_name(root), "3").tags
+    assert tags["metric.fvd_builtin"] == "4.5" and tags["metric.floor.fvd_builtin"] == "0.1"
+    assert tags["evaluation_run"] == run.id
+
+
+def test_an_unregistered_model_is_judged_by_nobody(run: Run, tmp_path: Path) -> None:
+    assert "in no registry" in judge(run, str(tmp_path / "other"), "unknown", outcome(1.0))
+
+
+def test_a_store_without_a_registry_is_said(
+    run: Run, bundles: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise MlflowException("Model registry functionality is unavailable")
+
+    monkeypatch.setattr(registry.MlflowClient, "search_model_versions", refuse)
+    said = register(run, str(tmp_path), str(bundles[0]))
+    assert said.startswith("not registered: the tracking store has no usable model registry")
+    assert "refused" in judge(run, str(tmp_path), "f", outcome(1.0))
+
+
+def test_names_of_models_come_from_roots() -> None:
+    assert model_name("s3://bucket/my runs/ucf 101/") == "vqvdm-ucf-101"
+    assert model_name("/runs/demo") == "vqvdm-demo"
+
+
+def test_the_deciding_figure_is_fvd_and_no_floor_or_interval() -> None:
+    assert distance_of(outcome(2.0)["metrics"]) == ("fvd_builtin", 2.0)
+    assert distance_of({"fvd_ci95": 1.0, "rfvd": 1.0, "floor/fvd": 1.0}) is None
+    assert distance_of({"fvd": 3.0, "fvd_ci95": 0.1}) == ("fvd", 3.0)

@@ -1,0 +1,242 @@
+"""Runs in a real MLflow store: their state, lineage, settings and files."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow.entities import Run as Record
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, RESOURCE_DOES_NOT_EXIST
+from mlflow.tracking import MlflowClient
+
+from pipelines.sampling.settings import Sample
+from pipelines.settings import Job
+from pipelines.tracking.run import Run, start_run, tracking_uri
+from pipelines.training.settings import TrainVQGAN
+from vqvdm.errors import UserError
+from vqvdm.tokenizer.losses import LossConfig
+from vqvdm.tokenizer.vqgan import VQGANConfig
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One database for all tests, which takes seconds to set up; each test has its own root."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/new/mlflow.db")
+        yield folder / "new"
+
+
+@pytest.fixture
+def job(store: Path, tmp_path: Path) -> Sample:
+    return Sample(root=str(tmp_path), output="mine")
+
+
+def record(run: Run) -> Record:
+    return MlflowClient(tracking_uri()).get_run(run.id)
+
+
+def status(run: Run) -> str:
+    return record(run).info.status
+
+
+def done(stage: str, config: Any, output: str = "", **inputs: str) -> Run:
+    with start_run(stage, config, inputs) as run:
+        if output:
+            run.output(output)
+    return run
+
+
+def fail(job: Sample, error: BaseException) -> Run:
+    with pytest.raises(type(error)), start_run("sample", job) as run:
+        raise error
+    return run
+
+
+def test_a_run_is_running_then_finished(job: Sample) -> None:
+    with start_run("sample", job) as run:
+        assert status(run) == "RUNNING"
+    found = record(run)
+    assert (found.info.status, found.info.run_name) == ("FINISHED", "sample-mine")
+    tags = {"stage": "sample", "preset": "demo", "root": job.root}
+    assert found.data.tags.items() >= tags.items()
+
+
+@pytest.mark.parametrize("error", [RuntimeError("broken"), KeyboardInterrupt()])
+def test_a_run_fails_with_its_job(job: Sample, error: BaseException) -> None:
+    assert status(fail(job, error)) == "FAILED"
+
+
+def test_a_failed_run_is_taken_up_by_the_same_job(job: Sample) -> None:
+    failed = fail(job, RuntimeError("broken"))
+    with start_run("sample", job) as again:
+        assert again.id == failed.id
+        assert status(again) == "RUNNING"
+    assert status(again) == "FINISHED"
+    assert done("sample", job).id != failed.id  # what is finished is not taken up
+
+
+def test_a_killed_run_is_taken_up_at_another_scale(job: Sample) -> None:
+    killed = start_run("sample", job, {"ldm": "abc"})
+    run = killed.__enter__()  # and never left
+    other = Sample(root=job.root, output=job.output, num_workers=7)
+    assert done("sample", other, ldm="abc").id == run.id
+    assert record(run).data.params["num_workers"] == "null"
+
+
+def test_another_job_starts_a_run_of_its_own(job: Sample) -> None:
+    failed = fail(job, RuntimeError("broken"))
+    others = [
+        done("sample", Sample(root=job.root, output=job.output, steps=3)),
+        done("sample", Sample(root=job.root + "2", output=job.output)),
+        done("sample", job, ldm="other"),
+        done("evaluate", job),
+    ]
+    assert len({failed.id, *(run.id for run in others)}) == 5
+    assert status(failed) == "FAILED"
+
+
+def test_the_maker_of_an_input_is_found_by_content(job: Sample, tmp_path: Path) -> None:
+    maker = done("train_ldm", job, output=f"made in {tmp_path.name}")
+    done("train_ldm", Sample(root=job.root, steps=9), output="something else")
+    user = done("sample", job, ldm=f"made in {tmp_path.name}", clips="from nowhere")
+    tags = record(user).data.tags
+    assert tags["input.ldm"] == f"made in {tmp_path.name}"
+    assert tags["input.ldm.run"] == maker.id
+    assert tags["input.clips"] == "from nowhere"
+    assert "input.clips.run" not in tags
+
+
+def test_settings_are_flattened(store: Path, tmp_path: Path) -> None:
+    model = VQGANConfig(blocks=((2, 4, 4),), widths=(8,), depths=(1,), quantizer="vq")
+    config = TrainVQGAN(root=str(tmp_path), lr=0.5, model=model, loss=LossConfig(l1=1.0))
+    found = record(done("train_vqgan", config))
+    wanted = {
+        "lr": "0.5", "name": "base", "num_workers": "null", "overwrite": "false",
+        "model.blocks": "[[2, 4, 4]]", "model.quantizer": "vq", "loss.l1": "1.0",
+    }  # fmt: skip
+    assert found.data.params.items() >= wanted.items()
+    assert found.info.run_name == "train_vqgan-base"
+    assert record(done("plain", Job(root=str(tmp_path)))).info.run_name == "plain"
+
+
+def test_artifacts_lie_beside_the_database(store: Path, job: Sample) -> None:
+    with start_run("sample", job) as run:
+        run.bytes(b"GIF", "samples/grid.gif")
+        run.json({"b": 1}, "listing.json")
+    (grid,) = store.glob(f"mlartifacts/{run.id}/artifacts/samples/grid.gif")
+    assert grid.read_bytes() == b"GIF"
+    assert json.loads((grid.parent.parent / "listing.json").read_text()) == {"b": 1}
+    assert json.loads((grid.parent.parent / "config.json").read_text())["root"] == job.root
+
+
+def test_a_worker_goes_on_in_the_run(job: Sample) -> None:
+    with start_run("sample", job) as run:
+        worker = Run(run.uri, run.id)
+        worker.metrics({"train/loss": 2.0, "val/psnr": 30.0}, step=1)
+        worker.metrics({"train/loss": 1.0}, step=2)
+        assert status(run) == "RUNNING"
+    assert record(run).data.metrics == {"train/loss": 1.0, "val/psnr": 30.0}
+    history = MlflowClient(run.uri).get_metric_history(run.id, "train/loss")
+    assert [(m.step, m.value) for m in history] == [(1, 2.0), (2, 1.0)]
+
+
+def test_the_address_is_the_environments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://example.org")
+    assert tracking_uri() == "http://example.org"
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert tracking_uri().startswith("sqlite:////")
+    assert tracking_uri().endswith("/mlflow.db")
+
+
+@pytest.fixture
+def server(store: Path, job: Sample, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Exception]]:
+    """What the tracking server fails with, while anything stands in the list."""
+    away: list[Exception] = []
+    log_batch = MlflowClient.log_batch
+
+    def maybe(self: MlflowClient, *args: Any, **kwargs: Any) -> None:
+        if away:
+            raise away[0]
+        log_batch(self, *args, **kwargs)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", maybe)
+    yield away
+
+
+AWAY = [
+    MlflowException("API request to http://… failed with exception", INTERNAL_ERROR),
+    ConnectionError("refused"),
+]
+
+
+@pytest.mark.parametrize("error", AWAY)
+def test_a_server_that_was_away_is_told_later(
+    server: list[Exception],
+    error: Exception,
+    job: Sample,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with start_run("sample", job) as run:
+        run.metrics({"train/loss": 3.0}, step=1)
+        server.append(error)
+        for step in (2, 3):
+            run.metrics({"train/loss": 1.0}, step)
+        run.tag("note", "kept in order")
+        said = capsys.readouterr().out
+        assert said.count("does not answer") == said.count("\n") == 1
+        server.clear()
+        monkeypatch.setattr(run, "_next_try_s", 1e-9)  # half a minute later
+        run.metrics({"train/loss": 0.5}, step=4)
+        assert "answers again" in capsys.readouterr().out
+    history = MlflowClient(run.uri).get_metric_history(run.id, "train/loss")
+    assert [(m.step, m.value) for m in history] == [(1, 3.0), (2, 1.0), (3, 1.0), (4, 0.5)]
+    assert record(run).data.tags["note"] == "kept in order"
+    assert status(run) == "FINISHED"
+
+
+def test_what_a_server_was_never_told_is_named(
+    server: list[Exception], job: Sample, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with start_run("sample", job) as run:
+        server.append(AWAY[0])
+        for step in range(3):
+            run.metrics({"train/loss": 1.0}, step)
+    assert "never got: 3 x metrics, 1 x the end" in capsys.readouterr().out
+
+
+def test_a_server_that_refuses_is_an_error(server: list[Exception], job: Sample) -> None:
+    with pytest.raises(MlflowException, match="no such"), start_run("sample", job) as run:
+        server.append(MlflowException("no such", RESOURCE_DOES_NOT_EXIST))
+        run.metrics({"train/loss": 1.0})
+
+
+def test_no_server_at_the_start_is_told_in_one_line(
+    job: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(UserError, match=r"127\.0\.0\.1:9 does not answer: start it"):
+        start_run("sample", job).__enter__()
+
+
+def test_inputs_are_datasets_with_their_digest(job: Sample) -> None:
+    found = record(done("train_ldm", job, latents="0123456789abcdef"))
+    (dataset,) = [each.dataset for each in found.inputs.dataset_inputs]
+    assert (dataset.name, dataset.digest) == ("latents", "0123456789abcdef")
+    assert json.loads(dataset.source) == {"uri": f"{job.root}/latents"}
+
+
+def test_the_use_of_the_machine_is_noted_down(job: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+    with start_run("sample", job) as run:
+        with Run(run.uri, run.id).system_metrics():
+            time.sleep(1.5)
+        first = record(run).data.metrics
+        assert {"system/cpu_utilization_percentage", "system/system_memory_usage_megabytes"} <= set(
+            first
+        )

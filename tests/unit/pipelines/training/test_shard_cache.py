@@ -1,0 +1,61 @@
+"""Shards at hand: within their limit, fetched before they are needed, verified."""
+
+import itertools
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipelines.io import storage
+from pipelines.io.markers import Marker
+from pipelines.io.shards import ShardWriter
+from pipelines.training.loader import Batch, Loader
+
+KEYS = ["a0", "a1", "a2", "b0", "c0", "c1", "c2"]
+
+
+def write_shards(folder: str) -> list[Marker]:
+    markers = []
+    for index, letter in enumerate("abc"):
+        with ShardWriter(folder, f"train-{index:06d}") as writer:
+            for key in (key for key in KEYS if key[0] == letter):
+                writer.add(key, {"txt": str(KEYS.index(key)).encode()})
+            markers.append(writer.publish([letter], "spec", "made", {}))
+    return markers
+
+
+def number(members: dict[str, bytes]) -> dict[str, Tensor]:
+    return {"number": torch.tensor(int(members["txt"]))}
+
+
+def keys(batches: Iterator[Batch], count: int) -> list[list[str]]:
+    return [batch.keys for batch in itertools.islice(batches, count)]
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_shards_at_hand_stay_within_their_limit(tmp_path: Path, remote: bool) -> None:
+    folder = f"memory://{uuid.uuid4().hex}/clips" if remote else str(tmp_path)
+    markers = write_shards(folder)
+    largest = max(marker.bytes for marker in markers)
+    loader = Loader(folder, markers, "job", number, cache_gb=1.5 * largest / 1e9)
+    for batch in itertools.islice(loader.train(0, 0, 3), 30):
+        assert batch.tensors["number"].tolist() == [KEYS.index(key) for key in batch.keys]
+        # Those on their way and the one in use may come on top.
+        assert loader.cache.held_bytes <= loader.cache.limit_bytes + 2 * largest
+    copies = list(Path(loader.cache._temporary.name).iterdir())
+    assert len(copies) <= (2 if remote else 0)
+
+
+def test_the_next_shards_are_fetched_before_they_are_needed() -> None:
+    folder = f"memory://{uuid.uuid4().hex}/clips"
+    loader = Loader(folder, write_shards(folder), "job", number)
+    loader.cache.expect([0, 2])
+    for waiting in loader.cache._open_shards.values():
+        waiting.result(10)
+    for name in ("train-000000.tar", "train-000002.tar"):
+        storage.delete(storage.join(folder, name))
+    assert loader.cache.read(2, "c0")["txt"] == b"4"
+    assert loader.cache.read(0, "a0")["txt"] == b"0"

@@ -1,0 +1,31 @@
+"""The grid is a moving picture of all videos."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipelines.video import Frames
+from pipelines.video.grid import grid
+
+
+def flashing(*colour: int) -> Frames:
+    """A video in one colour that grows darker."""
+    steps = np.array([1.0, 0.75, 0.5])[:, None, None, None]
+    return (np.full((3, 8, 12, 3), colour) * steps).astype(np.uint8)
+
+
+def test_the_grid_is_an_animation_of_all_videos() -> None:
+    colours = [(250, 0, 0), (0, 250, 0), (0, 0, 250), (200, 200, 200), (250, 250, 0)]
+    gif = Image.open(io.BytesIO(grid([flashing(*c) for c in colours], columns=2, fps=8)))
+    assert (gif.format, gif.size) == ("GIF", (2 * 12, 3 * 8))
+    assert (getattr(gif, "n_frames", 1), gif.info["loop"]) == (3, 0)
+    for index in range(3):
+        gif.seek(index)
+        assert gif.info["duration"] == pytest.approx(125, abs=10)  # GIF counts in 10 ms
+        frame = np.asarray(gif.convert("RGB")).astype(int)
+        for place, colour in enumerate([*colours, (0, 0, 0)]):
+            top, left = place // 2 * 8, place % 2 * 12
+            wanted = np.array(colour) * (1 - index / 4)
+            assert np.abs(frame[top : top + 8, left : left + 12] - wanted).max() <= 8

@@ -1,0 +1,36 @@
+"""Reasons: every one is explained, none is idle, and errors survive the way between processes."""
+
+import pickle
+import re
+from pathlib import Path
+
+import pytest
+
+from pipelines.video.reasons import FAILURES, FILTERED, REASONS, VideoError
+
+ROOT = Path(__file__).parents[4]
+
+
+def test_every_reason_is_given_somewhere_and_every_given_one_is_explained() -> None:
+    files = [*(ROOT / "pipelines/sharding").glob("*.py"), *(ROOT / "pipelines/video").glob("*.py")]
+    text = "".join(file.read_text() for file in files if file.name != "reasons.py")
+    assert set(re.findall(r'VideoError\(\s*"(\w+)"', text)) <= REASONS.keys()
+    assert [reason for reason in REASONS if f'"{reason}"' not in text] == []
+
+
+def test_the_documentation_has_the_same_table() -> None:
+    page = (ROOT / "docs/videos.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", page, re.M))
+    assert rows == REASONS
+    assert page.index("`missing`") < page.index("`too_small`")
+
+
+def test_failures_and_filters_are_told_apart() -> None:
+    assert not FAILURES.keys() & FILTERED.keys()
+    with pytest.raises(AssertionError):
+        VideoError("bad_luck")
+
+
+def test_an_error_can_be_sent() -> None:
+    error = pickle.loads(pickle.dumps(VideoError("too_long", "9000.0 s", 9000.0)))
+    assert (error.reason, error.detail, error.score) == ("too_long", "9000.0 s", 9000.0)
