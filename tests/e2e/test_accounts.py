@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tests.unit.pipelines.test_near_duplicates import made
 
 from pipelines.io import storage
 from pipelines.sharding import manifest
 from tests.odd_videos import cut, image_folder, write
+from tests.unit.pipelines.sharding.test_perceptual_hash import made
 
 
 def videos(folder: Path) -> Path:
