@@ -27,6 +27,7 @@ from pipelines.io import storage
 from pipelines.io.shards import Marker
 from pipelines.io.video import Frames, decode_clip
 from pipelines.training.loader import Loader, clip_arrays
+from vqvdm.diffusion.samplers import SamplingOptions
 from vqvdm.metrics.frame_classifier import train_frame_classifier
 
 AT_ONCE = 16
@@ -118,7 +119,7 @@ def time_sampling(config: Evaluate) -> dict[str, Any]:
     made = Generate(config.workspace.ldm(config.ldm), config, "auto", local_cpus())
     generator = made.generator
     label = generator.classes[0] if generator.classes else None
-    fps = float(generator.about["fps"][0])
+    fps = float(generator.metadata["fps"][0])
     steps = min(10, config.steps)
 
     def seconds(work: Any) -> list[float]:
@@ -130,14 +131,11 @@ def time_sampling(config: Evaluate) -> dict[str, Any]:
             taken.append(time.perf_counter() - since)
         return taken
 
-    z = generator.sample_latents([label], fps, steps, config.guidance, 0, config.sampler)
+    options = SamplingOptions(steps, config.guidance, config.sampler)
+    z = generator.sample_latents([label], fps, options=options)
     per_100 = [
         taken * 100 / steps
-        for taken in seconds(
-            lambda: generator.sample_latents(
-                [label], fps, steps, config.guidance, 0, config.sampler
-            ).cpu()
-        )
+        for taken in seconds(lambda: generator.sample_latents([label], fps, options=options).cpu())
     ]
     decode = seconds(lambda: generator.vqgan.decode(z).cpu())
     return {

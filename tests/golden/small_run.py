@@ -96,11 +96,12 @@ def outcome(root: Path) -> dict[str, Any]:
         for path in sorted(root.glob(pattern))
     }
     fingerprints = {
-        f"{file} {name}": json.loads((root / file).read_text())[name]
-        for file, name in FINGERPRINTS
+        f"{file} {name}": json.loads((root / file).read_text())[name] for file, name in FINGERPRINTS
     }
     latents = json.loads((root / "latents/base/index.json").read_text())
-    figures = {f"latent {name} {i}": x for name in ("mean", "std") for i, x in enumerate(latents[name])}
+    figures = {
+        f"latent {name} {i}": x for name in ("mean", "std") for i, x in enumerate(latents[name])
+    }
     for stage in ("vqgan", "ldm"):
         figures |= json.loads((root / f"{stage}/base/config.json").read_text())["validation"]
     sums["samples"] = sampled(root)

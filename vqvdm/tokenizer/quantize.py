@@ -1,10 +1,9 @@
 """Quantisers: continuous latents to the nearest entry of a codebook.
 
-Both keep one contract: `bound` turns what the encoder puts out into the *raw latent*, the
-continuous tensor that is cached and diffused; `forward` quantises raw latents, so that a
-decoder quantises what a sampler made just as it does what an encoder made. A pass through one
-changes nothing: codes learn in `learn`, once a step and from the whole batch, wherever its parts
-were encoded.
+Both have one interface. `bound` turns the encoder's output into the *raw latent*, the continuous
+tensor that is stored and diffused. `forward` quantises raw latents, from an encoder or a sampler,
+and leaves placed codes as they are. `learn` moves the codes, once a step, from the whole batch of
+all workers.
 
 Shapes: B batch, C latent channels, T frames, H height, W width.
 """
@@ -42,22 +41,22 @@ class Quantizer(Protocol):
     def __call__(self, z_BCTHW: Tensor) -> Quantized: ...
 
     def start(self, z_NC: Tensor) -> None:
-        """Place the codes among the first raw latents, unless they have been placed."""
+        """Place the codes by the first raw latents, unless they have been placed."""
 
     def learn(self, z_NC: Tensor, indices_N: Tensor) -> None:
-        """Move the codes after a step, given all its raw latents and which code each took."""
+        """Move the codes after a step, given its raw latents and the index of each one's code."""
 
 
 class FiniteScalar(nn.Module):
     """Finite scalar quantisation (Mentzer et al., 2023): each channel rounds to its own levels.
 
-    The codebook is implied, so nothing can collapse and the VQ loss is zero. Raw latents lie
-    in [-1, 1].
+    The codes are a fixed grid: nothing is learned and the VQ loss is zero. Raw latents lie in
+    [-1, 1].
     """
 
     def __init__(self, levels: tuple[int, ...]) -> None:
         super().__init__()
-        # Imported where it is used: it takes as long to import as torch itself.
+        # Imported here because it takes as long as importing torch.
         from vector_quantize_pytorch import FSQ
 
         self.fsq = FSQ(list(levels), preserve_symmetry=True, bound_hard_clamp=True)
@@ -71,10 +70,10 @@ class FiniteScalar(nn.Module):
         return Quantized(z, indices, z.new_zeros(()))
 
     def start(self, z_NC: Tensor) -> None:
-        """Nothing: the codes are fixed."""
+        """Does nothing: the codes are fixed."""
 
     def learn(self, z_NC: Tensor, indices_N: Tensor) -> None:
-        """Nothing: the codes are fixed."""
+        """Does nothing: the codes are fixed."""
 
 
 class Codebook(nn.Module):
@@ -148,7 +147,7 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def learn(self, z_NC: Tensor, indices_N: Tensor) -> None:
-        """Update the moving averages (equations 6 to 8), then replace codes that few latents took."""
+        """Update the moving averages (equations 6 to 8), then replace rarely used codes."""
         z_NC = self._direction(z_NC.float())
         counts_K, sums_KC = self._gather(z_NC, indices_N)
         self.counts_K.lerp_(counts_K.float(), 1 - self.decay)
@@ -231,9 +230,7 @@ def _to_stored_keys(module: nn.Module, state: dict[str, Tensor], prefix: str, _:
         state[prefix + key] = value[None] if value.ndim else value
 
 
-def _from_stored_keys(
-    module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object
-) -> None:
+def _from_stored_keys(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
     for name, key in STORED_KEYS.items():
         if prefix + key in state:
             value = state.pop(prefix + key)

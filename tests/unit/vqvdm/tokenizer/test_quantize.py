@@ -252,7 +252,7 @@ def test_a_state_that_does_not_fit_is_refused() -> None:
         Codebook(3, 16).load_state_dict(Codebook(4, 16).state_dict())
     state = Codebook(3, 16).state_dict()
     del state["vq._codebook.embed"]
-    with pytest.raises(RuntimeError, match="Missing key.*codes_KC"):
+    with pytest.raises(RuntimeError, match=r"Missing key.*codes_KC"):
         Codebook(3, 16).load_state_dict(state)
     with pytest.raises(RuntimeError, match="Unexpected key"):
         Codebook(3, 16).load_state_dict(Codebook(3, 16).state_dict() | {"vq.more": torch.ones(1)})
