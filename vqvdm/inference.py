@@ -7,8 +7,8 @@ from typing import Literal, TypeVar
 import torch
 from torch import nn
 
-from vqvdm import cpu
 from vqvdm.checkpoint import on_device
+from vqvdm.cpu import pack
 from vqvdm.errors import UserError
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -38,5 +38,5 @@ def ready(net: Module, device: torch.device | str, dtype: torch.dtype) -> Module
     """Prepare a net to run in `dtype` on a device, as fast as it can. It can no longer train."""
     net = on_device(net.eval().requires_grad_(False), device).to(dtype)
     if torch.device(device).type == "cpu" and torch.backends.mkldnn.is_available():
-        cpu.pack(net)
+        pack(net)
     return net

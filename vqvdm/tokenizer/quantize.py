@@ -160,7 +160,10 @@ class Codebook(nn.Module):
         return F.normalize(rows, dim=-1, eps=1e-6) if self.cosine else rows
 
     def _similarity(self, z_NC: Tensor, codes_KC: Tensor) -> Tensor:
-        """Cosine or negative distance of every latent and code, (N, K)."""
+        """Cosine or negative distance of every latent and code, (N, K).
+
+        Not the formula of `_nearest`, which rounds near ties otherwise: trainings must not change.
+        """
         products_NK = torch.einsum("nc,kc->nk", z_NC, codes_KC)
         if self.cosine:
             return products_NK
@@ -215,7 +218,7 @@ def _draw(z_NC: Tensor, count: int) -> Tensor:
 
 
 # Files and checkpoints keep the names and shapes that vector_quantize_pytorch gave these buffers,
-# so that those made with it still load.
+# so that those made with it still load. Hooks are simpler than nested modules of these names.
 STORED_KEYS = {
     "placed": "vq._codebook.initted",
     "counts_K": "vq._codebook.cluster_size",
