@@ -49,7 +49,7 @@ def write_bundle(folder: Path, latent: tuple[int, ...] = LATENT) -> None:
     """Both nets of the preset `ucf101`, as `train_ldm` leaves them."""
     vqgan = VQGAN(ucf101().train_vqgan.model)
     assert isinstance(vqgan.quantizer, Codebook)
-    vqgan.quantizer.vq._codebook.initted.fill_(True)  # as in a trained one: codes have places
+    vqgan.quantizer.placed.fill_(True)  # as in a trained one
     about = {
         "model": asdict(DENOISER),
         "classes": CLASSES,
@@ -68,7 +68,7 @@ def generator(precision: Precision = "auto", latent: tuple[int, ...] = LATENT) -
 
 
 def sample(made: VideoGenerator, steps: int, guidance: float = 1.0, count: int = 1) -> None:
-    made.sample(CLASSES[:count], 25.0, steps, guidance, sampler="euler")
+    made.sample(CLASSES[:count], 25.0, steps=steps, guidance=guidance, sampler="euler")
 
 
 def seconds(work: Clip) -> float:

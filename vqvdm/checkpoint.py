@@ -29,7 +29,7 @@ def save_model(folder: Path, model: nn.Module, config: dict[str, Any]) -> None:
 
 
 def load_config(folder: Path) -> dict[str, Any]:
-    """The `config.json` of a model's folder; `UserError` where there is none."""
+    """The `config.json` of a model's folder; `UserError` if it is missing or damaged."""
     try:
         return json.loads((folder / "config.json").read_text())
     except (FileNotFoundError, NotADirectoryError):
@@ -39,8 +39,8 @@ def load_config(folder: Path) -> dict[str, Any]:
 
 
 def as_config(kind: type[Config], values: Mapping[str, Any]) -> Config:
-    """A configuration from what JSON made of it, whose lists were tuples; `UserError` if it is of
-    another kind."""
+    """Build a configuration from parsed JSON, whose lists become tuples again. `UserError` if the
+    fields do not match."""
 
     def frozen(value: Any) -> Any:
         return tuple(map(frozen, value)) if isinstance(value, list) else value
@@ -52,12 +52,12 @@ def as_config(kind: type[Config], values: Mapping[str, Any]) -> Config:
 
 
 def load_weights(folder: Path, model: nn.Module) -> None:
-    """Give a model, which may be on the meta device, the tensors of `model.safetensors`, each in
-    the dtype that the model has it in; `UserError` where the shapes do not fit."""
+    """Load `model.safetensors` into a model, which may be on the meta device. Each tensor takes the
+    dtype that the model has. `UserError` if the shapes do not fit."""
     dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}
     try:
         with safe_open(folder / "model.safetensors", "pt") as file:
-            # One by one, so that a net that runs in bf16 never lies there in fp32 as well.
+            # One by one, so that a net in bf16 is never held in fp32 as a whole.
             tensors = {
                 name: file.get_tensor(name).to(dtypes.get(name), copy=True)
                 for name in file.keys()  # noqa: SIM118
@@ -75,7 +75,7 @@ def load_weights(folder: Path, model: nn.Module) -> None:
 
 
 def weights_fingerprint(folder: Path) -> str:
-    """Short sha256 of the weights."""
+    """The first 16 hexadecimal digits of the sha256 of the weights."""
     return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()[:16]
 
 
@@ -87,7 +87,7 @@ def save_state(path: Path, state: Any) -> None:
 
 
 def load_state(path: Path) -> Any:
-    """What `save_state` wrote; raises `ValueError` for a damaged file."""
+    """Read what `save_state` wrote; `ValueError` if the file is damaged."""
     try:
         with safe_open(path, "pt") as file:
             tree = json.loads(file.metadata()["tree"])
@@ -98,10 +98,11 @@ def load_state(path: Path) -> Any:
 
 
 def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """Replace tensors by their names, and keep the kinds of keys, which JSON would lose."""
+    """Replace tensors by their names. Dicts become lists of pairs, because JSON would turn all
+    keys into strings."""
     if isinstance(value, Tensor):
         name = str(len(tensors))
-        # Tied tensors are stored apart: safetensors refuses shared memory.
+        # A copy, because safetensors refuses tensors that share memory.
         tensors[name] = value.detach().cpu().clone().contiguous()
         return {"tensor": name}
     if isinstance(value, dict):
@@ -126,5 +127,5 @@ def _unpack(node: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def on_device(module: Module, device: torch.device | str) -> Module:
-    """A module ready to run: moved, 3D convolutions in the layout that is fastest for them."""
+    """Move a module to a device, with 3D convolutions in their fastest memory layout."""
     return module.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]

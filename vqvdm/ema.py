@@ -7,16 +7,19 @@ from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 Model = TypeVar("Model", bound=nn.Module)
 
 
 class EMA(Generic[Model]):
-    """Keeps `average`, a copy of the model that follows its weights slowly.
+    """Keeps `average`, a copy of the model whose weights are moving averages of the model's.
 
     The decay starts low and grows to `decay` as (1 + step) / (10 + step), so that the first
-    steps, far from the end, are soon forgotten.
+    weights, which are far from the last, are soon forgotten.
     """
+
+    # torch's AveragedModel copies the model at its first update; this one averages from the start.
 
     def __init__(self, model: Model, decay: float) -> None:
         self.decay = decay
@@ -25,8 +28,8 @@ class EMA(Generic[Model]):
     @torch.no_grad()
     def update(self, model: Model, step: int) -> None:
         """Move towards `model` after training step `step` (from 0). Buffers are copied."""
-        decay = min(self.decay, (1 + step) / (10 + step))
-        mine: list[Tensor] = list(self.average.parameters())
-        torch._foreach_lerp_(mine, list[Tensor](model.parameters()), 1 - decay)
-        for kept, new in zip(self.average.buffers(), model.buffers(), strict=True):
-            kept.copy_(new)
+        move = get_ema_multi_avg_fn(min(self.decay, (1 + step) / (10 + step)))
+        averages: list[Tensor] = list(self.average.parameters())
+        move(averages, list[Tensor](model.parameters()), None)
+        for average, new in zip(self.average.buffers(), model.buffers(), strict=True):
+            average.copy_(new)

@@ -1,4 +1,4 @@
-"""A bundle on disk to videos: the whole model in three lines.
+"""From a bundle on disk to videos: the whole model in two lines.
 
     generator = VideoGenerator.load("runs/demo/ldm/base")
     videos = generator.sample(classes=["zero", "seven"], fps=8)
@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vqvdm.checkpoint import as_config, load_config, load_weights, on_device
-from vqvdm.diffusion.samplers import clipped, even_points, find_sampler, guided
+from vqvdm.diffusion.samplers import (
+    SamplingOptions,
+    clipped,
+    even_points,
+    find_sampler,
+    guided,
+)
 from vqvdm.diffusion.unet import UNet, UNetConfig
 from vqvdm.errors import UserError
 from vqvdm.inference import Precision, ready, resolve_precision
 from vqvdm.seeds import mix
 from vqvdm.tokenizer.pixels import PIXELS, Pixels
 from vqvdm.tokenizer.vqgan import VQGAN, VQGANConfig
+
+DEFAULT_OPTIONS = SamplingOptions()
 
 
 def from_uint8(video_BTHWC: Tensor) -> Tensor:
@@ -43,8 +52,8 @@ def to_uint8(x_BCTHW: Tensor) -> Tensor:
 
 
 class Noise:
-    """Standard normal draws (N, *shape), each video's from a seed of its own, so that a video does
-    not depend on its neighbours."""
+    """Standard normal draws (N, *shape). Each video has its own seed, so that it does not depend on
+    its neighbours."""
 
     def __init__(
         self, shape: tuple[int, ...], seeds: Sequence[Sequence[int]], device: torch.device
@@ -62,7 +71,7 @@ def load_vqgan(
     device: torch.device | str = "cpu",
     decoder_dtype: torch.dtype = torch.float32,
 ) -> VQGAN | Pixels:
-    """The tokenizer of a local export, ready to encode in float32 and to decode in
+    """Load the tokenizer of a local export. It encodes in float32 and decodes in
     `decoder_dtype`."""
     folder = Path(folder)
     config = load_config(folder)["model"]
@@ -78,12 +87,15 @@ def load_vqgan(
 class VideoGenerator:
     """A class-conditional video generator: denoiser, sampler and decoder."""
 
-    def __init__(self, denoiser: UNet, vqgan: VQGAN | Pixels, about: dict[str, Any]) -> None:
-        """Nets on one device, as they are; `load` makes them ready to run."""
-        self.denoiser, self.vqgan, self.about = denoiser, vqgan, about
-        self.classes: list[str] = about["classes"]
+    def __init__(self, denoiser: UNet, vqgan: VQGAN | Pixels, metadata: dict[str, Any]) -> None:
+        """Takes nets on one device as they are; `load` also makes them ready to run.
+
+        `metadata` is the bundle's config.json.
+        """
+        self.denoiser, self.vqgan, self.metadata = denoiser, vqgan, metadata
+        self.classes: list[str] = metadata["classes"]
         device = next(denoiser.parameters()).device
-        mean, std = (torch.tensor(about["latents"][k], device=device) for k in ("mean", "std"))
+        mean, std = (torch.tensor(metadata["latents"][k], device=device) for k in ("mean", "std"))
         self._mean_C111, self._std_C111 = mean.view(-1, 1, 1, 1), std.view(-1, 1, 1, 1)
 
     @classmethod
@@ -93,27 +105,28 @@ class VideoGenerator:
         device: torch.device | str = "cpu",
         precision: Precision = "auto",
     ) -> VideoGenerator:
-        """Load a local bundle, ldm/NAME; `UserError` where it is incomplete.
+        """Load a local bundle, ldm/NAME; `UserError` if it is incomplete.
 
-        `precision` is that of denoiser and decoder: `auto` takes bf16 where the device is fast
-        at it. Sampler and quantiser compute in float32 always.
+        `precision` applies to the denoiser and the decoder: `auto` is bf16 where the device is
+        fast at it. The sampler and the quantiser always compute in float32.
         """
         folder = Path(folder)
-        about = load_config(folder)
-        config = as_config(UNetConfig, about["model"])
+        metadata = load_config(folder)
+        config = as_config(UNetConfig, metadata["model"])
         dtype = resolve_precision(precision, torch.device(device))
         with torch.device("meta"):
-            denoiser = UNet(config, about["latents"]["shape"][0], len(about["classes"])).to(dtype)
+            channels, classes = metadata["latents"]["shape"][0], metadata["classes"]
+            denoiser = UNet(config, channels, len(classes)).to(dtype)
         load_weights(folder, denoiser)
         vqgan = load_vqgan(folder / "vqgan", device, dtype)
         ready(denoiser, device, dtype)
         if isinstance(vqgan, VQGAN):
             ready(vqgan.decoder, device, dtype)
-        return cls(denoiser, vqgan, about)
+        return cls(denoiser, vqgan, metadata)
 
     @staticmethod
     def check_classes(wanted: Sequence[str | None], known: Sequence[str]) -> None:
-        """`UserError` with the nearest name for a class that is not known; None always is."""
+        """`UserError` for an unknown class, with the nearest known name. None is always allowed."""
         for name in wanted:
             if name is not None and name not in known:
                 near = difflib.get_close_matches(name, known, 1, cutoff=0.4)
@@ -122,7 +135,7 @@ class VideoGenerator:
                 raise UserError(f"unknown class {name!r}: {hint}Classes: {listing}")
 
     def class_indices(self, classes: Sequence[str | None]) -> list[int]:
-        """Index of each class; None stands for no class. `UserError` for an unknown one."""
+        """Index of each class; None stands for "no class". `UserError` for an unknown one."""
         self.check_classes(classes, self.classes)
         return [len(self.classes) if c is None else self.classes.index(c) for c in classes]
 
@@ -131,39 +144,39 @@ class VideoGenerator:
         self,
         classes: Sequence[str | None],
         fps: float = 16.0,
-        steps: int = 20,
-        guidance: float = 2.0,
+        *,
         seed: int | Sequence[tuple[int, ...]] = 0,
-        sampler: str | None = None,
-        guidance_interval: tuple[float, float] = (0.0, 1.0),
+        options: SamplingOptions = DEFAULT_OPTIONS,
+        **changes: Any,
     ) -> Tensor:
         """Raw latents (N, C, T, H, W), one for each class named; see `sample`."""
+        options = replace(options, **changes)
+        options.check()
         if not 0 < fps < math.inf:
             raise UserError(f"fps is {fps}: it must be above 0, and finite")
-        if steps < 1:
-            raise UserError(f"steps is {steps}: at least 1 is needed")
-        if not 0 <= guidance < math.inf:
-            raise UserError(f"guidance is {guidance}: it must be at least 0, 1 being none")
-        if not 0 <= guidance_interval[0] < guidance_interval[1] <= 1:
-            raise UserError(
-                f"guidance_interval is {guidance_interval}: give two times, rising, "
-                "between 0 (data) and 1 (noise)"
-            )
         if isinstance(classes, str) or not classes:
             raise UserError("classes must be a list of names, one for each video")
         seeds = seed if isinstance(seed, Sequence) else [(seed, i) for i in range(len(classes))]
         if len(seeds) != len(classes):
             raise UserError(f"{len(seeds)} seeds for {len(classes)} classes: give as many of each")
-        objective = self.about["objective"]["name"]
-        follow = find_sampler(objective, sampler)
+        objective = self.metadata["objective"]["name"]
+        sampler = find_sampler(objective, options.sampler)
         device = self._mean_C111.device
         class_B = torch.tensor(self.class_indices(classes), device=device)
         fps_B = torch.full((len(classes),), float(fps), device=device)
-        noise = Noise(tuple(self.about["latents"]["shape"]), seeds, device)
-        denoise = guided(self.denoiser, objective, class_B, fps_B, guidance, guidance_interval)
+        noise = Noise(tuple(self.metadata["latents"]["shape"]), seeds, device)
+        denoise = guided(
+            self.denoiser,
+            len(self.classes),
+            objective,
+            class_B,
+            fps_B,
+            options.guidance,
+            options.guidance_interval,
+        )
         if isinstance(self.vqgan, Pixels):
             denoise = clipped(denoise, *((x - self._mean_C111) / self._std_C111 for x in (-1, 1)))
-        z = follow(denoise, noise(), even_points(objective, steps), noise)
+        z = sampler(denoise, noise(), even_points(objective, options.steps), noise)
         return z * self._std_C111 + self._mean_C111
 
     @torch.inference_mode()
@@ -171,18 +184,19 @@ class VideoGenerator:
         self,
         classes: Sequence[str | None],
         fps: float = 16.0,
-        steps: int = 20,
-        guidance: float = 2.0,
+        *,
         seed: int | Sequence[tuple[int, ...]] = 0,
-        sampler: str | None = None,
-        guidance_interval: tuple[float, float] = (0.0, 1.0),
+        options: SamplingOptions = DEFAULT_OPTIONS,
+        **changes: Any,
     ) -> NDArray[np.uint8]:
-        """Sample one video for each class named, None standing for any class.
+        """Sample one video for each class named; None stands for any class.
 
-        `fps` is the frame rate to imitate, `steps` the sampler's, `guidance` 1 for none, and
-        applied within `guidance_interval` of the time from 1 (noise) to 0 only. `seed` is one
-        number for all videos, or some for each. Returns uint8 (N, T, H, W, 3). Raises `UserError`
-        for an unknown class, a sampler that does not fit the model, or a number out of its range.
+        `fps` is the frame rate to imitate. `seed` is one number for all videos, or a tuple of
+        numbers for each. `changes` are fields of `SamplingOptions` to replace in `options`:
+        `steps`, `guidance`, `sampler` and `guidance_interval`.
+
+        Returns uint8 (N, T, H, W, 3). Raises `UserError` for an unknown class, a sampler that does
+        not fit the model, or a number out of its range.
         """
-        z = self.sample_latents(classes, fps, steps, guidance, seed, sampler, guidance_interval)
+        z = self.sample_latents(classes, fps, seed=seed, options=options, **changes)
         return to_uint8(self.vqgan.decode(z)).numpy()

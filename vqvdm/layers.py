@@ -29,7 +29,7 @@ def zero(module: nn.Module) -> nn.Module:
 
 
 def zero_last(module: nn.Module) -> nn.Module:
-    """`zero` for the last layer of a sequence, or for the module itself."""
+    """Zero the last layer of a sequence, or a single module."""
     zero(module[-1] if isinstance(module, nn.Sequential) else module)
     return module
 
@@ -59,7 +59,7 @@ class SpaceToDepth(nn.Module):
 
 
 class DepthToSpace(nn.Module):
-    """The way back of `SpaceToDepth`: mix channels, then unfold them into (t, h, w) blocks."""
+    """Inverse of `SpaceToDepth`: mix channels, then unfold them into (t, h, w) blocks."""
 
     def __init__(self, channels_in: int, channels_out: int, block: Size3) -> None:
         super().__init__()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ def time_sampling(config: Evaluate) -> dict[str, Any]:
     made = SamplingWorker(config.workspace.ldm(config.ldm), config, "auto", local_cpus())
     generator = made.generator
     label = generator.classes[0] if generator.classes else None
-    fps = float(generator.about["fps"][0])
+    fps = float(generator.metadata["fps"][0])
     steps = min(10, config.steps)
 
     def seconds(work: Any) -> list[float]:
@@ -31,14 +32,11 @@ def time_sampling(config: Evaluate) -> dict[str, Any]:
             taken.append(time.perf_counter() - since)
         return taken
 
-    z = generator.sample_latents([label], fps, steps, config.guidance, 0, config.sampler)
+    options = replace(config.options, steps=steps)
+    z = generator.sample_latents([label], fps, options=options)
     per_100 = [
         taken * 100 / steps
-        for taken in seconds(
-            lambda: generator.sample_latents(
-                [label], fps, steps, config.guidance, 0, config.sampler
-            ).cpu()
-        )
+        for taken in seconds(lambda: generator.sample_latents([label], fps, options=options).cpu())
     ]
     decode = seconds(lambda: generator.vqgan.decode(z).cpu())
     return {

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from pipelines.settings import Job
+from vqvdm.diffusion.samplers import SamplingOptions
 from vqvdm.errors import UserError
 
 
@@ -29,12 +30,11 @@ class Sampling(Job):
     seed: int = 0
 
     def check(self) -> None:
-        if self.steps < 1:
-            raise UserError("--steps must be at least 1")
-        if not 0 <= self.guidance < math.inf:
-            raise UserError("--guidance must be at least 0, 1 being none")
-        if not 0 <= self.guidance_interval[0] < self.guidance_interval[1] <= 1:
-            raise UserError("--guidance-interval must be two times, rising, between 0 and 1")
+        self.options.check()
+
+    @property
+    def options(self) -> SamplingOptions:
+        return SamplingOptions(self.steps, self.guidance, self.sampler, self.guidance_interval)
 
 
 @dataclass(frozen=True)

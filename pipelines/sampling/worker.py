@@ -73,11 +73,8 @@ class SamplingWorker:
         return self.generator.sample(
             [request.label for request in requests],
             requests[0].fps,
-            config.steps,
-            config.guidance,
-            [request.seed(config.seed) for request in requests],
-            config.sampler,
-            config.guidance_interval,
+            seed=[request.seed(config.seed) for request in requests],
+            options=config.options,
         )
 
     def __call__(self, row: dict) -> dict:

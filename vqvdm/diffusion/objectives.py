@@ -1,7 +1,7 @@
-"""What the denoiser learns: how latents are noised, what is predicted, how the class is dropped.
+"""Training objectives: how latents are noised, what is predicted, how the class is dropped.
 
-Time runs from 0 (data) to 1 (noise) for every objective, and noised latents are always
-alpha(t) x + sigma(t) e of data x and noise e. Latents are *normalised*.
+Time runs from 0 (data) to 1 (noise) for every objective. Noised latents are
+alpha(t) x + sigma(t) e for data x and noise e. Latents are *normalised*.
 
 Shapes: B batch, C channels, T frames, H height, W width.
 """
@@ -30,10 +30,10 @@ class ObjectiveConfig:
     class_dropout: float = 0.5
     """Chance that a clip's class is dropped in training, for classifier-free guidance."""
     min_snr: float = 5.0
-    """Signal-to-noise ratio above which `v` weighs all times the same."""
+    """Gamma in the loss weights of `v`: higher signal-to-noise ratios count as this one."""
 
     def check(self) -> None:
-        """`UserError` unless dropout is a chance and the ratio one that weighs anything."""
+        """`UserError` for a number out of its range."""
         if not 0 <= self.class_dropout <= 1:
             raise UserError(f"class_dropout is {self.class_dropout}: it must lie in [0, 1]")
         if not self.min_snr > 0:
@@ -41,7 +41,7 @@ class ObjectiveConfig:
 
 
 class Noised(NamedTuple):
-    """Noised latents, what is to be predicted from them, the time and the weight of each."""
+    """Noised latents, the target to predict from them, and the time and loss weight of each."""
 
     z_BCTHW: Tensor
     target_BCTHW: Tensor
@@ -50,7 +50,7 @@ class Noised(NamedTuple):
 
 
 class Denoised(NamedTuple):
-    """What a prediction says of the data and of the noise in noised latents."""
+    """The data and the noise in noised latents, as estimated from a prediction."""
 
     data_BCTHW: Tensor
     noise_BCTHW: Tensor
@@ -63,9 +63,9 @@ def _expand(value_B: Tensor) -> Tensor:
 def alpha_sigma(name: ObjectiveName, time_B: Tensor) -> tuple[Tensor, Tensor]:
     """Levels of signal and noise at a time.
 
-    A flow is straight: 1 - t and t. The others follow the cosine schedule (Nichol & Dhariwal,
-    2021, equation 17), whose end is kept a little off pure noise, where predicting the noise
-    would say nothing.
+    A flow is linear: 1 - t and t. The others use the cosine schedule (Nichol & Dhariwal, 2021,
+    equation 17). It ends just before pure noise, where predicted noise would not determine the
+    data.
     """
     if name == "flow":
         return 1 - time_B, time_B
@@ -74,7 +74,7 @@ def alpha_sigma(name: ObjectiveName, time_B: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def draw_times(name: ObjectiveName, normal_B: Tensor) -> Tensor:
-    """Times of training from standard normal draws: logit-normal for a flow (Esser et al., 2024,
+    """Training times from standard normal draws: logit-normal for a flow (Esser et al., 2024,
     section 3.1), else uniform."""
     return normal_B.sigmoid() if name == "flow" else torch.special.ndtr(normal_B)
 
@@ -82,7 +82,7 @@ def draw_times(name: ObjectiveName, normal_B: Tensor) -> Tensor:
 def add_noise(
     config: ObjectiveConfig, z_BCTHW: Tensor, noise_BCTHW: Tensor, time_B: Tensor
 ) -> Noised:
-    """Noise latents at a time, and say what is to be predicted from them.
+    """Add noise to latents, and compute the target to predict from the result.
 
     `flow`: e - x. `v`: alpha e - sigma x (Salimans & Ho, 2022, section 4), weighted by
     min(SNR, gamma) / (SNR + 1) (Hang et al., 2023, equation 8). `epsilon`: e (Ho et al., 2020,
@@ -105,7 +105,7 @@ def add_noise(
 def denoised(
     name: ObjectiveName, prediction_BCTHW: Tensor, z_BCTHW: Tensor, alpha: float, sigma: float
 ) -> Denoised:
-    """Data and noise from noised latents and what was predicted of them."""
+    """Data and noise from noised latents and the prediction made from them."""
     if name == "flow":
         return Denoised(z_BCTHW - sigma * prediction_BCTHW, z_BCTHW + alpha * prediction_BCTHW)
     if name == "v":

@@ -1,7 +1,7 @@
 """From noise to normalised latents: plain functions over a `denoise(z, point)`.
 
-A sampler walks along points from time 1 (noise) to 0 (data). Which of them fit depends on what
-the denoiser learned; see `SAMPLERS`.
+A sampler goes through points from time 1 (noise) to 0 (data). `SAMPLERS` lists the samplers that
+fit each training objective.
 
 Shapes: B batch, C channels, T frames, H height, W width.
 """
@@ -10,14 +10,40 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from vqvdm.diffusion.objectives import Denoised, ObjectiveName, alpha_sigma, denoised
-from vqvdm.diffusion.unet import UNet
 from vqvdm.errors import UserError
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How a video is sampled."""
+
+    steps: int = 20
+    """Steps of the sampler, at least 1."""
+    guidance: float = 2.0
+    """Weight of classifier-free guidance, at least 0; 1 means none."""
+    sampler: str | None = None
+    """Name of a sampler in `SAMPLERS` that fits the model's objective; by default the first."""
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    """Times from 0 (data) to 1 (noise) within which guidance is applied."""
+
+    def check(self) -> None:
+        """`UserError` for a number out of its range."""
+        if self.steps < 1:
+            raise UserError(f"steps is {self.steps}: at least 1 is needed")
+        if not 0 <= self.guidance < math.inf:
+            raise UserError(f"guidance is {self.guidance}: it must be at least 0, 1 being none")
+        if not 0 <= self.guidance_interval[0] < self.guidance_interval[1] <= 1:
+            raise UserError(
+                f"guidance_interval is {self.guidance_interval}: give two times, rising, "
+                "between 0 (data) and 1 (noise)"
+            )
 
 
 class Point(NamedTuple):
@@ -28,7 +54,11 @@ class Point(NamedTuple):
     sigma: float
 
 
+Predict = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""A denoiser's call: noised latents, time in [0, 1], class index and frames/s of each (z_BCTHW,
+time_B, class_B, fps_B) to the prediction that its objective asks for (B, C, T, H, W)."""
 Denoise = Callable[[Tensor, Point], Denoised]
+"""Noised latents at a point to the data and the noise in them."""
 Draw = Callable[[], Tensor]
 """Fresh standard normal noise of the latents' shape."""
 Sampler = Callable[[Denoise, Tensor, Sequence[Point], Draw], Tensor]
@@ -45,7 +75,8 @@ def even_points(name: ObjectiveName, steps: int) -> list[Point]:
 
 
 def guided(
-    denoiser: UNet,
+    predict: Predict,
+    no_class: int,
     name: ObjectiveName,
     class_B: Tensor,
     fps_B: Tensor,
@@ -54,33 +85,33 @@ def guided(
 ) -> Denoise:
     """Classifier-free guidance: u + g (c - u) (Ho & Salimans, 2022, equation 6).
 
-    Both predictions are made in one batch. The unconditional one is left out with g = 1, and at
-    times outside the interval (Kynkäänniemi et al., 2024).
+    `no_class` is the class index that stands for "no class". Both predictions are made in one
+    batch. The unconditional one is left out if g = 1, and at times outside the interval
+    (Kynkäänniemi et al., 2024).
     """
-    no_class = torch.full_like(class_B, denoiser.num_classes)
-    unguided = guidance == 1.0 or bool((class_B == no_class).all())
-    classes, fps = torch.cat([class_B, no_class]), torch.cat([fps_B, fps_B])
+    no_class_B = torch.full_like(class_B, no_class)
+    unguided = guidance == 1.0 or bool((class_B == no_class_B).all())
+    classes, fps = torch.cat([class_B, no_class_B]), torch.cat([fps_B, fps_B])
 
-    def predict(z_BCTHW: Tensor, time: float) -> Tensor:
+    def guide(z_BCTHW: Tensor, time: float) -> Tensor:
         time_B = torch.full((len(z_BCTHW),), time, device=z_BCTHW.device)
         if unguided or not interval[0] <= time <= interval[1]:
-            return denoiser(z_BCTHW, time_B, class_B, fps_B).float()
-        both = denoiser(torch.cat([z_BCTHW, z_BCTHW]), torch.cat([time_B, time_B]), classes, fps)
+            return predict(z_BCTHW, time_B, class_B, fps_B).float()
+        both = predict(torch.cat([z_BCTHW, z_BCTHW]), torch.cat([time_B, time_B]), classes, fps)
         conditional, unconditional = both.float().chunk(2)
         return unconditional + guidance * (conditional - unconditional)
 
     def denoise(z_BCTHW: Tensor, point: Point) -> Denoised:
-        return denoised(name, predict(z_BCTHW, point.time), z_BCTHW, point.alpha, point.sigma)
+        return denoised(name, guide(z_BCTHW, point.time), z_BCTHW, point.alpha, point.sigma)
 
     return denoise
 
 
 def clipped(denoise: Denoise, low: Tensor, high: Tensor) -> Denoise:
-    """Keeps the data within their range, for pixels: static thresholding (Saharia et al., 2022,
+    """Keep the data between `low` and `high`: static thresholding (Saharia et al., 2022,
     section 2.3).
 
-    The noise becomes what is left of the noised data, so that the two stay consistent. Latents
-    have no range to be kept in.
+    The noise is recomputed to match. This is for pixels: latents have no fixed range.
     """
 
     def denoise_within(z_BCTHW: Tensor, point: Point) -> Denoised:
@@ -91,8 +122,8 @@ def clipped(denoise: Denoise, low: Tensor, high: Tensor) -> Denoise:
 
 
 def ddim(denoise: Denoise, z_BCTHW: Tensor, points: Sequence[Point], draw: Draw) -> Tensor:
-    """Deterministic, first order (Song et al., 2021, equation 12, sigma 0). Along the levels of
-    a flow this is Euler's method."""
+    """Deterministic, first order (Song et al., 2021, equation 12, sigma 0). For a flow this is
+    Euler's method."""
     for now, then in zip(points, points[1:], strict=False):
         data, noise = denoise(z_BCTHW, now)
         z_BCTHW = then.alpha * data + then.sigma * noise
@@ -103,12 +134,12 @@ euler = ddim
 
 
 def heun(denoise: Denoise, z_BCTHW: Tensor, points: Sequence[Point], draw: Draw) -> Tensor:
-    """Second order along a flow: the mean slope of both ends of a step; 2 `steps` - 1 evaluations
-    (Karras et al., 2022, algorithm 1)."""
+    """Second order, for a flow: each step takes the mean of the slopes at its two ends (Karras et
+    al., 2022, algorithm 1). This takes 2 `steps` - 1 evaluations."""
     for now, then in zip(points, points[1:], strict=False):
         data, noise = denoise(z_BCTHW, now)
         slope = noise - data
-        # The end of the last step is free of noise: nothing is learned there.
+        # The last step ends without noise, where the denoiser was not trained.
         if then.sigma > 0:
             data, noise = denoise(z_BCTHW + (then.time - now.time) * slope, then)
             slope = 0.5 * (slope + noise - data)
@@ -117,7 +148,7 @@ def heun(denoise: Denoise, z_BCTHW: Tensor, points: Sequence[Point], draw: Draw)
 
 
 def ddpm(denoise: Denoise, z_BCTHW: Tensor, points: Sequence[Point], draw: Draw) -> Tensor:
-    """Ancestral sampling: a draw from the posterior at every step (Ho et al., 2020, equation 7)."""
+    """Ancestral sampling: draws from the posterior at every step (Ho et al., 2020, equation 7)."""
     for now, then in zip(points, points[1:], strict=False):
         data, _ = denoise(z_BCTHW, now)
         ratio = now.alpha / then.alpha
@@ -129,10 +160,10 @@ def ddpm(denoise: Denoise, z_BCTHW: Tensor, points: Sequence[Point], draw: Draw)
 
 
 def dpm_solver(denoise: Denoise, z_BCTHW: Tensor, points: Sequence[Point], draw: Draw) -> Tensor:
-    """DPM-Solver++ 2M: second order from the step before (Lu et al., 2022, algorithm 2).
+    """DPM-Solver++ 2M: second order, by the previous estimate (Lu et al., 2022, algorithm 2).
 
-    The first and the last step are of first order: at pure noise and pure data the logarithm of
-    the signal-to-noise ratio has no end.
+    The first and the last step are of first order, because the logarithm of the signal-to-noise
+    ratio is infinite at pure noise and at pure data.
     """
     before: Tensor | None = None
     step_before = math.inf
@@ -164,7 +195,7 @@ SAMPLERS: dict[ObjectiveName, dict[str, Sampler]] = {
 
 
 def find_sampler(objective: ObjectiveName, name: str | None) -> Sampler:
-    """A sampler by name, the objective's default for None; `UserError` where they don't fit."""
+    """A sampler by name, or the objective's default for None. `UserError` if they do not fit."""
     choices = SAMPLERS[objective]
     if name is None:
         return next(iter(choices.values()))

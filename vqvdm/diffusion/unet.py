@@ -1,7 +1,7 @@
-"""The denoiser: a U-Net whose blocks are a 3D residual block, a spatial and a temporal attention.
+"""The denoiser: a U-Net of 3D residual blocks with spatial and temporal attention.
 
-A class embedding, an encoding of the frame rate and one of the time condition every residual
-block. The net works on *normalised latents*.
+Every residual block is conditioned on the class, the frame rate and the time. The net works on
+*normalised latents*.
 
 Shapes: B batch, C channels, T frames, H height, W width, E embedding.
 """
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from vqvdm.errors import UserError
 from vqvdm.layers import conv3d, group_norm, sinusoidal_encoding, zero, zero_last
 
-SHORTEST = 1e-3
-"""Shorter queries and keys are not stretched to 1: their gradients would have no bounds."""
+MIN_NORM = 1e-3
+"""Queries and keys are divided by their norm, but at least by this, to bound their gradients."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,11 @@ class UNetConfig:
     factorised: bool = False
     """Split 3x3x3 convolutions into 1x3x3 and 3x1x1."""
     spatial_attention_from: int = 0
-    """First level with spatial attention: above it frames of pixels have too many positions."""
+    """First level with spatial attention; frames at full resolution have too many positions."""
 
     def check(self, height: int | None = None, width: int | None = None) -> None:
-        """`UserError` unless widths fit the heads, and a latent of this size can be halved."""
+        """`UserError` unless the heads divide the widths and a latent of this size can be halved
+        at every level."""
         if len(self.multipliers) != len(self.depths):
             raise UserError("multipliers and depths describe levels: give as many of each")
         if self.width % 2:
@@ -62,10 +63,10 @@ class UNetConfig:
 
 
 class Conditioning(nn.Module):
-    """Class, frame rate and time to one vector (B, E).
+    """Encodes class, frame rate and time as one vector (B, E).
 
-    Class index `num_classes` stands for "no class": what classifier-free guidance drops to,
-    and what unlabelled data has.
+    Class index `num_classes` stands for "no class". Classifier-free guidance and unlabelled data
+    use it.
     """
 
     def __init__(self, num_classes: int, width: int) -> None:
@@ -83,7 +84,7 @@ class Conditioning(nn.Module):
     def forward(self, time_B: Tensor, class_B: Tensor, fps_B: Tensor) -> Tensor:
         classes = self.class_embedding(class_B)
         time = self.time(sinusoidal_encoding(1000 * time_B, self.width).to(classes.dtype))
-        # Frame rates matter by their ratio: encode the logarithm, continuous in any rate.
+        # The logarithm, because frame rates matter by their ratio.
         fps = self.fps(sinusoidal_encoding(100 * fps_B.log2(), self.width).to(classes.dtype))
         return F.silu(time + fps + classes)
 
@@ -91,11 +92,13 @@ class Conditioning(nn.Module):
 class ResidualBlock(nn.Module):
     """A 3D residual block; the condition scales and shifts its second normalisation."""
 
-    def __init__(self, channels_in: int, channels_out: int, embedding: int, split: bool) -> None:
+    def __init__(
+        self, channels_in: int, channels_out: int, embedding: int, factorised: bool
+    ) -> None:
         super().__init__()
         self.norm1, self.norm2 = group_norm(channels_in), group_norm(channels_out)
-        self.conv1 = conv3d(channels_in, channels_out, split)
-        self.conv2 = zero_last(conv3d(channels_out, channels_out, split))
+        self.conv1 = conv3d(channels_in, channels_out, factorised)
+        self.conv2 = zero_last(conv3d(channels_out, channels_out, factorised))
         self.condition = nn.Linear(embedding, 2 * channels_out)
         self.skip = (
             nn.Conv3d(channels_in, channels_out, 1)
@@ -111,7 +114,7 @@ class ResidualBlock(nn.Module):
 
 
 def attend(q_BHLD: Tensor, k_BHLD: Tensor, v_BHLD: Tensor) -> Tensor:
-    """Softmax attention. Fused kernels win on GPUs; on CPUs these sequences are too short."""
+    """Softmax attention. Fused kernels are faster on GPUs only: the sequences here are short."""
     if q_BHLD.device.type != "cpu":
         return F.scaled_dot_product_attention(q_BHLD, k_BHLD, v_BHLD)
     scores = (q_BHLD * q_BHLD.shape[-1] ** -0.5) @ k_BHLD.transpose(-2, -1)
@@ -135,9 +138,10 @@ class Attention(nn.Module):
             self.qkv(self.norm(x_BLC)), "b l (n h d) -> n b h l d", n=3, h=self.heads
         ).split((2, 1))
         # Normalised queries and keys keep the logits bounded under bf16 (Henry et al., 2020).
-        # They meet in their product only, so the queries take the scales of both. Of unit length
-        # instead of unit variance they are had sooner; their width makes up for it.
-        q, k = F.normalize(qk_2BHLD, dim=-1, eps=SHORTEST)
+        # Only their product matters, so one multiplication applies the weights of both norms.
+        # F.normalize is faster than RMSNorm. It gives length 1 where RMSNorm gives the square
+        # root of the width, hence the factor of the width in the product.
+        q, k = F.normalize(qk_2BHLD, dim=-1, eps=MIN_NORM)
         q = q * (q.shape[-1] * self.norm_q.weight * self.norm_k.weight).to(q.dtype)
         y = attend(q, k, v_1BHLD[0])
         return self.out(rearrange(y, "b h l d -> b l (h d)"))
@@ -153,7 +157,7 @@ class SpatialAttention(Attention):
 
 
 class TemporalAttention(Attention):
-    """Attention among the frames at each position, which are told apart by their time."""
+    """Attention among the frames at each position, with an encoding of the frame number."""
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         b, c, t, h, w = x_BCTHW.shape
@@ -164,7 +168,7 @@ class TemporalAttention(Attention):
 
 
 class Block(nn.Module):
-    """What the U-Net repeats: 3D residual block, spatial attention, temporal attention."""
+    """3D residual block, spatial attention, temporal attention."""
 
     def __init__(
         self, channels_in: int, channels_out: int, level: int, embedding: int, config: UNetConfig
@@ -183,7 +187,7 @@ class Block(nn.Module):
 
 
 class UNet(nn.Module):
-    """Predicts what its objective asks for from noised normalised latents."""
+    """Predicts the target of its objective from noised normalised latents."""
 
     def __init__(self, config: UNetConfig, latent_channels: int, num_classes: int) -> None:
         super().__init__()

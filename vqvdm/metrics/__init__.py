@@ -1,4 +1,4 @@
-"""How good are the videos? Distances between feature sets, class scores and pixel errors.
+"""Measures of quality: distances between feature sets, class scores and pixel errors.
 
 >>> from vqvdm.metrics import frechet_distance, kernel_distance, inception_score
 """

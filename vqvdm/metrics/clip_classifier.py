@@ -1,4 +1,4 @@
-"""A small 3D network that tells the classes of whole clips: a detector for one's own data.
+"""A small 3D network that classifies whole clips: a detector trained on one's own data.
 
 Shapes: B videos, T frames, H height, W width, C classes, D features.
 """
@@ -17,9 +17,9 @@ DIMENSIONS = 64
 
 
 class ClipClassifier(nn.Module):
-    """Strided 3D convolutions; its features see the order of frames.
+    """Strided 3D convolutions, whose features depend on the order of frames.
 
-    Its forward is the interface of detectors, so that it can be saved as one.
+    `forward` has the interface of detectors, so that the network can be saved as one.
     """
 
     def __init__(self, num_classes: int, size: int = 64, width: int = 16) -> None:

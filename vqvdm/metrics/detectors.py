@@ -1,11 +1,11 @@
 """Detectors: networks that turn whole videos into features and class probabilities.
 
-They are TorchScript files with one interface, that of the files FVD is published with:
+They are TorchScript files with the interface of the files that published FVD is computed with:
 
     forward(videos, rescale=True, resize=True, return_features=False)
 
-takes uint8 (B, 3, T, H, W) and gives probabilities (B, C), or features (B, D) if those are
-asked for. `c3d_ucf101.pt` takes the videos alone and knows probabilities only.
+takes uint8 (B, 3, T, H, W) and returns probabilities (B, C), or features (B, D) with
+`return_features`. `c3d_ucf101.pt` takes only the videos and returns only probabilities.
 
 Shapes: B, N videos, T frames, H height, W width, C classes, D features.
 """
@@ -27,19 +27,19 @@ from torch import Tensor, nn
 from vqvdm.errors import UserError
 
 I3D_SHA256 = "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2"
-"""`i3d_torchscript.pt`, 51,235,320 bytes, as projects that pin it agree."""
+"""`i3d_torchscript.pt`, 51,235,320 bytes. Several projects pin this checksum."""
 WRONG_SHA256 = frozenset({"2609088c2e8c868187c9921c50bc225329a9057ed75e76120e0b4a397a2c7538"})
-"""`rgb_imagenet.pt`, 50,883,138 bytes, which inpainting papers call `i3d_rgb_imagenet.pt`: an I3D
-of other weights, which gives other figures."""
+"""`rgb_imagenet.pt`, 50,883,138 bytes, called `i3d_rgb_imagenet.pt` by inpainting papers. This I3D
+has other weights and gives other distances."""
 WRONG_FILES = frozenset({"i3d_rgb_imagenet.pt", "rgb_imagenet.pt"})
-"""Its names, for copies that were saved anew."""
+"""Names of that file, for copies that were saved again and so have another checksum."""
 HINT = (
     "FVD takes i3d_torchscript.pt, the inception score c3d_ucf101.pt; docs/evaluation.md says where"
 )
 
 
 class Detector:
-    """A network that watches whole videos."""
+    """A network that turns whole videos into features or class probabilities."""
 
     def __init__(
         self, net: nn.Module, name: str, sha256: str, device: torch.device | str = "cpu"
@@ -49,7 +49,7 @@ class Detector:
         self._asks = _takes(net, "return_features")
 
     def features(self, videos_NTHWC: NDArray[np.uint8], batch: int = 16) -> NDArray[np.float32]:
-        """Features (N, D) of videos uint8; UserError if the network gives anything else."""
+        """Features (N, D) of videos uint8; UserError if the network returns anything else."""
         if not self._asks:
             raise UserError(
                 f"detector {self.name} gives class probabilities and no features: "
@@ -107,7 +107,7 @@ def _checked(found: Any, count: int, name: str, what: str) -> NDArray[np.float32
 
 
 def _takes(net: nn.Module, argument: str) -> bool:
-    """Whether a network's forward knows an argument, scripted or not."""
+    """Whether the forward of a network, scripted or not, has an argument of this name."""
     if isinstance(net, torch.jit.ScriptModule):
         schema = net.forward.schema  # type: ignore[attr-defined]
         return argument in {a.name for a in schema.arguments}
@@ -119,8 +119,8 @@ def load_detector(
 ) -> Detector:
     """Load a TorchScript file; `expected` is the sha256 it must have, in hexadecimal.
 
-    Raises UserError for another checksum, a file known to be the wrong one, a state dict or
-    pickle (nothing is unpickled), and TorchScript that cannot be read.
+    Raises UserError for another checksum, for the wrong I3D, for a state dict or pickle (nothing is
+    unpickled), and for TorchScript that cannot be read.
     """
     path = Path(path)
     found = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -146,7 +146,7 @@ def load_detector(
 
 
 def _is_torchscript(path: Path) -> bool:
-    """A zip archive with code: what `torch.save` writes has none."""
+    """Whether it is a zip archive with code; archives written by `torch.save` have none."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:

@@ -1,7 +1,7 @@
 """Fréchet distance between two sets of features: FVD on I3D logits, FID on Inception ones.
 
-Both sets are summarised as Gaussians; the distance between those has a closed form. The
-summary is additive, so workers can each see a part of the videos and merge what they saw.
+Both sets are summarised as Gaussians, whose distance has a closed form. The summary is additive:
+workers summarise parts of the videos and merge the results.
 
 Shapes: N, M samples; D feature dimensions; R rank of a covariance.
 """
@@ -26,7 +26,7 @@ def as_matrix(rows: Features, name: str) -> FloatArray:
 
     Raises UserError, calling the array `name`, if it is anything else.
     """
-    if isinstance(rows, torch.Tensor):  # numpy knows neither bfloat16 nor other devices
+    if isinstance(rows, torch.Tensor):  # numpy supports neither bfloat16 nor other devices
         rows = rows.detach().to(device="cpu", dtype=torch.float64).numpy()
     array = np.asarray(rows)
     if array.ndim != 2 or array.shape[1] == 0 or array.dtype.kind not in "biuf":
@@ -52,7 +52,7 @@ def require_same_width(a: int, b: int) -> None:
 
 @dataclass(frozen=True, eq=False)
 class GaussianStatistics:
-    """What a Fréchet distance needs to know of a set of features, in float64.
+    """Sufficient statistics of a set of features for a Fréchet distance, in float64.
 
     count       samples seen, 0 or more
     mean_D      their mean; zeros if there are none
@@ -94,10 +94,10 @@ class GaussianStatistics:
         return GaussianStatistics(count, self.mean_D + delta_D * share, scatter_DD)
 
     def require_full_rank(self, name: str) -> None:
-        """Raise UserError, calling the set `name`, unless a covariance can be told from it.
+        """Raise UserError, calling the set `name`, unless it suffices for a covariance.
 
-        D dimensions take more than D samples: with fewer the covariance is singular, and the
-        distance says more of the count than of the videos.
+        D dimensions need more than D samples. With fewer the covariance is singular, and the
+        distance depends more on the count than on the videos.
         """
         width = len(self.mean_D)
         if self.count <= width:
@@ -154,7 +154,7 @@ def frechet_distance_from_statistics(
     cross = np.linalg.svd(product_RR, compute_uv=False).sum()
     spread = np.trace(covariance_a_DD) + np.trace(covariance_b_DD) - 2 * cross
     shift = np.square(a.mean_D - b.mean_D).sum()
-    return max(float(shift + spread), 0.0)  # rounding may leave equal sets just below zero
+    return max(float(shift + spread), 0.0)  # rounding may give equal sets a value just below 0
 
 
 def _factor(covariance_DD: FloatArray) -> FloatArray:

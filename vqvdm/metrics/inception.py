@@ -1,4 +1,4 @@
-"""Inception score: are the videos each of one clear class, and all classes among them?
+"""Inception score: high if each video is clearly of one class and all classes occur.
 
 Shapes: N videos; C classes.
 """
@@ -17,7 +17,7 @@ ROW_SUM_TOLERANCE = 1e-3  # a float32 softmax is well within; logits and bfloat1
 
 @dataclass(frozen=True, eq=False)
 class InceptionStatistics:
-    """What a score needs to know of the videos of one split, in float64; it is additive.
+    """Sufficient statistics of one split's videos for a score, in float64; they are additive.
 
     count       videos seen, 0 or more
     sum_C       sum of their class probabilities

@@ -33,7 +33,7 @@ def kernel_distance(real_ND: Features, fake_MD: Features) -> float:
 
 
 def _mean_off_diagonal(x_ND: FloatArray) -> float:
-    """Mean of k(xᵢ, xⱼ) over i ≠ j: a sample's likeness to itself would bias the estimate."""
+    """Mean of k(xᵢ, xⱼ) over i ≠ j. Terms with i = j would bias the estimate."""
     diagonal_N = _kernel((x_ND**2).sum(axis=1), x_ND.shape[1])
     count = len(x_ND)
     return (_sum_of_kernels(x_ND, x_ND) - float(diagonal_N.sum())) / (count * (count - 1))

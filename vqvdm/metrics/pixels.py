@@ -1,9 +1,9 @@
 """Pixel errors between two videos: PSNR and SSIM, for judging reconstructions.
 
-Both are differentiable, stay on the tensors' device without waiting for it, and compute in
-float32 or better even under autocast.
+Both are differentiable, run on the tensors' device without synchronising, and compute in float32
+or float64 even under autocast.
 
-Shapes: B videos, C channels, T frames, H height, W width; h, w those less the window.
+Shapes: B videos, C channels, T frames, H height, W width; h, w valid positions of the window.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""The discriminators of the VQGAN: one judges patches of a video, one patches of single frames.
+"""The discriminators of the VQGAN: one for patches of videos, one for patches of single frames.
 
 Shapes: B batch, C channels, T frames, H height, W width.
 """
@@ -21,17 +21,17 @@ class DiscriminatorConfig:
     width: int = 32
     levels: int = 3
     image: bool = True
-    """Judge single frames too, one of each clip drawn at random."""
+    """Also judge single frames, one of each clip drawn at random."""
 
 
 class Judgement(NamedTuple):
-    """Logits of every discriminator, positive for real, and what each level saw."""
+    """Logits of every discriminator, positive for real, and the features of each level."""
 
     logits: list[Tensor]
     features: list[Tensor]
 
     def halves(self) -> tuple[Judgement, Judgement]:
-        """The judgement of a batch of two parts, taken apart."""
+        """Split the judgement of a batch into those of its first and its second half."""
         logits = [part.chunk(2) for part in self.logits]
         features = [part.chunk(2) for part in self.features]
         first, second = (
@@ -41,12 +41,12 @@ class Judgement(NamedTuple):
 
 
 def one_frame(x_BCTHW: Tensor, frame_B: Tensor) -> Tensor:
-    """Of each clip the frame with the given index, (B, C, H, W)."""
+    """The frame with the given index of each clip, (B, C, H, W)."""
     return x_BCTHW[torch.arange(len(frame_B), device=x_BCTHW.device), :, frame_B]
 
 
 class PatchDiscriminator(nn.Module):
-    """A PatchGAN (Isola et al., 2017, section 3.2.2): one logit a patch of pixels or of a video."""
+    """A PatchGAN (Isola et al., 2017, section 3.2.2): one logit for each patch of a video."""
 
     def __init__(self, width: int, levels: int, temporal: bool) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class PatchDiscriminator(nn.Module):
         channels = 3
         for level in range(levels):
             out = width * 2**level
-            # The first level shrinks space only: motion is judged at the full frame rate.
+            # The first level shrinks space only, to see motion at the full frame rate.
             kernel, stride, padding = (4, 2, 1) if level else (6, 4, 1)
             kernel_t, stride_t, padding_t = (4, 2, 1) if level else (3, 1, 1)
             if not temporal:
@@ -82,7 +82,7 @@ class PatchDiscriminator(nn.Module):
 
 
 class Discriminators(nn.Module):
-    """The video discriminator, and the image discriminator beside it."""
+    """The video discriminator and, if configured, the image discriminator."""
 
     def __init__(self, config: DiscriminatorConfig) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class Discriminators(nn.Module):
         return ("video",) if self.image is None else ("video", "image")
 
     def forward(self, x_BCTHW: Tensor, frame_B: Tensor) -> Judgement:
-        """Pixels in [-1, 1], and which frame of each clip the image discriminator is shown."""
+        """Judge pixels in [-1, 1]; `frame_B` is the frame that the image discriminator sees."""
         logits, features = self.video(x_BCTHW)
         if self.image is None:
             return Judgement([logits], features)

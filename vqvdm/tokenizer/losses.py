@@ -1,4 +1,4 @@
-"""The losses of the VQGAN: reconstruction + VQ + discriminator.
+"""The losses of the VQGAN: reconstruction, VQ and adversarial.
 
 Shapes: B batch, C channels, T frames, H height, W width.
 """
@@ -17,21 +17,21 @@ from vqvdm.tokenizer.discriminator import Judgement
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Weights of the three losses; the discriminator joins late and gently."""
+    """Weights of the losses. The discriminators start late, with a weight that grows."""
 
     l1: float = 1.0
     l2: float = 1.0
     vq: float = 1.0
     adversarial: float = 0.1
-    """How much the discriminators pull, as a share of the pull of the reconstruction."""
+    """Norm of the adversarial gradient, as a share of that of the reconstruction."""
     adversarial_start: float = 0.6
-    """Share of the training after which the discriminators join."""
+    """Share of the training after which the discriminators start."""
     adversarial_ramp: float = 0.2
     """Share of the training over which their weight grows to the full one."""
     perceptual: float = 1.0
-    """Weight of the perceptual loss, where there is a network for it."""
+    """Weight of the perceptual loss, if a network for it is given."""
     feature_matching: float = 0.0
-    """Weight of matching what the discriminators see, relative to their judgement."""
+    """Weight of the feature-matching loss, relative to the adversarial loss."""
     lecam: float = 0.01
     """Weight of the LeCAM regulariser."""
 
@@ -44,7 +44,7 @@ def reconstruction_loss(x_BCTHW: Tensor, y_BCTHW: Tensor, config: LossConfig) ->
 def adversarial_weight(step: int, steps: int, config: LossConfig) -> float:
     """Weight of the generator's adversarial loss: 0, then a linear ramp to `adversarial`.
 
-    A discriminator that is switched on at once destroys reconstructions.
+    Without the ramp the discriminators would destroy the reconstructions.
     """
     start = config.adversarial_start * steps
     ramp = max(1.0, config.adversarial_ramp * steps)
@@ -52,8 +52,8 @@ def adversarial_weight(step: int, steps: int, config: LossConfig) -> float:
 
 
 def adaptive_weight(gradient: Tensor, adversarial_gradient: Tensor) -> Tensor:
-    """What makes the adversarial gradient as long as the reconstruction's at the decoder's last
-    layer (Esser et al., 2021, equation 7); at most 10,000."""
+    """Factor that gives the adversarial gradient the norm of the reconstruction's, both at the
+    decoder's last layer (Esser et al., 2021, equation 7); at most 10,000."""
     return (gradient.norm() / (adversarial_gradient.norm() + 1e-4)).clamp(max=1e4).detach()
 
 
@@ -72,28 +72,28 @@ def discriminator_hinge(real_logits: Sequence[Tensor], fake_logits: Sequence[Ten
 
 
 def feature_matching(real: Judgement, fake: Judgement) -> Tensor:
-    """Mean absolute difference of what every level saw (Wang et al., 2018, equation 3)."""
+    """Mean absolute difference of the features of all levels (Wang et al., 2018, equation 3)."""
     pairs = zip(real.features, fake.features, strict=True)
     return torch.stack([F.l1_loss(f.float(), r.detach().float()) for r, f in pairs]).mean()
 
 
 class LeCAM:
-    """Holds real logits near the mean of past fake ones, and the reverse (Tseng et al., 2021,
-    equation 4): discriminators with little data do not run away. Each has means of its own."""
+    """Keeps real logits near the mean of past fake ones, and the reverse (Tseng et al., 2021,
+    equation 4). This regularises discriminators that have little data. Each has its own means."""
 
     def __init__(self, discriminators: int, decay: float = 0.99) -> None:
         self.decay = decay
         self.real, self.fake = [0.0] * discriminators, [0.0] * discriminators
 
     def update(self, real: Sequence[float], fake: Sequence[float]) -> None:
-        """Take in the mean logits of each discriminator in a step, over all workers."""
+        """Add a step's mean logits of each discriminator, taken over all workers."""
         self.real, self.fake = (
             [self.decay * mean + (1 - self.decay) * new for mean, new in zip(*side, strict=True)]
             for side in ((self.real, real), (self.fake, fake))
         )
 
     def penalty(self, real_logits: Sequence[Tensor], fake_logits: Sequence[Tensor]) -> Tensor:
-        """Mean over the discriminators, whose logits come in the order of their means."""
+        """The penalty, a mean over the discriminators, given in the order of `update`."""
         sides = zip(real_logits, fake_logits, self.real, self.fake, strict=True)
         return torch.stack(
             [

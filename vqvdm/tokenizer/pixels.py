@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 PIXELS: dict[str, Any] = {"blocks": []}
-"""Its configuration in a bundle: nothing is folded, so a latent position is a pixel."""
+"""The model configuration in its config.json: no blocks, so a latent position is a pixel."""
 
 
 class Pixels(nn.Module):

@@ -1,10 +1,9 @@
 """Quantisers: continuous latents to the nearest entry of a codebook.
 
-Both keep one contract: `bound` turns what the encoder puts out into the *raw latent*, the
-continuous tensor that is cached and diffused; `forward` quantises raw latents, so that a
-decoder quantises what a sampler made just as it does what an encoder made. A pass through one
-changes nothing: codes learn in `learn`, once a step and from the whole batch, wherever its parts
-were encoded.
+Both have one interface. `bound` turns the encoder's output into the *raw latent*, the continuous
+tensor that is stored and diffused. `forward` quantises raw latents, from an encoder or a sampler,
+and leaves placed codes as they are. `learn` moves the codes, once a step, from the whole batch of
+all workers.
 
 Shapes: B batch, C latent channels, T frames, H height, W width.
 """
@@ -15,8 +14,14 @@ import math
 from typing import NamedTuple, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+COMMITMENT = 0.25
+"""Weight of the commitment loss."""
+KMEANS_ROUNDS = 10
+SMOOTHING = 1e-5
+"""Laplace smoothing of the counts."""
 NEAREST_AT_ONCE = 512
 """Positions that are compared with all codes at a time."""
 
@@ -36,22 +41,22 @@ class Quantizer(Protocol):
     def __call__(self, z_BCTHW: Tensor) -> Quantized: ...
 
     def start(self, z_NC: Tensor) -> None:
-        """Place the codes among the first raw latents, unless they have been placed."""
+        """Place the codes by the first raw latents, unless they have been placed."""
 
     def learn(self, z_NC: Tensor, indices_N: Tensor) -> None:
-        """Move the codes after a step, given all its raw latents and which code each took."""
+        """Move the codes after a step, given its raw latents and the index of each one's code."""
 
 
 class FiniteScalar(nn.Module):
     """Finite scalar quantisation (Mentzer et al., 2023): each channel rounds to its own levels.
 
-    The codebook is implied, so nothing can collapse and the VQ loss is zero. Raw latents lie
-    in [-1, 1].
+    The codes are a fixed grid: nothing is learned and the VQ loss is zero. Raw latents lie in
+    [-1, 1].
     """
 
     def __init__(self, levels: tuple[int, ...]) -> None:
         super().__init__()
-        # Imported where it is used: it takes as long to import as torch itself.
+        # Imported here because it takes as long as importing torch.
         from vector_quantize_pytorch import FSQ
 
         self.fsq = FSQ(list(levels), preserve_symmetry=True, bound_hard_clamp=True)
@@ -65,39 +70,37 @@ class FiniteScalar(nn.Module):
         return Quantized(z, indices, z.new_zeros(()))
 
     def start(self, z_NC: Tensor) -> None:
-        """Nothing: the codes are fixed."""
+        """Does nothing: the codes are fixed."""
 
     def learn(self, z_NC: Tensor, indices_N: Tensor) -> None:
-        """Nothing: the codes are fixed."""
+        """Does nothing: the codes are fixed."""
 
 
 class Codebook(nn.Module):
     """Vector quantisation with an EMA codebook (van den Oord et al., 2017, appendix A.1).
 
-    The loss is the commitment term; codes unused for long are replaced by encoder outputs. What
-    is drawn comes from PyTorch's own generator: seed it, and workers that are given the same
-    latents agree.
+    A code is the mean of the raw latents that took it: `sums_KC` over `counts_K`, both moving
+    averages. The loss is the commitment term. Codes that few latents take are replaced by latents.
+    With `cosine`, codes and latents are compared by direction alone.
+
+    Random draws come from PyTorch's own generator. Workers with the same seed and the same latents
+    get the same codes.
     """
+
+    placed: Tensor
+    counts_K: Tensor
+    sums_KC: Tensor
+    codes_KC: Tensor
 
     def __init__(self, channels: int, size: int, cosine: bool = False, decay: float = 0.95) -> None:
         super().__init__()
-        from vector_quantize_pytorch import VectorQuantize
-
-        self.vq = VectorQuantize(
-            channels,
-            size,
-            decay=decay,
-            kmeans_init=True,
-            threshold_ema_dead_code=1,
-            accept_3d_fmap=True,
-            channel_last=False,
-            commitment_weight=0.25,
-            use_cosine_sim=cosine,
-            rotation_trick=False,
-            # Workers agree because they learn from the same latents, gathered from all of them.
-            sync_codebook=False,
-        )
-        self.codebook_size = size
+        self.codebook_size, self.cosine, self.decay = size, cosine, decay
+        self.register_buffer("placed", torch.tensor(False))
+        self.register_buffer("counts_K", torch.ones(size))
+        self.register_buffer("sums_KC", torch.zeros(size, channels))
+        self.register_buffer("codes_KC", torch.zeros(size, channels))
+        self.register_state_dict_post_hook(_to_stored_keys)
+        self.register_load_state_dict_pre_hook(_from_stored_keys)
 
     def bound(self, h_BCTHW: Tensor) -> Tensor:
         return h_BCTHW
@@ -105,42 +108,136 @@ class Codebook(nn.Module):
     def forward(self, z_BCTHW: Tensor) -> Quantized:
         # Under autocast, distances rounded to half precision would choose other codes.
         with torch.autocast(z_BCTHW.device.type, enabled=False):
-            if not self.training:
-                return self._nearest(z_BCTHW.float())
-            z, indices, loss = self.vq(z_BCTHW.float(), freeze_codebook=True)
-            return Quantized(z, indices, loss.sum())
+            z_BCTHW = z_BCTHW.float()
+            return self._straight_through(z_BCTHW) if self.training else self._nearest(z_BCTHW)
+
+    def _straight_through(self, z_BCTHW: Tensor) -> Quantized:
+        """The nearest codes. Their gradient goes to the latents unchanged."""
+        z_BNC = self._direction(z_BCTHW.flatten(2).movedim(1, -1))
+        z_NC = z_BNC.detach().flatten(0, 1)
+        self._place(z_NC)
+        indices_BN = self._similarity(z_NC, self.codes_KC).argmax(1).view(z_BNC.shape[:2])
+        found_BNC = self.codes_KC[indices_BN]
+        loss = COMMITMENT * F.mse_loss(found_BNC, z_BNC)
+        if z_BNC.requires_grad:
+            found_BNC = z_BNC + (found_BNC - z_BNC).detach()
+        positions = z_BCTHW.shape[2:]
+        found_BCTHW = found_BNC.movedim(-1, 1).unflatten(2, positions)
+        return Quantized(found_BCTHW, indices_BN.unflatten(1, positions), loss)
 
     def _nearest(self, z_BCTHW: Tensor) -> Quantized:
-        """What the library finds, which takes as long over it as the decoder over the clip."""
-        book = self.vq._codebook
-        codes_KC = book.embed[0]
-        half_K = codes_KC.square().sum(1) / 2
-        z_NC = book.transform_input(as_rows(z_BCTHW))
-        # Of |z - e|^2 only what differs between codes; in parts, for thousands of each are many.
+        """The nearest codes, faster: distances as in training would take as long as the decoder."""
+        half_K = self.codes_KC.square().sum(1) / 2
+        z_NC = self._direction(as_rows(z_BCTHW))
+        # |z - e|^2 without |z|^2, which all codes share. In parts, to limit memory.
         indices_N = torch.cat(
-            [(part @ codes_KC.T).sub_(half_K).argmax(1) for part in z_NC.split(NEAREST_AT_ONCE)]
+            [
+                (part @ self.codes_KC.T).sub_(half_K).argmax(1)
+                for part in z_NC.split(NEAREST_AT_ONCE)
+            ]
         )
         indices_BTHW = indices_N.view(len(z_BCTHW), *z_BCTHW.shape[2:])
-        found_BCTHW = codes_KC[indices_BTHW].movedim(-1, 1)
+        found_BCTHW = self.codes_KC[indices_BTHW].movedim(-1, 1)
         return Quantized(found_BCTHW, indices_BTHW, z_BCTHW.new_zeros(()))
 
     @torch.no_grad()
     def start(self, z_NC: Tensor) -> None:
-        """k-means of the first raw latents; nothing where the codes have been placed."""
-        book = self.vq._codebook
-        book.init_embed_(book.transform_input(z_NC.float()).unsqueeze(0))
+        """k-means of the first raw latents; does nothing if the codes have been placed."""
+        self._place(self._direction(z_NC.float()))
 
     @torch.no_grad()
     def learn(self, z_NC: Tensor, indices_N: Tensor) -> None:
-        """The moving averages of equations 6 to 8, then dead codes are replaced."""
-        book = self.vq._codebook
-        z_NC = book.transform_input(z_NC.float())  # the cosine codebook goes by direction
-        count_K = torch.bincount(indices_N, minlength=self.codebook_size).float()
-        sum_KC = torch.zeros_like(book.embed_avg[0]).index_add_(0, indices_N, z_NC)
-        book.cluster_size.lerp_(count_K.unsqueeze(0), 1 - book.decay)
-        book.embed_avg.lerp_(sum_KC.unsqueeze(0), 1 - book.decay)
-        book.update_ema()
-        book.expire_codes_(z_NC.unsqueeze(0))
+        """Update the moving averages (equations 6 to 8), then replace rarely used codes."""
+        z_NC = self._direction(z_NC.float())
+        counts_K, sums_KC = self._gather(z_NC, indices_N)
+        self.counts_K.lerp_(counts_K.float(), 1 - self.decay)
+        self.sums_KC.lerp_(sums_KC, 1 - self.decay)
+        self._set_codes()
+        self._replace_unused(z_NC)
+
+    def _direction(self, rows: Tensor) -> Tensor:
+        """Rows (..., C) scaled to length 1 for a cosine codebook, else as they are."""
+        return F.normalize(rows, dim=-1, eps=1e-6) if self.cosine else rows
+
+    def _similarity(self, z_NC: Tensor, codes_KC: Tensor) -> Tensor:
+        """Cosine or negative distance of every latent and code, (N, K).
+
+        Not the formula of `_nearest`, which rounds near ties otherwise: trainings must not change.
+        """
+        products_NK = torch.einsum("nc,kc->nk", z_NC, codes_KC)
+        if self.cosine:
+            return products_NK
+        squares = z_NC.square().sum(1)[:, None] + codes_KC.square().sum(1)
+        return -(squares - 2 * products_NK).clamp(min=1e-8).sqrt()
+
+    def _gather(self, z_NC: Tensor, indices_N: Tensor) -> tuple[Tensor, Tensor]:
+        """How many latents took each code, and their sum."""
+        counts_K = torch.bincount(indices_N, minlength=self.codebook_size)
+        return counts_K, torch.zeros_like(self.sums_KC).index_add_(0, indices_N, z_NC)
+
+    @torch.no_grad()
+    def _place(self, z_NC: Tensor) -> None:
+        """k-means, started from random latents; a code that no latent took stays where it is."""
+        if self.placed:
+            return
+        codes_KC = _draw(z_NC, self.codebook_size)
+        for _ in range(KMEANS_ROUNDS):
+            indices_N = self._similarity(z_NC, codes_KC).argmax(1)
+            counts_K, sums_KC = self._gather(z_NC, indices_N)
+            means_KC = self._direction(sums_KC / counts_K.clamp(min=1)[:, None])
+            codes_KC = torch.where((counts_K == 0)[:, None], codes_KC, means_KC)
+        self.sums_KC.copy_(codes_KC * counts_K[:, None])
+        self.counts_K.copy_(counts_K)
+        self._set_codes()
+        self.placed.fill_(True)
+
+    def _set_codes(self) -> None:
+        """The mean of each code's latents. Laplace smoothing keeps every count above 0."""
+        total = self.counts_K.sum(0, keepdim=True)
+        smooth_K = (self.counts_K + SMOOTHING) / (total + self.codebook_size * SMOOTHING) * total
+        self.codes_KC.copy_(self._direction(self.sums_KC / smooth_K[:, None]))
+
+    def _replace_unused(self, z_NC: Tensor) -> None:
+        """Put random latents in the place of codes whose count fell below 1."""
+        unused = (self.counts_K < 1).nonzero().flatten()
+        if not len(unused):
+            return
+        if len(unused) > len(z_NC):  # the rest waits for the next step
+            kept = torch.randperm(len(unused), device=unused.device)[: len(z_NC)]
+            unused = unused[kept].sort().values
+        drawn = _draw(self._direction(z_NC), len(unused))
+        self.codes_KC[unused] = self.sums_KC[unused] = drawn
+        self.counts_K[unused] = 1.0
+
+
+def _draw(z_NC: Tensor, count: int) -> Tensor:
+    """Random latents, all different if there are enough."""
+    if len(z_NC) >= count:
+        return z_NC[torch.randperm(len(z_NC), device=z_NC.device)[:count]]
+    return z_NC[torch.randint(0, len(z_NC), (count,), device=z_NC.device)]
+
+
+# Files and checkpoints keep the names and shapes that vector_quantize_pytorch gave these buffers,
+# so that those made with it still load. Hooks are simpler than nested modules of these names.
+STORED_KEYS = {
+    "placed": "vq._codebook.initted",
+    "counts_K": "vq._codebook.cluster_size",
+    "sums_KC": "vq._codebook.embed_avg",
+    "codes_KC": "vq._codebook.embed",
+}
+
+
+def _to_stored_keys(module: nn.Module, state: dict[str, Tensor], prefix: str, _: object) -> None:
+    for name, key in STORED_KEYS.items():
+        value = state.pop(prefix + name)
+        state[prefix + key] = value[None] if value.ndim else value
+
+
+def _from_stored_keys(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    for name, key in STORED_KEYS.items():
+        if prefix + key in state:
+            value = state.pop(prefix + key)
+            state[prefix + name] = value[0] if value.ndim else value
 
 
 def as_rows(z_BCTHW: Tensor) -> Tensor:

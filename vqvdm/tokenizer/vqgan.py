@@ -1,7 +1,7 @@
 """A 3D VQGAN: pixels (B, 3, T, H, W) in [-1, 1] to latents at 1/4 x 1/8 x 1/8 and back.
 
-Blocks of pixels are folded into channels before the first convolution, because convolutions
-at full resolution would dominate the cost of both ends.
+Blocks of pixels are folded into channels before the first convolution, because convolutions at
+full resolution would dominate the cost of the encoder and the decoder.
 
 Shapes: B batch, C channels, T frames, H height, W width.
 """
@@ -43,7 +43,7 @@ class VQGANConfig:
     codebook_channels: int = 3
     """VQ latent channels."""
     cosine: bool = False
-    """Choose VQ codes by direction alone."""
+    """Compare VQ codes by direction alone."""
 
     @property
     def latent_channels(self) -> int:
@@ -51,11 +51,11 @@ class VQGANConfig:
 
     @property
     def compression(self) -> Size3:
-        """Pixels to a latent position along (t, h, w)."""
+        """Pixels per latent position along (t, h, w)."""
         return product(self.blocks)
 
     def check(self) -> None:
-        """`UserError` unless every level is described, and FSQ has something to round to."""
+        """`UserError` unless every level is described and FSQ has at least 2 levels a channel."""
         described = (self.widths, self.depths, self.decoder_widths, self.decoder_depths)
         if any(shape is not None and len(shape) != len(self.blocks) for shape in described):
             raise UserError("blocks, widths and depths describe levels: give as many of each")
@@ -64,7 +64,7 @@ class VQGANConfig:
             raise UserError(f"FSQ levels are {listing}: give each latent channel at least 2")
 
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
-        """(C, T, H, W) of the latent of a clip; `UserError` where the clip does not divide."""
+        """(C, T, H, W) of the latent of a clip; `UserError` if the clip's size does not divide."""
         strides = self.compression
         for name, size, stride in zip(
             ("frames", "height", "width"), (frames, height, width), strides, strict=True
@@ -80,7 +80,7 @@ class VQGANConfig:
 
 
 class ResidualBlock(nn.Module):
-    """Two normalised 3D convolutions around a skip connection; the second starts at zero."""
+    """Two normalised 3D convolutions beside a skip connection; the second starts at zero."""
 
     def __init__(self, channels: int, factorised: bool) -> None:
         super().__init__()
@@ -117,7 +117,7 @@ class VQGAN(nn.Module):
         encoder += [group_norm(channels), nn.SiLU()]
         self.encoder = nn.Sequential(*encoder, nn.Conv3d(channels, config.latent_channels, 1))
 
-        # Its tables are computed rather than loaded, also where the nets are on the meta device.
+        # Never on the meta device: FSQ computes tables that are not in the weights' file.
         with torch.device("cpu"):
             self.quantizer: Quantizer = (
                 FiniteScalar(config.levels)
@@ -152,6 +152,6 @@ class VQGAN(nn.Module):
         return self.decoder(self.quantizer(z_BCTHW).z_BCTHW.to(self.last_weight.dtype))
 
     def forward(self, x_BCTHW: Tensor) -> tuple[Tensor, Quantized]:
-        """Pixels to their reconstruction and what the quantiser made of them."""
+        """Pixels to their reconstruction and the quantised latents."""
         quantized = self.quantizer(self.encode(x_BCTHW))
         return self.decoder(quantized.z_BCTHW), quantized

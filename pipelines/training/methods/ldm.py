@@ -116,7 +116,7 @@ class LDMMethod:
             self._generator = VideoGenerator(self.ema.average, vqgan, self._about())
         classes = (list[str | None](self.data["classes"]) or [None])[:PREVIEWS]
         videos = self._generator.sample(
-            classes, self.data["fps"][0], PREVIEW_STEPS, seed=self.config.seed
+            classes, self.data["fps"][0], steps=PREVIEW_STEPS, seed=self.config.seed
         )
         return rearrange(videos, "b t h w c -> t h (b w) c")
 

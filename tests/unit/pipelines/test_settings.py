@@ -1,7 +1,7 @@
 """Settings: what is refused, and what counts as the recipe."""
 
 import json
-from dataclasses import FrozenInstanceError, replace
+from dataclasses import FrozenInstanceError, asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from pipelines.settings import Job
 from pipelines.sharding.settings import Filters, Limits, ShardVideos
 from pipelines.training.settings import TrainLDM, TrainVQGAN
 from vqvdm.diffusion.objectives import ObjectiveConfig
+from vqvdm.diffusion.samplers import SamplingOptions
 from vqvdm.errors import UserError
 from vqvdm.tokenizer.vqgan import VQGANConfig
 
@@ -51,11 +52,22 @@ JOBS: list[type[Job]] = [
         (TrainLDM, "log_every", 0),
         (TrainLDM, "validate_every", 0),
         (TrainLDM, "checkpoint_every", 0),
-        (Sample, "steps", 0),
         (Sample, "num_per_class", 0),
         (Sample, "fps", 0.0),
-        (Evaluate, "steps", 0),
         (Evaluate, "num_samples", 0),
+    ],
+)
+def test_what_cannot_be_is_refused(job: Any, field: str, value: Any) -> None:
+    job().check()
+    with pytest.raises(UserError, match=f"--{field.replace('_', '-')} "):
+        job(**{field: value}).check()
+
+
+@pytest.mark.parametrize(
+    ("job", "field", "value"),
+    [
+        (Sample, "steps", 0),
+        (Evaluate, "steps", 0),
         (Evaluate, "guidance", -1.0),
         (Sample, "guidance", float("nan")),
         (Sample, "guidance", float("inf")),
@@ -63,10 +75,15 @@ JOBS: list[type[Job]] = [
         (Sample, "guidance_interval", (0.0, 1.5)),
     ],
 )
-def test_what_cannot_be_is_refused(job: Any, field: str, value: Any) -> None:
-    job().check()
-    with pytest.raises(UserError, match=f"--{field.replace('_', '-')} "):
+def test_sampling_that_cannot_be_is_refused(job: Any, field: str, value: Any) -> None:
+    with pytest.raises(UserError, match=f"^{field} is "):
         job(**{field: value}).check()
+
+
+def test_sampling_options_come_from_the_flags() -> None:
+    flags = {"steps": 7, "guidance": 3.0, "sampler": "euler", "guidance_interval": (0.1, 0.8)}
+    assert asdict(Sample(**flags).options) == flags
+    assert Sample().options == SamplingOptions()
 
 
 @pytest.mark.parametrize(

@@ -131,8 +131,8 @@ def test_models_come_back(quantizer: Any, tmp_path: Path) -> None:
     torch.testing.assert_close(loaded.eval()(x_BCTHW)[0], saved.eval()(x_BCTHW)[0])
 
     fingerprint = weights_fingerprint(tmp_path / "made")
-    about = {"model": {"width": 8}, "fingerprint": fingerprint}
-    assert load_config(tmp_path / "made") == about
+    metadata = {"model": {"width": 8}, "fingerprint": fingerprint}
+    assert load_config(tmp_path / "made") == metadata
     save_model(tmp_path / "again", loaded, {})
     assert weights_fingerprint(tmp_path / "again") == fingerprint
     save_model(tmp_path / "other", VQGAN(config), {})

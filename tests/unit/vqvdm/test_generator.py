@@ -12,6 +12,7 @@ from torch import nn
 
 from vqvdm import UserError, VideoGenerator
 from vqvdm.checkpoint import save_model
+from vqvdm.diffusion.samplers import SamplingOptions
 from vqvdm.diffusion.unet import UNet, UNetConfig
 from vqvdm.generator import from_uint8, load_vqgan, to_uint8
 from vqvdm.tokenizer.pixels import PIXELS, Pixels
@@ -33,13 +34,13 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
         net, vqgan = UNet(DENOISER, 3, len(classes)), VQGAN(TOKENIZER)
         for parameter in net.parameters():  # an untrained denoiser says nothing
             nn.init.normal_(parameter, std=0.2)
-        about = {
+        metadata = {
             "model": asdict(DENOISER),
             "objective": {"name": objective, "class_dropout": 0.5},
             "latents": {"shape": [3, 2, 4, 4], **STATISTICS},
             "classes": list(classes),
         }
-        save_model(folder, net, about)
+        save_model(folder, net, metadata)
         save_model(folder / "vqgan", vqgan, {"model": asdict(TOKENIZER)})
         return folder
 
@@ -70,13 +71,13 @@ def test_a_video_for_each_class_named(generator: VideoGenerator) -> None:
 
 def test_without_a_tokenizer_pixels_are_sampled(tmp_path: Path) -> None:
     net = UNet(replace(DENOISER, spatial_attention_from=1), 3, 2)
-    about = {
+    metadata = {
         "model": asdict(net.config),
         "objective": {"name": "epsilon"},
         "latents": {"shape": [3, 4, 16, 16], "mean": [0.0] * 3, "std": [0.5] * 3},
         "classes": ["zero", "seven"],
     }
-    save_model(tmp_path, net, about)
+    save_model(tmp_path, net, metadata)
     save_model(tmp_path / "vqgan", Pixels(), {"model": PIXELS})
     generator = VideoGenerator.load(tmp_path)
     videos = generator.sample(["zero", None], steps=2, seed=3)
@@ -117,10 +118,24 @@ def test_what_a_video_depends_on(generator: VideoGenerator) -> None:
         assert not torch.allclose(generator.sample_latents(**settings | change), base, atol=1e-4)
 
 
+def test_options_are_given_together_or_by_name(generator: VideoGenerator) -> None:
+    options = SamplingOptions(2, 1.5, "euler", (0.2, 0.9))
+    together = generator.sample(["zero"], 8, seed=3, options=options)
+    assert np.array_equal(generator.sample(["zero"], 8, seed=3, **asdict(options)), together)
+    changed = generator.sample_latents(["zero"], options=options, steps=3)
+    assert torch.equal(
+        changed, generator.sample_latents(["zero"], options=replace(options, steps=3))
+    )
+    with pytest.raises(TypeError, match="'guidence'"):
+        generator.sample(["zero"], guidence=2.0)
+    with pytest.raises(TypeError):
+        generator.sample(["zero"], 8.0, 20)  # steps have a name
+
+
 def test_latents_are_put_back_to_their_statistics(generator: VideoGenerator) -> None:
     plain = {"shape": [3, 2, 4, 4], "mean": [0.0] * 3, "std": [1.0] * 3}
     other = VideoGenerator(
-        generator.denoiser, generator.vqgan, generator.about | {"latents": plain}
+        generator.denoiser, generator.vqgan, generator.metadata | {"latents": plain}
     )
     raw, normalised = (g.sample_latents(["zero"], steps=2) for g in (generator, other))
     mean, std = (torch.tensor(STATISTICS[k]).view(3, 1, 1, 1) for k in ("mean", "std"))

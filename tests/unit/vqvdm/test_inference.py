@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from vqvdm.diffusion.unet import UNet, UNetConfig
 from vqvdm.errors import UserError
-from vqvdm.inference import PackedConv3d, pack, ready, resolve_precision
+from vqvdm.inference import ready, resolve_precision
 from vqvdm.tokenizer.vqgan import VQGAN, VQGANConfig
 
 
@@ -60,25 +60,9 @@ def test_a_decoder_made_ready_agrees_with_the_plain_one(
         assert vqgan.quantizer(z_BCTHW).z_BCTHW.dtype == torch.float32
 
 
-def test_nothing_is_left_to_be_rearranged_at_every_call() -> None:
-    net = ready(denoiser(), "cpu", torch.bfloat16)
-    kinds = {type(module) for module in net.modules()}
+def test_packing_is_part_of_it() -> None:
+    kinds = {type(module) for module in ready(denoiser(), "cpu", torch.bfloat16).modules()}
     assert not kinds & {nn.Conv3d, nn.Linear}
-    convolutions = [m for m in net.modules() if isinstance(m, PackedConv3d)]
-    predict(net)
-    layouts = [
-        m.weight.data_ptr() if not m.weight.is_mkldnn else id(m.weight) for m in convolutions
-    ]
-    predict(net)
-    assert all(m.weight.is_mkldnn for m in convolutions)
-    assert layouts == [id(m.weight) for m in convolutions]
-
-
-def test_packing_again_changes_nothing() -> None:
-    net = ready(denoiser(), "cpu", torch.float32)
-    expected = predict(net)
-    pack(net)
-    assert torch.equal(predict(net), expected)
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
@@ -90,18 +74,18 @@ def test_a_given_precision_is_obeyed(device: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("avx", "amx", "expected"),
+    ("features", "expected"),
     [
-        (False, False, torch.float32),
-        (True, False, torch.bfloat16),
-        (False, True, torch.bfloat16),
+        ({}, torch.float32),
+        ({"avx512_f": True, "avx512_bf16": False, "amx_tile": False}, torch.float32),
+        ({"avx512_bf16": True, "amx_tile": False}, torch.bfloat16),
+        ({"avx512_bf16": False, "amx_tile": True}, torch.bfloat16),
     ],
 )
 def test_auto_on_a_processor(
-    monkeypatch: pytest.MonkeyPatch, avx: bool, amx: bool, expected: torch.dtype
+    monkeypatch: pytest.MonkeyPatch, features: dict[str, bool], expected: torch.dtype
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features)
     assert resolve_precision("auto", torch.device("cpu")) == expected
 
 

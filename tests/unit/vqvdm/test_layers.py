@@ -86,8 +86,10 @@ def test_conv3d_keeps_sizes_and_sees_every_neighbour(factorised: bool) -> None:
 
 
 def test_a_factorised_convolution_is_cheaper() -> None:
-    full, split = (sum(p.numel() for p in conv3d(32, 32, f).parameters()) for f in (False, True))
-    assert split < full / 2
+    full, factorised = (
+        sum(p.numel() for p in conv3d(32, 32, f).parameters()) for f in (False, True)
+    )
+    assert factorised < full / 2
 
 
 def test_sinusoidal_encoding_against_its_formula() -> None:

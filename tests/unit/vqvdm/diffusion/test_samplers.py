@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import Any
 
 import diffusers
 import pytest
@@ -14,6 +14,7 @@ from vqvdm.diffusion.samplers import (
     Denoise,
     Point,
     Sampler,
+    SamplingOptions,
     clipped,
     ddim,
     ddpm,
@@ -23,7 +24,6 @@ from vqvdm.diffusion.samplers import (
     guided,
     heun,
 )
-from vqvdm.diffusion.unet import UNet
 from vqvdm.errors import UserError
 
 MU, SCALE = 0.7, 0.3
@@ -239,9 +239,7 @@ def test_heun_equals_diffusers() -> None:
 
 
 class Recorder:
-    """Stands in for a denoiser of 3 classes: its answer tells the class, rate and time apart."""
-
-    num_classes = 3
+    """Stands in for a denoiser: its answer tells the class, rate and time apart."""
 
     def __init__(self) -> None:
         self.batches: list[int] = []
@@ -261,9 +259,7 @@ def predictions(
     """One guided prediction of a `Recorder`, and the batches it was asked for."""
     recorder = Recorder()
     fps_B = torch.tensor([8.0, 16.0, 24.0, 12.5])
-    denoise: Denoise = guided(
-        cast(UNet, recorder), "flow", torch.tensor(classes), fps_B, guidance, interval
-    )
+    denoise: Denoise = guided(recorder, 3, "flow", torch.tensor(classes), fps_B, guidance, interval)
     return denoise(noise().float(), HALF), recorder.batches
 
 
@@ -302,6 +298,25 @@ def test_what_needs_no_guidance_is_evaluated_once(
     found, batches = predictions(guidance, classes, interval)
     assert batches == [4]
     torch.testing.assert_close(found, predictions(1.0, classes)[0])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"steps": value} for value in (0, -1)),
+        *({"guidance": value} for value in (-1.0, math.nan, math.inf)),
+        *(
+            {"guidance_interval": value}
+            for value in ((0.5, 0.5), (0.8, 0.2), (-0.1, 1.0), (0.0, 2.0), (math.nan, 1.0))
+        ),
+    ],
+)
+def test_an_option_out_of_its_range_is_refused_by_name(wrong: dict[str, Any]) -> None:
+    SamplingOptions().check()
+    (name,) = wrong
+    with pytest.raises(UserError, match=f"^{name} is .*: ") as caught:
+        SamplingOptions(**wrong).check()
+    assert "\n" not in str(caught.value)
 
 
 def test_samplers_by_name() -> None:

@@ -2,11 +2,15 @@
 
 import copy
 import itertools
+from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from vector_quantize_pytorch import VectorQuantize
 
+from vqvdm.checkpoint import load_state, load_weights, save_model, save_state
+from vqvdm.ema import EMA
 from vqvdm.tokenizer.quantize import Codebook, FiniteScalar, Quantized, as_rows, codebook_usage
 
 LEVELS = [(8, 8, 8), (7, 5, 5), (2, 3), (8, 5, 4, 2)]
@@ -120,17 +124,151 @@ def test_a_cosine_codebook_goes_by_direction_alone() -> None:
     assert len(indices.unique()) > 4
 
 
+class Library(nn.Module):
+    """The same quantiser by `vector_quantize_pytorch`, with the codes learned in `learn`."""
+
+    def __init__(self, channels: int, size: int, cosine: bool) -> None:
+        super().__init__()
+        self.vq = VectorQuantize(
+            channels,
+            size,
+            decay=0.95,
+            kmeans_init=True,
+            threshold_ema_dead_code=1,
+            accept_3d_fmap=True,
+            channel_last=False,
+            commitment_weight=0.25,
+            use_cosine_sim=cosine,
+            rotation_trick=False,
+            sync_codebook=False,
+        )
+
+    def forward(self, z_BCTHW: Tensor) -> Quantized:
+        return Quantized(*self.vq(z_BCTHW, freeze_codebook=True))
+
+    @torch.no_grad()
+    def learn(self, z_NC: Tensor, indices_N: Tensor) -> None:
+        book = self.vq._codebook
+        z_NC = book.transform_input(z_NC)
+        count_K = torch.bincount(indices_N, minlength=book.codebook_size).float()
+        sum_KC = torch.zeros_like(book.embed_avg[0]).index_add_(0, indices_N, z_NC)
+        book.cluster_size.lerp_(count_K[None], 1 - book.decay)
+        book.embed_avg.lerp_(sum_KC[None], 1 - book.decay)
+        book.update_ema()
+        book.expire_codes_(z_NC[None])
+
+
+def equal(mine: nn.Module, theirs: nn.Module) -> bool:
+    """Whether both states have the same keys, in order, and the same tensors to the last bit."""
+    a, b = mine.state_dict(), theirs.state_dict()
+    return list(a) == list(b) and all(
+        a[key].dtype == b[key].dtype and torch.equal(a[key], b[key]) for key in b
+    )
+
+
+def train(quantizer: nn.Module, seed: int, steps: int, start: int = 0) -> list[Tensor]:
+    """Steps on latents that drift away; all numbers that come out."""
+    scale, origin = ((0.3, 0.0), (0.02, 5.0))[seed // 2]  # far from 0, distances tie by rounding
+    found = []
+    for step in range(start, start + steps):
+        generator = torch.Generator().manual_seed(100 * seed + step)
+        z_BCTHW = origin + scale * (torch.randn(6, 3, 2, 4, 4, generator=generator) + step)
+        z_BCTHW[0, :, 0, 0] *= 1e-8
+        if seed % 2:
+            z_BCTHW = z_BCTHW.to(memory_format=torch.channels_last_3d)
+        z_BCTHW.requires_grad_()
+        torch.manual_seed(step)
+        quantized = quantizer(z_BCTHW)
+        (quantized.loss + (quantized.z_BCTHW * torch.randn(6, 3, 2, 4, 4)).sum()).backward()
+        assert z_BCTHW.grad is not None
+        found += [*quantized, z_BCTHW.grad]
+        quantizer.learn(as_rows(z_BCTHW.detach()), quantized.indices_BTHW.flatten())
+    return found
+
+
 @pytest.mark.parametrize("cosine", [False, True])
-def test_the_short_way_to_the_nearest_code_is_the_librarys(cosine: bool) -> None:
-    quantizer = Codebook(3, 64, cosine)
-    quantizer.start(as_rows(latents(3)))
+@pytest.mark.parametrize("size", [8, 64, 400])
+@pytest.mark.parametrize("seed", range(4))
+def test_training_equals_the_library_to_the_last_bit(cosine: bool, size: int, seed: int) -> None:
+    mine, theirs = Codebook(3, size, cosine), Library(3, size, cosine)  # 400 codes, 192 latents
+    assert equal(mine, theirs)
+    for start in range(0, 12, 3):
+        found, expected = train(mine, seed, 3, start), train(theirs, seed, 3, start)
+        assert all(map(torch.equal, found, expected))
+        assert equal(mine, theirs)
+    assert size < 400 or (mine.counts_K == 1).any()  # codes were replaced in the last step
+
+
+@pytest.mark.parametrize("cosine", [False, True])
+@pytest.mark.parametrize("seed", range(4))
+def test_more_codes_may_die_than_there_are_latents(cosine: bool, seed: int) -> None:
+    mine, theirs = Codebook(3, 32, cosine), Library(3, 32, cosine)
+    z_NC = torch.randn(64, 3, generator=torch.Generator().manual_seed(seed))
+    for quantizer in (mine, theirs):
+        torch.manual_seed(seed)
+        quantizer(z_NC[:, :, None, None, None])
+        for step in range(90):
+            torch.manual_seed(step)
+            quantizer.learn(z_NC[:5], torch.zeros(5, dtype=torch.long))
+    assert equal(mine, theirs)
+
+
+@pytest.mark.parametrize("cosine", [False, True])
+def test_nearest_codes_equal_the_librarys(cosine: bool) -> None:
+    mine, theirs = Codebook(3, 64, cosine), Library(3, 64, cosine).eval()
+    mine.start(as_rows(latents(3)))
+    theirs.load_state_dict(mine.state_dict())
     z_BCTHW = 1.5 * latents(3, count=5)  # 1,280 positions: several parts, the last one short
-    quantizer.eval()
-    expected, indices, loss = quantizer.vq(z_BCTHW, freeze_codebook=True)
-    quantized = quantizer(z_BCTHW)
-    assert torch.equal(quantized.indices_BTHW, indices)
-    torch.testing.assert_close(quantized.z_BCTHW, expected, atol=1e-6, rtol=0)
-    assert quantized.loss == loss.sum() == 0
+    expected, quantized = theirs(z_BCTHW), mine.eval()(z_BCTHW)
+    assert torch.equal(quantized.indices_BTHW, expected.indices_BTHW)
+    torch.testing.assert_close(quantized.z_BCTHW, expected.z_BCTHW, atol=1e-6, rtol=0)
+    assert quantized.loss == expected.loss == 0
+
+
+@pytest.mark.parametrize("assign", [False, True])
+def test_states_made_by_the_library_load_and_are_written_the_same(
+    assign: bool, tmp_path: Path
+) -> None:
+    theirs = Library(3, 16, cosine=False)
+    train(theirs, seed=0, steps=2)
+    mine = nn.Sequential(Codebook(3, 16), nn.Linear(2, 2))  # also below another module
+    wrapped = nn.Sequential(theirs, mine[1])
+    save_state(tmp_path / "theirs", wrapped.state_dict())
+    mine.load_state_dict(load_state(tmp_path / "theirs"), assign=assign)
+    save_state(tmp_path / "mine", mine.state_dict())
+    assert (tmp_path / "mine").read_bytes() == (tmp_path / "theirs").read_bytes()
+
+    for folder, model in (("a", wrapped), ("b", mine)):
+        save_model(tmp_path / folder, model, {})
+    a, b = (tmp_path / folder / "model.safetensors" for folder in ("a", "b"))
+    assert a.read_bytes() == b.read_bytes()
+    load_weights(tmp_path / "a", mine)
+    expected = train(theirs, seed=0, steps=2, start=2)
+    assert all(map(torch.equal, train(mine[0], seed=0, steps=2, start=2), expected))
+
+
+def test_a_state_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(RuntimeError, match="size mismatch for codes_KC"):
+        Codebook(3, 16).load_state_dict(Codebook(4, 16).state_dict())
+    state = Codebook(3, 16).state_dict()
+    del state["vq._codebook.embed"]
+    with pytest.raises(RuntimeError, match=r"Missing key.*codes_KC"):
+        Codebook(3, 16).load_state_dict(state)
+    with pytest.raises(RuntimeError, match="Unexpected key"):
+        Codebook(3, 16).load_state_dict(Codebook(3, 16).state_dict() | {"vq.more": torch.ones(1)})
+
+
+def test_a_copy_keeps_its_own_codes_and_keys() -> None:
+    torch.manual_seed(0)
+    codebook = Codebook(3, 16)
+    ema = EMA(nn.Sequential(codebook, nn.Linear(1, 1)), 0.9)
+    copied = copy.deepcopy(codebook)
+    train(codebook, seed=0, steps=2)
+    assert equal(copied, Codebook(3, 16))
+    copied.load_state_dict(codebook.state_dict())
+    ema.update(nn.Sequential(codebook, nn.Linear(1, 1)), 0)
+    assert equal(copied, codebook)
+    assert equal(ema.average[0], codebook)
 
 
 def test_codebook_training_pulls_latents_to_codes_and_passes_the_gradient() -> None:
@@ -175,24 +313,8 @@ def test_codes_move_to_the_mean_of_what_took_them() -> None:
     z_NC = torch.tensor([[-2.0], [-2.0], [3.0], [3.0]])
     indices = codebook(z_NC[:, :, None, None, None]).indices_BTHW.flatten()
     codebook.learn(z_NC, indices)
-    codes = codebook.vq.codebook.flatten().sort().values
+    codes = codebook.codes_KC.flatten().sort().values
     torch.testing.assert_close(codes, torch.tensor([-1.5, 2.0]), rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("cosine", [False, True])
-def test_codes_learn_as_the_library_has_them_learn(cosine: bool) -> None:
-    torch.manual_seed(0)
-    mine, z_BCTHW = Codebook(3, 16, cosine=cosine), latents(3)
-    mine.start(as_rows(z_BCTHW))
-    theirs = copy.deepcopy(mine.vq)
-    for step in range(3):
-        moved = z_BCTHW + 0.1 * step
-        quantized = mine(moved)
-        torch.manual_seed(step)
-        mine.learn(as_rows(moved), quantized.indices_BTHW.flatten())
-        torch.manual_seed(step)
-        theirs(moved)
-        torch.testing.assert_close(mine.vq.codebook, theirs.codebook)
 
 
 def test_the_same_seed_and_latents_give_the_same_codes() -> None:
