@@ -26,7 +26,6 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.tracking import MlflowClient
-from mlflow.utils.time import get_current_time_millis
 
 from pipelines.io import checksums, storage
 from pipelines.io.workspace import Workspace
@@ -144,7 +143,7 @@ class Run:
             print(f"the tracking server {self.uri} never got: {missing}", flush=True)
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        now = get_current_time_millis()
+        now = int(time.time() * 1000)
         batch = [Metric(name, float(value), now, step) for name, value in values.items()]
         self.send("metrics", lambda: self._client.log_batch(self.id, metrics=batch))
 
