@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from vqvdm.errors import UserError
 
@@ -20,7 +21,9 @@ def is_local(uri: str) -> bool:
 
 
 def connect(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The file system of a URI, and the path in it."""
+    """The file system of a URI, and the path in it, which is taken literally."""
+    if is_local(uri):
+        return LocalFileSystem(), uri.removeprefix("file://")
     # Listings are never cached: other processes write to the same places.
     options: dict[str, Any] = {"use_listings_cache": False}
     if uri.startswith("s3://"):
@@ -32,6 +35,8 @@ def connect(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
             # large objects are read in parts. What matters here is checked by its own sha256.
             "response_checksum_validation": "when_required",
         }
+        # `url_to_fs` would take "::" in a name for a chain of file systems.
+        return fsspec.filesystem("s3", **options), uri.removeprefix("s3://")
     try:
         return fsspec.core.url_to_fs(uri, **options)
     except ValueError as error:

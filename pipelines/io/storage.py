@@ -20,12 +20,16 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from pipelines.io.checksums import json_bytes
 from pipelines.io.connection import connect, explained, is_local
 from pipelines.io.scratch import scratch
 from vqvdm.errors import UserError
+
+BULK = 1000
+"""Objects that S3 removes by one request."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,7 @@ def _walk_local(path: str, folders: bool) -> list[FileInfo]:
         os.listdir(path)  # A folder that may not be read is an error, not an empty folder.
     files, entered = [], set[tuple[int, int]]()
     for folder, below, names in os.walk(path, followlinks=True):
+        below.sort()  # Of two links to one folder, the first by name is entered.
         stat = os.stat(folder)
         if (stat.st_dev, stat.st_ino) in entered:
             below.clear()  # A link leads back to a folder above, or to one seen before.
@@ -273,11 +278,45 @@ def publish_json(value: Any, uri: str) -> None:
 
 
 def delete(uri: str) -> None:
-    """Remove a file or everything below a folder; nothing happens where there is none."""
+    """Remove a file or everything below a folder; nothing happens where there is none.
+
+    Names are literal: `rm` of a file system would take `[1]`, `*` and `?` for patterns.
+    """
     fs, path = connect(uri)
     with explained(uri, "delete"):
-        if fs.exists(path):
-            fs.rm(path, recursive=True)
+        if not isinstance(fs, LocalFileSystem):
+            _delete_objects(fs, path, uri.startswith("s3://"))
+        elif os.path.isdir(path) and not os.path.islink(path):
+            shutil.rmtree(path)
+        else:
+            Path(path).unlink(missing_ok=True)
+
+
+def _delete_objects(fs: fsspec.AbstractFileSystem, path: str, in_bulk: bool) -> None:
+    """Remove an object, and all below its name; `in_bulk` where the store may take many at once."""
+    names = fs.find(path)
+    if in_bulk and len(names) > 1:
+        for start in range(0, len(names), BULK):
+            _delete_many(fs, names[start : start + BULK])
+    else:
+        for name in names:
+            fs.rm_file(name)
+
+
+def _delete_many(fs: fsspec.AbstractFileSystem, names: list[str]) -> None:
+    """Remove objects of S3 by one request; one by one what the server did not remove that way."""
+    bucket = names[0].partition("/")[0]
+    keys = [name.partition("/")[2] for name in names]
+    try:
+        answer = fs.call_s3(
+            "delete_objects", Bucket=bucket, Delete={"Objects": [{"Key": key} for key in keys]}
+        )
+        removed = {each["Key"] for each in answer.get("Deleted", [])}
+    except OSError:
+        removed = set()
+    for name, key in zip(names, keys, strict=True):
+        if key not in removed:
+            fs.rm_file(name)
 
 
 def sha256(uri: str) -> str:

@@ -9,6 +9,7 @@ import pytest
 
 from pipelines.io import storage
 from tests.e2e.conftest import KEY, SECRET
+from tests.unit.pipelines.io.test_storage import ODD_NAMES, check_literal
 
 
 @pytest.fixture
@@ -31,3 +32,20 @@ def test_a_part_of_an_object_is_read_as_well_as_all_of_it(connected: None, megab
     assert storage.read_bytes(uri) == content
     with storage.local_copy(uri) as path:
         assert Path(path).read_bytes() == content
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("odd", ODD_NAMES)
+def test_names_of_objects_are_literal(connected: None, odd: str):
+    check_literal(f"s3://bucket/odd-names-{list(ODD_NAMES).index(odd)}", odd, ODD_NAMES[odd])
+
+
+@pytest.mark.e2e
+def test_many_objects_are_deleted_by_few_requests(connected: None, monkeypatch):
+    monkeypatch.setattr(storage, "BULK", 5)
+    for number in range(12):
+        storage.publish_bytes(b"x", f"s3://bucket/many/{number % 3}/{number}")
+    storage.publish_bytes(b"x", "s3://bucket/many-others")
+    storage.delete("s3://bucket/many")
+    assert storage.walk("s3://bucket/many") == []
+    assert storage.exists("s3://bucket/many-others")

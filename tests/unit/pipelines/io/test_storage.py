@@ -1,5 +1,6 @@
 """Files are published whole or not at all, and refusals say what to mend."""
 
+import hashlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,3 +100,62 @@ def test_parts_that_a_killed_writer_left_are_discarded(tmp_path: Path) -> None:
     storage.discard_unfinished(f"{tmp_path}/clips")
     storage.discard_unfinished(f"{tmp_path}/videos.parquet")
     assert everything(tmp_path) == sorted(kept)
+
+
+ODD_NAMES = {
+    "run[1]": "run1",
+    "a*": "ab",
+    "b?": "bc",
+    "c%20d": "c d",
+    "e#f": "e",
+    "g+h": "g h",
+    "i j": "ij",
+    "k\nl": "kl",
+    "m::n": "m",
+    "~o": "o",
+    "ünï": "u",
+}
+"""Names, and a neighbour that each might be taken for."""
+
+
+def check_literal(root: str, odd: str, neighbour: str) -> None:
+    """Everything that storage does to `odd` leaves its neighbour as it is."""
+    places = [storage.join(root, name, "deep", "file.bin") for name in (odd, neighbour)]
+    for content, uri in zip((b"odd", b"neighbour"), places, strict=True):
+        storage.publish_bytes(content, uri)
+    assert [storage.read_bytes(uri) for uri in places] == [b"odd", b"neighbour"]
+    assert sorted(places) == [file.uri for file in storage.walk(root)]
+    found = storage.info(places[0])
+    assert storage.exists(places[0]) and found is not None and found.size == 3
+    assert storage.sha256(places[0]) == hashlib.sha256(b"odd").hexdigest()
+    storage.publish_bytes(b"", storage.join(root, odd, "other"))
+    storage.keep_only(storage.join(root, odd), ["deep/file.bin"])
+    assert sorted(places) == [file.uri for file in storage.walk(root)]
+    storage.delete(storage.join(root, odd))
+    assert [file.uri for file in storage.walk(root)] == [places[1]]
+    storage.delete(places[1])
+    assert storage.walk(root) == []
+
+
+@pytest.mark.parametrize("odd", ODD_NAMES)
+def test_names_are_literal(tmp_path: Path, memory: str, odd: str) -> None:
+    check_literal(str(tmp_path / "root"), odd, ODD_NAMES[odd])
+    check_literal(memory, odd.replace("::", ":"), ODD_NAMES[odd])
+
+
+def test_a_link_is_deleted_and_not_what_it_leads_to(tmp_path: Path) -> None:
+    target = tmp_path / "videos"
+    storage.publish_bytes(b"x", str(target / "a.mp4"))
+    (tmp_path / "link").symlink_to(target)
+    storage.delete(str(tmp_path / "link"))
+    assert not (tmp_path / "link").exists() and (target / "a.mp4").exists()
+
+
+def test_the_first_of_two_links_by_name_is_entered(tmp_path: Path) -> None:
+    target = tmp_path / "elsewhere"
+    storage.publish_bytes(b"x", str(target / "a.mp4"))
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    for name in ("zeta", "alpha", "mid"):
+        (videos / name).symlink_to(target)
+    assert [file.uri for file in storage.walk(str(videos))] == [f"{videos}/alpha/a.mp4"]
