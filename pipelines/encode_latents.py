@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
 import ray
 
 from pipelines.cluster import ray_options, set_up_ray_data
-from pipelines.io import checksums, storage, workspace
+from pipelines.io import checksums, lock, storage, workspace
 from pipelines.io.markers import Marker, content_fingerprint, files_of, filled_with, load_markers
 from pipelines.io.progress import Progress
 from pipelines.io.workspace import require
@@ -32,7 +32,7 @@ from pipelines.latents.encoder import (
     latent_shape,
 )
 from pipelines.latents.settings import EncodeLatents
-from pipelines.tracking.run import start_run
+from pipelines.tracking.run import Run, run_on_demand
 from vqvdm.errors import UserError
 
 FORMAT = 2
@@ -54,36 +54,52 @@ def encode_latents(config: EncodeLatents) -> str:
     origin = Origin(audit.weights_of(space.vqgan(config.vqgan), vqgan), clips["spec_hash"])
     spec_hash = checksums.fingerprint([FORMAT, asdict(origin), config.precision, config.batch_size])
     plans = [EncodePlan(space.clips, marker, folder, spec_hash, origin) for marker in sources]
+    reading = lock.reading("encode_latents", space.clips, space.vqgan(config.vqgan))
     if config.audit:
-        return audit_latents(config, plans, shape)
+        with reading:
+            return audit_latents(config, plans, shape)
     total = sum(len(marker.keys) for marker in sources)
     found = filled_with(folder)
     if found and not config.overwrite:
         workspace.refuse_other(folder, found, spec_hash)
     if config.dry_run:
         return f"would encode {total} clips in {len(sources)} shards into {folder}"
-    if found and config.overwrite:
-        storage.delete(folder)
 
-    markers, made = [], 0
-    progress = Progress("shards", len(plans))
+    inputs = {"clips": clips["fingerprint"], "vqgan": vqgan["fingerprint"]}
+    run = run_on_demand("encode_latents", config, inputs)
+    with reading, lock.writing(folder, "encode_latents"), run as begin:
+        if found and config.overwrite:
+            storage.keep_only(folder, [lock.NAME])
+        markers, made = encode_shards(plans, config, begin)
+        index = latents_index(markers, origin, spec_hash, clips, vqgan, shape)
+        storage.keep_only(folder, files_of(index["shards"]))
+        if not made and workspace.published(folder, "index.json") == index:
+            return f"{total} latents are there already, verified"
+        storage.publish_json(index, storage.join(folder, "index.json"))
+        begin().metrics({"throughput/clips_per_s": total / (time.monotonic() - started)})
+        begin().metrics({f"latent/std_{c}": value for c, value in enumerate(index["std"])})
+        begin().output(index["fingerprint"])
+    return f"{total} latents of {'×'.join(map(str, shape))}"
+
+
+def encode_shards(
+    plans: list[EncodePlan], config: EncodeLatents, begin: Callable[[], Run]
+) -> tuple[list[Marker], int]:
+    """Have every shard encoded or verified; returns the markers, and how many were made."""
+    markers: list[Marker] = []
+    made = 0
+
+    def log(done: int, counts: Mapping[str, float]) -> None:
+        if made:
+            begin().progress(done, counts)
+
+    progress = Progress("shards", len(plans), log=log)
     for row in on_actors(EncodeShard, [{"plan": plan} for plan in plans], config):
         marker = Marker.from_json(row["marker"])
         markers.append(marker)
         made += row["made"]
         progress.add(1, clips=len(marker.keys))
-    markers.sort(key=lambda marker: marker.name)
-    index = latents_index(markers, origin, spec_hash, clips, vqgan, shape)
-    storage.keep_only(folder, files_of(index["shards"]))
-    if not made and workspace.published(folder, "index.json") == index:
-        return f"{total} latents are there already, verified"
-    inputs = {"clips": clips["fingerprint"], "vqgan": vqgan["fingerprint"]}
-    with start_run("encode_latents", config, inputs) as run:
-        storage.publish_json(index, storage.join(folder, "index.json"))
-        run.metrics({"throughput/clips_per_s": total / (time.monotonic() - started)})
-        run.metrics({f"latent/std_{c}": value for c, value in enumerate(index["std"])})
-        run.output(index["fingerprint"])
-    return f"{total} latents of {'×'.join(map(str, shape))}"
+    return sorted(markers, key=lambda marker: marker.name), made
 
 
 def on_actors(actor: Any, rows: list[dict], config: EncodeLatents) -> Iterator[dict]:

@@ -34,7 +34,7 @@ from pipelines.evaluation.settings import Evaluate
 from pipelines.evaluation.speed import time_sampling
 from pipelines.evaluation.statistics import Statistics
 from pipelines.evaluation.worker import FeatureWorker, frame_classifier_state, read_clips
-from pipelines.io import storage, workspace
+from pipelines.io import lock, storage, workspace
 from pipelines.io.markers import Marker, load_markers
 from pipelines.io.progress import Progress
 from pipelines.settings import parse_rates
@@ -61,9 +61,12 @@ def evaluate(config: Evaluate) -> str:
         return f"{headline(done['metrics'])} (there already)"
 
     lineage = {"ldm": inputs.bundle["fingerprint"], "clips": inputs.index["fingerprint"]}
-    with start_run("evaluate", config, lineage) as run:
+    space = config.workspace
+    reading = lock.reading("evaluate", space.clips, space.ldm(config.ldm))
+    run_of_job = start_run("evaluate", config, lineage)
+    with reading, lock.writing(folder, "evaluate"), run_of_job as run:
         result, shown = compare(inputs)
-        card = storage.read_bytes(storage.join(config.workspace.ldm(config.ldm), "MODEL_CARD.md"))
+        card = storage.read_bytes(storage.join(space.ldm(config.ldm), "MODEL_CARD.md"))
         page = report.page(inputs.bundle, inputs.index["spec"], result, shown, card.decode())
         storage.publish_bytes(page.encode(), storage.join(folder, "report.html"))
         storage.publish_json(result, storage.join(folder, "metrics.json"))
@@ -72,7 +75,7 @@ def evaluate(config: Evaluate) -> str:
         run.metrics(result["metrics"])
         run.output(inputs.recipe)
         fingerprint = inputs.bundle["fingerprint"]
-        print(registry.judge(run, config.workspace.root, fingerprint, result), flush=True)
+        print(registry.judge(run, space.root, fingerprint, result), flush=True)
     return headline(result["metrics"])
 
 

@@ -1,11 +1,12 @@
 """Sampling: a bundle to videos, a grid and a list of what was made.
 
-(class, number) ──▶ pool of actors, each with the generator ──▶ CLASS/00000.mp4 ──▶ grid
+    (class, number) ──▶ pool of actors, each with the generator ──▶ CLASS/00000.mp4 ──▶ grid
+
+Actors publish the videos themselves. A job that was killed goes on with the batches that are left.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,33 +14,42 @@ from typing import Any
 import ray
 
 from pipelines.cluster import local_cpus, ray_options, set_up_ray_data
-from pipelines.io import checksums, storage, workspace
+from pipelines.io import checksums, lock, storage, workspace
 from pipelines.io.progress import Progress
 from pipelines.io.workspace import require
-from pipelines.sampling.settings import Sample, Sampling
-from pipelines.sampling.worker import Request, SamplingWorker, in_batches
+from pipelines.sampling.settings import Sample
+from pipelines.sampling.worker import (
+    PublishingWorker,
+    Request,
+    SampleBatch,
+    in_batches,
+    is_intact,
+)
 from pipelines.tracking.run import Run, start_run
-from pipelines.video import Frames
-from pipelines.video.encoder import encode_h264
+from pipelines.video.encoder import decode_clip
 from pipelines.video.grid import grid
 from vqvdm.errors import UserError
 from vqvdm.generator import VideoGenerator
 
+GRID = 16, 8
+"""Rows and columns of the grid at most."""
 
-def generation_graph(config: Sampling, requests: Sequence[Request]) -> Any:
-    """A Ray dataset that yields the requests with their videos."""
+
+def sampling_graph(config: Sample, batches: Sequence[SampleBatch]) -> Any:
+    """A Ray dataset that has the batches made, and yields the rows of their videos."""
     ray.init(**ray_options())
     set_up_ray_data(ray.data.DataContext.get_current())
     resources = ray.cluster_resources()
     gpus = int(resources.get("GPU", 0))
-    groups = in_batches(requests, config.batch_size)
-    actors = config.num_workers or max(1, min(gpus or int(resources.get("CPU", 1)), len(groups)))
+    actors = config.num_workers or gpus or int(resources.get("CPU", 1))
+    actors = max(1, min(actors, len(batches)))
     threads = max(1, local_cpus() // actors)
-    return ray.data.from_items(
-        [{"requests": group} for group in groups], override_num_blocks=len(groups)
-    ).map(
-        SamplingWorker,  # type: ignore[arg-type]
-        fn_constructor_args=(config.workspace.ldm(config.ldm), config, "auto", threads),
+    bundle = config.workspace.ldm(config.ldm)
+    # Rows are numbers, which Ray passes on without pickling.
+    rows = [{"batch": number} for number in range(len(batches))]
+    return ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+        PublishingWorker,  # type: ignore[arg-type]
+        fn_constructor_args=(bundle, config, "auto", threads, batches),
         num_cpus=1,
         num_gpus=1 if gpus else 0,
         concurrency=actors,
@@ -70,63 +80,81 @@ def sample(config: Sample) -> str:
     recipe = checksums.fingerprint([config.recipe(), bundle["fingerprint"]])
     if config.dry_run:
         return f"would sample {len(requests)} videos of {len(classes)} classes into {folder}"
-    if storage.exists(storage.join(folder, "samples.jsonl")) and not config.overwrite:
-        lines = storage.read_bytes(storage.join(folder, "samples.jsonl")).splitlines()
-        rows = [json.loads(line) for line in lines]
-        workspace.refuse_other(folder, rows[0]["recipe"], recipe)
-        verify_samples(folder, rows)
-        return f"{len(rows)} videos are there already, verified"
-    if config.overwrite:
-        storage.delete(folder)
-
-    with start_run("sample", config, {"ldm": bundle["fingerprint"]}) as run:
-        rows, videos = [], {}
-        for request, video in generate(config, requests):
-            rows.append(_publish(request, video, config, run) | {"recipe": recipe})
-            videos[request] = video
-        rows.sort(key=lambda row: row["file"])
-        picture = grid([videos[r] for r in requests], config.num_per_class, config.fps)
+    done = published_rows(folder)
+    if done and not config.overwrite:
+        workspace.refuse_other(folder, done[0]["recipe"], recipe)
+        verify_samples(folder, done)
+        return f"{len(done)} videos are there already, verified"
+    groups = in_batches(requests, config.batch_size)
+    batches = [SampleBatch(folder, recipe, tuple(group)) for group in groups]
+    reading = lock.reading("sample", space.ldm(config.ldm))
+    run_of_job = start_run("sample", config, {"ldm": bundle["fingerprint"]})
+    with reading, lock.writing(folder, "sample"), run_of_job as run:
+        if done:
+            storage.keep_only(folder, [lock.NAME])
+        rows = sorted(make_samples(config, batches, run), key=lambda row: row["file"])
+        picture = grid_of(folder, requests)
         storage.publish_bytes(picture, storage.join(folder, "grid.gif"))
         run.bytes(picture, "samples/grid.gif")
         listing = "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows)
         storage.publish_bytes(listing.encode(), storage.join(folder, "samples.jsonl"))
+        published = [lock.NAME, "grid.gif", "samples.jsonl", *(row["file"] for row in rows)]
+        storage.keep_only(folder, published)
         run.output(recipe)
     return f"{len(rows)} videos, {storage.join(folder, 'grid.gif')}"
 
 
-def generate(config: Sample, requests: Sequence[Request]) -> Iterator[tuple[Request, Frames]]:
-    """Each request with its video, as workers finish them."""
-    progress = Progress("videos", len(requests))
-    for row in generation_graph(config, requests).iter_rows():
-        yield from zip(row["requests"], row["videos"], strict=True)
-        progress.add(len(row["requests"]))
+def make_samples(config: Sample, batches: Sequence[SampleBatch], run: Run) -> Iterator[dict]:
+    """The rows of all videos: first those that a job that was killed left, then the new ones."""
+    progress = Progress("videos", sum(len(batch.requests) for batch in batches), log=run.progress)
+    left = []
+    for batch in batches:
+        rows = batch.finished()
+        if rows is None:
+            left.append(batch)
+            continue
+        progress.add(len(rows))
+        yield from rows
+    if not left:
+        return
+    for made in sampling_graph(config, left).iter_rows():
+        batch, rows = left[made["batch"]], json.loads(made["rows"])
+        for row, request in zip(rows, batch.requests, strict=True):
+            if request.number == 0:
+                video = storage.read_bytes(storage.join(batch.folder, row["file"]))
+                run.bytes(video, f"samples/{row['file']}")
+        progress.add(len(rows))
+        yield from rows
 
 
-def _publish(request: Request, video: Frames, config: Sample, run: Run) -> dict[str, Any]:
-    """Write a video into its place; returns its row of `samples.jsonl`."""
-    mp4 = encode_h264(video, config.fps)
-    folder = config.workspace.samples(config.output or config.ldm)
-    storage.publish_bytes(mp4, storage.join(folder, request.file))
-    if request.number == 0:
-        run.bytes(mp4, f"samples/{request.file}")
-    return {
-        "file": request.file,
-        "class": request.label,
-        "fps": config.fps,
-        "seed": request.seed(config.seed),
-        "sha256": hashlib.sha256(mp4).hexdigest(),
-    }
+def grid_of(folder: str, requests: Sequence[Request]) -> bytes:
+    """A GIF of the published videos, a class a row: at most `GRID` rows and columns, evenly spread
+    over the classes."""
+    by_class: dict[str | None, list[Request]] = {}
+    for request in requests:
+        by_class.setdefault(request.label, []).append(request)
+    groups = list(by_class.values())
+    rows = groups[:: -(-len(groups) // GRID[0])]
+    columns = min(GRID[1], len(rows[0]))
+    shown = [request for row in rows for request in row[:columns]]
+    videos = [decode_clip(storage.read_bytes(storage.join(folder, r.file))) for r in shown]
+    return grid(videos, columns, requests[0].fps)
+
+
+def published_rows(folder: str) -> list[dict]:
+    """What `samples.jsonl` lists; nothing where it is not published."""
+    try:
+        listing = storage.read_bytes(storage.join(folder, "samples.jsonl"))
+    except FileNotFoundError:
+        return []
+    return [json.loads(line) for line in listing.splitlines()]
 
 
 def verify_samples(folder: str, rows: Sequence[dict]) -> None:
     """`UserError` names the first video that is missing or changed."""
     for row in rows:
-        uri = storage.join(folder, row["file"])
-        try:
-            intact = storage.sha256(uri) == row["sha256"]
-        except FileNotFoundError:
-            intact = False
-        if not intact:
+        if not is_intact(folder, row):
+            uri = storage.join(folder, row["file"])
             raise UserError(
                 f"{uri} is missing or changed: run jobs/sample.py --overwrite to make it again"
             )

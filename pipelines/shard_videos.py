@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any
@@ -22,7 +22,7 @@ import numpy as np
 import ray
 
 from pipelines.cluster import ray_options, set_up_ray_data
-from pipelines.io import checksums, storage, workspace
+from pipelines.io import checksums, lock, storage, workspace
 from pipelines.io.markers import Marker, content_fingerprint, files_of, filled_with, shard_name
 from pipelines.io.progress import Progress
 from pipelines.io.scratch import scratch
@@ -35,8 +35,8 @@ from pipelines.sharding.plan import Place, SourceTable, assign_shards
 from pipelines.sharding.report import Report, Shard
 from pipelines.sharding.settings import ShardVideos
 from pipelines.sharding.sources import list_sources
-from pipelines.tracking.run import start_run
-from vqvdm.errors import IncompleteError
+from pipelines.tracking.run import Run, run_on_demand
+from vqvdm.errors import IncompleteError, UserError
 
 WAVE = 16_384
 """Shards whose plans are in memory at a time: a million videos."""
@@ -127,9 +127,14 @@ def find_near_duplicates(plans: Plans, config: ShardVideos) -> dict[int, NearDup
     return found
 
 
-def run_plans(plans: Plans, config: ShardVideos, report: Report) -> None:
+def run_plans(plans: Plans, config: ShardVideos, report: Report, begin: Callable[[], Run]) -> None:
     """Have every shard made or verified, and report on it."""
-    progress = Progress("shards", len(plans))
+
+    def log(done: int, counts: Mapping[str, float]) -> None:
+        if report.made:
+            begin().progress(done, counts)
+
+    progress = Progress("shards", len(plans), log=log)
     for plan, row in on_workers(make_shard, plans, config):
         marker = Marker.from_json(row["marker"])
         accounts = manifest.from_marker(marker.details)
@@ -169,32 +174,35 @@ def shard_videos(config: ShardVideos) -> str:
     if config.dry_run:
         return f"would cut {videos} videos of {len(spec.classes)} classes into {len(plans)} shards"
     folder = config.workspace.clips
-    found = filled_with(folder)
-    if found and config.overwrite:
-        storage.delete(folder)
-        storage.delete(config.workspace.perceptual_hashes)
-    elif found:
-        workspace.refuse_other(folder, found, spec.hash)
-
-    if config.filters.min_distance:
-        plans.near_duplicates = find_near_duplicates(plans, config)
-    with scratch() as place:
+    run = run_on_demand("shard_videos", config)
+    with lock.writing(folder, "shard_videos"), run as begin, scratch() as place:
+        found = filled_with(folder)
+        if found and config.overwrite:
+            storage.keep_only(folder, [lock.NAME])
+            storage.delete(config.workspace.perceptual_hashes)
+        elif found:
+            workspace.refuse_other(folder, found, spec.hash)
+        if config.filters.min_distance:
+            plans.near_duplicates = find_near_duplicates(plans, config)
         report = Report(place)
-        run_plans(plans, config, report)
+        run_plans(plans, config, report, begin)
         assert report.videos == videos, report.videos
         print(report.table(), flush=True)
         index = clips_index(spec, report.shards)
-        storage.keep_only(folder, files_of(index["shards"]))
         clips = sum(index["counts"].values())
+        if not clips:
+            report.manifest.publish(config.workspace.manifest)
+            storage.keep_only(folder, [lock.NAME])
+            raise UserError(report.why_no_clips(config.workspace.manifest))
+        storage.keep_only(folder, files_of(index["shards"]))
         if not report.made and workspace.published(folder, "index.json") == index:
             _refuse_failures(report, config)
             return f"{clips} clips are there already, verified"
-        with start_run("shard_videos", config) as run:
-            report.manifest.publish(config.workspace.manifest)
-            report.track(run, folder, time.monotonic() - started)
-            _refuse_failures(report, config)
-            storage.publish_json(index, storage.join(folder, "index.json"))
-            run.output(index["fingerprint"])
+        report.manifest.publish(config.workspace.manifest)
+        report.track(begin(), folder, time.monotonic() - started)
+        _refuse_failures(report, config)
+        storage.publish_json(index, storage.join(folder, "index.json"))
+        begin().output(index["fingerprint"])
     lost = {state: n for state, n in report.counts().items() if state != "ok"}
     return f"{clips} clips of {videos} videos" + (f", not ok: {lost}" if lost else "")
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pipelines.cluster import local_cpus, ray_options
 from pipelines.evaluation.settings import TrainDetector
-from pipelines.io import checksums, storage, workspace
+from pipelines.io import checksums, lock, storage, workspace
 from pipelines.io.arrays import clip_arrays
 from pipelines.io.markers import Marker, load_markers
 from pipelines.io.progress import Progress
@@ -120,7 +120,9 @@ def train_detector(config: TrainDetector) -> str:
         return f"{folder} is there already, verified"
     markers = load_markers(space.clips, index, "shard_videos")
     refuse_missing(classes, markers)
-    with start_run("train_detector", config, {"clips": index["fingerprint"]}) as run:
+    reading = lock.reading("train_detector", space.clips)
+    run_of_job = start_run("train_detector", config, {"clips": index["fingerprint"]})
+    with reading, lock.writing(folder, "train_detector"), run_of_job as run:
         ray.init(**ray_options())
         gpus = int(ray.cluster_resources().get("GPU", 0))
         task = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0)(_train)

@@ -73,6 +73,6 @@ def explained(uri: str, doing: str) -> Iterator[None]:
         raise
 
 
-def is_refusal(error: UserError) -> bool:
+def is_refusal(error: BaseException) -> bool:
     """Whether storage answered that a file may not be touched; else it did not answer at all."""
     return isinstance(error.__cause__, PermissionError)

@@ -1,113 +1,188 @@
-"""One writer at a time: a lock beside what a job writes, on a disk or in an object store.
+"""One writer of a folder at a time, and none while a job reads it: notes on a disk or in a store.
 
-The holder renews its lock every few seconds. A lock whose holder died is recognised: at once
-where the holder ran on this machine, else by its not being renewed. Neither disks nor object
+The holder renews its note every few seconds. A note whose holder died is recognised: at once
+where the holder ran on this machine, otherwise by its not being renewed. Neither disks nor object
 stores promise that two who ask at the same moment see each other, so whoever publishes asks
 again whether the lock is still its own: `still_held`.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from pipelines.io import storage, workspace
+from pipelines.io.connection import is_refusal
 from vqvdm.errors import UserError
 
 NAME = "lock.json"
+"""The note of the writer."""
+READERS = "readers"
+"""Folder of the notes of readers."""
 BEAT_S = 5.0
 STALE_S = 20.0
-"""A lock that was not renewed for so long has lost its holder."""
+"""A note that was not renewed for so long has lost its holder."""
 SETTLE_S = 0.3
-"""After so long, whoever asked at the same time has written its lock too."""
+"""After so long, whoever asked at the same time has written its note too."""
 
 _held: set[str] = set()
-"""Owners of the locks that this process holds."""
+"""Owners of the notes that this process holds."""
 
 
 @contextmanager
-def locked(folder: str) -> Iterator[str]:
-    """Hold the lock of a folder; gives the holder's id. `UserError` where another job has it."""
-    uri = storage.join(folder, NAME)
-    found = workspace.published(folder, NAME)
-    if found and _lives(uri, found):
-        raise UserError(
-            f"{folder} is being written by another job ({_who(found)}): wait until it has ended, "
-            "or choose another --name"
-        )
-    mine = _myself()
-    storage.publish_json(mine, uri)
-    time.sleep(SETTLE_S)
-    if not still_held(folder, mine["owner"]):
-        raise UserError(
-            f"{folder} is being written by a job that was started at the same time: wait until "
-            "it has ended, or choose another --name"
-        )
-    _held.add(mine["owner"])
-    ended = threading.Event()
-    beat = threading.Thread(target=_beat, args=(folder, mine, ended), daemon=True)
-    beat.start()
-    try:
+def writing(folder: str, job: str) -> Iterator[str]:
+    """Hold the lock of a folder; yields the holder's id.
+
+    `UserError` where another job writes the folder, or reads it.
+    """
+    _refuse_writer(folder)
+    mine = _myself(job)
+    with _renewed(folder, NAME, mine):
+        time.sleep(SETTLE_S)
+        if not still_held(folder, mine["owner"]):
+            raise UserError(
+                f"{folder} is being written by a job that was started at the same time: wait "
+                "until it has ended, or choose another --name"
+            )
+        for name, note in _readers(folder):
+            if _lives(folder, name, note):
+                raise UserError(
+                    f"{folder} is being read by {_who(note)}: wait until it has ended, or stop it"
+                )
         yield mine["owner"]
-    finally:
-        ended.set()
-        beat.join()
-        _held.discard(mine["owner"])
-        # Storage that is away keeps a lock, which is then found to be stale.
-        with suppress(UserError, OSError):
-            if still_held(folder, mine["owner"]):
-                storage.delete(uri)
+
+
+@contextmanager
+def reading(job: str, *folders: str) -> Iterator[None]:
+    """Keep writers out of folders; `UserError` where one is at work."""
+    with ExitStack() as notes:
+        for folder in folders:
+            mine = _myself(job)
+            for name, note in _readers(folder):
+                if _died_here(note):
+                    _forget(folder, name)
+            try:
+                notes.enter_context(_renewed(folder, f"{READERS}/{mine['owner']}.json", mine))
+            except (UserError, OSError) as error:
+                # What may only be read can be read without a note.
+                if not (is_refusal(error) or getattr(error, "errno", 0) == errno.EROFS):
+                    raise
+            _refuse_writer(folder)
+        yield
 
 
 def still_held(folder: str, owner: str) -> bool:
     """Whether no other job has taken the lock; one that was removed is nobody's."""
+    return _is_of(folder, NAME, owner)
+
+
+def _refuse_writer(folder: str) -> None:
     found = workspace.published(folder, NAME)
-    return found is None or found["owner"] == owner
+    if found and _lives(folder, NAME, found):
+        raise UserError(
+            f"{folder} is being written by another job ({_who(found)}): wait until it has ended, "
+            "or choose another --name"
+        )
 
 
-def _beat(folder: str, mine: dict[str, Any], ended: threading.Event) -> None:
-    """Renew the lock, unless somebody else has taken it."""
+def _readers(folder: str) -> list[tuple[str, dict[str, Any]]]:
+    """Name and content of the notes of readers."""
+    names = [file.uri[len(folder) + 1 :] for file in storage.walk(storage.join(folder, READERS))]
+    notes = [(name, workspace.published(folder, name)) for name in names]
+    return [(name, note) for name, note in notes if note and note["owner"] not in _held]
+
+
+@contextmanager
+def _renewed(folder: str, name: str, note: dict[str, Any]) -> Iterator[None]:
+    """Publish a note, renew it now and then, and remove it at the end."""
+    storage.publish_json(note, storage.join(folder, name))
+    _held.add(note["owner"])
+    ended = threading.Event()
+    beat = threading.Thread(target=_beat, args=(folder, name, note, ended), daemon=True)
+    beat.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        beat.join()
+        _held.discard(note["owner"])
+        if _is_of(folder, name, note["owner"], unknown=False):
+            _forget(folder, name)
+
+
+def _beat(folder: str, name: str, note: dict[str, Any], ended: threading.Event) -> None:
+    """Renew a note, unless somebody else has taken its place."""
     beats = 0
     while not ended.wait(BEAT_S):
         beats += 1
         with suppress(UserError, OSError):
-            if still_held(folder, mine["owner"]):
-                storage.publish_json(mine | {"beats": beats}, storage.join(folder, NAME))
+            if _is_of(folder, name, note["owner"]):
+                storage.publish_json(note | {"beats": beats}, storage.join(folder, name))
 
 
-def _lives(uri: str, lock: dict[str, Any]) -> bool:
-    """Whether the holder of a lock is alive."""
-    if lock["machine"] == _machine():
-        # A process may outlive its job, in a notebook for one.
-        let_go = lock["pid"] == os.getpid() and lock["owner"] not in _held
-        return lock["born"] == _born(lock["pid"]) and not let_go
-    print(f"{uri} is held by {_who(lock)}: watching whether it is renewed", flush=True)
-    folder, deadline = uri.removesuffix(f"/{NAME}"), time.monotonic() + STALE_S
+def _is_of(folder: str, name: str, owner: str, unknown: bool | None = None) -> bool:
+    """Whether a note is of an owner, or nobody's; `unknown` where storage does not answer."""
+    try:
+        found = workspace.published(folder, name)
+    except (UserError, OSError):
+        if unknown is None:
+            raise
+        return unknown
+    return found is None or found["owner"] == owner
+
+
+def _forget(folder: str, name: str) -> None:
+    # A note that cannot be removed is found to be stale later.
+    with suppress(UserError, OSError):
+        storage.delete(storage.join(folder, name))
+
+
+def _died_here(note: dict[str, Any]) -> bool:
+    """Whether the holder of a note was a process of this machine that has ended."""
+    return note["machine"] == _machine() and not _lives_here(note)
+
+
+def _lives_here(note: dict[str, Any]) -> bool:
+    # A process may outlive its job, in a notebook for one.
+    let_go = note["pid"] == os.getpid() and note["owner"] not in _held
+    return note["born"] == _born(note["pid"]) and not let_go
+
+
+def _lives(folder: str, name: str, note: dict[str, Any]) -> bool:
+    """Whether the holder of a note is alive."""
+    if note["machine"] == _machine():
+        return _lives_here(note)
+    uri = storage.join(folder, name)
+    print(f"{uri} is held by {_who(note)}: watching whether it is renewed", flush=True)
+    deadline = time.monotonic() + STALE_S
     while time.monotonic() < deadline:
         time.sleep(1)
-        now = workspace.published(folder, NAME)
+        now = workspace.published(folder, name)
         if now is None:
             return False
-        if now != lock:
+        if now != note:
             return True
     return False
 
 
-def _who(lock: dict[str, Any]) -> str:
-    return f"process {lock['pid']} on {lock['host']}"
+def _who(note: dict[str, Any]) -> str:
+    job = f"{note['job']}, " if "job" in note else ""
+    return f"{job}process {note['pid']} on {note['host']}"
 
 
-def _myself() -> dict[str, Any]:
+def _myself(job: str) -> dict[str, Any]:
     pid = os.getpid()
     return {
         "owner": uuid.uuid4().hex,
+        "job": job,
         "host": socket.gethostname(),
         "machine": _machine(),
         "pid": pid,

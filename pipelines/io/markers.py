@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
-from pipelines.io import checksums, storage, workspace
+from pipelines.io import checksums, lock, storage, workspace
 from vqvdm.errors import UserError
 
 SPLITS = ("train", "val")
@@ -91,8 +91,10 @@ def filled_with(folder: str) -> str | None:
 
 
 def files_of(shards: Iterable[str]) -> set[str]:
-    """Names of all files of a folder with an index and just these shards."""
-    return {"index.json"} | {f"{name}.{kind}" for name in shards for kind in ("tar", "json")}
+    """Names of all files of a folder with an index and just these shards, and of its lock."""
+    return {"index.json", lock.NAME} | {
+        f"{name}.{kind}" for name in shards for kind in ("tar", "json")
+    }
 
 
 class _HasSum(Protocol):

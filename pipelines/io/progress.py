@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Mapping
 
 BAR_WIDTH = 20
+Log = Callable[[int, Mapping[str, float]], None]
+"""Takes what is done, and what was counted on the way."""
 
 
 class Progress:
     """Counts work and reports progress: done, rates, time left."""
 
-    def __init__(self, unit: str, total: int, every_s: float = 5.0) -> None:
-        self.unit, self.total, self.every_s = unit, total, every_s
+    def __init__(self, unit: str, total: int, every_s: float = 5.0, log: Log | None = None) -> None:
+        """`log` is called every so many seconds, and at the end."""
+        self.unit, self.total, self.every_s, self.log = unit, total, every_s, log
         self.done = 0
         self.counts: dict[str, float] = {}
         self.started = self._printed = time.monotonic()
@@ -24,12 +28,16 @@ class Progress:
             self.counts[name] = self.counts.get(name, 0) + value
         now = time.monotonic()
         last = self.done == self.total
+        due = now - self._printed >= self.every_s or last
+        if due:
+            self._printed = now
+            if self.log:
+                self.log(self.done, self.counts)
         if sys.stdout.isatty():
             # One line, written over; what is left of a longer one is cleared.
             end = "\n" if last else ""
             print(f"\r{self.bar()} {self.line(now - self.started)}\x1b[K", end=end, flush=True)
-        elif now - self._printed >= self.every_s or last:
-            self._printed = now
+        elif due:
             print(self.line(now - self.started), flush=True)
 
     def bar(self) -> str:

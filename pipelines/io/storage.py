@@ -43,6 +43,8 @@ class FileInfo:
     images: int = 0
     """How many images there are, where it stands for a folder of them."""
     is_folder: bool = False
+    unreadable: bool = False
+    """Whether it is a folder that may not be read."""
 
 
 def join(uri: str, *parts: str) -> str:
@@ -60,7 +62,8 @@ def absolute(uri: str) -> str:
 def walk(uri: str, folders: bool = False) -> list[FileInfo]:
     """Every file below a folder or prefix, sorted by URI; none where there is no such place.
 
-    With `folders`, those of a disk are told too; object stores have none.
+    With `folders`, those of a disk are listed too, also such as may not be read; object stores
+    have none.
     """
     fs, path = connect(uri)
     with explained(uri, "list"):
@@ -87,7 +90,12 @@ def _walk_local(path: str, folders: bool) -> list[FileInfo]:
     if os.path.isdir(path):
         os.listdir(path)  # A folder that may not be read is an error, not an empty folder.
     files, entered = [], set[tuple[int, int]]()
-    for folder, below, names in os.walk(path, followlinks=True):
+
+    def unreadable(error: OSError) -> None:
+        if folders and error.filename != path:
+            files.append(FileInfo(str(error.filename), 0, is_folder=True, unreadable=True))
+
+    for folder, below, names in os.walk(path, onerror=unreadable, followlinks=True):
         below.sort()  # Of two links to one folder, the first by name is entered.
         stat = os.stat(folder)
         if (stat.st_dev, stat.st_ino) in entered:

@@ -6,6 +6,7 @@ Shapes: N videos, T frames, H height, W width.
 from __future__ import annotations
 
 import hashlib
+import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,9 +15,10 @@ from pathlib import Path
 
 import torch
 
-from pipelines.io import storage
-from pipelines.sampling.settings import Sampling
+from pipelines.io import checksums, storage, workspace
+from pipelines.sampling.settings import Sample, Sampling
 from pipelines.video import Frames
+from pipelines.video.encoder import encode_h264
 from vqvdm.generator import VideoGenerator
 from vqvdm.inference import Precision
 
@@ -26,6 +28,8 @@ BUNDLE = (
     "vqgan/config.json",
     "vqgan/model.safetensors",
 )
+BATCHES = "batches"
+"""Folder below the samples where finished batches are noted, while a job runs."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,10 @@ class Request:
 
     @property
     def folder(self) -> str:
-        return self.label or "unlabelled"
+        """The class as the name of one folder: what would lead elsewhere is percent-encoded."""
+        if self.label in (".", ".."):
+            return self.label.replace(".", "%2E")
+        return re.sub(r"[/\x00-\x1f]", lambda m: f"%{ord(m[0]):02X}", self.label or "unlabelled")
 
     @property
     def file(self) -> str:
@@ -51,7 +58,7 @@ class Request:
 
 
 class SamplingWorker:
-    """Holds the generator; turns rows of requests into rows of videos."""
+    """Holds the generator; turns requests into videos."""
 
     def __init__(self, bundle: str, config: Sampling, precision: Precision, threads: int) -> None:
         torch.set_num_threads(threads)
@@ -77,9 +84,74 @@ class SamplingWorker:
             options=config.options,
         )
 
+
+class PublishingWorker(SamplingWorker):
+    """Makes the videos of batches and publishes them: no video passes through the driver."""
+
+    def __init__(
+        self,
+        bundle: str,
+        config: Sample,
+        precision: Precision,
+        threads: int,
+        batches: Sequence[SampleBatch],
+    ) -> None:
+        super().__init__(bundle, config, precision, threads)
+        self.batches = batches
+
     def __call__(self, row: dict) -> dict:
-        """Takes {"requests": [Request]}, adds {"videos": uint8 (N, T, H, W, 3)}."""
-        return row | {"videos": self.videos(row["requests"])}
+        """Takes {"batch": the number of one}, adds {"rows": its rows, as JSON}."""
+        batch = self.batches[row["batch"]]
+        rows = []
+        for request, video in zip(batch.requests, self.videos(batch.requests), strict=True):
+            mp4 = encode_h264(video, request.fps)
+            storage.publish_bytes(mp4, storage.join(batch.folder, request.file))
+            rows.append(
+                {
+                    "file": request.file,
+                    "class": request.label,
+                    "fps": request.fps,
+                    "seed": request.seed(self.config.seed),
+                    "sha256": hashlib.sha256(mp4).hexdigest(),
+                    "recipe": batch.recipe,
+                }
+            )
+        batch.finish(rows)
+        return row | {"rows": checksums.json_bytes(rows)}
+
+
+@dataclass(frozen=True)
+class SampleBatch:
+    """Videos that a worker makes at once. Its rows are kept until the job has ended: a job that
+    was killed goes on with the batches that are left."""
+
+    folder: str
+    recipe: str
+    requests: tuple[Request, ...]
+
+    @property
+    def _place(self) -> tuple[str, str]:
+        wanted = [[each.label, each.number, each.fps] for each in self.requests]
+        return storage.join(self.folder, BATCHES), f"{checksums.fingerprint(wanted)}.json"
+
+    def finish(self, rows: list[dict]) -> None:
+        """Note that all videos are published."""
+        storage.publish_json(rows, storage.join(*self._place))
+
+    def finished(self) -> list[dict] | None:
+        """The rows of the batch, if its videos are there, intact and of this recipe."""
+        rows = workspace.published(*self._place)
+        if not rows or any(row["recipe"] != self.recipe for row in rows):
+            return None
+        return rows if all(is_intact(self.folder, row) for row in rows) else None
+
+
+def is_intact(folder: str, row: dict) -> bool:
+    """Whether the video of a row is there, and the one that was published."""
+    try:
+        return storage.sha256(storage.join(folder, row["file"])) == row["sha256"]
+    except FileNotFoundError:
+        return False
 
 
 def in_batches(requests: Sequence[Request], size: int) -> list[list[Request]]:

@@ -27,6 +27,20 @@ SHEET_COLUMNS, SHEET_ROWS = 4, 12
 """Clips side by side, each by four of its frames, and rows of them."""
 PEEK_BYTES = 4 << 20
 """How much of a shard is read for the sheet."""
+ADVICE = {
+    "too_short": "lower --frames, or raise --fps",
+    "no_frame_rate": "pass --fps",
+    "too_many_pixels": "raise --limits.max-pixels",
+    "too_long": "raise --limits.max-duration-s",
+    "timed_out": "raise --timeout-s",
+    "out_of_memory": "raise --max-memory-gb",
+    "no_permission": "give this user the right to read the files",
+    "too_small": "lower --filters.min-size",
+    "too_brief": "lower --filters.min-duration-s",
+    "static": "lower --filters.min-motion",
+    "black": "lower --filters.min-brightness",
+}
+"""What to change where a reason takes all videos."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +111,18 @@ class Report:
             figures = " ".join(f"{cells.get(column, 0):>9}" for column in columns)
             lines.append(f"{name:<{width}} {figures}")
         return "\n".join(lines)
+
+    def why_no_clips(self, account: str) -> str:
+        """One line: which reasons took how many videos, and what to change about the first."""
+        counts = Counter({state: sum(row[s] for s in SPLITS) for state, row in self._cells.items()})
+        reasons = [(state.partition("-")[2], count) for state, count in counts.most_common()]
+        listing = ", ".join(f"{count} {reason}" for reason, count in reasons)
+        first = reasons[0][0]
+        advice = ADVICE.get(first, "mend or leave out these videos")
+        return (
+            f"no clips of {self.videos} videos: {listing}; {first}: {advice}. "
+            f"{account} has the reason of each"
+        )
 
     def rejected_csv(self) -> bytes:
         """A row for each video that is not ok, and for each clip that a filter took out."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import posixpath
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import PurePosixPath
@@ -21,17 +21,99 @@ from pipelines.sharding.table import Row, read_table
 from pipelines.video.header import IMAGES
 from vqvdm.errors import UserError
 
-SUFFIXES = frozenset(
-    f".{name}"
-    for name in "3gp avi flv gif m2ts m4v mkv mov mp4 mpeg mpg mts ogg ogv ts vob webm wmv".split()  # noqa: SIM905
+FOLDERS_LIKE_VIDEOS = frozenset((".avi", ".mkv", ".mov", ".mp4", ".webm"))
+"""A folder with such a name is accounted for as no file, unless it holds something."""
+
+NO_VIDEOS = frozenset(
+    f".{suffix}"
+    for suffix in [
+        "csv",
+        "tsv",
+        "json",
+        "jsonl",
+        "xml",
+        "yaml",
+        "yml",
+        "toml",
+        "ini",
+        "cfg",
+        "log",
+        "txt",
+        "md",
+        "rst",
+        "html",
+        "htm",
+        "css",
+        "js",
+        "py",
+        "sh",
+        "ipynb",
+        "pdf",
+        "doc",
+        "docx",
+        "xls",
+        "xlsx",
+        "ppt",
+        "pptx",
+        "parquet",
+        "npy",
+        "npz",
+        "pt",
+        "pth",
+        "safetensors",
+        "pkl",
+        "h5",
+        "db",
+        "sqlite",
+        "srt",
+        "vtt",
+        "ass",
+        "ssa",
+        "sub",
+        "idx",
+        "nfo",
+        "zip",
+        "tar",
+        "gz",
+        "tgz",
+        "bz2",
+        "xz",
+        "7z",
+        "rar",
+        "mp3",
+        "wav",
+        "flac",
+        "m4a",
+        "aac",
+        "opus",
+        "oga",
+        "svg",
+        "tif",
+        "tiff",
+        "heic",
+        "raw",
+        "psd",
+        "part",
+        "tmp",
+        "crdownload",
+        "md5",
+        "sha256",
+    ]
 )
-"""Files that are taken for videos, by the end of their names."""
+"""Endings of files that lie beside videos. Any other file is opened: FFmpeg knows more formats than
+a list could."""
+
+SYSTEM_NAMES = frozenset(
+    ["__MACOSX", "@eaDir", "lost+found", "#recycle", "$RECYCLE.BIN", "Thumbs.db", "desktop.ini"]
+) | {"System Volume Information"}
+"""Folders and files that systems leave behind; names that begin with a dot are hidden anyway."""
 
 
 def list_sources(videos: str, selection: Selection) -> list[Source]:
     """The videos below a folder, with label and split; `UserError` where there are none."""
     selection = replace(selection, val_list=find_list(videos, selection.val_list))
-    files = storage.walk(videos, folders=True)
+    everything = storage.walk(videos, folders=True)
+    files = [file for file in everything if not _is_hidden(file.uri[len(videos) + 1 :])]
     images = _image_folders(videos, files)
     found = {file.uri[len(videos) + 1 :]: file for file in _videos(files, images.values())}
     if selection.frames_fps is not None:
@@ -46,23 +128,74 @@ def list_sources(videos: str, selection: Selection) -> list[Source]:
             raise UserError(
                 f"no videos under {videos}: pass --videos a folder or bucket that has some"
             )
+        _print_skipped(everything, files)
         sources = _from_folders(found, selection)
     else:
         sources = _from_table(videos, found, selection)
     if selection.labels == "folder" and len({s.label is None for s in sources}) > 1:
         stray = next(source.path for source in sources if source.label is None)
         raise UserError(f"{stray} has no label while others have: move it, or pass --labels none")
+    check_classes({source.label for source in sources if source.label is not None})
     return sources
 
 
+def check_classes(classes: Iterable[str]) -> None:
+    """`UserError` where two classes look the same; prints those that differ by case only."""
+    composed: dict[str, str] = {}
+    folded: dict[str, str] = {}
+    for name in sorted(classes):
+        twin = composed.setdefault(unicodedata.normalize("NFC", name), name)
+        if twin != name:
+            raise UserError(
+                f"two classes look the same, {name!r}: {twin!a} and {name!a} are written "
+                "with different Unicode characters; give both videos one of these names"
+            )
+        other = folded.setdefault(name.casefold(), name)
+        if other != name:
+            print(f"note: classes {other!r} and {name!r} differ by case only", flush=True)
+
+
+def _is_hidden(path: str) -> bool:
+    """Whether a path is hidden, or left behind by a system."""
+    parts = PurePosixPath(path).parts
+    return any(part.startswith(".") or part in SYSTEM_NAMES for part in parts)
+
+
+def _print_skipped(everything: list[FileInfo], files: list[FileInfo]) -> None:
+    """Say how many files are passed over, and why."""
+    hidden = sum(not file.is_folder for file in everything) - sum(not f.is_folder for f in files)
+    if hidden:
+        print(f"note: {hidden} hidden or system files are skipped", flush=True)
+    endings = Counter(
+        suffix
+        for file in files
+        if not file.is_folder and (suffix := PurePosixPath(file.uri).suffix.lower()) in NO_VIDEOS
+    )
+    if endings:
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in endings.most_common(5))
+        print(f"note: {endings.total()} files are skipped as no videos ({kinds})", flush=True)
+
+
 def _videos(files: list[FileInfo], images: Iterable[FileInfo]) -> list[FileInfo]:
-    """Files named like videos, and folders named so that hold neither videos nor images."""
-    named = [file for file in files if PurePosixPath(file.uri).suffix.lower() in SUFFIXES]
+    """Files that may be videos, and folders that hold nothing: unreadable, or named like videos."""
+    videos = [
+        file
+        for file in files
+        if not file.is_folder
+        and (suffix := PurePosixPath(file.uri).suffix.lower()) not in NO_VIDEOS
+        and suffix not in IMAGES
+    ]
     inhabited = {folder.uri for folder in images}
-    if any(file.is_folder for file in named):
-        for file in named:
-            inhabited |= {str(p) for p in PurePosixPath(file.uri).parents if not file.is_folder}
-    return [file for file in named if not file.is_folder or file.uri not in inhabited]
+    folders = [file for file in files if file.is_folder]
+    if folders:
+        for file in videos:
+            inhabited.update(str(parent) for parent in PurePosixPath(file.uri).parents)
+    return videos + [
+        folder
+        for folder in folders
+        if folder.uri not in inhabited
+        and (folder.unreadable or PurePosixPath(folder.uri).suffix.lower() in FOLDERS_LIKE_VIDEOS)
+    ]
 
 
 def _image_folders(videos: str, files: list[FileInfo]) -> dict[str, FileInfo]:
@@ -91,7 +224,9 @@ def _from_folders(found: dict[str, FileInfo], selection: Selection) -> list[Sour
     sources = []
     by_folder = selection.splits == "folders"
     for path, file in sorted(found.items()):
-        parents = PurePosixPath(path).parts[:-1]
+        parts = PurePosixPath(path).parts
+        # A folder that may not be read has the label that its videos would have.
+        parents = parts if file.unreadable else parts[:-1]
         split = named_split(path) if by_folder else "train"
         classes = parents[1:] if by_folder else parents
         label = classes[0] if selection.labels == "folder" and classes else None
@@ -129,13 +264,20 @@ def _from_row(
     spelled: dict[str, str],
     selection: Selection,
 ) -> Source:
-    path = row.path.removeprefix("./")
+    path = _as_listed(row.path, videos)
     path = spelled.get(unicodedata.normalize("NFC", path), path)
     if path in found:
         file = found[path]
-    elif "://" in path or path.startswith("/"):
-        file = storage.info(path) or FileInfo(path, 0)
     else:
-        file = FileInfo(storage.join(videos, path), 0)  # Missing: its account will say so.
+        elsewhere = "://" in path or path.startswith("/")
+        uri = path if elsewhere else storage.join(videos, path)
+        file = storage.info(uri) or FileInfo(uri, 0)  # Missing: its account will say so.
     source = _source(path, file, row.label, row.split or "train", selection.frames_fps)
     return replace(source, start_s=row.start_s, end_s=row.end_s, fps=row.fps)
+
+
+def _as_listed(path: str, videos: str) -> str:
+    """A path of a table as a listing spells it: relative, where it lies below the videos."""
+    if "://" in path or path.startswith("/"):
+        return storage.absolute(path).removeprefix(f"{videos}/")
+    return posixpath.normpath(path)

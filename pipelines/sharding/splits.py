@@ -5,6 +5,7 @@ from __future__ import annotations
 import posixpath
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import PurePosixPath
@@ -89,12 +90,16 @@ def find_list(videos: str, val_list: str | None) -> str | None:
 def listed(val_list: str, paths: Iterable[str]) -> set[str]:
     """Paths in a list, one a line; what follows a path, as in UCF-101's lists, is ignored."""
     spelled = {unicodedata.normalize("NFC", path): path for path in paths}
+    # UCF-101's lists and files write HandstandPushups and HandStandPushups.
+    folded = Counter(path.casefold() for path in spelled)
+    by_case = {path.casefold(): path for path in spelled if folded[path.casefold()] == 1}
     chosen = set()
     for line in storage.read_text(val_list, "--val-list").splitlines():
         line = unicodedata.normalize("NFC", line.strip())
         if not line:
             continue
         name = line if line in spelled else line.split()[0]
+        name = name if name in spelled else by_case.get(name.casefold(), name)
         if name not in spelled:
             raise UserError(f"--val-list {val_list} names {name}, which is no video here")
         chosen.add(spelled[name])

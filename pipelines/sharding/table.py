@@ -64,9 +64,11 @@ def _read(uri: str) -> pa.Table:
             return pq.read_table(data)
         if suffix == ".jsonl":
             return pa.json.read_json(data)
-        # Labels are text: a class named 007 stays so.
+        # Labels are text: classes named 007, NA or null stay so.
         types = dict.fromkeys(TEXT, pa.string()) | dict.fromkeys(NUMBERS, pa.string())
-        options = pa.csv.ConvertOptions(column_types=types, strings_can_be_null=True)
+        options = pa.csv.ConvertOptions(
+            column_types=types, strings_can_be_null=True, null_values=[""]
+        )
         return pa.csv.read_csv(data, convert_options=options)
     except FileNotFoundError:
         raise UserError(f"--labels {uri}: no such file; or pass folder or none") from None

@@ -17,8 +17,9 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -147,6 +148,10 @@ class Run:
         batch = [Metric(name, float(value), now, step) for name, value in values.items()]
         self.send("metrics", lambda: self._client.log_batch(self.id, metrics=batch))
 
+    def progress(self, done: int, counts: Mapping[str, float]) -> None:
+        """Log what is done so far, by which MLflow draws a curve."""
+        self.metrics({f"progress/{name}": value for name, value in counts.items()}, step=done)
+
     def bytes(self, content: bytes, path: str) -> None:
         """Keep a file among the artifacts, at `path` (folder/name)."""
         folder, name = os.path.split(path)
@@ -216,6 +221,15 @@ def start_run(
         mine.finish("FAILED")
         raise
     mine.finish("FINISHED")
+
+
+@contextmanager
+def run_on_demand(
+    stage: str, config: Settings, inputs: Mapping[str, str] | None = None
+) -> Iterator[Callable[[], Run]]:
+    """Yields what begins the run of a job, once: a job that finds its work done needs none."""
+    with ExitStack() as stack:
+        yield cache(lambda: stack.enter_context(start_run(stage, config, inputs)))
 
 
 def _begin(uri: str, stage: str, config: Settings, inputs: Mapping[str, str]) -> Run:

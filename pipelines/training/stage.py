@@ -65,10 +65,11 @@ def run_stage(stage: Stage) -> str:
                 f"{stage.folder}/model.safetensors does not match config.json: "
                 f"run jobs/{stage.name}.py --overwrite to make it again"
             )
-    with lock.locked(stage.folder) as owner:
+    reading = lock.reading(stage.name, stage.data.folder, *stage.parts.values())
+    with reading, lock.writing(stage.folder, stage.name) as owner:
         # What the same command left unfinished is gone on with, though it says to overwrite.
         if config.overwrite and (done or not same):
-            _clear(stage.folder)
+            storage.keep_only(stage.folder, [lock.NAME])
         return _train_and_publish(stage, checkpoints, owner)
 
 
@@ -85,13 +86,6 @@ def _refuse_other(stage: Stage, found: Mapping[str, Any]) -> None:
                 "or another --name"
             )
     workspace.refuse_other(stage.folder, found["recipe"], stage.recipe)
-
-
-def _clear(folder: str) -> None:
-    """Remove all that lies in a folder but its lock."""
-    for file in storage.walk(folder):
-        if file.uri != storage.join(folder, lock.NAME):
-            storage.delete(file.uri)
 
 
 def _train_and_publish(stage: Stage, checkpoints: Checkpoints, owner: str) -> str:

@@ -55,8 +55,11 @@ def check_place(path: str, is_folder: bool) -> None:
     mode = os.stat(path).st_mode
     if is_folder:
         os.listdir(path)
+    elif stat.S_ISDIR(mode):
+        os.listdir(path)  # One that may not be read is an error of its own.
+        raise VideoError("not_a_file", "a folder")
     elif not stat.S_ISREG(mode):
-        raise VideoError("not_a_file", "a folder" if stat.S_ISDIR(mode) else "no regular file")
+        raise VideoError("not_a_file", "no regular file")
     else:
         with open(path, "rb") as file:
             if not file.read(1):

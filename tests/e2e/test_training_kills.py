@@ -255,7 +255,7 @@ def test_each_key_once_with_two_workers_then_one_then_two(
 @pytest.mark.e2e
 def test_a_second_job_in_the_same_place_is_refused(trained: Trained, tmp_path: Path) -> None:
     root = trained.fresh(tmp_path)
-    with lock.locked(storage.join(root, PLACES["train_ldm"])):
+    with lock.writing(storage.join(root, PLACES["train_ldm"]), "train_ldm"):
         outcome = run_job("train_ldm", *command("train_ldm", root))
     assert outcome.status == 2
     assert outcome.stderr.count("\n") == 1

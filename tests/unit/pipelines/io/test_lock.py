@@ -1,5 +1,6 @@
 """One writer at a time, and locks that outlived their holders."""
 
+import errno
 import multiprocessing
 import os
 import uuid
@@ -23,27 +24,66 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def left_by(folder: str, **changes: object) -> None:
-    storage.publish_json(lock._myself() | changes, storage.join(folder, lock.NAME))
+    storage.publish_json(lock._myself("train_ldm") | changes, storage.join(folder, lock.NAME))
 
 
 def test_the_second_is_refused_until_the_first_has_ended(folder: str) -> None:
     refused = pytest.raises(UserError, match=rf"process {os.getpid()} on .*another --name")
-    with lock.locked(folder), refused:
-        lock.locked(folder).__enter__()
-    with lock.locked(folder) as owner:
+    with lock.writing(folder, "train_ldm"), refused:
+        lock.writing(folder, "train_ldm").__enter__()
+    with lock.writing(folder, "train_ldm") as owner:
         assert lock.still_held(folder, owner)
     assert storage.walk(folder) == []
+
+
+def left_behind(folder: str, job: str, **changes: object) -> str:
+    """The note of a reader that another process holds."""
+    other = lock._myself(job) | {"pid": os.getppid(), "born": lock._born(os.getppid())} | changes
+    uri = storage.join(folder, lock.READERS, f"{other['owner']}.json")
+    storage.publish_json(other, uri)
+    return uri
+
+
+def test_a_writer_is_refused_while_others_read_and_they_while_it_writes(folder: str) -> None:
+    with lock.reading("sample", folder), lock.reading("evaluate", folder):
+        note = left_behind(folder, "sample")
+        with pytest.raises(UserError, match=r"being read by sample, process \d+ on .*: wait"):
+            lock.writing(folder, "train_ldm").__enter__()
+        storage.delete(note)
+    with lock.writing(folder, "train_ldm"):
+        by = r"being written by another job \(train_ldm, process"
+        with pytest.raises(UserError, match=by):
+            lock.reading("sample", folder).__enter__()
+    assert storage.walk(folder) == []
+
+
+def test_readers_that_died_are_forgotten(folder: str) -> None:
+    left_behind(folder, "sample", born="1")
+    with lock.writing(folder, "train_ldm"):
+        pass
+    with lock.reading("evaluate", folder):
+        pass
+    assert storage.walk(folder) == []
+
+
+def test_what_may_only_be_read_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(storage, "publish_json", refuse)
+    with lock.reading("sample", str(tmp_path)):
+        pass
 
 
 def test_a_lock_of_a_process_that_died_is_taken_at_once(folder: str) -> None:
     child = multiprocessing.get_context("spawn").Process(target=os.getpid)
     child.start()
     left_by(folder, pid=child.pid, born="1")  # another process of that number
-    with lock.locked(folder):
+    with lock.writing(folder, "train_ldm"):
         pass
     child.join()
     left_by(folder, pid=child.pid, born="1")
-    with lock.locked(folder):
+    with lock.writing(folder, "train_ldm"):
         pass
 
 
@@ -51,7 +91,7 @@ def test_a_silent_lock_of_another_machine_is_taken_after_a_while(
     folder: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     left_by(folder, machine="another", host="node7")
-    with lock.locked(folder):
+    with lock.writing(folder, "train_ldm"):
         assert "on node7: watching" in capsys.readouterr().out
 
 
@@ -59,10 +99,10 @@ def test_a_renewed_lock_of_another_machine_is_respected(
     folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lock, "BEAT_S", 0.2)
-    with lock.locked(folder):
+    with lock.writing(folder, "train_ldm"):
         monkeypatch.setattr(lock, "_machine", lambda: "another")  # who asks sits elsewhere
         with pytest.raises(UserError, match="another job"):
-            lock.locked(folder).__enter__()
+            lock.writing(folder, "train_ldm").__enter__()
 
 
 def test_whoever_wrote_last_of_two_at_once_has_it(
@@ -70,14 +110,14 @@ def test_whoever_wrote_last_of_two_at_once_has_it(
 ) -> None:
     monkeypatch.setattr(lock.time, "sleep", lambda _: left_by(folder, owner="the other"))
     with pytest.raises(UserError, match="same time"):
-        lock.locked(folder).__enter__()
+        lock.writing(folder, "train_ldm").__enter__()
     found = workspace.published(folder, lock.NAME)
     assert found is not None
     assert found["owner"] == "the other"
 
 
 def test_a_lock_that_was_taken_over_is_left_to_its_new_holder(folder: str) -> None:
-    with lock.locked(folder) as owner:
+    with lock.writing(folder, "train_ldm") as owner:
         left_by(folder, owner="another")
         assert not lock.still_held(folder, owner)
     assert not lock.still_held(folder, owner)
@@ -85,6 +125,6 @@ def test_a_lock_that_was_taken_over_is_left_to_its_new_holder(folder: str) -> No
 
 def test_a_lock_that_this_process_could_not_remove_is_taken_at_once(folder: str) -> None:
     left_by(folder)  # Storage was away when its job ended; the process, a notebook say, lives on.
-    with lock.locked(folder) as owner:
+    with lock.writing(folder, "train_ldm") as owner:
         assert lock.still_held(folder, owner)
     assert storage.walk(folder) == []

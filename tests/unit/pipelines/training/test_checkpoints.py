@@ -158,7 +158,7 @@ def limited_files(size: int) -> Iterator[None]:
 
 
 def test_another_job_that_took_over_is_not_disturbed(tmp_path: Path) -> None:
-    with lock.locked(str(tmp_path)) as owner:
+    with lock.writing(str(tmp_path), "train_ldm") as owner:
         mine = Checkpoints(str(tmp_path), "recipe", 2, owner=owner)
         mine.save(1, state(1))
         other = Checkpoints(str(tmp_path), "recipe", 2, owner="somebody who thinks he holds it")
