@@ -1,14 +1,16 @@
 """What videos there are: labels and splits from folders, lists and tables, as people have them."""
 
+import os
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.sharding import manifest
 from pipelines.sharding import sources as inputs
 from pipelines.sharding.manifest import Source
-from pipelines.sharding.settings import Selection
+from pipelines.sharding.settings import Selection, ShardVideos
 from vqvdm.errors import UserError
 
 GROUPS = r"_g\d+_"
@@ -201,3 +203,107 @@ def test_a_wrong_table_is_refused(tmp_path: Path, name: str, text: str, message:
     with pytest.raises(UserError, match=message) as caught:
         labels_of(videos, str(tmp_path / name))
     assert "--labels" in str(caught.value) or str(tmp_path / name) in str(caught.value)
+
+
+def test_hidden_and_system_names_are_skipped_and_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hidden = [
+        ".ipynb_checkpoints/a.mp4", "__MACOSX/cat/._a.mp4", "@eaDir/b.mp4", "cat/.DS_Store",
+        "cat/._a.mp4", "lost+found/c.mp4", "cat/#recycle/d.mp4", "cat/Thumbs.db",
+    ]  # fmt: skip
+    videos = fill(tmp_path, "cat/a.mp4", "dog/b.mp4", "cat/notes.txt", "labels.csv", *hidden)
+    assert {path: s.label for path, s in found(videos).items()} == {
+        "cat/a.mp4": "cat", "dog/b.mp4": "dog"
+    }  # fmt: skip
+    said = capsys.readouterr().out
+    assert f"{len(hidden)} hidden or system files are skipped" in said
+    assert "2 files are skipped as no videos (1 .txt, 1 .csv)" in said
+
+
+def test_every_file_that_may_be_a_video_has_a_row(tmp_path: Path) -> None:
+    names = ["a.mp4", "b.mxf", "c.y4m", "d.m2v", "e.f4v", "f", "g.unheard-of", "h.MP4"]
+    videos = fill(tmp_path, *names, "i.srt", "j.zip", "k.json")
+    assert sorted(found(videos, labels="none")) == names
+
+
+def test_a_folder_that_may_not_be_read_has_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    videos = fill(tmp_path / "videos", "cat/a.mp4", "dog/b.mp4", "dog/deep/c.mp4")
+    original = os.scandir
+
+    def scandir(path: str) -> object:
+        if str(path).endswith(("/dog/deep", "/cat")):
+            raise PermissionError(13, "Permission denied", path)
+        return original(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert {path: s.label for path, s in found(videos).items()} == {
+        "cat": "cat", "dog/b.mp4": "dog", "dog/deep": "dog"
+    }  # fmt: skip
+
+
+def test_one_file_has_one_id_however_it_is_named(tmp_path: Path) -> None:
+    videos = fill(tmp_path / "videos", "cat/a.mp4", "cat/b.mp4")
+    table = tmp_path / "labels.csv"
+    ids = set()
+    for spelling in ("cat/a.mp4", "./cat/a.mp4", "cat/../cat/a.mp4", f"{videos}/cat/a.mp4",
+                     f"file://{videos}/cat/a.mp4"):  # fmt: skip
+        table.write_text(f"path,label\n{spelling},cat\n")
+        [(path, source)] = found(videos, labels=str(table)).items()
+        assert path == "cat/a.mp4"
+        ids.add(source.id)
+    assert len(ids) == 1
+    table.write_text(f"path,label\ncat/a.mp4,cat\n{videos}/cat/a.mp4,cat\n")
+    with pytest.raises(UserError, match=r"lists cat/a\.mp4 twice"):
+        inputs.list_sources(videos, Selection(labels=str(table)))
+
+
+def test_rows_outside_the_listing_change_with_their_files(tmp_path: Path) -> None:
+    videos = fill(tmp_path / "videos", "a.mp4")
+    for name in ("other/b.mp4", "videos/.hidden.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"12345")
+    table = tmp_path / "labels.csv"
+    rows = ["a.mp4", "../other/b.mp4", f"{tmp_path}/other/b.mp4", ".hidden.mp4"]
+    for row in rows[1:]:
+        table.write_text(f"path,label\na.mp4,x\n{row},x\n")
+        sources = found(videos, labels=str(table), val_fraction=0.0)
+        [other] = [source for path, source in sources.items() if path != "a.mp4"]
+        assert other.size == 5 and other.mtime_ns
+
+
+def test_classes_that_look_the_same_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    composed, decomposed = "Caf\u00e9", "Cafe\u0301"
+    videos = fill(tmp_path / "a", f"{composed}/a.mp4", f"{decomposed}/b.mp4")
+    with pytest.raises(UserError, match="two classes look the same") as caught:
+        found(videos)
+    assert "\\u0301" in str(caught.value)
+    videos = fill(tmp_path / "b", "Run/a.mp4", "run/b.mp4")
+    assert {source.label for source in found(videos).values()} == {"Run", "run"}
+    assert "classes 'Run' and 'run' differ by case only" in capsys.readouterr().out
+
+
+def test_classes_may_be_called_like_nothing(tmp_path: Path) -> None:
+    videos = fill(tmp_path / "videos", *(f"{n}.mp4" for n in range(5)))
+    names = ["NA", "null", "nan", "None", "007"]
+    rows = [f"{n}.mp4,{name}" for n, name in enumerate(names)]
+    table = tmp_path / "labels.csv"
+    table.write_text("\n".join(["path,label", *rows]))
+    assert list(labels_of(videos, str(table)).values()) == names
+
+
+@pytest.mark.parametrize("spelling", ["{}", "{}/", "{}//"])
+def test_a_trailing_slash_changes_no_id(tmp_path: Path, spelling: str) -> None:
+    videos = fill(tmp_path / "videos", "cat/a.mp4", "cat/b.mp4")
+    config = ShardVideos(videos=spelling.format(videos))
+    ids = {source.id for source in inputs.list_sources(config.videos_uri, config.selection)}
+    assert ids == {manifest.video_id(f"cat/{name}.mp4") for name in "ab"}
+
+
+def test_a_bucket_may_end_in_a_slash() -> None:
+    uris = {ShardVideos(videos=text).videos_uri for text in ("s3://bucket", "s3://bucket/")}
+    assert uris == {"s3://bucket"}

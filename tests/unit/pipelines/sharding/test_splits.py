@@ -118,3 +118,16 @@ def test_a_missing_list_is_refused(tmp_path: Path) -> None:
     fill(tmp_path, "a.mp4")
     with pytest.raises(UserError, match="--val-list"):
         inputs.list_sources(str(tmp_path), Selection("none", val_list="none.txt"))
+
+
+def test_a_list_may_write_another_case(tmp_path: Path) -> None:
+    videos = fill(tmp_path / "videos", "HandstandPushups/v_HandStandPushups_g01_c01.avi", "x/y.avi")
+    listing = tmp_path / "list.txt"
+    listing.write_text("HandStandPushups/v_HandstandPushups_g01_c01.avi 37\n")
+    splits = {path: source.split for path, source in found(videos, val_list=str(listing)).items()}
+    assert splits["HandstandPushups/v_HandStandPushups_g01_c01.avi"] == "val"
+    assert splits["x/y.avi"] == "train"
+    twice = fill(tmp_path / "twice", "A/b.avi", "a/b.avi", "c/d.avi")
+    listing.write_text("A/B.avi\n")
+    with pytest.raises(UserError, match=r"names A/B\.avi, which is no video here"):
+        found(twice, val_list=str(listing))
