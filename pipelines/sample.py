@@ -47,7 +47,7 @@ def generation_graph(config: Sampling, requests: Sequence[Request]) -> Any:
 
 
 def wanted_classes(text: str, known: Sequence[str]) -> list[str | None]:
-    """The classes of `--classes`; `UserError` for one the model never saw."""
+    """The classes of `--classes`; `UserError` for one that the model was not trained on."""
     if text == "all":
         return list(known) or [None]
     names = list(dict.fromkeys(name.strip() for name in text.split(",")))
@@ -103,7 +103,7 @@ def generate(config: Sample, requests: Sequence[Request]) -> Iterator[tuple[Requ
 
 
 def _publish(request: Request, video: Frames, config: Sample, run: Run) -> dict[str, Any]:
-    """Write a video into its place; returns its row of `samples.jsonl`."""
+    """Publish a video; returns its row of `samples.jsonl`."""
     mp4 = encode_h264(video, config.fps)
     folder = config.workspace.samples(config.output or config.ldm)
     storage.publish_bytes(mp4, storage.join(folder, request.file))

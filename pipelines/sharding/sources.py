@@ -1,4 +1,4 @@
-"""Which videos there are: a listing, with the label of each.
+"""Listing the source videos, with the label of each.
 
 A video is a file, a folder of images, or a row of a table that names a file or a part of one.
 """
@@ -25,7 +25,7 @@ SUFFIXES = frozenset(
     f".{name}"
     for name in "3gp avi flv gif m2ts m4v mkv mov mp4 mpeg mpg mts ogg ogv ts vob webm wmv".split()  # noqa: SIM905
 )
-"""Files that are taken for videos, by the end of their names."""
+"""Suffixes of files that are treated as videos."""
 
 
 def list_sources(videos: str, selection: Selection) -> list[Source]:
@@ -40,7 +40,7 @@ def list_sources(videos: str, selection: Selection) -> list[Source]:
         if not found and images:
             raise UserError(
                 f"no videos under {videos}, but folders of images: pass --frames-fps 25, or "
-                "whatever their rate is, to take each folder for a video"
+                "whatever their rate is, to treat each folder as a video"
             )
         if not found:
             raise UserError(
@@ -56,7 +56,7 @@ def list_sources(videos: str, selection: Selection) -> list[Source]:
 
 
 def _videos(files: list[FileInfo], images: Iterable[FileInfo]) -> list[FileInfo]:
-    """Files named like videos, and folders named so that hold neither videos nor images."""
+    """Files with a video suffix, and folders with one that hold neither videos nor images."""
     named = [file for file in files if PurePosixPath(file.uri).suffix.lower() in SUFFIXES]
     inhabited = {folder.uri for folder in images}
     if any(file.is_folder for file in named):
@@ -66,7 +66,7 @@ def _videos(files: list[FileInfo], images: Iterable[FileInfo]) -> list[FileInfo]
 
 
 def _image_folders(videos: str, files: list[FileInfo]) -> dict[str, FileInfo]:
-    """Folders of images below a folder, each as one file that changes when any of them does."""
+    """Folders of images below a folder, each as one file that changes with any image."""
     members = defaultdict(list)
     for file in files:
         if PurePosixPath(file.uri).suffix.lower() in IMAGES:
@@ -136,6 +136,6 @@ def _from_row(
     elif "://" in path or path.startswith("/"):
         file = storage.info(path) or FileInfo(path, 0)
     else:
-        file = FileInfo(storage.join(videos, path), 0)  # Missing: its account will say so.
+        file = FileInfo(storage.join(videos, path), 0)  # Missing: its account will record it.
     source = _source(path, file, row.label, row.split or "train", selection.frames_fps)
     return replace(source, start_s=row.start_s, end_s=row.end_s, fps=row.fps)

@@ -48,7 +48,7 @@ def test_only_the_published_file_is_called_i3d(space: Workspace, tmp_path: Path)
     for text in ("i3d", str(path)):
         found = find_detector(text, space)
         assert found.name == "i3d_torchscript"
-        assert found.about == (
+        assert found.description == (
             "not the published i3d_torchscript.pt, whose sha256 is "
             "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2"
         )
@@ -90,4 +90,4 @@ def test_a_detector_trained_here(space: Workspace, tmp_path: Path) -> None:
 
 
 def test_figures_of_the_builtin_are_labelled(space: Workspace) -> None:
-    assert "not comparable with published figures" in find_detector("builtin", space).about
+    assert "not comparable with published figures" in find_detector("builtin", space).description

@@ -23,7 +23,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def left_by(folder: str, **changes: object) -> None:
-    storage.publish_json(lock._myself() | changes, storage.join(folder, lock.NAME))
+    storage.publish_json(lock._own_lock() | changes, storage.join(folder, lock.NAME))
 
 
 def test_the_second_is_refused_until_the_first_has_ended(folder: str) -> None:
@@ -52,7 +52,7 @@ def test_a_silent_lock_of_another_machine_is_taken_after_a_while(
 ) -> None:
     left_by(folder, machine="another", host="node7")
     with lock.locked(folder):
-        assert "on node7: watching" in capsys.readouterr().out
+        assert "on node7: waiting" in capsys.readouterr().out
 
 
 def test_a_renewed_lock_of_another_machine_is_respected(

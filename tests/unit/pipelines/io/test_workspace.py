@@ -42,7 +42,7 @@ def test_a_garbled_part_counts_as_missing(tmp_path: Path, garbage: bytes) -> Non
     folder = Workspace(str(tmp_path)).clips
     storage.publish_bytes(garbage, f"{folder}/index.json")
     assert workspace.published(folder, "index.json") is None
-    with pytest.raises(UserError, match=r"index\.json is no JSON.*jobs/shard_videos\.py"):
+    with pytest.raises(UserError, match=r"index\.json is not JSON.*jobs/shard_videos\.py"):
         workspace.require(folder, "index.json", "shard_videos")
 
 

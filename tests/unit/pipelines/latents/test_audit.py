@@ -59,7 +59,7 @@ def test_a_mismatch_says_which_and_where(field: str, message: str) -> None:
         ([marker("train-000000", "a")], r"latents/train-000000\.tar lacks the key b"),
         (
             [marker("train-000000", "a", "b", "x")],
-            r"latents/train-000000\.tar has the key x too much",
+            r"latents/train-000000\.tar has the unexpected key x",
         ),
         ([], r"latents/train-000000\.tar lacks the key a"),
     ],
@@ -73,7 +73,7 @@ def test_a_missing_or_extra_key_is_named(latents: list[Marker], message: str) ->
 
 def test_a_shape_of_other_clips_is_refused() -> None:
     audit.check_shape("latents/base", {"shape": [3, 4, 16, 16]}, [3, 4, 16, 16])
-    with pytest.raises(UserError, match=r"3×4×8×8, of these clips they are 3×4×16×16.*again"):
+    with pytest.raises(UserError, match=r"3×4×8×8, but these clips give 3×4×16×16.*again"):
         audit.check_shape("latents/base", {"shape": [3, 4, 8, 8]}, [3, 4, 16, 16])
 
 

@@ -68,7 +68,7 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1
     assert "step-00000002.safetensors" in lines[0]
-    assert "passed over" in lines[0]
+    assert "is damaged: skipped" in lines[0]
 
 
 def test_a_checkpoint_without_its_file_is_passed_over(tmp_path: Path) -> None:
