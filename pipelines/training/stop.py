@@ -28,7 +28,7 @@ def requested() -> bool:
 
 @contextmanager
 def forwarding(forward: Callable[[], object]) -> Iterator[None]:
-    """Within the context, SIGTERM requests a stop of this process and calls `forward` in a thread."""
+    """Within the context, SIGTERM requests a stop and calls `forward` in a thread."""
 
     def handle(*_: object) -> None:
         _requested.set()

@@ -1,4 +1,4 @@
-"""Names and URIs of detectors, and what is said where a file is missing or another one."""
+"""Names and URIs of detectors, and the errors for missing or wrong files."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def space(tmp_path: Path) -> Workspace:
 @pytest.mark.parametrize(
     ("name", "file"), [("i3d", "i3d_torchscript.pt"), ("c3d", "c3d_ucf101.pt")]
 )
-def test_a_missing_file_says_which_and_where(space: Workspace, name: str, file: str) -> None:
+def test_a_missing_file_and_its_place_are_named(space: Workspace, name: str, file: str) -> None:
     with pytest.raises(UserError, match=f"{space.root}/detectors/{file} is missing: download"):
         find_detector(name, space)
 
@@ -80,8 +80,8 @@ def test_a_detector_trained_here(space: Workspace, tmp_path: Path) -> None:
         find_detector("own", space)
     (tmp_path / "detectors" / "own").mkdir(parents=True)
     path = saved(tmp_path / "detectors" / "own" / "detector.pt", Both())
-    about = {"sha256": storage.sha256(str(path)), "classes": ["a", "b"]}
-    storage.publish_json(about, f"{space.detector('own')}/config.json")
+    config = {"sha256": storage.sha256(str(path)), "classes": ["a", "b"]}
+    storage.publish_json(config, f"{space.detector('own')}/config.json")
     found = find_detector("own", space)
     assert (found.name, found.classes) == ("own", ("a", "b"))
     path.write_bytes(b"something else")

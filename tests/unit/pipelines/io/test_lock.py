@@ -1,4 +1,4 @@
-"""One writer at a time, and locks that outlived their holders."""
+"""One writer at a time, and the locks of dead holders."""
 
 import multiprocessing
 import os
@@ -36,13 +36,13 @@ def test_the_second_is_refused_until_the_first_has_ended(folder: str) -> None:
 
 
 def test_a_lock_of_a_process_that_died_is_taken_at_once(folder: str) -> None:
-    child = multiprocessing.get_context("spawn").Process(target=os.getpid)
-    child.start()
-    left_by(folder, pid=child.pid, born="1")  # another process of that number
+    process = multiprocessing.get_context("spawn").Process(target=os.getpid)
+    process.start()
+    left_by(folder, pid=process.pid, born="1")  # another process of that number
     with lock.locked(folder):
         pass
-    child.join()
-    left_by(folder, pid=child.pid, born="1")
+    process.join()
+    left_by(folder, pid=process.pid, born="1")
     with lock.locked(folder):
         pass
 
@@ -60,12 +60,12 @@ def test_a_renewed_lock_of_another_machine_is_respected(
 ) -> None:
     monkeypatch.setattr(lock, "BEAT_S", 0.2)
     with lock.locked(folder):
-        monkeypatch.setattr(lock, "_machine", lambda: "another")  # who asks sits elsewhere
+        monkeypatch.setattr(lock, "_machine", lambda: "another")  # as on another machine
         with pytest.raises(UserError, match="another job"):
             lock.locked(folder).__enter__()
 
 
-def test_whoever_wrote_last_of_two_at_once_has_it(
+def test_of_two_at_the_same_moment_the_last_to_write_holds_it(
     folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lock.time, "sleep", lambda _: left_by(folder, owner="the other"))
@@ -84,7 +84,7 @@ def test_a_lock_that_was_taken_over_is_left_to_its_new_holder(folder: str) -> No
 
 
 def test_a_lock_that_this_process_could_not_remove_is_taken_at_once(folder: str) -> None:
-    left_by(folder)  # Storage was away when its job ended; the process, a notebook say, lives on.
+    left_by(folder)  # As if storage did not answer when the job ended, and its process still runs.
     with lock.locked(folder) as owner:
         assert lock.still_held(folder, owner)
     assert storage.walk(folder) == []
