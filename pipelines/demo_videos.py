@@ -90,7 +90,7 @@ def demo_videos(config: DemoVideos) -> str:
     by_class = [np.flatnonzero(digits.target == label) for label in range(10)]
     most = 10 * min(map(len, by_class))
     if not 1 <= config.count <= most:
-        raise UserError(f"--count must lie in 1 to {most}: every video needs another digit")
+        raise UserError(f"--count must lie in 1 to {most}: every video shows a different digit")
     folder = config.videos_uri
     present = {file.uri for file in storage.walk(folder)}
     if config.dry_run:

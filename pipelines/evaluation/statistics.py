@@ -15,7 +15,7 @@ from vqvdm.metrics.kernel import kernel_distance
 from vqvdm.seeds import mix
 
 KERNEL_ROWS = 2048
-"""A kernel distance compares pairs: at most so many videos of a set, as in published figures."""
+"""A kernel distance compares pairs: at most this many videos of a set, as in published figures."""
 SCALARS = ("displacement", "clip_right", "frames_right", "psnr", "ssim", "lpips")
 
 

@@ -93,7 +93,7 @@ class ShardVideos(VideosJob):
     strict: bool = False
     """Exit with status 1 if any video failed, wholly or in part."""
     limit: int | None = None
-    """Take only so many videos, evenly spread over the listing."""
+    """Take only this many videos, evenly spread over the listing."""
     videos_per_shard: int = 64
     """About how many videos share a shard."""
 

@@ -105,7 +105,7 @@ class Place:
         self,
         name: str,
         loader_type: type[Loader] = Loader,
-        stopping: Callable[[], bool] = lambda: False,
+        stop_requested: Callable[[], bool] = lambda: False,
     ) -> tuple[Method, Notes]:
         """Train as a new process would: only the files in the folder are shared."""
         is_ldm = isinstance(self.config, TrainLDM)
@@ -121,7 +121,7 @@ class Place:
         checkpoints = Checkpoints(str(self.folder / name), "recipe", 2)
         torch.manual_seed(len(name))  # the state of the global generator does not matter
         held_out = lambda: loader.first(4, 2)  # noqa: E731
-        train(method, self.config, world, loader, held_out, checkpoints, notes, stopping)
+        train(method, self.config, world, loader, held_out, checkpoints, notes, stop_requested)
         return method, notes
 
 
