@@ -56,7 +56,7 @@ KEY = "bench"
 
 
 def index(shape: tuple[int, ...]) -> dict[str, Any]:
-    """What the index of latents of a shape tells a training."""
+    """What a training reads from the index of latents of a shape."""
     data = {"shape": list(shape), "classes": CLASSES, "fps": [8.0, 16.0]}
     return data | {"mean": [0.0] * shape[0], "std": [1.0] * shape[0]}
 
@@ -66,7 +66,7 @@ def recipe(**changes: Any) -> TrainLDM:
     return replace(PRESETS["demo"]().train_ldm, num_workers=1, precision="fp32", **changes)
 
 
-def about(number: int) -> bytes:
+def metadata(number: int) -> bytes:
     return json.dumps({"class_index": number % 10, "fps": 8.0 + 8 * (number % 2)}).encode()
 
 
@@ -77,7 +77,7 @@ def write_shards(
     for start in range(0, count, PER_SHARD):
         with ShardWriter(folder, shard_name("train", start // PER_SHARD)) as writer:
             for number in range(start, min(start + PER_SHARD, count)):
-                writer.add(f"{number:08d}", members(number) | {"json": about(number)})
+                writer.add(f"{number:08d}", members(number) | {"json": metadata(number)})
             markers.append(writer.publish([], "spec", "made", {}))
     return markers
 
@@ -236,9 +236,9 @@ def random_batch(count: int, shape: tuple[int, ...]) -> Batch:
 
 
 def as_worker(
-    rank: int, size: int, meeting: str, preset: str, batch_size: int, steps: int, told: Queue
+    rank: int, size: int, meeting: str, preset: str, batch_size: int, steps: int, results: Queue
 ) -> None:
-    """Train the second stage of a preset with one thread; rank 0 tells the seconds a step."""
+    """Train the second stage of a preset with one thread; rank 0 reports the seconds a step."""
     torch.set_num_threads(1)
     if size > 1:
         dist.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=size)
@@ -250,22 +250,22 @@ def as_worker(
     batch = random_batch(batch_size // size, shape)
     seconds = seconds_a_step(lambda step: void(method.train_step(batch, step)), steps)
     if rank == 0:
-        told.put(seconds)
+        results.put(seconds)
     if size > 1:
         dist.destroy_process_group()
 
 
 def step_of_workers(size: int, place: Path, *training: Any) -> float:
     processes = multiprocessing.get_context("spawn")
-    told = processes.Queue()
+    results = processes.Queue()
     meeting = str(place / f"meeting-{time.monotonic_ns()}")
     team = [
-        processes.Process(target=as_worker, args=(rank, size, meeting, *training, told))
+        processes.Process(target=as_worker, args=(rank, size, meeting, *training, results))
         for rank in range(size)
     ]
     for process in team:
         process.start()
-    seconds = told.get(timeout=300)
+    seconds = results.get(timeout=300)
     for process in team:
         process.join()
     return seconds

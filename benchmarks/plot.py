@@ -1,4 +1,4 @@
-"""The picture of the README: what results.json and growth.json tell, into docs/benchmarks.png.
+"""The picture of the README: results.json and growth.json, drawn into docs/benchmarks.png.
 
 python -m benchmarks.plot
 """

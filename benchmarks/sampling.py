@@ -50,13 +50,13 @@ def write_bundle(folder: Path, latent: tuple[int, ...] = LATENT) -> None:
     vqgan = VQGAN(ucf101().train_vqgan.model)
     assert isinstance(vqgan.quantizer, Codebook)
     vqgan.quantizer.placed.fill_(True)  # as in a trained one
-    about = {
+    metadata = {
         "model": asdict(DENOISER),
         "classes": CLASSES,
         "objective": {"name": "flow"},
         "latents": {"shape": list(latent), "mean": [0.0] * 3, "std": [1.0] * 3},
     }
-    save_model(folder, UNet(DENOISER, LATENT[0], len(CLASSES)), about)
+    save_model(folder, UNet(DENOISER, LATENT[0], len(CLASSES)), metadata)
     save_model(folder / "vqgan", vqgan, {"model": asdict(vqgan.config)})
 
 
@@ -112,14 +112,14 @@ def against_pixels(repeats: int, peer_steps: int) -> list[Row]:
         repeats,
     )
     scale = STEPS / peer_steps
-    about = (
+    basis = (
         f"{parameters / 1e6:.1f} M parameters against {peer.parameters / 1e6:.1f} M; "
         f"{peer_steps} of the peer's {STEPS} steps measured and multiplied"
     )
 
     def against(name: str, ours: str, theirs: str, floor: float, dtype: torch.dtype) -> Row:
         slow = [scale * seconds for seconds in taken[theirs]]
-        note = f"{seconds_of(taken[ours])} against {seconds_of(slow)}; {about}; {arithmetic(dtype)}"
+        note = f"{seconds_of(taken[ours])} against {seconds_of(slow)}; {basis}; {arithmetic(dtype)}"
         return row(name, f"{PEER}, {STEPS} steps", pairs(slow, taken[ours]), floor, note)
 
     batched = pairs([BATCH * seconds for seconds in taken["20"]], taken["16 clips"])
@@ -159,7 +159,7 @@ def added_memory(bundle: str | None) -> int:
 
 
 def peak_memory() -> int:
-    """Bytes this process has held at most; `getrusage` would tell of the parent's, too."""
+    """Peak memory of this process in bytes; `getrusage` would include the parent's."""
     status = Path("/proc/self/status").read_text()
     return 1024 * int(status.split("VmHWM:")[1].split()[0])
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.sizes [PRESET ...]
 
-Nothing is computed: the nets stand on PyTorch's `meta` device, which knows shapes only.
+Nothing is computed: the nets stand on PyTorch's `meta` device, which computes shapes only.
 """
 
 from __future__ import annotations

@@ -76,11 +76,11 @@ def clips(path: str) -> Frames:
 
 def crops(clips_NTHWC: Frames, count: int, rng: np.random.Generator) -> Tensor:
     """Pixels (count, 3, 16, 64, 64) in [-1, 1] from random places of random clips."""
-    picked = []
+    found = []
     for index in rng.integers(0, len(clips_NTHWC), count):
         top, left = rng.integers(0, SIZE + 1, 2)
-        picked.append(clips_NTHWC[index, :, top : top + SIZE, left : left + SIZE])
-    return from_uint8(torch.from_numpy(np.stack(picked)))
+        found.append(clips_NTHWC[index, :, top : top + SIZE, left : left + SIZE])
+    return from_uint8(torch.from_numpy(np.stack(found)))
 
 
 def trained_psnr(kind: type[nn.Module], steps: int, seed: int) -> float:

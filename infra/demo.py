@@ -58,7 +58,7 @@ def submit(stage: str, address: str) -> str:
 def main() -> None:
     started = time.monotonic()
     LOGS.mkdir(parents=True, exist_ok=True)
-    mine = local_cluster.running() is None
+    started_here = local_cluster.running() is None
     address = local_cluster.up()
     rows = []
     try:
@@ -69,7 +69,7 @@ def main() -> None:
             rows.append((stage, time.monotonic() - since, figure))
             print(f"    {figure}", flush=True)
     finally:
-        if mine:
+        if started_here:
             local_cluster.down()
     print(f"\n{'stage':<16}{'seconds':>8}  main figure")
     for stage, seconds, figure in rows:

@@ -1,6 +1,6 @@
 """A Ray cluster on this machine: `up` starts it, `down` stops it.
 
-It is known by its process id, so that no other Ray on the machine is touched.
+It is identified by its process id, so that no other Ray on the machine is touched.
 """
 
 from __future__ import annotations
@@ -68,11 +68,11 @@ def up(port: int = PORT) -> str:
         stderr=subprocess.DEVNULL,
         timeout=START_TIMEOUT_S,
     )
-    # What an earlier cluster left would send the first job to where nothing answers any more.
+    # The note of an earlier cluster would send the first job to an address that does not answer.
     cluster_note().unlink(missing_ok=True)
     command = ["ray", "start", "--head", "--block", "--disable-usage-stats"]
     command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={port}"]
-    # Any free port for what has a fixed one by default: another Ray, or Redis, may hold it.
+    # Free ports instead of the fixed defaults, which another Ray, or Redis, may use.
     command += ["--port=0", "--dashboard-agent-listen-port=0"]
     with LOG.open("w") as log:
         process = subprocess.Popen(
@@ -107,7 +107,7 @@ def down() -> None:
             time.sleep(0.2)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(state["pid"], signal.SIGKILL)
-        # Left behind, it would send whoever looks for a cluster to where none answers.
+        # Otherwise other processes would be sent to an address that does not answer.
         if not noted_cluster_answers():
             cluster_note().unlink(missing_ok=True)
     STATE.unlink(missing_ok=True)
@@ -115,7 +115,7 @@ def down() -> None:
 
 def _alive(pid: int) -> bool:
     try:
-        # A child that ended stays a process until it is waited for.
+        # A process that this one started stays after its end until it is waited for.
         if os.waitpid(pid, os.WNOHANG)[0] == pid:
             return False
     except ChildProcessError:

@@ -1,1 +1,1 @@
-"""The plant: a page for each job on top, the rooms it uses below."""
+"""The pipelines: one page for each job on top, and below the packages that it uses."""

@@ -1,4 +1,4 @@
-"""The scale: how a job finds its cluster, and what this machine is good at."""
+"""The scale: how a job finds its Ray cluster, and which resources this machine has."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def local_cpus() -> int:
 def ray_options(own: bool = False) -> dict[str, Any]:
     """Arguments of `ray.init`: join the running cluster, or start one in this process.
 
-    The latter always with `own`, and where no cluster answers. The storage and tracking variables
-    of the driver are handed to the workers, unless the job was submitted: then they came with the
-    job or with the cluster.
+    A cluster is started with `own`, or if none answers. Workers get the storage and tracking
+    variables of the driver, unless the job was submitted: then they came with the job or the
+    cluster.
     """
-    # Ray Data reserves what a killed driver had been given for three minutes, in which the same
-    # command would wait. A living driver renews its share every ten seconds.
+    # Ray Data keeps the reservation of a killed driver for three minutes, and the same command
+    # would wait for it. A running driver renews its reservation every ten seconds.
     os.environ.setdefault("RAY_DATA_AUTOSCALING_REQUEST_EXPIRE_TIME_S", "30")
     options: dict[str, Any] = {
         "ignore_reinit_error": True,
@@ -53,11 +53,11 @@ def ray_options(own: bool = False) -> dict[str, Any]:
 
 
 def _address_of_own() -> str:
-    """Where the Ray that this process starts next is to be found.
+    """The address of the Ray that this process starts next.
 
-    What Ray runs beside a training looks for its cluster anew: where `RAY_ADDRESS` says, else where
-    the note does, which another Ray on this machine may have written. Asked there, a training
-    would pass for dead and lose its workers.
+    Processes that Ray runs beside a training search for their cluster: at `RAY_ADDRESS`, else at
+    the address in the note, which another Ray on this machine may have written. The other Ray
+    would report the training as dead, and its workers would be ended.
     """
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
@@ -66,14 +66,14 @@ def _address_of_own() -> str:
 
 
 def cluster_note() -> Path:
-    """The file where Ray notes down, last of all, which cluster it started on this machine."""
-    # As Ray has it: of all systems it is Linux that it minds TMPDIR on.
+    """The file in which Ray records the cluster it started here, as the last step of the start."""
+    # As in Ray, which reads TMPDIR on Linux only.
     temporary = tempfile.gettempdir() if sys.platform == "linux" else "/tmp"
     return Path(os.environ.get("RAY_TMPDIR", temporary), "ray", "ray_current_cluster")
 
 
 def noted_cluster_answers(timeout_s: float = 2.0) -> bool:
-    """Whether the cluster of that note runs: Ray would wait minutes for one that was killed."""
+    """Whether the cluster in the note answers: Ray would wait minutes for one that was killed."""
     note = cluster_note()
     host, _, port = (note.read_text().strip() if note.is_file() else "").rpartition(":")
     try:
@@ -84,12 +84,12 @@ def noted_cluster_answers(timeout_s: float = 2.0) -> bool:
 
 
 def set_up_ray_data(context: Any) -> None:
-    """Leave the screen to the job: what fails is told in one line, and Ray's log has the rest.
+    """Keep Ray Data off the screen: an error is one line there, and Ray's log has the rest.
 
-    `context` is Ray Data's own; with it, Ray's logging is there to be set.
+    `context` is Ray Data's own. Creating it creates the log handlers that are set here.
     """
     context.enable_progress_bars = False
-    # What a task raises comes back as it is. Wrapped, only its text would.
+    # Errors of tasks come back unwrapped. A wrapped error keeps only its text.
     context.raise_original_map_exception = True
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler):
@@ -97,7 +97,7 @@ def set_up_ray_data(context: Any) -> None:
 
 
 def resolve_switch(switch: str, auto: bool) -> bool:
-    """What `auto`, `on` or `off` comes to."""
+    """The value of a switch: `auto`, `on` or `off`."""
     return auto if switch == "auto" else switch == "on"
 
 
@@ -117,5 +117,5 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 def find_user_error(error: BaseException) -> UserError | None:
     """The user's mistake behind an error, if it is one."""
-    # A subclass may be a framework's copy that prints a traceback: the plain one is wanted.
+    # A subclass may be a framework's copy that prints a traceback: only the class itself counts.
     return next((e for e in _causes(error) if type(e) is UserError), None)

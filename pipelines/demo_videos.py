@@ -1,7 +1,7 @@
 """Demo videos: real handwritten digits that bounce over a dark frame.
 
-Every video shows a digit of its own, so that no split of videos shares handwriting, and all
-move at one speed in pixels a *second*, so that a frame rate can be seen in a clip.
+Every video shows a different handwritten digit, so that splits share no handwriting. All digits
+move at one speed in pixels a *second*, so that the frame rate of a clip is visible.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class DemoVideos(VideosJob):
     """Write videos of handwritten digits in motion, one folder a class."""
 
     count: int = 640
-    """Videos, one a handwritten digit; a tenth of them in each class."""
+    """Number of videos, each of another handwritten digit; a tenth of them in each class."""
     size: int = 128
     """Height and width in pixels."""
     fps: float = 16.0
@@ -43,7 +43,7 @@ class DemoVideos(VideosJob):
 def digit_sprite(image_88: NDArray[np.float64], size: int) -> Image.Image:
     """An 8x8 handwritten digit (0 to 16) as a smooth mask of `size` pixels (0 to 1).
 
-    A dark border of one pixel lets it be placed between pixels without cutting its edge.
+    A dark border of one pixel allows positions between pixels without a cut edge.
     """
     mask = Image.fromarray((image_88 / 16).astype(np.float32))
     return ImageOps.expand(mask.resize((size, size), Image.Resampling.BICUBIC), border=1)
@@ -69,7 +69,7 @@ def digit_video(
         time_s = index / config.fps
         x = bounce(x0, config.speed_px_s * np.cos(angle), room, time_s)
         y = bounce(y0, config.speed_px_s * np.sin(angle), room, time_s)
-        # An affine map places the sprite between pixels: whole ones would make it stutter.
+        # An affine map gives positions between pixels: with whole pixels the motion stutters.
         mask = sprite.transform(
             (size, size),
             Image.Transform.AFFINE,
@@ -82,15 +82,15 @@ def digit_video(
 
 
 def demo_videos(config: DemoVideos) -> str:
-    """Write `config.count` videos, one folder a class; files that are there already stay."""
-    # Imported late: it takes a second, and every job reads the settings above.
+    """Write `config.count` videos, one folder a class; existing files are kept."""
+    # Imported late: it takes a second, and every job imports the settings above.
     from sklearn.datasets import load_digits
 
     digits = load_digits()
     by_class = [np.flatnonzero(digits.target == label) for label in range(10)]
     most = 10 * min(map(len, by_class))
     if not 1 <= config.count <= most:
-        raise UserError(f"--count must lie in 1 to {most}: every video has a digit of its own")
+        raise UserError(f"--count must lie in 1 to {most}: every video shows a different digit")
     folder = config.videos_uri
     present = {file.uri for file in storage.walk(folder)}
     if config.dry_run:

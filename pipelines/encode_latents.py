@@ -1,4 +1,4 @@
-"""Caching latents: every clip shard to one latent shard.
+"""Caching latents: every clip shard is encoded to one latent shard.
 
     clips/*.tar ──▶ pool of actors, each with the encoder ──▶ latents/NAME/*.tar ──▶ index
 
@@ -103,7 +103,7 @@ def encode_shards(
 
 
 def on_actors(actor: Any, rows: list[dict], config: EncodeLatents) -> Iterator[dict]:
-    """What a pool of actors, each with the encoder, makes of the rows, in any order."""
+    """Process rows by a pool of actors, each with the encoder; yields results in any order."""
     ray.init(**ray_options())
     set_up_ray_data(ray.data.DataContext.get_current())
     resources = ray.cluster_resources()
@@ -128,7 +128,7 @@ def latents_index(
     vqgan: dict,
     shape: list[int],
 ) -> dict[str, Any]:
-    """`latents/NAME/index.json`: what is in the shards, and what they were made from."""
+    """`latents/NAME/index.json`: the content of the shards, and what they were made from."""
     mean, std = channel_statistics(markers)
     rates = Counter[str]()
     for marker in markers:
@@ -158,7 +158,7 @@ def audit_latents(config: EncodeLatents, plans: list[EncodePlan], shape: list[in
     audit.check_shape(folder, index, shape)
     audit.check_pairs(folder, markers, [plan.marker for plan in plans])
     if [marker.made_from for marker in markers] != [plan.made_from for plan in plans]:
-        raise UserError(f"{folder} is not of these clips: run jobs/encode_latents.py first")
+        raise UserError(f"{folder} is not made from these clips: run jobs/encode_latents.py first")
     if config.dry_run:
         return f"would encode {config.audit_clips} clips again"
     rows = [

@@ -1,10 +1,10 @@
-"""Evaluation: how good reconstructions and samples are, beside real clips.
+"""Evaluation: the quality of reconstructions and samples, compared with real clips.
 
     clips ──▶ real clips, others for the floor ─┐
               the same through the tokenizer ───┼─▶ features ─▶ statistics ─▶ metrics ─▶ report
     ldm/NAME ─▶ samples in their proportions ───┘
 
-Workers sample or decode, and hand back features; pixels stay with them.
+Workers sample or decode, and return features; pixels stay in the workers.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def evaluate(config: Evaluate) -> str:
 
 
 def compare(inputs: Inputs) -> tuple[dict[str, Any], report.ReportClips]:
-    """What `metrics.json` holds, and the videos to show with it."""
+    """The content of `metrics.json`, and the videos on the report."""
     config, chosen, wanted = inputs.config, inputs.config.chosen, set(inputs.config.wanted)
     markers = load_markers(config.workspace.clips, inputs.index, "shard_videos")
     judged = "accuracy" in wanted and len(inputs.bundle["classes"]) > 1
@@ -160,7 +160,7 @@ def _by_workers(
 def extract_model(
     inputs: Inputs, spec: FeatureSpec, markers: Sequence[Marker], real: RealClips
 ) -> tuple[Sets, report.ReportClips]:
-    """Features of reconstructions and samples; the videos that go on the report come along."""
+    """Features of reconstructions and samples, and the videos for the report."""
     config, chosen = inputs.config, inputs.config.chosen
     classes = inputs.bundle["classes"]
     rates = parse_rates(config.fps, "all") if config.fps != "all" else None
@@ -222,7 +222,7 @@ def _add_neighbours(
 
 
 def measure_speed(config: Evaluate) -> dict[str, Any]:
-    """As `time_sampling`, in a worker where the GPUs are."""
+    """Run `time_sampling` in a worker, which has a GPU if the cluster has one."""
     ray.init(**ray_options())
     gpus = int(ray.cluster_resources().get("GPU", 0))
     task = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0)(time_sampling)

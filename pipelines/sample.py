@@ -57,7 +57,7 @@ def sampling_graph(config: Sample, batches: Sequence[SampleBatch]) -> Any:
 
 
 def wanted_classes(text: str, known: Sequence[str]) -> list[str | None]:
-    """The classes of `--classes`; `UserError` for one the model never saw."""
+    """The classes of `--classes`; `UserError` for one that the model was not trained on."""
     if text == "all":
         return list(known) or [None]
     names = list(dict.fromkeys(name.strip() for name in text.split(",")))

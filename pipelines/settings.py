@@ -1,8 +1,8 @@
-"""What every job takes: where it works, on how much of a machine, and what may be replaced.
+"""Settings of every job: its root, its scale, and whether it replaces earlier results.
 
 The settings of a job are a frozen dataclass in `settings.py` of its wing; `--help` lists them. A
-*recipe* (model, data, optimiser, global batch) says what is made; the *scale* (workers, threads)
-says on how much of a machine, and changes no result beyond floating-point order.
+*recipe* (model, data, optimiser, global batch) defines what is made. The *scale* (workers,
+threads) defines the resources used, and changes no result beyond floating-point order.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def parse_rates(text: str, word: str) -> list[float]:
 
 @dataclass(frozen=True)
 class Job:
-    """What every job takes."""
+    """Settings of every job."""
 
     root: str = "runs/demo"
     """Directory or fsspec URI under which everything is published."""
@@ -43,7 +43,7 @@ class Job:
     """Print the resolved settings and the plan; write nothing."""
 
     preset: ClassVar[str] = "demo"
-    """Name of the preset, for the record; set by the command line, and no setting of its own."""
+    """Name of the preset, for tracking; set by the command line, and not a setting itself."""
 
     NOT_RECIPE: ClassVar[frozenset[str]] = frozenset(
         ("root", "num_workers", "overwrite", "dry_run")
@@ -60,7 +60,7 @@ class Job:
 
 @dataclass(frozen=True)
 class VideosJob(Job):
-    """What jobs that touch the source videos take besides."""
+    """Further settings of jobs that read or write source videos."""
 
     videos: str | None = None
     """Folder or URI of videos; by default ROOT/videos."""

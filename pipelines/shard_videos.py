@@ -2,10 +2,10 @@
 
     listing ──▶ plan (video → split, shard) ──▶ one task a shard ──▶ marker ──▶ manifest, index
 
-The plan needs a listing only; where near-duplicates are to be left out, every video is hashed
+The plan needs a listing only; if near-duplicates are to be left out, every video is hashed
 first. A task reads its videos one after the other, writes one shard and returns its account
 of them; pixels never pass through Ray's object store. A shard whose marker matches the plan is
-left alone, so a job that was killed goes on where it stopped.
+kept, so a killed job continues where it stopped.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ WAVE = 16_384
 
 @dataclass
 class Plans:
-    """What is to be made: shards in order, each an object only while it is looked at."""
+    """The plans of all shards in order; each is made an object only when it is needed."""
 
     sources: SourceTable
     places: dict[str, Place]
@@ -69,7 +69,7 @@ class Plans:
 
 
 def plan_shards(config: ShardVideos) -> Plans:
-    """What would be made, from a listing alone."""
+    """The plans of all shards, from a listing alone."""
     sources = list_sources(config.videos_uri, config.selection)
     if config.limit and config.limit < len(sources):
         rows = np.linspace(0, len(sources) - 1, config.limit).round().astype(int)
@@ -99,7 +99,7 @@ def plan_shards(config: ShardVideos) -> Plans:
 def on_workers(
     task: Callable[[dict], dict], plans: Plans, config: ShardVideos, **columns: Any
 ) -> Iterator[tuple[ShardPlan, dict]]:
-    """What a task makes of each plan, as Ray gets them done."""
+    """Run a task on each plan; yields plans and results in the order of completion."""
     ray.init(**ray_options())
     set_up_ray_data(ray.data.DataContext.get_current())
     waiting = iter(plans)
@@ -128,7 +128,7 @@ def find_near_duplicates(plans: Plans, config: ShardVideos) -> dict[int, NearDup
 
 
 def run_plans(plans: Plans, config: ShardVideos, report: Report, begin: Callable[[], Run]) -> None:
-    """Have every shard made or verified, and report on it."""
+    """Make or verify every shard, and report on it."""
 
     def log(done: int, counts: Mapping[str, float]) -> None:
         if report.made:
@@ -149,7 +149,7 @@ def run_plans(plans: Plans, config: ShardVideos, report: Report, begin: Callable
 
 
 def clips_index(spec: ClipSpec, made: list[Shard]) -> dict:
-    """`clips/index.json`: what is in the shards."""
+    """`clips/index.json`: the content of the shards."""
     counts = Counter[str]()
     for shard in made:
         counts[shard.split] += shard.clips
@@ -160,7 +160,7 @@ def clips_index(spec: ClipSpec, made: list[Shard]) -> dict:
         "counts": dict(counts),
         "shards": [shard.name for shard in made],
         "fingerprint": content_fingerprint(made),
-        # The account is published before the index: an index that tells of it vouches for it.
+        # The account is published before the index: its fingerprint here proves that it is there.
         "account": checksums.fingerprint([shard.account for shard in made]),
     }
 

@@ -1,8 +1,8 @@
-"""A detector of one's own: a network that tells the classes of labelled clips.
+"""Training a detector of one's own: a network that classifies labelled clips.
 
 clips/train ──▶ training, where a GPU is ──▶ detectors/NAME/detector.pt (TorchScript)
 
-Inception score and Fréchet distance then mean something on any labelled data.
+With it, inception score and Fréchet distance are meaningful on any labelled data.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from vqvdm.metrics.clip_classifier import ClipClassifier, save_torchscript, trai
 FORMAT = 1
 """Changed whenever the same clips and settings would give another detector."""
 JUDGED_CLIPS = 512
-"""At most so many validation clips tell the accuracy."""
+"""Clips to measure the accuracy on, at most."""
 
 
 def _pairs(loader: Loader, config: TrainDetector) -> Iterator[tuple[Tensor, Tensor]]:
@@ -44,7 +44,7 @@ def _pairs(loader: Loader, config: TrainDetector) -> Iterator[tuple[Tensor, Tens
 
 
 def _train(config: TrainDetector, markers: list[Marker], classes: list[str]) -> dict[str, Any]:
-    """Train and judge; returns the TorchScript file's bytes and the figures."""
+    """Train and measure; returns the TorchScript file's bytes and the figures."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(local_cpus())
     torch.manual_seed(config.seed)
@@ -81,7 +81,7 @@ def _train(config: TrainDetector, markers: list[Marker], classes: list[str]) -> 
 
 @torch.inference_mode()
 def _accuracy(net: ClipClassifier, loader: Loader, device: torch.device) -> float:
-    """Share of clips, evenly spread, that are taken for their class."""
+    """Share of clips, evenly spread, that are classified correctly."""
     right = count = 0
     for batch in loader.first(JUDGED_CLIPS, 16):
         videos = rearrange(batch.tensors["video"], "b t h w c -> b c t h w")
@@ -99,8 +99,8 @@ def train_detector(config: TrainDetector) -> str:
     classes = index["classes"]
     if len(classes) < 2:
         raise UserError(
-            f"{space.clips} has {len(classes) or 'no'} classes: a detector learns to tell "
-            "labelled clips apart; cut them with labels, or evaluate with builtin"
+            f"{space.clips} has {len(classes) or 'no'} classes: a detector learns to classify "
+            "labelled clips; cut them with labels, or evaluate with builtin"
         )
     if index["counts"].get("train", 0) == 0:
         raise UserError(f"{space.clips} has no training clips: lower --val-fraction")
@@ -145,7 +145,7 @@ def train_detector(config: TrainDetector) -> str:
 
 
 def refuse_missing(classes: list[str], markers: list[Marker]) -> None:
-    """`UserError` where a class has no training clip, as the markers' accounts tell."""
+    """`UserError` if a class has no training clip in the markers' accounts."""
     seen = {
         row["source"]["label"]
         for marker in markers

@@ -38,14 +38,14 @@ def _on_latents(config: TrainLDM) -> Stage:
     if clips:
         audit.check_shape(folder, index, latent_shape(vqgan, clips["spec"]))
     weights = audit.weights_of(space.vqgan(config.vqgan), vqgan)
-    # Latents may have been copied to where there are no clips: they are taken at their word.
+    # Latents may have been copied without their clips: then their own record is trusted.
     clip_spec = clips["spec_hash"] if clips else index["origin"]["clip_spec"]
     audit.check_origin(folder, index, markers, Origin(weights, clip_spec))
     if clips and clips["fingerprint"] == index["clips"]:
         of_clips = load_markers(space.clips, clips, "shard_videos")
         audit.check_pairs(folder, markers, of_clips)
     elif clips:
-        print("note: the clips have changed since the latents were made of them", flush=True)
+        print("note: the clips have changed since the latents were made from them", flush=True)
     return Stage(
         name="train_ldm",
         config=config,
@@ -78,14 +78,14 @@ def _on_pixels(config: TrainLDM) -> Stage:
 
 
 def _rates(space: Workspace, spec: dict[str, Any]) -> list[float]:
-    """Frame rates of the clips: those that were asked for, or else the videos' own."""
+    """Frame rates of the clips: those that were requested, or else the videos' own."""
     rows = manifest.read(space.manifest).to_pylist()
     own = {row["fps"] for row in rows if row["clips"]}
     return sorted({each for rate in spec["rates"] for each in ([rate] if rate else own)})
 
 
 def pixel_index(clips: dict[str, Any], rates: list[float]) -> dict[str, Any]:
-    """What an index of latents says, for pixels in [-1, 1]: about ±0.5 around 0."""
+    """An index as that of latents, for pixels in [-1, 1]: mean 0, standard deviation 0.5."""
     spec = clips["spec"]
     return {
         "shape": [3, spec["frames"], spec["size"], spec["size"]],

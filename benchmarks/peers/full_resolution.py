@@ -17,7 +17,7 @@ STRIDES = ((2, 2, 2), (2, 2, 2), (1, 2, 2))
 
 
 class Down(nn.Module):
-    """A 4x4x4 convolution that keeps every second position, of time only where told."""
+    """A 4x4x4 convolution that keeps every second position, of time only if requested."""
 
     def __init__(self, channels_in: int, channels_out: int, stride: tuple[int, int, int]) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class Down(nn.Module):
 
 
 class Up(nn.Module):
-    """A transposed 4x4x4 convolution to twice the positions, of time only where told."""
+    """A transposed 4x4x4 convolution to twice the positions, of time only if requested."""
 
     def __init__(self, channels_in: int, channels_out: int, stride: tuple[int, int, int]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The work in batches: what a worker does at once, and the key its features are cached under."""
+"""Batches of work: what a worker processes at once, and the key its features are cached under."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from pipelines.io.markers import Marker
 from pipelines.sampling.worker import Request, in_batches
 
 SHOWN = 10
-"""Videos of a kind on the report."""
+"""Videos of each kind on the report."""
 
 
 @dataclass(frozen=True)
 class ClipRef:
-    """Which clip: the `ordinal`-th of a source video, which lies in a shard."""
+    """A reference to a clip: the `ordinal`-th of a source video, in a shard."""
 
     shard: str
     source: str
@@ -31,25 +31,25 @@ class ClipRef:
 
 @dataclass(frozen=True)
 class Batch:
-    """What a worker does at once: clips of one shard, or requests of one frame rate."""
+    """What a worker processes at once: clips of one shard, or requests of one frame rate."""
 
     group: str
     """The set it belongs to."""
     indices: tuple[int, ...]
-    """Places of its videos in that set."""
+    """Positions of its videos in that set."""
     key: str
     """Fingerprint of all that the features depend on."""
     marker: Marker | None = None
     refs: tuple[ClipRef, ...] = ()
     requests: tuple[Request, ...] = ()
     show: tuple[int, ...] = ()
-    """Which of its videos go on the report, by their number within the batch."""
+    """Numbers, within the batch, of the videos that go on the report."""
 
 
 def clip_batches(
     group: str, markers: Sequence[Marker], refs: Sequence[ClipRef], basis: Sequence[Any]
 ) -> list[Batch]:
-    """A batch for each shard that the clips lie in; `basis` is what else decides features."""
+    """A batch for each shard with such clips; `basis` is what else the features depend on."""
     by_name = {marker.name: marker for marker in markers}
     places: dict[str, list[int]] = {}
     for i, ref in enumerate(refs):
@@ -69,8 +69,8 @@ def requests_like(
 ) -> list[Request]:
     """Requests in the proportions of real clips, whose classes and rates are given.
 
-    Real clips are ordered by class and rate, and taken at even steps. Where some class has no
-    real clip, classes and rates take turns instead.
+    Real clips are sorted by class and rate, and taken at even steps. If a class has no real clip,
+    requests cycle through classes and rates instead.
     """
     start = repeat * count
     if classes and len(set(class_index_N.tolist())) < len(classes):
@@ -91,7 +91,7 @@ def requests_like(
 def sample_batches(
     inputs: Inputs, spec: FeatureSpec, requests: Sequence[Request], repeat: int
 ) -> list[Batch]:
-    """Requests in batches; of the first repeat, some go on the report."""
+    """Requests in batches; some videos of the first repeat go on the report."""
     config = inputs.config
     place = {request: i for i, request in enumerate(requests)}
     show = set(to_show(requests)) if repeat == 0 else set()
@@ -119,9 +119,9 @@ def reconstruction_batches(
     fps_N: NDArray,
     rates_shown: Mapping[str | None, float],
 ) -> list[Batch]:
-    """Real clips to send through the tokenizer: all, or else those to show.
+    """Batches of real clips to reconstruct: all clips, or only those on the report.
 
-    Of each class one is shown, at the frame rate of the sample shown if there is one.
+    The report shows one of each class, if possible at the frame rate of the sample shown.
     """
     classes = inputs.bundle["classes"]
     best: dict[int, int] = {}
@@ -145,7 +145,7 @@ def reconstruction_batches(
 
 
 def to_show(requests: Sequence[Request]) -> list[Request]:
-    """At most `SHOWN`: one a class where there are classes, and frame rates take turns."""
+    """At most `SHOWN` requests: one of each class if there are classes, at rates in turn."""
     by_label: dict[str | None, list[Request]] = {}
     for request in requests:
         by_label.setdefault(request.label, []).append(request)
@@ -161,5 +161,5 @@ def to_show(requests: Sequence[Request]) -> list[Request]:
 
 
 def spread(count: int, most: int) -> list[int]:
-    """At most `most` of `count` places, evenly spread."""
+    """At most `most` of `count` positions, evenly spread."""
     return sorted(set(np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist()))

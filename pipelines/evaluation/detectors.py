@@ -1,4 +1,4 @@
-"""Which detector a name or URI stands for, and the file it is in.
+"""Finding a detector and its file by a name or URI.
 
     builtin | i3d | c3d | NAME of jobs/train_detector.py | URI of a TorchScript file
 
@@ -20,8 +20,8 @@ from vqvdm.metrics.detectors import I3D_SHA256, Detector, load_detector
 
 PUBLISHED = {"i3d": "i3d_torchscript.pt", "c3d": "c3d_ucf101.pt"}
 SHA256 = {"i3d": I3D_SHA256}
-"""Checksums of published files, where they are known: only the file itself bears the name."""
-ABOUT = {
+"""Known checksums of published files: only a file with this checksum gets the short name."""
+DESCRIPTIONS = {
     "builtin": "TransNet V2's first layers: not comparable with published figures",
     "i3d": "I3D, Kinetics-400 logits: the detector of published FVD and KVD",
     "c3d": "C3D, Sports-1M then UCF-101: the classifier of published inception scores",
@@ -30,7 +30,7 @@ ABOUT = {
 
 @dataclass(frozen=True)
 class DetectorFile:
-    """A detector that was found; `uri` is None for the one that is built in."""
+    """A detector that was found; `uri` is None for the built-in one."""
 
     name: str
     uri: str | None
@@ -39,26 +39,31 @@ class DetectorFile:
     """Classes of a detector trained here; None where they are not known."""
 
     @property
-    def about(self) -> str:
+    def description(self) -> str:
         for short, sha256 in SHA256.items():
             if self.name == PUBLISHED[short].removesuffix(".pt"):
                 return f"not the published {PUBLISHED[short]}, whose sha256 is {sha256}"
         own = "trained on clips of this data: compares with figures of the same detector only"
-        return ABOUT.get(self.name, own if self.classes else "a detector of the user's own")
+        return DESCRIPTIONS.get(self.name, own if self.classes else "a detector of the user's own")
 
     def load(self, device: torch.device | str = "cpu") -> Detector:
-        """The detector itself; `UserError` where its file is the wrong one."""
+        """Load the detector; `UserError` if its file is the wrong one."""
         if self.uri is None:
             return builtin_detector(device)
         with storage.local_copy(self.uri) as path:
             return load_detector(path, self.name, self.sha256, device)
 
     def as_json(self) -> dict[str, Any]:
-        return {"name": self.name, "file": self.uri, "sha256": self.sha256, "about": self.about}
+        return {
+            "name": self.name,
+            "file": self.uri,
+            "sha256": self.sha256,
+            "about": self.description,
+        }
 
 
 def find_detector(text: str, space: Workspace) -> DetectorFile:
-    """What `--detector` or `--classifier` names; `UserError` says which file belongs where."""
+    """What `--detector` or `--classifier` names; `UserError` names a missing file and its place."""
     if text == "builtin":
         return DetectorFile("builtin", None, builtin_detector().sha256)
     uri, _, fragment = text.partition("#sha256=")
@@ -68,8 +73,8 @@ def find_detector(text: str, space: Workspace) -> DetectorFile:
             uri,
             place,
             fragment,
-            f"{place} is missing: download {PUBLISHED[uri]} once (docs/evaluation.md says from "
-            "where) and put it there, or pass its URI, or builtin",
+            f"{place} is missing: download {PUBLISHED[uri]} once (docs/evaluation.md names the "
+            "source) and put it there, or pass its URI, or builtin",
         )
     if "/" not in uri and not uri.endswith(".pt"):
         folder = space.detector(uri)
@@ -80,8 +85,8 @@ def find_detector(text: str, space: Workspace) -> DetectorFile:
                 "or pass builtin, i3d, c3d or the URI of a TorchScript file"
             )
         place = storage.join(folder, "detector.pt")
-        mend = f"{place} is missing: run jobs/train_detector.py --name {uri} --overwrite"
-        found = _checked(uri, place, fragment or metadata["sha256"], mend)
+        cure = f"{place} is missing: run jobs/train_detector.py --name {uri} --overwrite"
+        found = _checked(uri, place, fragment or metadata["sha256"], cure)
         return DetectorFile(uri, place, found.sha256, tuple(metadata["classes"]))
     place = storage.absolute(uri)
     name = place.rsplit("/", 1)[-1].removesuffix(".pt")
@@ -99,7 +104,7 @@ def _checked(name: str, uri: str, expected: str, missing: str) -> DetectorFile:
 
 
 def _by_checksum(name: str, sha256: str) -> str:
-    """The short name of a published file for that file alone; any other goes by its own."""
+    """The short name if the checksum is that of a published file; else the file's own name."""
     for short, expected in SHA256.items():
         if sha256 == expected:
             return short

@@ -1,8 +1,8 @@
 """Features of a batch of videos, and the cache that keeps them for the next evaluation.
 
 Features are arrays with a row for each video. They are cached under ROOT/features by the
-fingerprint of all that they depend on: a killed evaluation goes on where it stopped, and those of
-real clips serve all models.
+fingerprint of all that they depend on: a killed evaluation continues where it stopped, and all
+models share the features of real clips.
 
 Shapes: N videos, D features, C classes.
 """
@@ -63,7 +63,7 @@ def cache_uri(folder: str, key: str) -> str:
 
 
 def find_cached(folder: str, key: str) -> bytes | None:
-    """The features cached under a key; None where there are none, or damaged ones."""
+    """The features cached under a key; None if they are missing or damaged."""
     uri = cache_uri(folder, key)
     try:
         data = storage.read_bytes(uri)
@@ -79,10 +79,10 @@ def find_cached(folder: str, key: str) -> bytes | None:
 
 
 def cached(folder: str, key: str, make: Callable[[], Features]) -> bytes:
-    """The features cached under a key, or else new ones, which are cached from now on."""
+    """The features cached under a key; otherwise computes and caches them."""
     data = find_cached(folder, key)
     if data is None:
-        # Safetensors writes memory as it lies: views in another order would come back scrambled.
+        # Safetensors writes raw memory: views in another memory order would load scrambled.
         data = save({name: np.ascontiguousarray(value) for name, value in make().items()})
         storage.publish_bytes(data, cache_uri(folder, key))
     return data
@@ -106,7 +106,7 @@ class FeatureExtractor:
         self._frames = frame_classifier(spec.frames) if spec.frames else None
 
     def extract(self, videos: Frames, class_index: NDArray, fps: NDArray) -> Features:
-        """RealClips or sampled videos uint8 (N, T, H, W, 3) with their classes and rates."""
+        """Features of real or sampled videos uint8 (N, T, H, W, 3), their classes and rates."""
         found: Features = {
             "class_index": np.asarray(class_index, np.int64),
             "fps": np.asarray(fps, np.float64),
@@ -125,13 +125,13 @@ class FeatureExtractor:
         return found
 
     def detector_features(self, videos: Frames) -> Features:
-        """Those of the detector alone."""
+        """Features of the detector alone."""
         assert self._detector
         return {"features": self._detector.features(videos)}
 
     @torch.inference_mode()
     def compare(self, videos: Frames, reconstruct: Callable[[Frames], Frames]) -> Features:
-        """Real videos with what the tokenizer makes of them, both uint8 (N, T, H, W, 3)."""
+        """Compare real videos with their reconstructions, both uint8 (N, T, H, W, 3)."""
         made = reconstruct(videos)
         x, y = (from_uint8(torch.from_numpy(each)) for each in (videos, made))
         found: Features = {"reconstructed": made, "psnr": psnr(x, y).numpy()}
@@ -154,7 +154,7 @@ class FeatureExtractor:
             if found.numel() != x.shape[1] or not found.isfinite().all():
                 raise UserError(
                     f"--lpips {self.spec.lpips.name} gives {tuple(found.shape)} for "
-                    f"{x.shape[1]} pairs of frames: one finite number a pair is due"
+                    f"{x.shape[1]} pairs of frames: expected one finite number a pair"
                 )
             means.append(found.mean().item())
         return np.array(means, np.float64)
@@ -171,7 +171,7 @@ def frame_classifier(state: bytes) -> FrameClassifier:
 
 
 def reconstructor(bundle: str) -> Callable[[Frames], Frames]:
-    """The bundle's tokenizer, there and back."""
+    """A function that encodes and decodes videos with the bundle's tokenizer."""
     names = ("vqgan/config.json", "vqgan/model.safetensors")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory(prefix="vqvdm-") as folder:

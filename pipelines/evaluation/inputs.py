@@ -1,4 +1,4 @@
-"""What an evaluation reads, found and checked before anything is computed."""
+"""The inputs of an evaluation, found and checked before anything is computed."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from vqvdm.tokenizer.pixels import PIXELS
 
 @dataclass(frozen=True)
 class Inputs:
-    """What an evaluation reads, found and checked before anything is computed."""
+    """The inputs of an evaluation, found and checked before anything is computed."""
 
     config: Evaluate
     bundle: dict[str, Any]
     index: dict[str, Any]
     in_pixels: bool
-    """Whether the model works without a tokenizer, whose reconstructions could be judged."""
+    """Whether the model works on pixels, so that there is no tokenizer to measure."""
     detector: DetectorFile | None
     classifier: DetectorFile | None
     lpips: DetectorFile | None
@@ -39,21 +39,21 @@ class Inputs:
 
 
 def find_inputs(config: Evaluate) -> Inputs:
-    """`UserError` for what is missing or does not fit together."""
+    """Find and check all inputs; `UserError` if one is missing or they do not match."""
     space, wanted = config.workspace, config.wanted
     index = require(space.clips, "index.json", "shard_videos")
     bundle = require(space.ldm(config.ldm), "config.json", "train_ldm")
     if bundle["classes"] != index["classes"]:
         raise UserError(
-            f"{space.ldm(config.ldm)} knows other classes than the clips: they do not compare"
+            f"{space.ldm(config.ldm)} has other classes than the clips: they are not comparable"
         )
     vqgan = require(storage.join(space.ldm(config.ldm), "vqgan"), "config.json", "train_ldm")
     made, spec = registry.video_shape(bundle, vqgan), index["spec"]
     if made != [spec["frames"], spec["size"], spec["size"]]:
         raise UserError(
             f"the model makes videos of {'×'.join(map(str, made))}, the clips are of "
-            f"{spec['frames']}×{spec['size']}×{spec['size']}: they do not compare; "
-            "cut clips as the model's were"
+            f"{spec['frames']}×{spec['size']}×{spec['size']}: they are not comparable; "
+            "cut clips with the settings of the model's"
         )
     detector = classifier = lpips = None
     if {"fvd", "kvd", "rfvd"} & set(wanted):
@@ -69,7 +69,7 @@ def find_inputs(config: Evaluate) -> Inputs:
 def _classifier(
     config: Evaluate, detector: DetectorFile | None, spec: dict[str, Any]
 ) -> DetectorFile | None:
-    """The one that was named, or else the detector if it gives class probabilities."""
+    """The named classifier, or else the detector if it gives class probabilities."""
     if config.classifier:
         return find_detector(config.classifier, config.workspace)
     if config.detector != "builtin":
@@ -78,14 +78,14 @@ def _classifier(
             return implied
     if config.metrics != "all":
         raise UserError(
-            f"is needs class probabilities, which {config.detector} has not: pass --classifier "
-            "c3d, or the NAME of a detector made by jobs/train_detector.py"
+            f"is needs class probabilities, which {config.detector} does not give: pass "
+            "--classifier c3d, or the NAME of a detector made by jobs/train_detector.py"
         )
     return None
 
 
 def _gives_probabilities(detector: DetectorFile, spec: dict[str, Any]) -> bool:
-    """Tried on a black clip of the size of the real ones."""
+    """Whether a detector classifies a black clip of the size of the real ones."""
     black = np.zeros((1, spec["frames"], spec["size"], spec["size"], 3), np.uint8)
     try:
         detector.load().probabilities(black)

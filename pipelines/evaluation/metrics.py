@@ -1,4 +1,4 @@
-"""Metrics from statistics, each with its interval and a name that says its detector."""
+"""Metrics from statistics, each with its interval and a name that contains its detector."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipelines.evaluation.statistics import Statistics, frechet, kernel
 from vqvdm.errors import UserError
 
 NEAREST_ROWS = 256
-"""Videos of a set whose nearest training clips are looked for."""
+"""Videos of a set for which the nearest training clips are searched."""
 
 
 @dataclass
@@ -26,10 +26,10 @@ class Sets:
 
     real: Statistics
     floor: Statistics
-    """Other real clips, as many where there are enough: the distance of real from real."""
+    """Other real clips, as many if there are enough: the distance of real clips from real clips."""
     reconstructed: Statistics
     samples: list[Statistics]
-    """One a repeat."""
+    """One for each repeat."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Estimate:
 
     mean: float
     interval: float | None
-    """None for a single repeat, of which no interval can be told."""
+    """None for a single repeat, which gives no interval."""
     repeats: int
 
 
@@ -56,7 +56,7 @@ class Metrics:
     """What was measured, and why the rest was not."""
 
     strict: bool
-    """Whether what cannot be measured is an error: it was asked for by name."""
+    """Whether a metric that cannot be measured is an error, since it was requested by name."""
     values: dict[str, Estimate] = field(default_factory=dict)
     not_measured: dict[str, str] = field(default_factory=dict)
 
@@ -65,7 +65,7 @@ class Metrics:
             self.values[name] = Estimate(value, None, 1)
 
     def attempt(self, metric: str, measure: Callable[[], None]) -> None:
-        """Measure, or note why that is impossible; `UserError` if `strict`."""
+        """Measure, or record why that is impossible; `UserError` if `strict`."""
         try:
             measure()
         except UserError as error:
@@ -88,7 +88,7 @@ class Metrics:
 
 
 def named(metric: str, detector: str) -> str:
-    """A metric's name: bare with the published detector, else it says which one it was."""
+    """A metric's name, followed by its detector unless that is the published one."""
     published = "c3d" if metric == "is" else "i3d"
     return metric if detector == published else f"{metric}_{detector}"
 
@@ -125,7 +125,7 @@ def _kernel(a: Statistics, b: Statistics) -> float:
 
 
 def scores(metrics: Metrics, sets: Sets, by: str) -> None:
-    """Inception score of samples, and of real clips as what can be reached."""
+    """Inception score of samples, and of real clips as a reference."""
 
     def measure() -> None:
         found = [each.score() for each in sets.samples]
@@ -154,7 +154,7 @@ def scalars(metrics: Metrics, wanted: Sequence[str], sets: Sets) -> None:
 
 
 def _motion(metrics: Metrics, prefix: str, videos: Statistics) -> None:
-    """Mean displacement in pixels a frame at each rate, and that at the lowest over the highest."""
+    """Mean displacement in pixels a frame at each rate, and its ratio of lowest to highest rate."""
     rates = videos.rates
     means = [videos.mean("displacement", rate) or 0.0 for rate in rates]
     for rate, mean in zip(rates, means, strict=True):
@@ -181,7 +181,7 @@ def nearest(features_ND: NDArray, train_MD: NDArray) -> Nearest:
 
 
 def memorisation(metrics: Metrics, sets: Sets, train_MD: NDArray | None, held_out: bool) -> None:
-    """How near samples lie to training clips, beside real clips that training never saw.
+    """Distances of samples to their nearest training clips, and those of held-out real clips.
 
     A ratio far below 1 means samples lie nearer to training clips than new videos do.
     """
@@ -197,14 +197,14 @@ def memorisation(metrics: Metrics, sets: Sets, train_MD: NDArray | None, held_ou
 
 
 def refuse_early(metrics: Metrics, inputs: Inputs, real: RealClips) -> None:
-    """Say what cannot be measured before hours go into sampling."""
+    """Refuse metrics that cannot be measured, before hours of sampling."""
     config, chosen = inputs.config, inputs.config.chosen
     classes = inputs.bundle["classes"]
     missing = [name for i, name in enumerate(classes) if i not in set(real.class_index_N.tolist())]
     if missing:
         reason = (
             f"class {missing[0]!r} is missing from the {len(real.refs)} real clips "
-            f"({chosen.real_split}): add --num-real, or take another --real-split"
+            f"({chosen.real_split}): raise --num-real, or take another --real-split"
         )
         for metric in {"fvd", "kvd"} & set(config.wanted):
             metrics.refuse(metric, reason)

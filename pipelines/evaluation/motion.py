@@ -1,4 +1,4 @@
-"""How far things move between two frames.
+"""Motion between two frames.
 
 Shapes: N videos, T frames, H height, W width, C colours.
 """
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 def displacement(videos_NTHWC: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Median distance in pixels that the centre of brightness moves a frame; (N,).
 
-    Meant for one bright object on a dark ground. The median leaves the few frames out in
-    which it turns around.
+    Meant for one bright object on a dark background. The median ignores the few frames in
+    which it changes direction.
     """
     light = videos_NTHWC.astype(np.float64).mean(axis=-1)
     light = light - np.median(light, axis=(2, 3), keepdims=True)

@@ -15,15 +15,15 @@ ProtocolName = Literal["held-out", "published", "tats", "stylegan-v"]
 class Protocol:
     """All that a figure depends on besides the model, the data and the detector."""
 
-    about: str
+    description: str
     num_samples: int
-    """Videos a repeat, as many real ones."""
+    """Sampled videos in each repeat, and as many real clips."""
     repeats: int
     """Sets of samples: figures are means over them."""
     is_splits: int
     """Parts a set is cut into for the inception score."""
     ddof: int
-    """Covariances divide by N less this."""
+    """Covariances divide by N minus this."""
     real_split: str
     """Split of the real clips: train, val, or all."""
     real_draw: str

@@ -1,4 +1,4 @@
-"""The tables of the VQ-VDM paper, and whether a run may stand beside them."""
+"""The tables of the VQ-VDM paper, and whether a run is comparable with them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
     metrics: tuple[str, ...]
-    """Which of our metrics stands in each column."""
+    """This project's metric for each column."""
     classes: int
     """Classes of the data set; 0 for none."""
 
@@ -69,9 +69,9 @@ def table_for(preset: str) -> Table:
 
 
 def obstacles(table: Table, protocol: dict[str, Any], spec: dict[str, Any]) -> list[str]:
-    """Why a run's figures may not be set beside a published table; empty if they may.
+    """Why a run's figures are not comparable with a published table; empty if they are.
 
-    `protocol` is what `metrics.json` states, `spec` that of the clips.
+    `protocol` is that of `metrics.json`, `spec` that of the clips.
     """
     found = []
     if len(spec["classes"]) != table.classes:

@@ -1,7 +1,7 @@
-"""The real clips that samples are compared with: drawn from the account of videos, then extracted.
+"""The real clips that samples are compared with: drawn from `videos.parquet`, then extracted.
 
-Two disjoint sets are drawn: one to compare with, and one that tells the floor, the distance of
-real clips from other real clips. Training clips are drawn too, to find neighbours of samples.
+Two disjoint sets are drawn: one to compare with, and one for the floor, the distance of real
+clips from other real clips. Training clips are drawn too, to find the nearest to each sample.
 
 Shapes: N clips, M training clips, D features.
 """
@@ -29,7 +29,7 @@ from vqvdm.seeds import mix
 Extract: TypeAlias = Callable[
     [Inputs, FeatureSpec, Sequence[Batch]], Iterator[tuple[Batch, Features]]
 ]
-"""Has workers extract the features of batches, in any order."""
+"""Extracts the features of batches on workers; yields them in any order."""
 
 
 @dataclass
@@ -51,11 +51,11 @@ def extract_real_clips(
 ) -> RealClips:
     """Draw real clips and training clips, and extract their features."""
     config = inputs.config
-    # The account may be of millions of videos: only what a draw needs becomes objects.
+    # There may be millions of videos: only the columns that a draw needs become objects.
     rows = manifest.read(config.workspace.manifest).select(["id", "clips"]).to_pylist()
     refs, others = draw_real(inputs, markers, rows)
     train = [marker for marker in markers if marker.split == "train"]
-    # Any of the training clips; the seed is another one than that of the real clips.
+    # Any training clips; the seed differs from that of the real clips.
     count = config.num_train if inputs.detector else 0
     train_refs = draw(train, rows, "clips", count, config.seed + 1)
     basis = [spec.fingerprint, "real"]
@@ -84,7 +84,7 @@ def extract_real_clips(
 def draw_real(
     inputs: Inputs, markers: Sequence[Marker], rows: Sequence[dict[str, Any]]
 ) -> tuple[list[ClipRef], list[ClipRef]]:
-    """Two disjoint sets of real clips: to compare with, and to tell the floor."""
+    """Two disjoint sets of real clips: one to compare with, and one for the floor."""
     config, chosen = inputs.config, inputs.config.chosen
     wanted = config.num_real or chosen.num_samples
     split = [m for m in markers if m.keys and chosen.real_split in (m.split, "all")]
@@ -103,7 +103,7 @@ def draw(
     """At most `count` clips in random order, without repetition.
 
     `rows` are those of `videos.parquet`. By `videos`, every video gives one random clip; by
-    `clips`, all clips are alike. Videos go by their id, so the order of files decides nothing.
+    `clips`, every clip is equally likely. Videos are sorted by id: the order of rows is irrelevant.
     """
     shard_of = {source: marker.name for marker in markers for source in marker.sources}
     found = sorted((row["id"], row["clips"]) for row in rows if row["id"] in shard_of)
@@ -116,21 +116,21 @@ def draw(
     return [ClipRef(shard_of[places[i][0]], *places[i]) for i in order]
 
 
-def check_rates(config: Evaluate, known_to_model: Sequence[float], real: RealClips) -> None:
-    """`UserError` where a rate is no real clip's, or real clips have rates unknown to the model."""
+def check_rates(config: Evaluate, model_rates: Sequence[float], real: RealClips) -> None:
+    """`UserError` if no real clip has a rate of --fps, or the model has no rate of the clips."""
     known = sorted(set(real.fps_N.tolist()))
     if config.fps == "all":
-        new = [rate for rate in known if not np.isclose(rate, known_to_model, rtol=1e-3).any()]
+        new = [rate for rate in known if not np.isclose(rate, model_rates, rtol=1e-3).any()]
         if new:
             raise UserError(
                 f"real clips have {new[0]:g} frames a second, and the model was trained at "
-                f"{', '.join(f'{r:g}' for r in known_to_model)}: they do not compare; pass --fps "
+                f"{', '.join(f'{r:g}' for r in model_rates)}: they are not comparable; pass --fps "
                 "to compare at common rates only"
             )
         return
-    strangers = [rate for rate in parse_rates(config.fps, "all") if rate not in known]
-    if strangers:
+    missing = [rate for rate in parse_rates(config.fps, "all") if rate not in known]
+    if missing:
         raise UserError(
-            f"--fps {strangers[0]:g}: real clips have {', '.join(f'{r:g}' for r in known)} frames "
-            "a second; motion at other rates does not compare"
+            f"--fps {missing[0]:g}: real clips have {', '.join(f'{r:g}' for r in known)} frames "
+            "a second; motion at other rates is not comparable"
         )

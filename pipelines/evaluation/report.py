@@ -1,6 +1,6 @@
 """The evaluation report: one self-contained page, from a template.
 
-Videos are MP4 files inside the page; it loads nothing from elsewhere.
+Videos are embedded as MP4 files; the page loads nothing from elsewhere.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ MEANING = {
     "kvd": "kernel video distance to real clips, lower is better; may fall below 0",
     "rfvd": "Fréchet distance of reconstructed from real clips, lower is better",
     "is": "inception score of samples, higher is better",
-    "real/is": "inception score of real clips: what can be reached",
-    "floor/fvd": "real against other real clips: what FVD cannot go below",
+    "real/is": "inception score of real clips, for reference",
+    "floor/fvd": "real against other real clips: the lowest FVD to expect",
     "floor/kvd": "real against other real clips",
     "is_split_std": "standard deviation over the splits of the first set",
     "psnr": "reconstruction, dB, higher is better",
     "ssim": "reconstruction, at most 1, higher is better",
     "lpips": "reconstruction, lower is better",
-    "samples/clip_accuracy": "samples that are taken for their class",
-    "samples/frame_accuracy": "frames of samples, judged alone, that are",
-    "real/clip_accuracy": "real clips that are taken for their class",
-    "real/frame_accuracy": "frames of real clips, judged alone, that are",
-    "samples/displacement": "pixels that the brightest thing moves a frame",
-    "samples/displacement_ratio": "that at the lowest frame rate over that at the highest",
+    "samples/clip_accuracy": "share of samples classified as their class",
+    "samples/frame_accuracy": "share of single frames of samples classified as their class",
+    "real/clip_accuracy": "share of real clips classified as their class",
+    "real/frame_accuracy": "share of single frames of real clips classified as their class",
+    "samples/displacement": "pixels that the brightest object moves a frame",
+    "samples/displacement_ratio": "displacement at the lowest frame rate over that at the highest",
     "nearest/samples": "median distance to the nearest training clip; real clips are held-out ones",
-    "nearest/ratio": "the former over the latter; far below 1 would be memorising",
+    "nearest/ratio": "distance of samples over that of held-out clips; memorising if far below 1",
 }
 CARDS = ("fvd", "kvd", "is", "rfvd", "psnr", "ssim", "lpips", "samples/clip_accuracy")
 WORDS = {
@@ -56,7 +56,7 @@ SPEED = "speed/seconds_per_100_steps"
 
 @dataclass
 class Pair:
-    """A real clip and what the tokenizer makes of it."""
+    """A real clip and its reconstruction."""
 
     label: str | None
     fps: float
@@ -93,7 +93,7 @@ class ReportClips:
 
 
 def grid_of(shown: ReportClips) -> bytes:
-    """A GIF with a row each of real clips, their reconstructions, and samples."""
+    """A GIF with one row each of real clips, their reconstructions, and samples."""
     shown = shown.ordered()
     columns = min(8, len(shown.real), len(shown.samples))
     rows = [each.real for each in shown.real[:columns]]
@@ -112,7 +112,7 @@ def page(
     """HTML with samples, real and reconstructed clips, all figures and what they depend on.
 
     `bundle` is the model's config.json, `card` its MODEL_CARD.md, `spec` that of the clips, and
-    `result` what metrics.json holds.
+    `result` the content of metrics.json.
     """
     table = published.table_for(result["preset"])
     shown = shown.ordered()
@@ -152,7 +152,7 @@ def _base(name: str) -> str:
 
 
 def _beside(name: str) -> str | None:
-    """The metric of real clips that a figure is read against."""
+    """The metric of real clips to compare a figure with."""
     if name == "nearest/samples":
         return "nearest/held_out"
     if name.startswith("samples/"):
@@ -161,7 +161,7 @@ def _beside(name: str) -> str | None:
 
 
 def _cards(result: dict[str, Any], wanted: str) -> list[dict[str, Any]]:
-    """The figures worth seeing first, with the floor or ceiling of real clips below."""
+    """The main figures, each with the floor or ceiling of real clips below."""
     cards = []
     for name, estimate in result["estimates"].items():
         if _base(name) != wanted:
@@ -208,7 +208,7 @@ def _rows(result: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _value(result: dict[str, Any], name: str) -> tuple[str, str]:
-    """A figure by the published detector; or by another one, and that one's name."""
+    """A figure by the published detector, or one by another detector and its name."""
     if name in result["estimates"]:
         return _with_interval(result["estimates"][name]), ""
     for other, each in result["estimates"].items():
@@ -218,7 +218,7 @@ def _value(result: dict[str, Any], name: str) -> tuple[str, str]:
 
 
 def _shown(value: Any) -> str:
-    """A figure in four digits; other values as JSON would say them."""
+    """A figure in four digits, or another JSON value as text."""
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "–"}[value]
     if isinstance(value, float):
@@ -231,7 +231,7 @@ def _shown(value: Any) -> str:
 
 
 def _short(value: float) -> str:
-    """A figure in as many digits as a card has room for."""
+    """A figure in three or four digits, to fit on a card."""
     return f"{value:.4g}" if abs(value) >= 100 else f"{value:.3g}"
 
 
@@ -241,12 +241,12 @@ def _with_interval(each: dict[str, Any], shown: Callable[[float], str] = _shown)
 
 
 def _breakable(name: str) -> Markup:
-    """A metric's name, which a narrow screen may break between words only."""
+    """A metric's name that a narrow screen breaks between words only."""
     return escape(name).replace("_", Markup("_<wbr>")).replace("/", Markup("/<wbr>"))
 
 
 def _video(frames: Frames, fps: float) -> str:
-    """A data URI of an MP4, large enough for browsers to keep the pixels apart."""
+    """A data URI of an MP4, enlarged so that browsers show separate pixels."""
     scale = max(1, -(-128 // frames.shape[1]))
     large = frames.repeat(scale, axis=1).repeat(scale, axis=2)
     mp4 = encode_h264(np.ascontiguousarray(large), fps, crf=18)

@@ -1,4 +1,4 @@
-"""The outcome: figures with everything that they depend on, and the main ones in words."""
+"""The result: figures with everything that they depend on, and the main ones in words."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pipelines.io import checksums
 
 
 def result(inputs: Inputs, metrics: Metrics, sets: Sets, speed: dict[str, Any]) -> dict[str, Any]:
-    """What `metrics.json` holds: figures with everything that they depend on."""
+    """The content of `metrics.json`: figures with everything that they depend on."""
     config, chosen, spec = inputs.config, inputs.config.chosen, inputs.index["spec"]
     protocol = {
         "name": config.protocol,
-        "about": protocols.PROTOCOLS[config.protocol].about,
+        "about": protocols.PROTOCOLS[config.protocol].description,
         "samples": chosen.num_samples,
         "repeats": chosen.repeats,
         "real_clips": sets.real.count,
@@ -43,7 +43,7 @@ def result(inputs: Inputs, metrics: Metrics, sets: Sets, speed: dict[str, Any]) 
     }
     table = published.table_for(config.preset)
     reasons = published.obstacles(table, protocol, spec)
-    # How samples were made belongs to the model; the seed also draws the real clips.
+    # Settings of sampling belong to the model; the seed also draws the real clips.
     basis = {k: v for k, v in protocol.items() if k not in ("sampling", "fps")}
     basis["seed"] = config.seed
     return {

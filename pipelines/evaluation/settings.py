@@ -1,4 +1,4 @@
-"""What `evaluate` and `train_detector` take."""
+"""Settings of `evaluate` and `train_detector`."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ class Evaluate(Sampling):
 
     protocol: ProtocolName = "held-out"
     """held-out, published, tats or stylegan-v: counts, splits and draws that go together, each
-    of which may be changed below; docs/evaluation.md tells them apart."""
+    of which may be changed below; docs/evaluation.md explains them."""
     detector: str = "builtin"
     """Features for FVD, KVD and rFVD: builtin, i3d, a NAME of train_detector, or the URI of a
     TorchScript file, which may end in #sha256=HEX."""
     classifier: str | None = None
-    """Class probabilities for the inception score, as --detector, or c3d; by default the
-    detector's, where it has some."""
+    """Class probabilities for the inception score: values as for --detector, or c3d; by default
+    the detector, if it gives some."""
     lpips: str | None = None
     """URI of a TorchScript file that takes two batches of frames in [-1, 1] and gives LPIPS."""
     metrics: str = "all"
-    """What to measure, separated by commas; all is whatever the data and detectors allow."""
+    """Metrics, separated by commas; all measures whatever the data and detectors allow."""
     num_samples: int | None = None
-    """Videos to sample a repeat, in the proportions of the real clips; by default the
+    """Videos to sample in each repeat, in the proportions of the real clips; by default the
     protocol's."""
     num_real: int | None = None
-    """Real clips to compare with; by default as many."""
+    """Real clips to compare with; by default as many as samples."""
     repeats: int | None = None
     """Sets of samples, for means and confidence intervals; by default the protocol's."""
     real_split: str | None = None
@@ -44,7 +44,7 @@ class Evaluate(Sampling):
     real_draw: str | None = None
     """videos (one clip of each) or clips; by default the protocol's."""
     num_train: int = 512
-    """Training clips among which the nearest to a sample are looked for; 0 for none."""
+    """Training clips that are searched for the nearest to each sample; 0 for none."""
     detector_steps: int = 400
     """Steps to train the classifier of single frames, for accuracy."""
     fps: str = "all"
@@ -52,7 +52,7 @@ class Evaluate(Sampling):
 
     @property
     def chosen(self) -> Protocol:
-        """The protocol with what the settings change in it."""
+        """The protocol with the changes of the settings."""
         changes = {
             name: value
             for name in ("num_samples", "repeats", "real_split", "real_draw")
@@ -62,7 +62,7 @@ class Evaluate(Sampling):
 
     @property
     def wanted(self) -> tuple[str, ...]:
-        """The metrics asked for by name; all of them if none is."""
+        """The metrics requested by name; all of them by default."""
         if self.metrics == "all":
             return METRICS
         return tuple(dict.fromkeys(name.strip() for name in self.metrics.split(",")))

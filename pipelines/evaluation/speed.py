@@ -1,4 +1,4 @@
-"""How fast the model samples and decodes, on the device it runs on."""
+"""The speed of sampling and decoding, on the model's device."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from pipelines.sampling.worker import SamplingWorker
 def time_sampling(config: Evaluate) -> dict[str, Any]:
     """Seconds for 100 sampling steps and for decoding, one video at a time, without a queue."""
     torch.set_num_threads(local_cpus())
-    made = SamplingWorker(config.workspace.ldm(config.ldm), config, "auto", local_cpus())
-    generator = made.generator
+    worker = SamplingWorker(config.workspace.ldm(config.ldm), config, "auto", local_cpus())
+    generator = worker.generator
     label = generator.classes[0] if generator.classes else None
     fps = float(generator.metadata["fps"][0])
     steps = min(10, config.steps)
@@ -43,7 +43,7 @@ def time_sampling(config: Evaluate) -> dict[str, Any]:
         "speed/seconds_per_100_steps": float(np.mean(per_100)),
         "speed/seconds_per_100_steps_std": float(np.std(per_100)),
         "speed/decode_s": float(np.mean(decode)),
-        "device": torch.cuda.get_device_name() if made.device.type == "cuda" else "CPU",
+        "device": torch.cuda.get_device_name() if worker.device.type == "cuda" else "CPU",
         "threads": local_cpus(),
         "guidance": config.guidance,
         "sampler": config.sampler or "the model's best",

@@ -1,4 +1,4 @@
-"""Statistics of a set of videos, folded from features that come a batch at a time."""
+"""Statistics of a set of videos, accumulated from features a batch at a time."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from vqvdm.metrics.kernel import kernel_distance
 from vqvdm.seeds import mix
 
 KERNEL_ROWS = 2048
-"""A kernel distance looks at pairs: at most so many videos of a set, as published."""
+"""A kernel distance compares pairs: at most this many videos of a set, as in published figures."""
 SCALARS = ("displacement", "clip_right", "frames_right", "psnr", "ssim", "lpips")
 
 
 @dataclass
 class Statistics:
-    """What the metrics need to know of one set of videos, and no more.
+    """The statistics of one set of videos that metrics need.
 
-    Features are folded into mean and scatter as they come; rows are cached for the kernel
-    distance only, and of those at most `KERNEL_ROWS`, chosen at random by their place in the
-    set: a set ordered by class would give its first classes only.
+    Features are accumulated into mean and scatter as they arrive. Rows are kept for the kernel
+    distance only: at most `KERNEL_ROWS`, chosen at random by their position, because the first
+    rows of a set sorted by class would be of its first classes only.
     """
 
     name: str
@@ -42,11 +42,11 @@ class Statistics:
 
     def __post_init__(self) -> None:
         self.inception = [None] * self.splits
-        # Where each video of the set stands once it is shuffled.
+        # The position of each video in the shuffled set.
         self._place = np.random.default_rng(mix(self.seed, 0x51F7)).permutation(self.size)
 
     def add(self, found: Features, indices: NDArray) -> None:
-        """Fold in some videos of the set, by their places in it."""
+        """Add some videos of the set, given their positions in it."""
         self.count += len(indices)
         places = self._place[indices]
         if "features" in found:
@@ -85,7 +85,7 @@ class Statistics:
 
     @property
     def rows_ND(self) -> NDArray:
-        """The rows cached, in the shuffled order."""
+        """The rows kept, in the shuffled order."""
         return np.stack([self.rows[place] for place in sorted(self.rows)])
 
     def score(self) -> tuple[float, float]:
@@ -97,7 +97,7 @@ class Statistics:
 
 
 def frechet(a: Statistics, b: Statistics, ddof: int) -> float:
-    """Fréchet distance of two sets; `UserError` says how many clips a set lacks."""
+    """Fréchet distance of two sets; `UserError` if a set has too few clips."""
     for each in (a, b):
         assert each.gaussian is not None
         each.gaussian.require_full_rank(each.name)

@@ -34,13 +34,13 @@ from pipelines.video.encoder import decode_clip
 from vqvdm.errors import UserError
 
 AT_ONCE = 16
-"""Clips a worker holds at once."""
+"""Clips that a worker decodes at once."""
 DETECTOR_CLIPS = 1500
-"""At most so many training clips teach the classifier of frames."""
+"""Training clips for the frame classifier, at most."""
 
 
 class FeatureWorker:
-    """Holds the extractor and, where they are needed, generator and tokenizer."""
+    """Holds the feature extractor and, if they are needed, generator and tokenizer."""
 
     def __init__(
         self, inputs: Inputs, spec: FeatureSpec, batches: Sequence[Batch], threads: int
@@ -53,7 +53,7 @@ class FeatureWorker:
         self._reconstruct: Any = None
 
     def __call__(self, row: dict) -> dict:
-        """Takes {"batch": the number of one}, adds {"features": them, as bytes}."""
+        """Takes {"batch": its number}, adds {"features": safetensors as bytes}."""
         batch = self.batches[row["batch"]]
         make = self._samples if batch.requests else self._clips
         data = cached(self.space.features, batch.key, lambda: make(batch))
@@ -100,7 +100,7 @@ class FeatureWorker:
 
 @dataclass(frozen=True)
 class StoredClip:
-    """A clip as it lies in a shard."""
+    """A clip as it is stored in a shard."""
 
     mp4: bytes
     class_index: int
@@ -126,8 +126,8 @@ def read_clips(folder: str, marker: Marker, refs: Sequence[ClipRef]) -> list[Sto
                 key = sorted(by_source[ref.source])[ref.ordinal][2]
             except (KeyError, IndexError):
                 raise UserError(
-                    f"{uri} holds other clips than videos.parquet says: "
-                    "run jobs/shard_videos.py again to mend it"
+                    f"{uri} holds other clips than videos.parquet lists: "
+                    "run jobs/shard_videos.py again to repair it"
                 ) from None
             each, mp4 = metadata[key], reader[key]["mp4"]
             index = -1 if each["class_index"] is None else each["class_index"]
@@ -136,7 +136,7 @@ def read_clips(folder: str, marker: Marker, refs: Sequence[ClipRef]) -> list[Sto
 
 
 def frame_classifier_state(inputs: Inputs, markers: Sequence[Marker]) -> bytes:
-    """Weights of a classifier of single frames, trained on training clips; cached for next time."""
+    """Weights of a classifier of single frames, trained on training clips; cached."""
     config, classes = inputs.config, inputs.bundle["classes"]
 
     def train() -> Features:

@@ -1,1 +1,1 @@
-"""What lies on disks and in buckets: storage, shards, the places under a root."""
+"""Files on disks and in buckets: storage, shards, the places under a root."""

@@ -1,4 +1,4 @@
-"""The members of a sample as arrays: what training and the audit compute with."""
+"""The members of a sample as arrays, for training and the audit."""
 
 from __future__ import annotations
 

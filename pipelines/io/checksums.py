@@ -19,5 +19,5 @@ def fingerprint(value: Any) -> str:
 
 
 def digest(text: str) -> str:
-    """Short checksum of a text; file names that are no UTF-8 have one too."""
+    """Short checksum of a text, also of file names that are not valid UTF-8."""
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]

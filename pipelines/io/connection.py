@@ -1,4 +1,4 @@
-"""How file systems are opened, and how what they refuse is explained.
+"""Opening file systems, and explaining their errors.
 
 Credentials and the endpoint of S3 come from the standard AWS variables.
 """
@@ -27,12 +27,12 @@ def connect(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     # Listings are never cached: other processes write to the same places.
     options: dict[str, Any] = {"use_listings_cache": False}
     if uri.startswith("s3://"):
-        # Outages of up to a minute are waited out; longer ones end the job with one line.
+        # Outages of up to a minute are retried; longer ones end the job with one line.
         attempts = int(os.environ.get("AWS_MAX_ATTEMPTS", "8"))
         options["config_kwargs"] = {
             "retries": {"mode": "standard", "total_max_attempts": attempts},
-            # Some servers send the checksum of the whole object along with a part of it, and
-            # large objects are read in parts. What matters here is checked by its own sha256.
+            # Some servers send the checksum of the whole object with each part of it, and large
+            # objects are read in parts. This project checks its files by its own sha256.
             "response_checksum_validation": "when_required",
         }
         # `url_to_fs` would take "::" in a name for a chain of file systems.
@@ -40,12 +40,12 @@ def connect(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     try:
         return fsspec.core.url_to_fs(uri, **options)
     except ValueError as error:
-        raise UserError(f"{uri} is of a kind fsspec does not know: {error}") from error
+        raise UserError(f"{uri} is of a kind that fsspec does not support: {error}") from error
 
 
 @contextmanager
 def explained(uri: str, doing: str) -> Iterator[None]:
-    """Turn what storage refuses into one line that says what to mend."""
+    """Turn an error of storage into one line with a cure."""
     try:
         yield
     except PermissionError as error:
@@ -74,5 +74,5 @@ def explained(uri: str, doing: str) -> Iterator[None]:
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether storage answered that a file may not be touched; else it did not answer at all."""
+    """Whether storage denied the permission; otherwise it did not answer."""
     return isinstance(error.__cause__, PermissionError)

@@ -1,9 +1,9 @@
-"""One writer of a folder at a time, and none while a job reads it: notes on a disk or in a store.
+"""Locks: one writer of a folder at a time, and no writer while other jobs read it.
 
-The holder renews its note every few seconds. A note whose holder died is recognised: at once
-where the holder ran on this machine, otherwise by its not being renewed. Neither disks nor object
-stores promise that two who ask at the same moment see each other, so whoever publishes asks
-again whether the lock is still its own: `still_held`.
+A writer and each reader publish a note in the folder, and renew it every few seconds. The note of a
+dead holder is recognised at once if the holder ran on this machine, and otherwise because it is not
+renewed. Neither disks nor object stores guarantee that two jobs that lock at the same moment read
+each other's note, so a writer checks again before it publishes: `still_held`.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ READERS = "readers"
 """Folder of the notes of readers."""
 BEAT_S = 5.0
 STALE_S = 20.0
-"""A note that was not renewed for so long has lost its holder."""
+"""After this time without renewal, the holder of a note counts as dead."""
 SETTLE_S = 0.3
-"""After so long, whoever asked at the same time has written its note too."""
+"""After this time, a job that locks at the same moment has written its note too."""
 
 _held: set[str] = set()
 """Owners of the notes that this process holds."""
@@ -41,13 +41,13 @@ _held: set[str] = set()
 def writing(folder: str, job: str) -> Iterator[str]:
     """Hold the lock of a folder; yields the holder's id.
 
-    `UserError` where another job writes the folder, or reads it.
+    `UserError` if another job writes the folder, or reads it.
     """
     _refuse_writer(folder)
-    mine = _myself(job)
-    with _renewed(folder, NAME, mine):
+    own = _own_note(job)
+    with _renewed(folder, NAME, own):
         time.sleep(SETTLE_S)
-        if not still_held(folder, mine["owner"]):
+        if not still_held(folder, own["owner"]):
             raise UserError(
                 f"{folder} is being written by a job that was started at the same time: wait "
                 "until it has ended, or choose another --name"
@@ -57,22 +57,20 @@ def writing(folder: str, job: str) -> Iterator[str]:
                 raise UserError(
                     f"{folder} is being read by {_who(note)}: wait until it has ended, or stop it"
                 )
-        yield mine["owner"]
+        yield own["owner"]
 
 
 @contextmanager
 def reading(job: str, *folders: str) -> Iterator[None]:
-    """Keep writers out of folders; `UserError` where one is at work."""
+    """Keep writers out of folders; `UserError` if one is at work."""
     with ExitStack() as notes:
         for folder in folders:
-            mine = _myself(job)
-            for name, note in _readers(folder):
-                if _died_here(note):
-                    _forget(folder, name)
+            own = _own_note(job)
+            _forget_the_dead(folder)
             try:
-                notes.enter_context(_renewed(folder, f"{READERS}/{mine['owner']}.json", mine))
+                notes.enter_context(_renewed(folder, f"{READERS}/{own['owner']}.json", own))
             except (UserError, OSError) as error:
-                # What may only be read can be read without a note.
+                # A read-only folder has no writer: it is read without a note.
                 if not (is_refusal(error) or getattr(error, "errno", 0) == errno.EROFS):
                     raise
             _refuse_writer(folder)
@@ -80,7 +78,7 @@ def reading(job: str, *folders: str) -> Iterator[None]:
 
 
 def still_held(folder: str, owner: str) -> bool:
-    """Whether no other job has taken the lock; one that was removed is nobody's."""
+    """Whether no other job has taken the lock; a lock that was removed was not taken."""
     return _is_of(folder, NAME, owner)
 
 
@@ -102,7 +100,7 @@ def _readers(folder: str) -> list[tuple[str, dict[str, Any]]]:
 
 @contextmanager
 def _renewed(folder: str, name: str, note: dict[str, Any]) -> Iterator[None]:
-    """Publish a note, renew it now and then, and remove it at the end."""
+    """Publish a note, renew it meanwhile, and remove it at the end."""
     storage.publish_json(note, storage.join(folder, name))
     _held.add(note["owner"])
     ended = threading.Event()
@@ -114,12 +112,14 @@ def _renewed(folder: str, name: str, note: dict[str, Any]) -> Iterator[None]:
         ended.set()
         beat.join()
         _held.discard(note["owner"])
-        if _is_of(folder, name, note["owner"], unknown=False):
-            _forget(folder, name)
+        # If storage does not answer, the note stays and becomes stale.
+        with suppress(UserError, OSError):
+            if _is_of(folder, name, note["owner"]):
+                storage.delete(storage.join(folder, name))
 
 
 def _beat(folder: str, name: str, note: dict[str, Any], ended: threading.Event) -> None:
-    """Renew a note, unless somebody else has taken its place."""
+    """Renew a note, unless another job has replaced it."""
     beats = 0
     while not ended.wait(BEAT_S):
         beats += 1
@@ -128,32 +128,24 @@ def _beat(folder: str, name: str, note: dict[str, Any], ended: threading.Event) 
                 storage.publish_json(note | {"beats": beats}, storage.join(folder, name))
 
 
-def _is_of(folder: str, name: str, owner: str, unknown: bool | None = None) -> bool:
-    """Whether a note is of an owner, or nobody's; `unknown` where storage does not answer."""
-    try:
-        found = workspace.published(folder, name)
-    except (UserError, OSError):
-        if unknown is None:
-            raise
-        return unknown
+def _is_of(folder: str, name: str, owner: str) -> bool:
+    """Whether a note is of an owner, or removed."""
+    found = workspace.published(folder, name)
     return found is None or found["owner"] == owner
 
 
-def _forget(folder: str, name: str) -> None:
-    # A note that cannot be removed is found to be stale later.
-    with suppress(UserError, OSError):
-        storage.delete(storage.join(folder, name))
-
-
-def _died_here(note: dict[str, Any]) -> bool:
-    """Whether the holder of a note was a process of this machine that has ended."""
-    return note["machine"] == _machine() and not _lives_here(note)
+def _forget_the_dead(folder: str) -> None:
+    """Remove the notes of readers that ran on this machine and have ended."""
+    for name, note in _readers(folder):
+        if note["machine"] == _machine() and not _lives_here(note):
+            with suppress(UserError, OSError):
+                storage.delete(storage.join(folder, name))
 
 
 def _lives_here(note: dict[str, Any]) -> bool:
-    # A process may outlive its job, in a notebook for one.
-    let_go = note["pid"] == os.getpid() and note["owner"] not in _held
-    return note["born"] == _born(note["pid"]) and not let_go
+    # A process may outlive its job, for example in a notebook.
+    released = note["pid"] == os.getpid() and note["owner"] not in _held
+    return note["born"] == _born(note["pid"]) and not released
 
 
 def _lives(folder: str, name: str, note: dict[str, Any]) -> bool:
@@ -161,7 +153,7 @@ def _lives(folder: str, name: str, note: dict[str, Any]) -> bool:
     if note["machine"] == _machine():
         return _lives_here(note)
     uri = storage.join(folder, name)
-    print(f"{uri} is held by {_who(note)}: watching whether it is renewed", flush=True)
+    print(f"{uri} is held by {_who(note)}: waiting for its renewal", flush=True)
     deadline = time.monotonic() + STALE_S
     while time.monotonic() < deadline:
         time.sleep(1)
@@ -178,7 +170,7 @@ def _who(note: dict[str, Any]) -> str:
     return f"{job}process {note['pid']} on {note['host']}"
 
 
-def _myself(job: str) -> dict[str, Any]:
+def _own_note(job: str) -> dict[str, Any]:
     pid = os.getpid()
     return {
         "owner": uuid.uuid4().hex,
@@ -192,7 +184,7 @@ def _myself(job: str) -> dict[str, Any]:
 
 
 def _machine() -> str:
-    """What tells this machine since its start, and this container, from all others."""
+    """Identifies this machine since its start, and this container."""
     with suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"

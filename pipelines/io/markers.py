@@ -1,4 +1,4 @@
-"""Markers: what is known of a finished shard, in a file beside it that is written last.
+"""Markers: the metadata of a finished shard, in a file beside it that is written last.
 
 A shard without its marker does not exist. The marker `NAME.json` beside `NAME.tar` states the
 checksum, the size, the keys and what the shard was made from.
@@ -19,19 +19,19 @@ from vqvdm.errors import UserError
 
 SPLITS = ("train", "val")
 READERS = 32
-"""Markers read at a time: an object store answers many at once, each after a while."""
+"""Markers read at a time: an object store is slow to answer, but answers many requests at once."""
 
 
 @dataclass(frozen=True)
 class Marker:
-    """What is known of a finished shard."""
+    """The metadata of a finished shard."""
 
     name: str
     sha256: str
     bytes: int
     keys: list[str]
     sources: list[str]
-    """Ids of what the shard was made from: videos, or the clip shard."""
+    """Ids of the inputs of the shard: videos, or the clip shard."""
     spec_hash: str
     """Fingerprint of the settings, the same for all shards of a folder."""
     made_from: str
@@ -55,7 +55,7 @@ def shard_name(split: str, index: int) -> str:
 
 
 def read_marker(folder: str, name: str) -> Marker | None:
-    """The marker of a shard, or None where the shard does not exist or its marker is garbled."""
+    """The marker of a shard, or None if the shard does not exist or its marker is not valid."""
     try:
         return Marker.from_json(storage.read_bytes(storage.join(folder, f"{name}.json")))
     except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError, TypeError):
@@ -63,7 +63,7 @@ def read_marker(folder: str, name: str) -> Marker | None:
 
 
 def is_intact(folder: str, marker: Marker) -> bool:
-    """Whether a shard's tar is there and matches its marker."""
+    """Whether a shard's tar exists and matches its marker."""
     try:
         return storage.sha256(storage.join(folder, f"{marker.name}.tar")) == marker.sha256
     except FileNotFoundError:
@@ -71,7 +71,7 @@ def is_intact(folder: str, marker: Marker) -> bool:
 
 
 def finished(folder: str, name: str, made_from: str) -> Marker | None:
-    """The marker of a shard that is there, intact and made from just this; else None."""
+    """The marker of a shard that exists, is intact and has this `made_from`; else None."""
     marker = read_marker(folder, name)
     if marker is None or marker.made_from != made_from or not is_intact(folder, marker):
         return None
@@ -79,9 +79,9 @@ def finished(folder: str, name: str, made_from: str) -> Marker | None:
 
 
 def filled_with(folder: str) -> str | None:
-    """The settings' fingerprint of what lies in a folder, finished or not; None if nothing.
+    """Fingerprint of the settings that filled a folder, finished or not; None if it is empty.
 
-    Without an index, the first readable marker of a killed job decides.
+    Without an index, it is that of the first readable marker of a killed job.
     """
     files = [file.uri[len(folder) + 1 :] for file in storage.walk(folder)]
     # "index.json" sorts before any shard.
@@ -103,12 +103,12 @@ class _HasSum(Protocol):
 
 
 def content_fingerprint(markers: Iterable[_HasSum]) -> str:
-    """What an index says of the content of its shards, given in order."""
+    """The fingerprint that an index records of its shards, given in order."""
     return checksums.fingerprint([marker.sha256 for marker in markers])
 
 
 def load_markers(folder: str, index: dict[str, Any], job: str) -> list[Marker]:
-    """The markers of the shards an index names; names the job that mends what does not fit."""
+    """Markers of the shards of an index; `UserError` names the job that repairs a mismatch."""
     with ThreadPoolExecutor(READERS) as pool:
         markers = list(pool.map(partial(read_marker, folder), index["shards"]))
     for name, marker in zip(index["shards"], markers, strict=True):
@@ -119,7 +119,7 @@ def load_markers(folder: str, index: dict[str, Any], job: str) -> list[Marker]:
     found = [marker for marker in markers if marker]
     if content_fingerprint(found) != index["fingerprint"]:
         raise UserError(
-            f"the shards of {folder} are not those of its index.json, as if jobs/{job}.py had "
-            f"been stopped half-way: run jobs/{job}.py again"
+            f"the shards of {folder} are not those of its index.json, perhaps because "
+            f"jobs/{job}.py was stopped half-way: run jobs/{job}.py again"
         )
     return found

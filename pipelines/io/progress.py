@@ -1,4 +1,4 @@
-"""Progress: a bar on a terminal; in a job's log, a line now and then."""
+"""Progress: a bar on a terminal; in a job's log, a line every few seconds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Progress:
         self.started = self._printed = time.monotonic()
 
     def add(self, done: int, **counts: float) -> None:
-        """Report work done, and other things counted on the way."""
+        """Report work done, and further counts by name."""
         self.done += done
         for name, value in counts.items():
             self.counts[name] = self.counts.get(name, 0) + value
@@ -34,7 +34,7 @@ class Progress:
             if self.log:
                 self.log(self.done, self.counts)
         if sys.stdout.isatty():
-            # One line, written over; what is left of a longer one is cleared.
+            # One line, overwritten; the rest of a longer line is cleared.
             end = "\n" if last else ""
             print(f"\r{self.bar()} {self.line(now - self.started)}\x1b[K", end=end, flush=True)
         elif due:

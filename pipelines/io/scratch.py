@@ -1,7 +1,7 @@
-"""Temporary folders that do not outlive their makers, killed ones included.
+"""Temporary folders that are removed even if their process was killed.
 
-A process that is killed cannot tidy up. Each folder is locked by its maker, and a lock ends
-with the process that holds it: whoever makes the next folder removes those without one.
+A killed process cannot clean up. Each folder is locked by the process that made it, and the lock
+ends with the process. The next call of `scratch` removes all folders that are not locked.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LOCK = ".lock"
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """A temporary folder of one's own; names that start with a dot are taken."""
+    """A new temporary folder; names that start with a dot are reserved."""
     sweep()
     folder, lock = _locked()
     try:
@@ -37,7 +37,7 @@ def _locked() -> tuple[Path, int]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if (folder / LOCK).exists():
             return folder, lock
-        os.close(lock)  # Somebody swept it away before it was locked.
+        os.close(lock)  # Another process removed it before it was locked.
 
 
 def sweep() -> None:
@@ -46,12 +46,12 @@ def sweep() -> None:
         try:
             lock = os.open(folder / LOCK, os.O_RDWR)
         except OSError:
-            # Being made or removed just now, or another user's.
+            # It is being made or removed just now, or is another user's.
             continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(folder, ignore_errors=True)
         except OSError:
-            pass  # Its maker lives.
+            pass  # Its process is alive.
         finally:
             os.close(lock)

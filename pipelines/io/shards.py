@@ -1,6 +1,6 @@
-"""WebDataset shards: tar files of samples, written with their marker, read once they match it.
+"""WebDataset shards: tar files of samples, written with a marker and checked against it.
 
-Members are sorted and carry no time, so the same samples give the same bytes.
+Members are sorted and have no time stamp, so the same samples give the same bytes.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def _read(file: BinaryIO, members: Members) -> dict[str, bytes]:
 class ShardWriter:
     """Collects encoded samples in a temporary folder, then publishes them as one shard.
 
-    Samples wait on disk and not in memory: a shard may be larger than a worker's share of it.
+    Samples are collected on disk, since a shard may be larger than a worker's share of memory.
     """
 
     def __init__(self, folder: str, name: str) -> None:
@@ -48,7 +48,7 @@ class ShardWriter:
 
     def __enter__(self) -> ShardWriter:
         self._place = self._close.enter_context(scratch())
-        # One file: making and removing one for every member takes as long as writing them.
+        # A single file: making and removing one for each member takes as long as writing them.
         self._spool = self._close.enter_context(open(self._place / "spool", "w+b"))
         return self
 
@@ -68,14 +68,14 @@ class ShardWriter:
             self._spool.write(content)
 
     def drop(self, keys: Iterable[str]) -> None:
-        """Take samples out again."""
+        """Remove samples."""
         for key in keys:
             del self._members[key]
 
     def publish(
         self, sources: list[str], spec_hash: str, made_from: str, details: dict[str, Any]
     ) -> Marker:
-        """Write the tar, put it in its place, then its marker."""
+        """Write and publish the tar, then its marker."""
         tar = self._place / "shard.tar"
         with (
             open(tar, "wb", buffering=BUFFER) as file,
@@ -117,7 +117,7 @@ class ShardReader:
         return list(self._members)
 
     def __getitem__(self, key: str) -> dict[str, bytes]:
-        """Extension to content of one sample; `KeyError` where the shard does not hold it."""
+        """Extension to content of one sample; `KeyError` if it is not in the shard."""
         with open(self.path, "rb") as file:
             return _read(file, self._members[key])
 
@@ -133,7 +133,7 @@ class Sample:
 def read_shard(folder: str, marker: Marker, job: str) -> Iterator[Sample]:
     """Every sample of a verified shard in the order of its keys.
 
-    `UserError` names the file and the job that mends it where the tar does not match.
+    `UserError` names the file and the job that repairs it if the tar does not match.
     """
     uri = storage.join(folder, f"{marker.name}.tar")
     with missing_is_named(uri, job), storage.local_copy(uri) as path:
@@ -143,7 +143,7 @@ def read_shard(folder: str, marker: Marker, job: str) -> Iterator[Sample]:
 
 
 def open_verified(path: str, marker: Marker, uri: str, job: str) -> ShardReader:
-    """A local copy of the shard at `uri`; `UserError` unless it matches its marker."""
+    """Open a local copy of the shard at `uri`; `UserError` unless it matches its marker."""
     verify_file(path, marker, uri, job)
     reader = ShardReader(path)
     check_keys(uri, reader.keys, marker.keys, job)
@@ -151,16 +151,16 @@ def open_verified(path: str, marker: Marker, uri: str, job: str) -> ShardReader:
 
 
 def check_keys(uri: str, found: Iterable[str], wanted: Iterable[str], job: str) -> None:
-    """`UserError` names a key that a shard lacks, or has and should not."""
+    """`UserError` names a missing or an unexpected key of a shard."""
     found, wanted = set(found), set(wanted)
     for key in sorted(wanted - found):
-        raise UserError(f"{uri} lacks the key {key}: run jobs/{job}.py again to mend it")
+        raise UserError(f"{uri} lacks the key {key}: run jobs/{job}.py again to repair it")
     for key in sorted(found - wanted):
-        raise UserError(f"{uri} has the key {key} too much: run jobs/{job}.py again to mend it")
+        raise UserError(f"{uri} has the unexpected key {key}: run jobs/{job}.py again to repair it")
 
 
 def peek(folder: str, name: str, max_bytes: int) -> Iterator[Sample]:
-    """The samples that lie wholly in the first bytes of a shard, unverified."""
+    """The samples that lie completely in the first bytes of a shard, unverified."""
     head = storage.read_head(storage.join(folder, f"{name}.tar"), max_bytes)
     members: dict[str, dict[str, bytes]] = {}
     with suppress(tarfile.ReadError), tarfile.open(fileobj=io.BytesIO(head)) as tar:
@@ -178,14 +178,14 @@ def peek(folder: str, name: str, max_bytes: int) -> Iterator[Sample]:
 
 @contextmanager
 def missing_is_named(uri: str, job: str) -> Iterator[None]:
-    """Turn a missing shard into a `UserError` that names it and the job that mends it."""
+    """Turn a missing shard into a `UserError` that names it and the job that repairs it."""
     try:
         yield
     except FileNotFoundError:
-        raise UserError(f"{uri} is missing: run jobs/{job}.py again to mend it") from None
+        raise UserError(f"{uri} is missing: run jobs/{job}.py again to repair it") from None
 
 
 def verify_file(path: str, marker: Marker, uri: str, job: str) -> None:
     """`UserError` unless the local file `path`, taken from `uri`, matches its marker."""
     if not os.path.exists(path) or storage.sha256(path) != marker.sha256:
-        raise UserError(f"{uri} does not match its marker: run jobs/{job}.py again to mend it")
+        raise UserError(f"{uri} does not match its marker: run jobs/{job}.py again to repair it")

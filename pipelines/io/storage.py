@@ -1,6 +1,6 @@
-"""Files under any fsspec URI: listed, read whole, and published so that none is half-written.
+"""Files under any fsspec URI: listed, read, and published so that none is half-written.
 
-A local file is written beside its place and moved there; an object store shows an object only
+A local file is written beside its place and moved there; an object store lists an object only
 once its upload is complete. Credentials and the endpoint of S3 come from the standard AWS
 variables.
 """
@@ -34,14 +34,14 @@ BULK = 1000
 
 @dataclass(frozen=True)
 class FileInfo:
-    """A file that a listing found. Object stores know an etag, disks a time of change."""
+    """A file in a listing. Object stores give an etag, disks a modification time."""
 
     uri: str
     size: int
     etag: str | None = None
     mtime_ns: int | None = None
     images: int = 0
-    """How many images there are, where it stands for a folder of them."""
+    """Number of images, if it stands for a folder of them."""
     is_folder: bool = False
     unreadable: bool = False
     """Whether it is a folder that may not be read."""
@@ -60,10 +60,10 @@ def absolute(uri: str) -> str:
 
 
 def walk(uri: str, folders: bool = False) -> list[FileInfo]:
-    """Every file below a folder or prefix, sorted by URI; none where there is no such place.
+    """Every file below a folder or prefix, sorted by URI; none if there is no such place.
 
-    With `folders`, those of a disk are listed too, also such as may not be read; object stores
-    have none.
+    With `folders`, those of a disk are listed too, also folders that may not be read; object
+    stores have none.
     """
     fs, path = connect(uri)
     with explained(uri, "list"):
@@ -72,7 +72,7 @@ def walk(uri: str, folders: bool = False) -> list[FileInfo]:
         found = fs.find(path, detail=True)
     base = path.rstrip("/")
     files = [
-        # Spelled as the caller spells the folder: file systems have ways of their own.
+        # URIs begin as the caller wrote the folder: file systems may write it differently.
         FileInfo(join(uri, name[len(base) :].lstrip("/")), int(info["size"] or 0), _etag(info))
         for name, info in found.items()
         if info["type"] == "file"
@@ -81,7 +81,7 @@ def walk(uri: str, folders: bool = False) -> list[FileInfo]:
 
 
 def _etag(info: dict[str, Any]) -> str | None:
-    """What changes when an object does: its etag, or else the time it was written."""
+    """A value that changes with an object: its etag, or else the time it was written."""
     stamp = info.get("ETag") or info.get("LastModified") or info.get("created")
     return str(stamp).strip('"') if stamp else None
 
@@ -99,7 +99,7 @@ def _walk_local(path: str, folders: bool) -> list[FileInfo]:
         below.sort()  # Of two links to one folder, the first by name is entered.
         stat = os.stat(folder)
         if (stat.st_dev, stat.st_ino) in entered:
-            below.clear()  # A link leads back to a folder above, or to one seen before.
+            below.clear()  # A link to a folder above, or to one listed before.
             continue
         entered.add((stat.st_dev, stat.st_ino))
         files += [_local_info(os.path.join(folder, name)) for name in names]
@@ -117,7 +117,7 @@ def _local_info(place: str) -> FileInfo:
 
 
 def info(uri: str) -> FileInfo | None:
-    """What a listing would tell of one file; None where there is none."""
+    """The entry of one file in a listing; None if there is no such file."""
     fs, path = connect(uri)
     if isinstance(fs, LocalFileSystem):
         return _local_info(path) if os.path.isfile(path) else None
@@ -136,20 +136,20 @@ def exists(uri: str) -> bool:
 
 
 def read_bytes(uri: str) -> bytes:
-    """A whole file; `FileNotFoundError` where there is none."""
+    """A whole file; `FileNotFoundError` if there is none."""
     fs, path = connect(uri)
     with explained(uri, "read"):
         return fs.cat_file(path)
 
 
 def read_text(uri: str, flag: str) -> str:
-    """A text file that the user named with a flag; `UserError` where it is none."""
+    """A text file that the user named with a flag; `UserError` if it is missing or not UTF-8."""
     try:
         return read_bytes(uri).decode("utf-8-sig")
     except (FileNotFoundError, IsADirectoryError):
         raise UserError(f"{flag} {uri}: no such file") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{flag} {uri}: is no text in UTF-8: {error}") from None
+        raise UserError(f"{flag} {uri}: is not text in UTF-8: {error}") from None
 
 
 def read_head(uri: str, size: int) -> bytes:
@@ -165,13 +165,13 @@ def read_json(uri: str) -> Any:
 
 @contextmanager
 def local_copy(uri: str) -> Iterator[str]:
-    """A local path to read a file from: itself where it is local, else a temporary copy."""
+    """A local path to read a file from: its own if it is local, else that of a temporary copy."""
     if is_local(uri):
         yield uri.removeprefix("file://")
         return
     fs, path = connect(uri)
     with scratch() as folder:
-        # Told apart from the folder's lock, whatever the file is called.
+        # A fixed name, which cannot be that of the folder's lock.
         place = str(folder / f"copy{PurePosixPath(path).suffix}")
         with explained(uri, "read"):
             fs.get_file(path, place)
@@ -180,7 +180,7 @@ def local_copy(uri: str) -> Iterator[str]:
 
 @contextmanager
 def local_folder(uri: str) -> Iterator[str]:
-    """As `local_copy`, for the files that lie right in a folder."""
+    """As `local_copy`, for the files directly in a folder."""
     if is_local(uri):
         yield uri.removeprefix("file://")
         return
@@ -191,7 +191,7 @@ def local_folder(uri: str) -> Iterator[str]:
 
 
 def download_folder(uri: str, folder: Path, names: Iterable[str]) -> None:
-    """Copy the named files of a folder into a local one, its own subfolders included."""
+    """Copy the named files of a folder, which may lie in subfolders, into a local folder."""
     for name in names:
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -199,7 +199,7 @@ def download_folder(uri: str, folder: Path, names: Iterable[str]) -> None:
 
 
 def publish_file(source: str | Path, uri: str) -> None:
-    """Put a finished local file in its place, whole or not at all, and check its size there."""
+    """Publish a local file at a URI, completely or not at all, and check its size there."""
     fs, path = connect(uri)
     size = os.path.getsize(source)
     with explained(uri, "write"):
@@ -219,15 +219,15 @@ def publish_file(source: str | Path, uri: str) -> None:
 
 
 def _part(name: str) -> str:
-    """What a file is called while it is written, for as long as nobody shall see it."""
+    """The temporary name of a file while it is written."""
     return f".{name}.{uuid.uuid4().hex}.part"
 
 
 def discard_unfinished(uri: str) -> None:
-    """Remove what writers that were killed left of a file, or of all files below a folder.
+    """Remove what killed writers left of a file, or of all files below a folder.
 
-    These are parts beside a local file, and uploads that an object store has not yet shown and
-    would charge for all the same. Nobody may be writing there at the time.
+    These are parts beside a local file, and unfinished uploads, which an object store does not
+    list but charges for. No other process may be writing there at the time.
     """
     fs, path = connect(uri)
     with explained(uri, "tidy"):
@@ -236,14 +236,14 @@ def discard_unfinished(uri: str) -> None:
             for part in [*beside, *Path(path).rglob(".*.part")]:
                 part.unlink(missing_ok=True)
         elif uri.startswith("s3://"):
-            # Not every key may list uploads; a lifecycle rule of the bucket clears them then.
-            # And some servers say that there is nothing to be found, instead of an empty list.
+            # Some credentials may not list uploads; then a lifecycle rule of the bucket has to
+            # abort them. Some servers answer "not found" instead of with an empty list.
             with suppress(PermissionError, NotImplementedError, FileNotFoundError):
                 _abort_uploads(fs, path)
 
 
 def _abort_uploads(fs: Any, path: str) -> None:
-    """Give up the multi-part uploads to an object, or below a prefix, that were never ended."""
+    """Abort the unfinished multi-part uploads to an object, or below a prefix."""
     bucket, _, key = path.partition("/")
     page: dict[str, Any] = {"IsTruncated": True}
     after: dict[str, str] = {}
@@ -264,7 +264,7 @@ def _abort_uploads(fs: Any, path: str) -> None:
 
 
 def keep_only(folder: str, names: Iterable[str]) -> None:
-    """Delete all below a folder but the named files, and what killed writers left."""
+    """Delete everything below a folder except the named files, also what killed writers left."""
     wanted = set(names)
     for file in walk(folder):
         if file.uri[len(folder) + 1 :] not in wanted:
@@ -286,7 +286,7 @@ def publish_json(value: Any, uri: str) -> None:
 
 
 def delete(uri: str) -> None:
-    """Remove a file or everything below a folder; nothing happens where there is none.
+    """Remove a file or everything below a folder; does nothing if there is none.
 
     Names are literal: `rm` of a file system would take `[1]`, `*` and `?` for patterns.
     """

@@ -1,4 +1,4 @@
-"""The root and its places: where each job publishes, and what to run when a part is missing."""
+"""The root and its places: where each job publishes, and which job to run if a part is missing."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pipelines.io import storage
 from vqvdm.errors import UserError
 
 GARBLED = (json.JSONDecodeError, UnicodeDecodeError)
-"""What reading JSON raises where the file holds something else."""
+"""Errors of reading a file that is not JSON."""
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """Names every place below a root, a directory or a URI."""
+    """Every place below a root, which is a directory or a URI."""
 
     root: str
 
@@ -62,18 +62,18 @@ class Workspace:
 
 
 def require(folder: str, file: str, job: str) -> Any:
-    """The JSON `file` an earlier job published in `folder`; names the job where it is missing."""
+    """The JSON `file` that `job` published in `folder`; `UserError` names the job if missing."""
     uri = storage.join(folder, file)
     try:
         return storage.read_json(uri)
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{uri} is missing: run jobs/{job}.py with the same --root first") from None
     except GARBLED:
-        raise UserError(f"{uri} is no JSON: run jobs/{job}.py again to mend it") from None
+        raise UserError(f"{uri} is not JSON: run jobs/{job}.py again to repair it") from None
 
 
 def published(folder: str, file: str) -> Any | None:
-    """The JSON `file` in `folder`, or None where it is not published yet, or is garbled."""
+    """The JSON `file` in `folder`, or None if it is not published yet, or is not JSON."""
     try:
         return storage.read_json(storage.join(folder, file))
     except (FileNotFoundError, NotADirectoryError, *GARBLED):
@@ -81,7 +81,7 @@ def published(folder: str, file: str) -> Any | None:
 
 
 def refuse_other(folder: str, found: str, wanted: str) -> None:
-    """`UserError` where `folder` was filled by a run with other settings."""
+    """`UserError` if `folder` was filled by a run with other settings."""
     if found != wanted:
         raise UserError(
             f"{folder} was filled with other settings ({found}, now {wanted}): "

@@ -1,1 +1,1 @@
-"""Latents: encoded shard by shard, and audited."""
+"""Latents: encoding them shard by shard, and their audit."""

@@ -1,4 +1,4 @@
-"""Whether cached latents are what they claim to be: their origin, their keys, their numbers."""
+"""The audit of cached latents: their origin, shape, keys and values."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def weights_of(folder: str, config: dict[str, Any]) -> str:
 
 
 def check_origin(folder: str, index: dict[str, Any], markers: list[Marker], wanted: Origin) -> None:
-    """`UserError` where latents were made from something else; it says which, and where."""
+    """`UserError` names the input and the place if latents were made from something else."""
     places = [(folder, index.get("origin", {}))]
     for marker in markers:
         origin = origin_of(marker)
@@ -45,12 +45,12 @@ def check_origin(folder: str, index: dict[str, Any], markers: list[Marker], want
 
 
 def check_shape(folder: str, index: dict[str, Any], wanted: list[int]) -> None:
-    """`UserError` unless the index tells the shape that latents of these clips have."""
+    """`UserError` unless the index records the shape that latents of these clips have."""
     if index["shape"] != wanted:
         found, right = ("×".join(map(str, shape)) for shape in (index["shape"], wanted))
         raise UserError(
-            f"{folder} says that its latents are {found}, of these clips they are {right}: "
-            "run jobs/encode_latents.py again, which corrects it"
+            f"{folder}/index.json records latents of {found}, but these clips give {right}: "
+            "run jobs/encode_latents.py again to correct it"
         )
 
 
@@ -65,7 +65,7 @@ def check_pairs(folder: str, latents: list[Marker], clips: list[Marker]) -> None
 
 @dataclass(frozen=True)
 class Difference:
-    """How far a cached latent is from what the encoder gives now."""
+    """The difference between a cached latent and what the encoder gives now."""
 
     key: str
     shard: str
@@ -77,7 +77,7 @@ class AuditShard(Encoder):
     """Encodes some clips of a shard again and compares with the latents that are cached."""
 
     def __call__(self, row: dict) -> dict:
-        """Takes {"plan": EncodePlan, "marker": of the latents, "keys": which, "std": a channel}.
+        """Takes {"plan": EncodePlan, "marker": that of the latents, "keys", "std": by channel}.
 
         Gives {"differences": a `Difference` for each key}.
         """
@@ -96,7 +96,7 @@ class AuditShard(Encoder):
 
 
 def sample_keys(markers: list[Marker], count: int) -> list[list[str]]:
-    """For each shard, which of `count` keys spread evenly over all shards it holds."""
+    """For each shard its part of `count` keys, which are spread evenly over all shards."""
     ends = np.cumsum([len(marker.keys) for marker in markers])
     places = np.unique(np.linspace(0, ends[-1] - 1, min(count, ends[-1])).round().astype(int))
     chosen: list[list[str]] = [[] for _ in markers]
@@ -109,7 +109,7 @@ def sample_keys(markers: list[Marker], count: int) -> list[list[str]]:
 def judge(folder: str, differences: Iterable[Difference], tolerance: float) -> str:
     """The result in words; `UserError` names the latents that differ too much."""
     ordered = sorted(differences, key=lambda d: (d.shard, d.key))
-    # What is no number is no match either.
+    # A difference that is not a number is no match either.
     wrong = [d for d in ordered if not d.deviations <= tolerance]
     if wrong:
         named = ", ".join(
@@ -117,8 +117,8 @@ def judge(folder: str, differences: Iterable[Difference], tolerance: float) -> s
             for d in wrong[:3]
         )
         raise UserError(
-            f"{len(wrong)} of {len(ordered)} cached latents are not what the encoder makes of "
-            f"their clips (more than {tolerance} standard deviations off): {named}: "
+            f"{len(wrong)} of {len(ordered)} cached latents differ from those that the encoder "
+            f"gives now (by more than {tolerance} standard deviations): {named}: "
             "run jobs/encode_latents.py --overwrite"
         )
     largest = max((d.deviations for d in ordered), default=0.0)

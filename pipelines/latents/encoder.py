@@ -1,4 +1,4 @@
-"""Latents of one shard of clips: encoded, and traced to what they were made from.
+"""Encoding one shard of clips to latents, with a record of what they were made from.
 
 Raw latents are stored, as float16 arrays (C, T, H, W).
 """
@@ -32,7 +32,7 @@ from vqvdm.tokenizer.vqgan import VQGAN, VQGANConfig
 
 @dataclass(frozen=True)
 class Origin:
-    """What latents were made from: it stands on every shard and in the index."""
+    """What latents were made from: recorded in every marker and in the index."""
 
     vqgan_sha256: str
     """Checksum of the encoder's weights."""
@@ -55,7 +55,7 @@ class EncodePlan:
         return checksums.fingerprint([self.spec_hash, self.marker.sha256])
 
     def finished(self) -> Marker | None:
-        """The marker of the latents that are there already, whole and of just these clips."""
+        """The marker of existing latents that are intact and made from exactly these clips."""
         marker = finished(self.folder, self.marker.name, self.made_from)
         if marker is None or marker.keys != self.marker.keys or origin_of(marker) != self.origin:
             return None
@@ -63,8 +63,8 @@ class EncodePlan:
 
 
 def latent_shape(vqgan: Mapping[str, Any], spec: Mapping[str, Any]) -> list[int]:
-    """C, T, H and W of the latents of clips, which the VQGAN need not have been trained on;
-    `UserError` where they do not divide."""
+    """C, T, H and W of the latents of clips, which may differ from the VQGAN's training clips;
+    `UserError` if the clips do not divide."""
     model = as_config(VQGANConfig, vqgan["model"])
     return list(model.latent_shape(spec["frames"], spec["size"], spec["size"]))
 
@@ -77,7 +77,7 @@ class Encoder:
     """A VQGAN's encoder on this worker's device."""
 
     def __init__(self, vqgan: str, batch_size: int, precision: str) -> None:
-        # Ray gives an actor one core here: more threads would only get in each other's way.
+        # Ray gives an actor one core here: more threads would only compete for it.
         torch.set_num_threads(1)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.dtype = resolve_precision(precision, self.device)
@@ -87,8 +87,8 @@ class Encoder:
 
     @cached_property
     def vqgan(self) -> VQGAN | Pixels:
-        """Loaded at first use: an error while an actor starts would come back without its class,
-        and could not be reported in one line."""
+        """Loaded at first use: an error at the start of an actor loses its class, and could not be
+        reported in one line."""
         with scratch() as folder:
             storage.download_folder(self._place, folder, ("config.json", "model.safetensors"))
             return load_vqgan(folder, self.device)
@@ -131,7 +131,7 @@ def decode_clips(clips: list[bytes]) -> Frames:
 
 
 class EncodeShard(Encoder):
-    """Turns clip shards into latent shards, or verifies those there are."""
+    """Turns clip shards into latent shards, or verifies existing ones."""
 
     def __call__(self, row: dict) -> dict:
         """Takes {"plan": EncodePlan}, gives {"marker": its JSON, "made": bool}."""

@@ -1,4 +1,4 @@
-"""What `encode_latents` takes."""
+"""Settings of `encode_latents`."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class EncodeLatents(Job):
     audit_clips: int = 64
     """Clips that --audit encodes again, spread evenly over the shards."""
     audit_tolerance: float = 0.05
-    """Difference that --audit lets pass, in standard deviations of a latent channel: far above
-    what other hardware makes of the same weights, far below another latent."""
+    """Largest difference that --audit accepts, in standard deviations of a latent channel: far
+    above the differences between hardware, far below those between latents."""
 
     NOT_RECIPE: ClassVar[frozenset[str]] = Job.NOT_RECIPE | {
         "audit",

@@ -1,6 +1,6 @@
 """The command line of every job: `jobs/NAME.py [PRESET] [--flags]`.
 
-Exit status: 0 done; 2 the user's mistake, told in one line; 1 anything else.
+Exit status: 0 done; 2 the user's mistake, reported in one line; 1 anything else.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Page = Callable[[Any], str]
 
 
 RAY_ADVICE = "\nFailed to apply UDF transform"
-"""Begins what Ray Data adds to the message of every error of a task."""
+"""The beginning of the text that Ray Data appends to the error message of a task."""
 
 
 def main(page: Page) -> None:
@@ -80,7 +80,7 @@ def parse(job: str, arguments: list[str]) -> Any:
 
 
 def _quietly(cli: Callable[[], Job]) -> Job:
-    """Turn the parser's box of advice into one line."""
+    """Turn the parser's boxed error message into one line."""
     stderr = io.StringIO()
     try:
         with contextlib.redirect_stderr(stderr):
@@ -93,7 +93,7 @@ def _quietly(cli: Callable[[], Job]) -> Job:
 
 
 def refuse_lost_paths(config: Job) -> None:
-    """Refuse relative paths where they would be written into Ray's temporary copy and lost."""
+    """Refuse relative paths if they would lie in Ray's temporary copy and be lost."""
     if not _in_shipped_copy():
         return
     for flag in ("root", "videos"):

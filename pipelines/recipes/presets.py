@@ -45,7 +45,8 @@ class Preset:
 def demo() -> Preset:
     """16x64x64 clips of moving digits at 8 and 16 fps; minutes on two cores without a GPU.
 
-    Two workers of one thread wait for each other once a step; two threads, at every operation.
+    Two workers of one thread wait for each other once a step; two threads of one worker would
+    wait at every operation.
     """
     return Preset(
         shard_videos=ShardVideos(size=64, fps="8,16"),
@@ -55,12 +56,12 @@ def demo() -> Preset:
             batch_size=4,
             lr=3e-3,
             ema_decay=0.99,
-            # bf16 is no faster on nets so narrow, and rounds the codes of a dark ground together.
+            # bf16 is no faster on nets this narrow, and rounds codes of dark pixels to the same.
             precision="fp32",
             log_every=50,
             validate_every=400,
             checkpoint_every=400,
-            # Time is folded last: folded at once, what moves stands still for two frames.
+            # Time is folded last: folded first, moving objects stand still for two frames.
             model=VQGANConfig(blocks=((1, 4, 4), (4, 2, 2)), widths=(24, 96), depths=(1, 1)),
             discriminator=DiscriminatorConfig(width=16),
             loss=LossConfig(adversarial_start=0.75),
@@ -113,7 +114,7 @@ def ucf101() -> Preset:
             validate_every=5_000,
             checkpoint_every=5_000,
             log_every=100,
-            # Most of its parameters lie where a latent has the fewest positions: a quarter of the
+            # Most parameters are at the level with the fewest positions: a quarter of the
             # arithmetic of (128; 1, 2, 4) with two blocks at each level.
             model=UNetConfig(width=64, multipliers=(1, 2, 5), depths=(1, 1, 2), head_width=64),
         ),
@@ -135,9 +136,9 @@ def sky() -> Preset:
 
 
 def _paper(base: Preset) -> Preset:
-    """What the paper tells: 3D convolutions with a VQ codebook and three losses, a diffusion model
-    whose class is dropped at 0.5, 100 sampling steps. It tells no widths, weights or learning
-    rates, nor what the denoiser predicts: these are this project's, the noise after DDPM."""
+    """What the paper specifies: 3D convolutions with a VQ codebook and three losses, a diffusion
+    model with class dropout 0.5, 100 sampling steps. It gives no widths, loss weights or learning
+    rates, nor what the denoiser predicts: these are chosen here, the noise as in DDPM."""
     return replace(
         base,
         train_vqgan=replace(

@@ -1,4 +1,4 @@
-"""Making videos on request: what the workers of sampling and evaluation hold.
+"""The worker that makes videos for sampling and evaluation.
 
 Shapes: N videos, T frames, H height, W width.
 """
@@ -52,7 +52,7 @@ class Request:
         return f"{self.folder}/{self.number:05d}.mp4"
 
     def seed(self, base: int) -> tuple[int, ...]:
-        """A seed of its own, so that a video does not depend on what else is asked for."""
+        """The seed of this video, which does not depend on the other requests."""
         name = hashlib.sha256((self.label or "").encode()).digest()[:8]
         return base, int.from_bytes(name), self.number
 
@@ -68,8 +68,8 @@ class SamplingWorker:
 
     @cached_property
     def generator(self) -> VideoGenerator:
-        """Loaded at first use: an error while an actor starts would come back without its class,
-        and could not be reported in one line."""
+        """Loaded at first use: an error at the start of an actor loses its class, and could not be
+        reported in one line."""
         with tempfile.TemporaryDirectory(prefix="vqvdm-") as folder:
             storage.download_folder(self._bundle, Path(folder), BUNDLE)
             return VideoGenerator.load(folder, self.device, self._precision)

@@ -1,1 +1,1 @@
-"""Sharding: which videos there are, where their clips lie, and what became of each."""
+"""Sharding: listing videos, cutting them into clips, and recording the outcome of each."""

@@ -1,4 +1,4 @@
-"""One shard of clips: its videos decoded one after the other, each with its account."""
+"""Making one shard of clips: its videos are decoded in turn, each with an account."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class ShardPlan:
     spec: ClipSpec
     decode_limits: DecodeLimits = DecodeLimits()
     near_duplicates: dict[str, tuple[str, float]] = field(default_factory=dict)
-    """Ids of near-duplicates: the path of the video that is kept, and how far away it is."""
+    """By the id of a near-duplicate: the path of the video that is kept, and their distance."""
 
     @property
     def made_from(self) -> str:
@@ -71,7 +71,7 @@ def clip_key(source: Source, clip: EncodedClip, spec: ClipSpec) -> str:
 
 @cache
 def decoding_process(max_memory_gb: float) -> DecodingProcess:
-    """The one that this worker sends its videos to."""
+    """The decoding process of this worker."""
     return DecodingProcess(max_memory_gb)
 
 
@@ -83,7 +83,7 @@ def local_video(source: Source) -> AbstractContextManager[str]:
 
 
 class VideoTask:
-    """Adds the clips of one video to a shard; whatever is wrong with it is its account."""
+    """Adds the clips of one video to a shard; errors of the video go into its account."""
 
     def __init__(self, source: Source, plan: ShardPlan, writer: ShardWriter) -> None:
         self.source, self.plan, self.writer = source, plan, writer
@@ -104,7 +104,7 @@ class VideoTask:
             return self._account()
         except VideoError as error:
             if error.reason != "damaged":
-                # Where decoding was broken off is chance: clips must not depend on it.
+                # Where decoding was interrupted is chance: clips must not depend on it.
                 self.writer.drop(self.keys)
                 self.keys.clear()
             return self._account(error)
@@ -167,7 +167,7 @@ class VideoTask:
         )
 
     def _why_none(self) -> VideoError:
-        """Why a video that decodes gave no clips: filters took them, or there were none."""
+        """Why a video that decodes gave no clips: filters removed them, or it is too short."""
         if not self.dropped:
             return VideoError("too_short", f"{self.frames} frames")
         counts = Counter(sorted(clip.reason for clip in self.dropped))
@@ -177,7 +177,7 @@ class VideoTask:
 
 
 def make_shard(row: dict) -> dict:
-    """Make one shard, or verify the one that is there: the task that Ray runs.
+    """Make one shard, or verify the existing one: the task that Ray runs.
 
     Takes {"plan": ShardPlan, "retry": bool}, gives {"name": …, "marker": its JSON, "made": bool}.
     """

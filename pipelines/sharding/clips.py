@@ -1,6 +1,6 @@
-"""How a video is cut into clips: rates, strides, what no clip may straddle, what filters take out.
+"""Cutting a video into clips: rates, strides, interruptions and filters.
 
-`cut_video` runs in the process that can be killed; see `decoding_process`.
+`cut_video` runs in the decoding process, which can be killed; see `decoding_process`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class ClipSpec:
     """Frames a second; None stands for the video's own rate."""
     classes: tuple[str, ...]
     hash: str
-    """Fingerprint of all settings: a folder holds the clips of one."""
+    """Fingerprint of all settings, the same for all clips of a folder."""
     scenes: str = "none"
     crop_bars: bool = False
     limits: Limits = field(default_factory=Limits)
@@ -61,7 +61,7 @@ class EncodedClip:
 
 @dataclass(frozen=True)
 class DroppedClip:
-    """A clip that a filter took out."""
+    """A clip that a filter removed."""
 
     fps: float
     start_s: float
@@ -71,7 +71,7 @@ class DroppedClip:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The last event of a video: how far it was decoded, and why no further."""
+    """The last event of a video: the number of frames decoded, and the error that ended it."""
 
     frames: int
     error: VideoError | None = None
@@ -81,7 +81,7 @@ Event = VideoInfo | EncodedClip | DroppedClip | Outcome
 
 
 def cut_video(request: CutRequest) -> Iterator[Event]:
-    """What the header says, the clips at every rate in one pass over the frames, the outcome."""
+    """Yields the header, the clips at every rate in one pass over the frames, and the outcome."""
     cutting, error = _Cutting(request), None
     try:
         yield from cutting.events()
@@ -91,7 +91,7 @@ def cut_video(request: CutRequest) -> Iterator[Event]:
 
 
 def check_header(info: VideoInfo, request: CutRequest) -> None:
-    """Raise `VideoError` for what limits and filters refuse before anything is decoded."""
+    """Raise `VideoError` if limits or filters refuse the video before it is decoded."""
     limits, filters = request.spec.limits, request.spec.filters
     pixels, short = info.width * info.height, min(info.width, info.height)
     if pixels > limits.max_pixels:
@@ -121,7 +121,7 @@ class _Cutting:
         """One for each rate."""
 
     def events(self) -> Iterator[VideoInfo | EncodedClip | DroppedClip]:
-        """Raises `VideoError` after the last clip where something is wrong."""
+        """Raises `VideoError` after the last clip if frames are damaged."""
         request, spec = self.request, self.request.spec
         info = probe(request.path, request.frames_fps)
         yield info
@@ -158,7 +158,7 @@ class _Cutting:
             yield picture._replace(fresh=True) if cut else picture
 
     def _judged(self, clip: Clip) -> EncodedClip | DroppedClip:
-        """Encode a clip, unless a filter takes it out."""
+        """Encode a clip, unless a filter removes it."""
         found = _refused(clip, self.request.spec.filters)
         if found:
             return DroppedClip(clip.fps, clip.start_s, *found)
@@ -216,7 +216,7 @@ class ClipCutter:
         yield from self._cut(self._resampler.finish() if self._resampler else [])
 
     def _interrupt(self, time_s: float) -> Iterator[Clip]:
-        """Begin anew: no clip holds frames from before a time and after it."""
+        """Start a new stretch: no clip holds frames from before and after this time."""
         if self._resampler:
             yield from self._cut(self._resampler.finish(time_s))
             self._resampler.skip_to(time_s)
@@ -225,7 +225,7 @@ class ClipCutter:
 
     def _cut(self, ticks: list[Tick]) -> Iterator[Clip]:
         for tick in ticks:
-            # With a stride longer than a clip, the frames between two clips are passed over.
+            # With a stride longer than a clip, the frames between two clips are skipped.
             place = (tick.number - self._stretch) % self.spec.stride
             if self._window or place < self.spec.frames:
                 self._window.append(tick)

@@ -1,8 +1,8 @@
-"""A process for work that may hang, crash or eat memory: it can be killed, and starts again.
+"""A process for work that may hang, crash or use too much memory: it can be killed and restarted.
 
-The process lives on from one video to the next, since starting it takes longer than cutting a
-short video; results come back through a pipe, one by one. It is started anew rather than
-forked: S3 connections do not survive a fork.
+The process is reused for the next video, since starting it takes longer than cutting a short
+video; results come back through a pipe, one by one. It is spawned rather than forked: S3
+connections do not survive a fork.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class DecodingProcess:
         self._pipe: Connection | None = None
 
     def run(self, work: Work, argument: Any, deadline: Deadline) -> Iterator[Any]:
-        """Yield what `work(argument)` yields; `VideoError` where it is ended or breaks down.
+        """Yield what `work(argument)` yields; `VideoError` if it times out or crashes.
 
-        A process that failed, or whose results were not taken to the end, is not used again.
+        A process that failed, or whose results were not all consumed, is not used again.
         """
         sound = False
         try:
@@ -72,7 +72,7 @@ class DecodingProcess:
         self._process = self._pipe = None
 
     def _started(self, work: Work, argument: Any) -> Connection:
-        """Hand the work over; the first is waited for while the process imports what it needs."""
+        """Send the work and wait for its start, before which a new process imports modules."""
         try:
             pipe = self._pipe or self._start()
             pipe.send((work, argument))
@@ -81,7 +81,7 @@ class DecodingProcess:
                 return pipe
         except (EOFError, OSError):
             pass
-        # No video is to blame for that.
+        # This is not the fault of a video.
         raise RuntimeError(f"the decoding process does not start: {self._cause()}")
 
     def _start(self) -> Connection:
@@ -118,7 +118,7 @@ class DecodingProcess:
 
 @dataclass
 class Deadline:
-    """When work has to be done; who takes its results may put that off."""
+    """When work has to be done; the consumer of its results may extend it."""
 
     allowed_s: float
     started: float = field(default_factory=time.monotonic)
@@ -129,7 +129,7 @@ class Deadline:
 
 
 class _Done:
-    """The last message on a piece of work."""
+    """The last message of a piece of work."""
 
     def __init__(self, failed: VideoError | None = None) -> None:
         self.failed = failed
@@ -142,21 +142,21 @@ def _limit_memory(gigabytes: float) -> None:
 
 
 def _end_with(parent: int) -> None:
-    """End this process soon after its parent, even while it is at work."""
+    """End this process soon after its parent, even during work."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
 
 
 def serve(file_descriptor: int) -> None:
-    """What the process does: work after work from a pipe, until it is closed."""
+    """The main loop of the process: receives work from a pipe until the pipe is closed."""
     pipe = Connection(file_descriptor)
     threading.Thread(target=_end_with, args=[os.getppid()], daemon=True).start()
     _limit_memory(pipe.recv())
     while True:
         try:
             work, argument = pipe.recv()
-        except EOFError:  # The parent is gone, or wants no more.
+        except EOFError:  # The parent ended, or closed the pipe.
             return
         pipe.send("started")
         failed = None

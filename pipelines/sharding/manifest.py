@@ -1,6 +1,6 @@
-"""The account of source videos: where each belongs, what became of each.
+"""The account of source videos: the place and the outcome of each.
 
-A video's shard is a function of its path, so that adding or removing a video touches the one
+A video's shard is a function of its path, so that adding or removing a video changes only the
 shard it belongs to.
 """
 
@@ -31,7 +31,7 @@ DROPPED = pa.struct(
         ("score", pa.float64()),
     ]
 )
-"""A clip that a filter took out."""
+"""A clip that a filter removed."""
 
 SCHEMA = pa.schema(
     [
@@ -84,9 +84,9 @@ class Source:
     end_s: float | None = None
     """The part of the video to take; by default all of it."""
     fps: float | None = None
-    """The rate to cut this one at."""
+    """The frame rate of its clips, if it has its own."""
     frames_fps: float | None = None
-    """The rate of its images, where it is a folder of them."""
+    """The rate of its images, if it is a folder of them."""
 
     @cached_property
     def id(self) -> str:
@@ -97,7 +97,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Account:
-    """What became of a video: `ok`, `partial` or `rejected`, and why."""
+    """The outcome of a video: `ok`, `partial` or `rejected`, and why."""
 
     status: str
     reason: str | None
@@ -113,16 +113,16 @@ class Account:
     """What a limit or a filter measured."""
     detail: str | None = None
     dropped: list[dict[str, Any]] = field(default_factory=list)
-    """Clips that filters took out: fps, start_s, reason, score."""
+    """Clips that filters removed: fps, start_s, reason, score."""
 
     @property
     def failed(self) -> bool:
-        """Whether something went wrong that nobody asked for."""
+        """Whether the reason is a failure, not a filter."""
         return self.reason in FAILURES
 
 
 class ManifestWriter:
-    """The account of all videos while it is made: on disk, as it may outgrow the memory.
+    """Collects the account of all videos, on disk because it may exceed the memory.
 
     Shards come in any order; `videos.parquet` has them in the order of their names.
     """
@@ -132,7 +132,7 @@ class ManifestWriter:
         self._folder, self._places = folder, dict[str, tuple[int, int]]()
 
     def add(self, name: str, accounts: Iterable[tuple[Source, Account]]) -> None:
-        """Take the accounts of the videos of a shard."""
+        """Add the accounts of the videos of a shard."""
         rows = []
         for source, account in accounts:
             row = {"id": source.id} | asdict(source) | asdict(account)
@@ -163,7 +163,7 @@ class ManifestWriter:
 
 
 def _utf8(value: Any) -> Any:
-    """File names may be no text; what is not is spelled out."""
+    """Escape bytes that are not UTF-8, which file names may contain."""
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
@@ -172,12 +172,12 @@ def read(uri: str) -> pa.Table:
 
 
 def from_marker(details: dict[str, Any]) -> list[tuple[Source, Account]]:
-    """The accounts that a clip shard's marker keeps of its videos."""
+    """The accounts of videos in the marker of a clip shard."""
     return [(Source(**row["source"]), Account(**row["account"])) for row in details["videos"]]
 
 
 def to_marker(accounts: list[tuple[Source, Account]]) -> dict[str, Any]:
-    """What `from_marker` reads."""
+    """The inverse of `from_marker`."""
     rows = [{"source": asdict(source), "account": asdict(account)} for source, account in accounts]
     return json.loads(json.dumps({"videos": rows}))
 
@@ -185,7 +185,7 @@ def to_marker(accounts: list[tuple[Source, Account]]) -> dict[str, Any]:
 def reconcile(
     accounts: list[tuple[Source, Account]], sources: Iterable[Source], marker: Marker
 ) -> None:
-    """Assert that every source of a shard has one account, and that clips are those accounted."""
+    """Assert that every source of a shard has one account, and that the clips add up."""
     assert Counter(s.id for s, _ in accounts) == Counter(s.id for s in sources)
     clips = sum(account.clips for _, account in accounts)
     assert clips == len(marker.keys), clips

@@ -1,8 +1,9 @@
-"""Which videos are near-duplicates of which, for any number of them, from perceptual hashes.
+"""Finding near-duplicates among any number of videos, by their perceptual hashes.
 
-Two hashes that differ in fewer bits than there are groups of bits agree wholly in one of the
-groups (the pigeonhole principle; Norouzi et al., "Fast search in Hamming space with multi-index
-hashing", CVPR 2012). So only those that share a group are compared, and none is missed.
+The bits of a hash are divided into groups. Two hashes that differ in fewer bits than there are
+groups are equal in at least one group (the pigeonhole principle; Norouzi et al., "Fast search in
+Hamming space with multi-index hashing", CVPR 2012). So only hashes with an equal group are
+compared, and no near-duplicate is missed.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ MAX_GROUP = 62
 """Bits of a group at most: what fits a signed integer."""
 
 Pairs = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
-"""Rows of the earlier and of the later ones, and the bits in which they differ."""
+"""Rows of the earlier and of the later videos, and the number of bits in which they differ."""
 
 
 @dataclass(frozen=True)
 class NearDuplicate:
-    """Of a video that is left out: the row of the kept one, and how many bits differ."""
+    """For a video that is left out: the row of the kept one, and how many bits differ."""
 
     kept: int
     bits: int
@@ -37,7 +38,7 @@ def compare(
 ) -> dict[int, NearDuplicate]:
     """Rows of the near-duplicates among `count` videos, from what `hash_shard` gave.
 
-    Of two that are alike, the first of the listing is kept. `min_distance` is in bits of 64.
+    Of two near-duplicates, the first of the listing is kept. `min_distance` is in bits of 64.
     """
     hashes_NB = np.zeros((count, HASH_BYTES), np.uint8)
     has_hash_N = np.zeros(count, bool)
@@ -55,11 +56,11 @@ def compare(
 
 
 def find_near_duplicates(hashes_NB: NDArray[np.uint8], max_bits: int) -> dict[int, NearDuplicate]:
-    """For each row to leave out, the row before it that is kept: the closest, then the first.
+    """For each row to leave out, the earlier row that is kept: the closest, then the first.
 
-    Two rows are alike where they differ in at most `max_bits` bits. In order, a row is kept
-    unless it is like one that is kept: who stays depends on the order and the hashes alone.
-    Equal ones go the way of the first of them.
+    Two rows are alike if they differ in at most `max_bits` bits. Rows are visited in order, and
+    one is kept unless it is like a kept one: the result depends on order and hashes alone. Equal
+    rows are treated like the first of them.
     """
     if not len(hashes_NB):
         return {}
@@ -93,12 +94,12 @@ def _near(hashes_NB: NDArray[np.uint8], max_bits: int) -> dict[int, tuple[int, i
 
 
 def _pairs(hashes_NB: NDArray[np.uint8], max_bits: int) -> Iterator[Pairs]:
-    """Pairs of rows that are alike, some of them more than once."""
+    """Pairs of rows that are alike; some pairs occur more than once."""
     words_NW = np.ascontiguousarray(hashes_NB).view(np.uint64)
     for keys_N in _group_keys(hashes_NB, max_bits + 1):
         order = np.argsort(keys_N, kind="stable")
         same = np.append(keys_N[order][1:] == keys_N[order][:-1], False)
-        # Neighbours in order first, then those two apart, for as long as any share the key.
+        # Rows one apart in this order are compared, then two apart, while any share a key.
         starts, apart = np.flatnonzero(same), 1
         while len(starts):
             early, late = order[starts], order[starts + apart]
@@ -111,7 +112,7 @@ def _pairs(hashes_NB: NDArray[np.uint8], max_bits: int) -> Iterator[Pairs]:
 
 
 def _group_keys(hashes_NB: NDArray[np.uint8], groups: int) -> Iterator[NDArray[np.int64]]:
-    """The bits of each group as a number. Bits far apart go together: they agree less often."""
+    """The bits of each group as a number. A group takes bits far apart: they agree less often."""
     total = hashes_NB.shape[1] * 8
     groups = max(groups, math.ceil(total / MAX_GROUP))
     for group in range(groups):

@@ -1,7 +1,7 @@
-"""Perceptual hashes of videos: a few bits that survive another size, rate or codec.
+"""Perceptual hashes of videos: a few bits that hardly depend on size, rate or codec.
 
-They are kept under the root, each with what it was computed from: only new and altered videos are
-hashed again.
+They are cached under the root by the fingerprint of their input: only new and altered videos are
+hashed.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ def hash_video(request: CutRequest) -> Iterator[bytes]:
         lumas = sample_luma(request.path, info, FRAMES, request.frames_fps, span_s)
         hashes = [np.packbits(imagehash.dhash(Image.fromarray(luma)).hash) for luma in lumas]
     except VideoError:
-        return  # Its account will give the reason, once it is cut.
+        return  # Its account will contain the reason, once it is cut.
     if hashes:
-        # A video that does not tell its length is known by its first frame.
+        # A video of unknown length is represented by its first frame.
         yield b"".join(hash.tobytes() for hash in (hashes * FRAMES)[:FRAMES])
 
 
@@ -72,7 +72,7 @@ def hash_shard(row: dict) -> dict:
 
 
 def _content(source: Source) -> str:
-    """Fingerprint of what decides the hash of a video."""
+    """Fingerprint of all that the hash of a video depends on."""
     content = [source.uri, source.size, source.etag, source.mtime_ns]
     span = [source.start_s, source.end_s, source.frames_fps]
     return checksums.fingerprint([FORMAT, content, span])
@@ -88,7 +88,7 @@ def _hash(source: Source, plan: ShardPlan) -> str:
             process = decoding_process(limits.max_memory_gb)
             return b"".join(process.run(hash_video, request, Deadline(limits.timeout_s))).hex()
     except (VideoError, FileNotFoundError, PermissionError):
-        return ""  # Its account will give the reason, once it is cut.
+        return ""  # Its account will contain the reason, once it is cut.
     except UserError as error:
         if not is_refusal(error):
             raise

@@ -1,9 +1,9 @@
-"""Which video goes to which shard, for any number of videos.
+"""Assigning videos to shards, for any number of videos.
 
 Videos are held in columns: ten million of them as objects would fill the memory of a laptop.
-They are scattered by linear hashing (Litwin, VLDB 1980): the number of shards grows by one at a
-time, and each new one takes over a part of a single old one. So a video that is added, altered
-or removed touches its own shard, and now and then two more, however many there are.
+They are assigned by linear hashing (Litwin, VLDB 1980): the number of shards grows by one at a
+time, and each new shard takes a part of a single old one. So a video that is added, altered or
+removed changes its own shard, and sometimes two more, however many there are.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _schema() -> pa.Schema:
 
 
 class SourceTable:
-    """Source videos in columns; one becomes an object only while it is looked at."""
+    """Source videos in columns; a video becomes an object only when it is read."""
 
     def __init__(self, sources: Iterable[Source]) -> None:
         schema, batches, ids = _schema(), [], [np.empty(0, np.uint64)]
@@ -55,12 +55,12 @@ class SourceTable:
         del batches
         self._columns: list[pa.Array] = []
         for _ in schema.names:
-            # One column after the other: each is there twice while its pieces are joined.
+            # One column after the other: each takes twice its memory while its chunks are joined.
             empty = 0 < table.column(0).null_count == len(table)
             column = pa.nulls(len(table)) if empty else table.column(0).combine_chunks()
             self._columns.append(column)
             table = table.remove_column(0)
-            # Arrow would keep the pieces' memory for later use, of which there is none.
+            # Otherwise Arrow would keep the memory of the chunks for later use.
             pa.default_memory_pool().release_unused()
         self._split = self._columns[schema.get_field_index("split")]
 
@@ -78,10 +78,10 @@ class SourceTable:
 
 
 def shard_of(bucket_N: NDArray[np.uint64], count: int) -> NDArray[np.int64]:
-    """The shard, of so many, that each number in [0, 2^32) falls into.
+    """The shard, of `count`, that each number in [0, 2^32) falls into.
 
-    Of `count` shards, the first ones up to the largest power of two are there from the start;
-    those beyond have each taken a half of the shard that many places before.
+    Let P be the largest power of two up to `count`. Each shard from number P on has taken half of
+    the shard P positions before it.
     """
     start = 1 << (count.bit_length() - 1)
     early = bucket_N % start
@@ -90,7 +90,7 @@ def shard_of(bucket_N: NDArray[np.uint64], count: int) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class Place:
-    """A shard, and the rows of its videos in the table of all."""
+    """A shard, and the rows of its videos in the table of sources."""
 
     split: str
     index: int

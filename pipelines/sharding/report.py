@@ -1,6 +1,6 @@
-"""What a user sees of a sharding: the table of accounts, the rejected, a few clips.
+"""The report of a sharding: a table of outcomes, the rejected videos, a few clips.
 
-It takes in one shard after the other, and keeps no more of the sound ones than numbers.
+It receives one shard after the other, and keeps only counts of the videos that are ok.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pipelines.video.encoder import decode_clip
 from pipelines.video.reasons import REASONS
 
 SHEET_COLUMNS, SHEET_ROWS = 4, 12
-"""Clips side by side, each by four of its frames, and rows of them."""
+"""Clips in a row, each shown by four of its frames, and number of rows."""
 PEEK_BYTES = 4 << 20
 """How much of a shard is read for the sheet."""
 ADVICE = {
@@ -45,7 +45,7 @@ ADVICE = {
 
 @dataclass(frozen=True)
 class Shard:
-    """What is remembered of a finished shard."""
+    """What the report keeps of a finished shard."""
 
     name: str
     sha256: str
@@ -63,7 +63,7 @@ def _state(account: Account) -> str:
 
 
 class Report:
-    """Counts, the rejected, and the account of every video; `place` is a folder of its own."""
+    """Counts, rejected videos, and the account of every video; `place` is its own folder."""
 
     def __init__(self, place: Path) -> None:
         self.manifest = ManifestWriter(place)
@@ -74,11 +74,11 @@ class Report:
 
     @property
     def shards(self) -> list[Shard]:
-        """In the order of their names."""
+        """Finished shards in the order of their names."""
         return sorted(self._shards, key=lambda shard: shard.name)
 
     def add(self, marker: Marker, accounts: list[tuple[Source, Account]], made: bool) -> None:
-        """Take in a shard: its videos, and whether it was made just now."""
+        """Add a shard: its videos, and whether it was made by this job."""
         digest = checksums.fingerprint(marker.details)
         self._shards.append(Shard(marker.name, marker.sha256, len(marker.keys), digest))
         self.made += made
@@ -125,7 +125,7 @@ class Report:
         )
 
     def rejected_csv(self) -> bytes:
-        """A row for each video that is not ok, and for each clip that a filter took out."""
+        """A row for each video that is not ok, and for each clip that a filter removed."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["path", "split", "status", "reason", "score", "start_s", "fps", "detail"])
@@ -134,7 +134,7 @@ class Report:
         return text.getvalue().encode("utf-8", "backslashreplace")
 
     def track(self, run: Run, folder: str, seconds: float) -> None:
-        """Keep counts, throughput, the rejected and the sheet with the run."""
+        """Log counts, throughput, rejected videos and the contact sheet to the run."""
         clips = Counter[str]()
         for shard in self._shards:
             clips[shard.split] += shard.clips
@@ -161,7 +161,7 @@ def _rejected_rows(source: Source, account: Account) -> list[list[Any]]:
 
 
 def contact_sheet(folder: str, made: list[Shard]) -> bytes | None:
-    """A PNG of clips from shards all over the data set, four frames of each in a row."""
+    """A PNG of clips from shards spread over the data set, four frames of each in a row."""
     wanted = SHEET_COLUMNS * SHEET_ROWS
     filled = [shard for shard in made if shard.clips]
     if not filled:

@@ -1,4 +1,4 @@
-"""Pictures at a steady rate: at each tick, the one that is on the screen then."""
+"""Resampling to a steady rate: each tick shows the picture that is displayed at its time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Tick(NamedTuple):
 
 
 class Resampler:
-    """Picks pictures at a steady rate: at each tick, the one that is on the screen then."""
+    """Resamples to a steady rate: each tick shows the picture that is displayed at its time."""
 
     def __init__(self, fps: float, start_s: float = 0.0) -> None:
         self.fps, self.start_s, self.ticks = fps, start_s, 0
@@ -26,7 +26,7 @@ class Resampler:
         self._since_s, self._last_gap_s = start_s, 0.0
 
     def push(self, picture: Picture) -> list[Tick]:
-        """Take the next picture; returns the ticks that pass before it comes on the screen."""
+        """Take the next picture; returns the ticks before it is displayed."""
         passed = self._until(picture.time_s)
         self._last_gap_s, self._since_s = picture.time_s - self._since_s, picture.time_s
         self._shown = picture.pixels
@@ -37,7 +37,7 @@ class Resampler:
         return self._until(min(before_s, self._since_s + self._last_gap_s))
 
     def skip_to(self, time_s: float) -> None:
-        """Let the ticks up to a time pass unseen."""
+        """Skip the ticks up to a time."""
         self._shown, self._since_s = None, time_s
         self.ticks = max(self.ticks, math.ceil((time_s - self.start_s) * self.fps - 0.1))
 

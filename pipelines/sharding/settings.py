@@ -1,4 +1,4 @@
-"""What `shard_videos` takes."""
+"""Settings of `shard_videos`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vqvdm.errors import UserError
 
 @dataclass(frozen=True)
 class Limits:
-    """Videos beyond these are rejected, before they are decoded where the header tells."""
+    """Videos beyond these are rejected, before decoding if the header gives the figure."""
 
     max_pixels: int = 2**25
     """Pixels of a frame; by default 8K passes."""
@@ -23,7 +23,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Filters:
-    """What is left out on request; 0 leaves a filter off."""
+    """What is left out on request; 0 turns a filter off."""
 
     min_size: int = 0
     """Least short side of a video in pixels."""
@@ -66,7 +66,7 @@ class ShardVideos(VideosJob):
     fps: str = "native"
     """`native`, or one or more rates: 8,16 cuts every video at both."""
     frames_fps: float | None = None
-    """Take every folder of images for a video at this rate."""
+    """Treat every folder of images as a video at this rate."""
     scenes: Literal["none", "detect"] = "none"
     """`detect` finds hard cuts, and no clip straddles one."""
     crop_bars: bool = False
@@ -77,23 +77,23 @@ class ShardVideos(VideosJob):
     val_fraction: float = 0.1
     """Share of the videos kept for validation."""
     val_list: str | None = None
-    """File of video paths kept for validation instead, one a line; looked for as given, then
+    """File of video paths kept for validation instead, one a line; searched for as given, then
     below --videos, then beside it. `none` for no list."""
     group_by: str = r"_g\d+_"
-    """Videos whose paths agree up to the end of what this regular expression finds go into the
+    """Videos whose paths are equal up to the end of this regular expression's match go into the
     same split."""
     limits: Limits = Limits()
     filters: Filters = Filters()
     timeout_s: float = 120.0
-    """Seconds that a video may take for each minute it lasts; then decoding is ended."""
+    """Seconds of decoding allowed for each minute of a video; then decoding is ended."""
     max_memory_gb: float = 2.0
-    """Address space of the process that decodes; a video that wants more is rejected."""
+    """Address space of the decoding process; a video that needs more is rejected."""
     retry_failed: bool = False
     """Try videos that failed again."""
     strict: bool = False
     """Exit with status 1 if any video failed, wholly or in part."""
     limit: int | None = None
-    """Take only so many videos, evenly spread over the listing."""
+    """Take only this many videos, evenly spread over the listing."""
     videos_per_shard: int = 64
     """About how many videos share a shard."""
 
@@ -127,7 +127,7 @@ class ShardVideos(VideosJob):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} must be at least 1")
         if self.size % 2:
-            raise UserError(f"--size {self.size} is odd: video codecs want an even number")
+            raise UserError(f"--size {self.size} is odd: video codecs need an even number")
         for name in ("stride", "limit"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -1,4 +1,4 @@
-"""Which videos there are: a listing, with the label of each.
+"""Listing the source videos, with the label of each.
 
 A video is a file, a folder of images, or a row of a table that names a file or a part of one.
 """
@@ -22,91 +22,31 @@ from pipelines.video.header import IMAGES
 from vqvdm.errors import UserError
 
 FOLDERS_LIKE_VIDEOS = frozenset((".avi", ".mkv", ".mov", ".mp4", ".webm"))
-"""A folder with such a name is accounted for as no file, unless it holds something."""
+"""An empty folder with such a suffix gets a row, as not a file."""
 
-NO_VIDEOS = frozenset(
-    f".{suffix}"
-    for suffix in [
-        "csv",
-        "tsv",
-        "json",
-        "jsonl",
-        "xml",
-        "yaml",
-        "yml",
-        "toml",
-        "ini",
-        "cfg",
-        "log",
-        "txt",
-        "md",
-        "rst",
-        "html",
-        "htm",
-        "css",
-        "js",
-        "py",
-        "sh",
-        "ipynb",
-        "pdf",
-        "doc",
-        "docx",
-        "xls",
-        "xlsx",
-        "ppt",
-        "pptx",
-        "parquet",
-        "npy",
-        "npz",
-        "pt",
-        "pth",
-        "safetensors",
-        "pkl",
-        "h5",
-        "db",
-        "sqlite",
-        "srt",
-        "vtt",
-        "ass",
-        "ssa",
-        "sub",
-        "idx",
-        "nfo",
-        "zip",
-        "tar",
-        "gz",
-        "tgz",
-        "bz2",
-        "xz",
-        "7z",
-        "rar",
-        "mp3",
-        "wav",
-        "flac",
-        "m4a",
-        "aac",
-        "opus",
-        "oga",
-        "svg",
-        "tif",
-        "tiff",
-        "heic",
-        "raw",
-        "psd",
-        "part",
-        "tmp",
-        "crdownload",
-        "md5",
-        "sha256",
-    ]
-)
-"""Endings of files that lie beside videos. Any other file is opened: FFmpeg knows more formats than
-a list could."""
+_BESIDE_VIDEOS = """
+csv tsv json jsonl xml yaml yml toml ini cfg log txt md rst html htm css js py sh ipynb pdf doc docx
+xls xlsx ppt pptx parquet npy npz pt pth safetensors pkl h5 db sqlite srt vtt ass ssa sub idx nfo
+zip tar gz tgz bz2 xz 7z rar mp3 wav flac m4a aac opus oga svg tif tiff heic raw psd part tmp
+crdownload md5 sha256
+"""
+NO_VIDEOS = frozenset(f".{suffix}" for suffix in _BESIDE_VIDEOS.split())
+"""Suffixes of files that often lie beside videos. Every other file is tried: FFmpeg reads more
+formats than a list could name."""
 
 SYSTEM_NAMES = frozenset(
-    ["__MACOSX", "@eaDir", "lost+found", "#recycle", "$RECYCLE.BIN", "Thumbs.db", "desktop.ini"]
-) | {"System Volume Information"}
-"""Folders and files that systems leave behind; names that begin with a dot are hidden anyway."""
+    (
+        "__MACOSX",
+        "@eaDir",
+        "lost+found",
+        "#recycle",
+        "$RECYCLE.BIN",
+        "System Volume Information",
+        "Thumbs.db",
+        "desktop.ini",
+    )
+)
+"""Names that operating systems and servers leave behind; names with a leading dot are hidden."""
 
 
 def list_sources(videos: str, selection: Selection) -> list[Source]:
@@ -122,7 +62,7 @@ def list_sources(videos: str, selection: Selection) -> list[Source]:
         if not found and images:
             raise UserError(
                 f"no videos under {videos}, but folders of images: pass --frames-fps 25, or "
-                "whatever their rate is, to take each folder for a video"
+                "whatever their rate is, to treat each folder as a video"
             )
         if not found:
             raise UserError(
@@ -162,7 +102,7 @@ def _is_hidden(path: str) -> bool:
 
 
 def _print_skipped(everything: list[FileInfo], files: list[FileInfo]) -> None:
-    """Say how many files are passed over, and why."""
+    """Print how many files are skipped, and why."""
     hidden = sum(not file.is_folder for file in everything) - sum(not f.is_folder for f in files)
     if hidden:
         print(f"note: {hidden} hidden or system files are skipped", flush=True)
@@ -173,11 +113,11 @@ def _print_skipped(everything: list[FileInfo], files: list[FileInfo]) -> None:
     )
     if endings:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in endings.most_common(5))
-        print(f"note: {endings.total()} files are skipped as no videos ({kinds})", flush=True)
+        print(f"note: {endings.total()} files are skipped as not videos ({kinds})", flush=True)
 
 
 def _videos(files: list[FileInfo], images: Iterable[FileInfo]) -> list[FileInfo]:
-    """Files that may be videos, and folders that hold nothing: unreadable, or named like videos."""
+    """Files that may be videos, and folders that are unreadable, or empty with a video suffix."""
     videos = [
         file
         for file in files
@@ -199,7 +139,7 @@ def _videos(files: list[FileInfo], images: Iterable[FileInfo]) -> list[FileInfo]
 
 
 def _image_folders(videos: str, files: list[FileInfo]) -> dict[str, FileInfo]:
-    """Folders of images below a folder, each as one file that changes when any of them does."""
+    """Folders of images below a folder, each as one file that changes with any image."""
     members = defaultdict(list)
     for file in files:
         if PurePosixPath(file.uri).suffix.lower() in IMAGES:
@@ -225,7 +165,7 @@ def _from_folders(found: dict[str, FileInfo], selection: Selection) -> list[Sour
     by_folder = selection.splits == "folders"
     for path, file in sorted(found.items()):
         parts = PurePosixPath(path).parts
-        # A folder that may not be read has the label that its videos would have.
+        # An unreadable folder gets the label that its videos would have.
         parents = parts if file.unreadable else parts[:-1]
         split = named_split(path) if by_folder else "train"
         classes = parents[1:] if by_folder else parents
@@ -271,13 +211,13 @@ def _from_row(
     else:
         elsewhere = "://" in path or path.startswith("/")
         uri = path if elsewhere else storage.join(videos, path)
-        file = storage.info(uri) or FileInfo(uri, 0)  # Missing: its account will say so.
+        file = storage.info(uri) or FileInfo(uri, 0)  # Missing: its account will record it.
     source = _source(path, file, row.label, row.split or "train", selection.frames_fps)
     return replace(source, start_s=row.start_s, end_s=row.end_s, fps=row.fps)
 
 
 def _as_listed(path: str, videos: str) -> str:
-    """A path of a table as a listing spells it: relative, where it lies below the videos."""
+    """A path of a table as a listing writes it: relative if it lies below the videos."""
     if "://" in path or path.startswith("/"):
         return storage.absolute(path).removeprefix(f"{videos}/")
     return posixpath.normpath(path)

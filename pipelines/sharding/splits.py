@@ -1,4 +1,4 @@
-"""Which videos are for training and which for validation: by folder, by list, or by chance."""
+"""Splitting videos into training and validation: by folder, by list, or by chance."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def named_split(path: str) -> str:
 def split_sources(sources: list[Source], selection: Selection) -> list[Source]:
     """Keep some videos for validation, by a list or by chance; groups stay together.
 
-    Chance is a hash of the group's name, so that videos that come or go move no other.
+    Chance is a hash of the group's name, so that adding or removing videos moves no other.
     """
     groups = {source.path: _group(source.path, selection.group_by) for source in sources}
     if selection.val_list:
@@ -101,6 +101,6 @@ def listed(val_list: str, paths: Iterable[str]) -> set[str]:
         name = line if line in spelled else line.split()[0]
         name = name if name in spelled else by_case.get(name.casefold(), name)
         if name not in spelled:
-            raise UserError(f"--val-list {val_list} names {name}, which is no video here")
+            raise UserError(f"--val-list {val_list} names {name}, which is not among the videos")
         chosen.add(spelled[name])
     return chosen

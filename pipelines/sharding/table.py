@@ -38,7 +38,7 @@ class Row:
 
 
 def read_table(uri: str) -> list[Row]:
-    """The rows of a table; `UserError` says what is wrong with it, and in which row."""
+    """The rows of a table; `UserError` names a problem and its row."""
     table = _read(uri)
     if not {"path", "label"} <= set(table.column_names):
         raise UserError(f"--labels {uri}: needs the columns path and label")

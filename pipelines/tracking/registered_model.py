@@ -1,7 +1,7 @@
 """The model that MLflow serves: its registry keeps this file beside the bundle, and no pickle.
 
-MLflow runs this file by itself when a model is loaded ("models from code"), so it stands
-apart from `tracking`, and is the only other place that knows MLflow.
+MLflow runs this file alone when a model is loaded ("models from code"), so it imports nothing
+of `pipelines`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pandas as pd
 
 
 class GeneratorModel(mlflow.pyfunc.PythonModel):  # type: ignore[name-defined]
-    """Rows of requests to videos."""
+    """Turns rows of requests into videos."""
 
     def load_context(self, context: Any) -> None:
         from vqvdm import VideoGenerator
@@ -27,8 +27,8 @@ class GeneratorModel(mlflow.pyfunc.PythonModel):  # type: ignore[name-defined]
     ) -> np.ndarray:
         """A table with the columns `class` (empty for any) and `fps` to uint8 (N, T, H, W, 3).
 
-        `params` may hold steps, guidance and seed. Rows of one frame rate go together; a
-        video depends on its own row, its place and the seed alone.
+        `params` may hold steps, guidance and seed. Rows of one frame rate are sampled together;
+        a video depends only on its row, the row's position and the seed.
         """
         params = params or {}
         classes = [name or None for name in model_input["class"].tolist()]

@@ -1,4 +1,4 @@
-"""MLflow's model registry: versions of bundles, their figures, and which one is the champion.
+"""MLflow's model registry: versions of bundles, their figures, and the champion among them.
 
 The models under a root are versions of one registered model. A version takes the alias
 `champion` when there is none, or when its Fréchet distance is lower than the champion's,
@@ -53,9 +53,9 @@ def video_shape(bundle: Mapping[str, Any], vqgan: Mapping[str, Any]) -> list[int
 
 
 def register(run: Run, root: str, folder: str) -> str:
-    """Add the bundle in `folder` as a version of the root's model; says what was done.
+    """Add the bundle in `folder` as a version of the root's model; returns what was done in words.
 
-    A store without a registry is no error: the bundle is published under the root in any case.
+    A store without a registry is not an error: the bundle is published under the root in any case.
     """
     name = model_name(root)
     client = MlflowClient(run.uri)
@@ -128,7 +128,7 @@ def _version_of(client: MlflowClient, name: str, fingerprint: str) -> ModelVersi
 
 
 def distance_of(metrics: Mapping[str, float]) -> tuple[str, float] | None:
-    """The figure that decides: FVD by whatever detector."""
+    """The figure that decides: FVD by any detector."""
     for name, value in sorted(metrics.items()):
         if re.fullmatch(r"fvd(_(?!.*ci95$).+)?", name):
             return name, value
@@ -138,7 +138,7 @@ def distance_of(metrics: Mapping[str, float]) -> tuple[str, float] | None:
 def judge(run: Run, root: str, fingerprint: str, result: Mapping[str, Any]) -> str:
     """Attach the figures to the model's version; make it champion if it is better.
 
-    Says what was decided, and why.
+    Returns the decision and its reason in words.
     """
     client, name = MlflowClient(run.uri), model_name(root)
     try:
@@ -146,7 +146,7 @@ def judge(run: Run, root: str, fingerprint: str, result: Mapping[str, Any]) -> s
         if version is None:
             return "champion: this model is in no registry"
         for metric, value in result["metrics"].items():
-            # Tags of versions may hold no slash on some stores.
+            # Some stores allow no slash in the tags of versions.
             client.set_model_version_tag(
                 name, version.version, f"metric.{metric.replace('/', '.')}", f"{value:.6g}"
             )
@@ -160,11 +160,11 @@ def judge(run: Run, root: str, fingerprint: str, result: Mapping[str, Any]) -> s
 def _decide(
     client: MlflowClient, name: str, version: ModelVersion, result: Mapping[str, Any]
 ) -> str:
-    mine = distance_of(result["metrics"])
+    measured = distance_of(result["metrics"])
     label = f"{name}/{version.version}"
-    if mine is None:
+    if measured is None:
         return f"champion: {label} is not judged, since no FVD was measured"
-    metric, value = mine
+    metric, value = measured
     champion = client.get_registered_model(name).aliases.get(ALIAS)
     if champion is not None and str(champion) == str(version.version):
         return f"champion: {label} stays so, {metric} {value:.4g}"

@@ -1,11 +1,11 @@
 """MLflow: one run a job.
 
-The driver starts the run; a training worker goes on in it, by its id. A job that is started
-again after a kill finds its unfinished run. Lineage goes by content: a run is tagged with the
-fingerprint of its output, and the next job looks up who made its input.
+The driver starts the run; a training worker continues it, by its id. A job that is started
+again after a kill finds its unfinished run. Lineage is by content: a run is tagged with the
+fingerprint of its output, and the next job searches for the run that made its input.
 
-A tracking server that goes away while a job runs does not stop it: what was to be logged is kept,
-and sent once the server is back.
+If the tracking server stops answering, the job continues: what was to be logged is kept, and
+sent once the server answers again.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ from vqvdm.errors import UserError
 EXPERIMENT = "vqvdm"
 REPOSITORY = Path(__file__).resolve().parents[2]
 DIGEST_LENGTH = 36
-"""MLflow takes no longer digests."""
+"""Longest digest that MLflow accepts."""
 RETRY_S = 30.0
-"""A server that is away is asked again after so long."""
+"""Time between two attempts to reach a server that does not answer."""
 CLIENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
-"""By default the client asks eight times, up to two minutes each, and a job would wait for it; and
-it draws bars between the job's own lines."""
+"""By default the client tries eight times, up to two minutes each, which would delay a job; and it
+draws bars between the job's own lines."""
 
 
 def _home() -> Path:
@@ -79,7 +79,7 @@ def _experiment(client: MlflowClient, uri: str) -> str:
 
 
 class Settings(Protocol):
-    """What a run records of a job's settings, a dataclass."""
+    """What a run records of a job's settings, which are a dataclass."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
@@ -107,7 +107,7 @@ class Run:
         self._next_try_s = 0.0
 
     def send(self, what: str, action: Callable[[], object]) -> None:
-        """Do what needs the tracking server: now, or once it is back, in this order."""
+        """Run an action that needs the tracking server: now, or once it answers again, in order."""
         self._waiting.append((what, action))
         if time.monotonic() >= self._next_try_s:
             self._catch_up()
@@ -135,7 +135,7 @@ class Run:
             print(f"the tracking server {self.uri} answers again: nothing was lost", flush=True)
 
     def close(self) -> None:
-        """Send what waits, or say what is missing."""
+        """Send what is waiting; print what could not be sent."""
         if self._waiting:
             self._catch_up()
         if self._waiting:
@@ -153,7 +153,7 @@ class Run:
         self.metrics({f"progress/{name}": value for name, value in counts.items()}, step=done)
 
     def bytes(self, content: bytes, path: str) -> None:
-        """Keep a file among the artifacts, at `path` (folder/name)."""
+        """Log a file as an artifact, at `path` (folder/name)."""
         folder, name = os.path.split(path)
 
         def log() -> None:
@@ -171,7 +171,7 @@ class Run:
         self.send(f"the tag {name}", lambda: self._client.set_tag(self.id, name, value))
 
     def output(self, fingerprint: str) -> None:
-        """Tag the run with what the job made, so that the jobs that use it can name the run."""
+        """Tag the run with the fingerprint of its output, by which later jobs find the run."""
         self.tag("output", fingerprint)
 
     def finish(self, status: str) -> None:
@@ -180,7 +180,7 @@ class Run:
 
     @contextmanager
     def system_metrics(self) -> Iterator[None]:
-        """Meanwhile, log how this machine's processors, memory and GPUs are used."""
+        """Log the use of this machine's processors, memory and GPUs while the context is open."""
         monitor = SystemMetricsMonitor(self.id, resume_logging=True, tracking_uri=self.uri)
         monitor.start()
         try:
@@ -190,7 +190,7 @@ class Run:
 
 
 def _datasets(root: str, inputs: Mapping[str, str]) -> list[DatasetInput]:
-    """What a job reads, as MLflow's datasets: where it lies, and its digest."""
+    """The inputs of a job as MLflow's datasets: where each lies, and its digest."""
     return [
         DatasetInput(
             Dataset(
@@ -213,14 +213,14 @@ def _away_at_start(uri: str, error: Exception) -> UserError:
 def start_run(
     stage: str, config: Settings, inputs: Mapping[str, str] | None = None
 ) -> Iterator[Run]:
-    """The run of a job; `inputs` maps what it reads to the fingerprint of that."""
-    mine = _begin(tracking_uri(), stage, config, inputs or {})
+    """The run of a job; `inputs` maps the name of each input to its fingerprint."""
+    run = _begin(tracking_uri(), stage, config, inputs or {})
     try:
-        yield mine
+        yield run
     except BaseException:
-        mine.finish("FAILED")
+        run.finish("FAILED")
         raise
-    mine.finish("FINISHED")
+    run.finish("FINISHED")
 
 
 @contextmanager
@@ -233,7 +233,7 @@ def run_on_demand(
 
 
 def _begin(uri: str, stage: str, config: Settings, inputs: Mapping[str, str]) -> Run:
-    """The unfinished run of the same job, or a new one; `UserError` where no server answers."""
+    """The unfinished run of the same job, or a new one; `UserError` if no server answers."""
     try:
         return _found_or_new(uri, stage, config, inputs)
     except Exception as error:
@@ -252,12 +252,12 @@ def _found_or_new(uri: str, stage: str, config: Settings, inputs: Mapping[str, s
         max_results=1,
     )
     if unfinished:
-        mine = Run(uri, unfinished[0].info.run_id)
-        client.update_run(mine.id, status="RUNNING")
+        run = Run(uri, unfinished[0].info.run_id)
+        client.update_run(run.id, status="RUNNING")
     else:
         name = getattr(config, "name", None) or getattr(config, "output", None)
         started = client.create_run(experiment, run_name=f"{stage}-{name}" if name else stage)
-        mine = Run(uri, started.info.run_id)
+        run = Run(uri, started.info.run_id)
     tags = {
         "stage": stage,
         "preset": config.preset,
@@ -271,14 +271,14 @@ def _found_or_new(uri: str, stage: str, config: Settings, inputs: Mapping[str, s
         if makers:
             tags[f"input.{what}.run"] = makers[0].info.run_id
     client.log_batch(
-        mine.id,
+        run.id,
         tags=[RunTag(k, v) for k, v in tags.items()],
         params=[] if unfinished else [Param(k, v) for k, v in _flat(asdict(config)).items()],
     )
     if inputs and not unfinished:
-        client.log_inputs(mine.id, _datasets(config.workspace.root, inputs))
-    mine.json({"preset": config.preset} | asdict(config), "config.json")
-    return mine
+        client.log_inputs(run.id, _datasets(config.workspace.root, inputs))
+    run.json({"preset": config.preset} | asdict(config), "config.json")
+    return run
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -1,10 +1,11 @@
-"""What the driver and the workers of a training tell each other, wherever they run."""
+"""Messages between the driver and the workers of a training, wherever they run."""
 
 from __future__ import annotations
 
 
 class Board:
-    """Whether to stop, and how far the training is. Ray runs it as an actor; it imports little."""
+    """The request to stop, and the progress of a training. Ray runs it as an actor, so it imports
+    little."""
 
     def __init__(self) -> None:
         self._stop = False
@@ -17,7 +18,7 @@ class Board:
         return self._stop
 
     def report(self, step: int, steps: int, words: str) -> None:
-        """The step, how many there are, and how it goes in words."""
+        """Report the step, the number of steps, and a summary in words."""
         self._progress = step, steps, words
 
     def progress(self) -> tuple[int, int, str] | None:

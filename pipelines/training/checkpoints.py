@@ -1,6 +1,6 @@
 """Checkpoints to resume from: one file each, with a marker written last.
 
-The newest one that matches its marker is used; a damaged one is named and passed over.
+The newest one that matches its marker is used; a damaged one is reported and skipped.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Checkpoints:
         inputs: Mapping[str, str] | None = None,
         owner: str | None = None,
     ) -> None:
-        """`place` is NAME; `inputs` what it is trained on, as fingerprints; `owner` holds its
-        lock."""
+        """`place` is NAME; `inputs` are the fingerprints of the training data; `owner` is the id
+        of the holder of its lock."""
         self.place, self.folder = place, storage.join(place, "checkpoints")
         self.recipe, self.keep = recipe, keep
         self.inputs, self.owner = dict(inputs or {}), owner
@@ -48,8 +48,8 @@ class Checkpoints:
     def save(self, step: int, state: Any) -> None:
         """Publish a state, check that it arrived, then drop the oldest ones.
 
-        `UserError` where it cannot be written, or another job took over; those that were there
-        stay as they are.
+        `UserError` if it cannot be written, or another job took over; earlier checkpoints stay
+        as they are.
         """
         try:
             self._publish(f"step-{step:08d}", step, state)
@@ -58,7 +58,7 @@ class Checkpoints:
             there = f"the checkpoint of step {last} is intact" if last else "none was there yet"
             raise UserError(
                 f"cannot write the checkpoint of step {step} to {self.folder}: {error} ({there}; "
-                "make room or mend the disk, then run the same command again)"
+                "make room or repair the disk, then run the same command again)"
             ) from error
 
     def _publish(self, name: str, step: int, state: Any) -> None:
@@ -75,12 +75,12 @@ class Checkpoints:
         marker = {"step": step, "recipe": self.recipe, "inputs": self.inputs, "sha256": wanted}
         storage.publish_json(marker, self._uri(name, "json"))
         for old in self._names()[: -self.keep]:
-            # The marker goes first: without it the rest does not count.
+            # The marker is deleted first: without it the other file does not count.
             for kind in ("json", "safetensors"):
                 storage.delete(self._uri(old, kind))
 
     def sweep(self) -> None:
-        """Remove what a killed writer left half-done. Nobody may be writing at the time."""
+        """Remove what a killed writer left. No other process may be writing at the time."""
         for name in set(self._names("safetensors")) - set(self._names()):
             storage.delete(self._uri(name, "safetensors"))
         storage.discard_unfinished(self.folder)
@@ -91,15 +91,15 @@ class Checkpoints:
         return int(names[-1].removeprefix("step-")) if names else None
 
     def found(self) -> dict[str, Any] | None:
-        """What the newest readable marker tells of the training that left checkpoints here."""
+        """The newest readable marker, which describes the training that left checkpoints here."""
         markers = (self._marker(name) for name in reversed(self._names()))
         return next((marker for marker in markers if marker), None)
 
     def _marker(self, name: str) -> dict[str, Any] | None:
         return workspace.published(self.folder, f"{name}.json")
 
-    def newest(self, say: bool = True) -> Any | None:
-        """The newest state that is intact, or None; damaged ones are named, unless not to `say`."""
+    def newest(self, verbose: bool = True) -> Any | None:
+        """The newest state that is intact, or None; prints the damaged ones if `verbose`."""
         for name in reversed(self._names()):
             marker, uri = self._marker(name), self._uri(name, "safetensors")
             try:
@@ -108,8 +108,8 @@ class Checkpoints:
                         return load_state(Path(path))
             except FileNotFoundError:
                 pass
-            if say:
-                print(f"{uri} is damaged: passed over", flush=True)
+            if verbose:
+                print(f"{uri} is damaged: skipped", flush=True)
         return None
 
 
@@ -124,7 +124,7 @@ class KeyLog:
         self._lines: list[str] = []
 
     def note(self, step: int, keys: list[str]) -> None:
-        """Keys of a step, in the order of the global batch."""
+        """Record the keys of a step, in the order of the global batch."""
         self._lines.append(json.dumps({"step": step, "keys": keys}) + "\n")
 
     def publish(self, step: int) -> None:
@@ -133,14 +133,14 @@ class KeyLog:
         self._lines = []
 
     def forget_after(self, step: int) -> None:
-        """Drop what was consumed after the checkpoint that is resumed from."""
+        """Delete the keys of steps after the checkpoint that is resumed from."""
         for file in storage.walk(self.folder):
             if int(Path(file.uri).stem.removeprefix("step-")) > step:
                 storage.delete(file.uri)
 
 
 def consumed(place: str) -> list[list[str]]:
-    """Keys of every step that a `KeyLog` noted down, in order."""
+    """Keys of every step that a `KeyLog` recorded, in order."""
     files = storage.walk(storage.join(place, "keys"))
     lines = [line for file in files for line in storage.read_bytes(file.uri).splitlines()]
     found = [json.loads(line) for line in lines]

@@ -1,8 +1,4 @@
-"""The order of samples, and how they are read ahead.
-
-The order is a function of seed and epoch alone: a checkpoint needs the position only, and any
-number of workers consumes the same samples in the same order.
-"""
+"""Batches of samples, read ahead by threads, in the order of `SampleOrder`."""
 
 from __future__ import annotations
 
@@ -62,15 +58,15 @@ class Loader:
         cache_gb: float = 8.0,
         pinned: bool = False,
     ) -> None:
-        """`ahead` batches are read ahead by `threads`, and `cache_gb` of shards kept at hand;
-        batches are `pinned` for a GPU to copy them by itself."""
+        """`threads` threads read `ahead` batches ahead, `cache_gb` of remote shards are cached,
+        and `pinned` batches are copied to a GPU asynchronously."""
         self.markers, self.decode = markers, decode
         self.ahead, self.pinned = ahead, pinned
         self.cache = ShardCache(folder, markers, job, cache_gb)
         self._pool = ThreadPoolExecutor(threads)
 
     def _load(self, places: list[tuple[int, int]]) -> tuple[list[str], Arrays]:
-        # No PyTorch in here: each thread would start a pool of its own, which fights training's.
+        # No PyTorch in here: each thread would start its own pool, which competes with training's.
         keys = [self.markers[shard].keys[sample] for shard, sample in places]
         samples = [
             self.decode(self.cache.read(shard, key))

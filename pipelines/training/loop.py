@@ -23,11 +23,11 @@ CHECK_EVERY = 8
 """Steps on a GPU between two checks for losses that are not finite and for requests to stop."""
 
 Report = Callable[[int, int, str], None]
-"""Takes the step, how many there are, and how it goes in words."""
+"""Takes the step, the number of steps, and a summary in words."""
 
 
 def print_line(step: int, steps: int, words: str) -> None:
-    """Report on a line of its own, as it suits a log."""
+    """Report on a line of its own, for a log."""
     print(f"step {step}/{steps}  {words}", flush=True)
 
 
@@ -44,10 +44,10 @@ def train(
 ) -> int:
     """Train to `config.steps` from the newest checkpoint on; returns the step that was reached.
 
-    `run` is given to one worker, which calls `report` now and then. `stop_requested` is polled:
-    where it is true for any worker, all of them save and end.
+    One worker gets a `run`, and calls `report` regularly. `stop_requested` is polled: if it is
+    true for any worker, all workers save and end.
     """
-    state = checkpoints.newest(say=world.is_first)
+    state = checkpoints.newest(verbose=world.is_first)
     step, position = 0, 0
     validation_metrics: dict[str, float] = {}
     if state is not None:
@@ -69,7 +69,7 @@ def train(
         step, position = step + 1, position + config.batch_size
         last = step == config.steps
         due = step % config.checkpoint_every == 0 or last
-        # Reading a number waits for the GPU: not at every step.
+        # Reading a number waits for the GPU, so it is not done at every step.
         if due or world.device.type == "cpu" or step % CHECK_EVERY == 0:
             _refuse_not_finite(metrics, step)
             stop = world.any(stop_requested())
@@ -99,7 +99,7 @@ def train(
 
 
 class Clock:
-    """Where the time went since the last line of the log."""
+    """Speed, and time spent waiting for data, since the last line of the log."""
 
     def __init__(self, step: int) -> None:
         self.step, self.wait_s, self.since = step, 0.0, time.monotonic()
@@ -127,7 +127,7 @@ class _Waiting:
 
 
 def _refuse_not_finite(metrics: Mapping[str, Tensor], step: int) -> None:
-    """`UserError` before a broken state could be saved: the checkpoints there stay good."""
+    """`UserError` before a broken state is saved: earlier checkpoints stay usable."""
     for name in ("loss", "gradient_norm"):
         value = metrics[name].item()
         if not math.isfinite(value):

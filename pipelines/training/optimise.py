@@ -13,7 +13,7 @@ from pipelines.training.world import World
 from vqvdm.errors import UserError
 
 SMALLEST_SCALE = 2.0**-8
-"""fp16 losses are scaled up by powers of two; one that overflows even below this is no number."""
+"""fp16 losses are scaled by powers of two; gradients that overflow below this are not finite."""
 
 
 def scheduled_lr(step: int, config: TrainJob) -> float:
@@ -27,7 +27,7 @@ class Optimiser:
     """Collects the gradients of the parts of a batch, then takes one clipped step.
 
     In fp16, losses are scaled up so that small gradients do not vanish, and a step whose
-    gradients overflow is left out (Micikevicius et al., 2018, section 3.2).
+    gradients overflow is skipped (Micikevicius et al., 2018, section 3.2).
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, world: World, clip: float) -> None:
@@ -39,7 +39,7 @@ class Optimiser:
         self.scaler.scale(loss).backward()
 
     def scaled(self, loss: Tensor) -> Tensor:
-        """A loss whose gradient can be taken by hand; divide that by `scale`."""
+        """A scaled loss, for gradients taken by hand; divide these by `scale`."""
         return self.scaler.scale(loss)
 
     @property
@@ -47,9 +47,9 @@ class Optimiser:
         return self.scaler.get_scale()
 
     def step(self, lr: float) -> Tensor:
-        """Use up what was collected; returns the gradient's norm before clipping.
+        """Take a step with the collected gradient; returns its norm before clipping.
 
-        The norm of a step that was left out is 0.
+        The norm of a skipped step is 0.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -62,7 +62,7 @@ class Optimiser:
         if not self.scaler.is_enabled():
             return norm
         if self.scale < SMALLEST_SCALE:
-            raise UserError("gradients overflow in fp16 again and again: pass --precision bf16")
+            raise UserError("gradients overflow in fp16 repeatedly: pass --precision bf16")
         return norm.nan_to_num(0.0, 0.0, 0.0)
 
     def state(self) -> dict[str, Any]:
@@ -71,7 +71,7 @@ class Optimiser:
     def load(self, state: dict[str, Any]) -> None:
         """Restore an optimiser, its moments in the memory layout of their parameters.
 
-        Files keep the plain layout, and the fused step pairs elements by their place in memory.
+        Files have the contiguous layout, but the fused step pairs elements by memory address.
         """
         self.optimizer.load_state_dict(state["optimizer"])
         for parameter, moments in self.optimizer.state.items():

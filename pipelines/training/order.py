@@ -14,8 +14,8 @@ from vqvdm.seeds import mix
 class SampleOrder:
     """Endless epochs over shards of given sizes, each sample once an epoch.
 
-    Shards are shuffled, and samples among `mixed` shards in a row, so that no more than so many
-    shards have to be at hand at a time, nor the order of more samples than theirs.
+    Shards are shuffled, and samples are shuffled within groups of `mixed` consecutive shards: at
+    a time, only one group of shards and the order of its samples are needed.
     """
 
     def __init__(self, sizes: list[int], seed: int, mixed: int = 16) -> None:

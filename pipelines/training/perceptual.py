@@ -1,7 +1,7 @@
 """The optional perceptual loss: LPIPS, or any other, from a file that the user names.
 
 The file is TorchScript: called with two batches of frames (B, 3, H, W) in [-1, 1], it gives one
-distance a pair. docs/evaluation.md tells how LPIPS becomes such a file.
+distance a pair. docs/evaluation.md describes how to make such a file of LPIPS.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Perceptual = Callable[[Tensor, Tensor], Tensor]
 
 
 def checksum(text: str) -> str:
-    """The sha256 of the file at `URI#sha256=HEX`; `UserError` where it is missing or another."""
+    """The sha256 of the file at `URI#sha256=HEX`; `UserError` if it is missing or different."""
     uri, _, expected = text.partition("#sha256=")
     try:
         found = storage.sha256(uri)
@@ -32,7 +32,7 @@ def checksum(text: str) -> str:
 
 
 def load_perceptual(text: str, device: torch.device) -> Perceptual:
-    """The network at `URI#sha256=HEX`, frozen; `UserError` where it is no such network."""
+    """The network at `URI#sha256=HEX`, frozen; `UserError` if it is not such a network."""
     uri = text.partition("#")[0]
     with storage.local_copy(uri) as path:
         data = Path(path).read_bytes()
@@ -52,7 +52,7 @@ def load_perceptual(text: str, device: torch.device) -> Perceptual:
         if found.numel() != len(x_BCHW):
             raise UserError(
                 f"--perceptual {uri} gives {tuple(found.shape)} for {len(x_BCHW)} pairs of frames: "
-                "one number a pair is due"
+                "expected one number a pair"
             )
         return found.mean()
 

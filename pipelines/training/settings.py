@@ -1,4 +1,4 @@
-"""What `train_vqgan` and `train_ldm` take."""
+"""Settings of `train_vqgan` and `train_ldm`."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from vqvdm.tokenizer.losses import LossConfig
 from vqvdm.tokenizer.vqgan import VQGANConfig
 
 PIXEL_SPACE = "none"
-"""What `--vqgan` says to train without one."""
+"""The value of `--vqgan` to train without one."""
 
 
 @dataclass(frozen=True)
 class TrainJob(Job):
-    """What both trainings take."""
+    """Settings of both trainings."""
 
     steps: int = 1000
     """Optimiser steps."""
     batch_size: int = 8
     """Clips a step, over all workers."""
     accumulate: int = 1
-    """Parts that a worker's share of a step is computed in, one after the other: less memory,
+    """Parts in which a worker computes its share of a step, one after the other: less memory,
     the same step."""
     lr: float = 1e-3
     """Highest learning rate; warmed up, then lowered along a half cosine."""
@@ -43,7 +43,7 @@ class TrainJob(Job):
     compile: Switch = "auto"
     """`torch.compile` of the nets; auto is on with a GPU."""
     channels_last: Switch = "auto"
-    """Channels innermost in memory, which convolutions are faster with; auto is on."""
+    """Channels innermost in memory, for faster convolutions; auto is on."""
     seed: int = 0
     log_every: int = 20
     """Steps between two lines of the log."""
@@ -54,14 +54,14 @@ class TrainJob(Job):
     keep: int = 2
     """Newest checkpoints kept."""
     log_keys: bool = False
-    """Write down which samples every step consumed, under NAME/keys."""
+    """Record which samples every step consumed, under NAME/keys."""
     cache_gb: float = 8.0
-    """Disk for copies of remote shards, each worker's; reading ahead stays within it."""
+    """Disk of each worker for copies of remote shards, including those read ahead."""
     loader_threads: int | None = None
     """Threads of each worker that read and decode ahead; by default its share of the cores, at
     least 2."""
     pin_memory: Switch = "auto"
-    """Read into memory that a GPU copies from by itself; auto is on with a GPU, the only use."""
+    """Pinned memory, from which a GPU copies asynchronously; auto is on with a GPU."""
 
     NOT_RECIPE: ClassVar[frozenset[str]] = Job.NOT_RECIPE | {
         "name",

@@ -1,4 +1,4 @@
-"""Verified shards at hand, fetched before they are read."""
+"""A cache of verified shards, fetched before they are read."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from pipelines.io.shards import ShardReader
 
 
 class ShardCache:
-    """Verified shards at hand: copies of remote ones, the most recently used of them kept.
+    """Verified shards: of remote ones, copies of the most recently used.
 
-    Shards that are expected are fetched and verified by a thread of their own, in so far as they
-    fit among the rest.
+    Shards that are expected are fetched and verified by threads in the background, as far as they
+    fit the limit.
     """
 
     def __init__(self, folder: str, markers: list[Marker], job: str, cache_gb: float) -> None:
@@ -42,18 +42,18 @@ class ShardCache:
             try:
                 return waiting.result()[key]
             except FileNotFoundError:
-                # Another thread may have made room of it just now.
+                # Another thread may have dropped it just now.
                 if self._open_shards.get(shard) is waiting:
                     raise
 
     def expect(self, wanted: list[int]) -> None:
-        """Fetch shards that are soon read, in the order of need, as far as they fit."""
+        """Fetch shards that are read soon, in the order of need, as far as they fit."""
         sizes = itertools.accumulate(self.markers[shard].bytes for shard in wanted)
         fitting = [s for s, total in zip(wanted, sizes, strict=True) if total <= self.limit_bytes]
         with self._lock:
             for shard in fitting:
                 self._get(shard)
-            # The order in which room is made: what is needed first goes last.
+            # The order in which shards are dropped: what is needed first is dropped last.
             for shard in reversed(fitting):
                 self._open_shards.move_to_end(shard)
             self._make_room(wanted[0])
@@ -65,7 +65,7 @@ class ShardCache:
         return self._open_shards[shard]
 
     def _make_room(self, spared: int) -> None:
-        """Drop what was used longest ago, though never the shard in use."""
+        """Drop the least recently used shards, but never the one in use."""
         if self.held_bytes <= self.limit_bytes:
             return
         for shard in list(self._open_shards):

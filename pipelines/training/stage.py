@@ -1,4 +1,4 @@
-"""The course of a training job: refuse or resume, train, export, and say what was made."""
+"""The steps of a training job: refuse or resume, train, export, and report."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from vqvdm.errors import IncompleteError, UserError
 
 @dataclass(frozen=True)
 class Stage:
-    """One training, from what it reads to where it publishes."""
+    """One training, from its inputs to the folder it publishes."""
 
     name: str
     config: TrainJob
@@ -32,13 +32,13 @@ class Stage:
     data: Data
     folder: str
     inputs: Mapping[str, str]
-    """Fingerprints of what it reads."""
+    """Fingerprints of its inputs."""
     lineage: Mapping[str, Any]
-    """What `config.json` keeps besides the model, as `about`."""
+    """Further metadata in `config.json`, under `about`."""
     parts: Mapping[str, str] = field(default_factory=dict)
     """Folders copied into the export: name to URI."""
     register: bool = False
-    """Whether the export, a bundle, goes into the model registry too."""
+    """Whether to add the export, a bundle, to the model registry too."""
 
     @property
     def recipe(self) -> str:
@@ -67,14 +67,14 @@ def run_stage(stage: Stage) -> str:
             )
     reading = lock.reading(stage.name, stage.data.folder, *stage.parts.values())
     with reading, lock.writing(stage.folder, stage.name) as owner:
-        # What the same command left unfinished is gone on with, though it says to overwrite.
+        # An unfinished training of the same recipe is resumed, even with --overwrite.
         if config.overwrite and (done or not same):
             storage.keep_only(stage.folder, [lock.NAME])
         return _train_and_publish(stage, checkpoints, owner)
 
 
 def _refuse_other(stage: Stage, found: Mapping[str, Any]) -> None:
-    """`UserError` where the folder was filled from other input, which is named, or settings."""
+    """`UserError` if the folder was filled from another input, which is named, or settings."""
     if found["recipe"] == stage.recipe:
         return
     before = found.get("inputs", {})
@@ -130,13 +130,13 @@ def _train_and_publish(stage: Stage, checkpoints: Checkpoints, owner: str) -> st
 
 
 def _is_intact(folder: str, config: dict[str, Any]) -> bool:
-    """Whether the published weights are those that `config.json` tells of."""
+    """Whether the published weights are those recorded in `config.json`."""
     uri = storage.join(folder, "model.safetensors")
     return storage.exists(uri) and storage.sha256(uri)[:16] == config["fingerprint"]
 
 
 def _publish(stage: Stage, method: Method, validation: Mapping[str, float]) -> str:
-    """Put the export in its place, `config.json` last; returns the weights' fingerprint."""
+    """Publish the export, `config.json` last; returns the weights' fingerprint."""
     with tempfile.TemporaryDirectory(prefix="vqvdm-") as temporary:
         folder = Path(temporary)
         method.export(folder)

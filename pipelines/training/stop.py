@@ -1,4 +1,4 @@
-"""Requests to stop: after SIGTERM, or on the driver's word, the loop saves and ends."""
+"""Requests to stop: after SIGTERM, or a request by the driver, the loop saves and ends."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _requested = threading.Event()
 
 
 def install_handler() -> None:
-    """From now on, SIGTERM requests a stop of this process. For its main thread only."""
+    """Let SIGTERM request a stop of this process. Only the main thread may call this."""
     _requested.clear()
     signal.signal(signal.SIGTERM, lambda *_: _requested.set())
 
@@ -28,11 +28,11 @@ def requested() -> bool:
 
 @contextmanager
 def forwarding(forward: Callable[[], object]) -> Iterator[None]:
-    """Meanwhile, SIGTERM requests a stop of this process, and calls `forward` in a thread."""
+    """Within the context, SIGTERM requests a stop and calls `forward` in a thread."""
 
     def handle(*_: object) -> None:
         _requested.set()
-        # A handler interrupts whatever goes on: what takes time is for another thread.
+        # A signal handler has to be short: slow work runs in another thread.
         threading.Thread(target=forward, daemon=True).start()
 
     _requested.clear()

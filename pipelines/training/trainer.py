@@ -1,7 +1,7 @@
 """Ray Train around the loop: starts the workers, restarts them when one dies.
 
-A restarted worker needs nothing but the newest checkpoint. After SIGTERM, of the driver or of a
-worker, all workers save first.
+A restarted worker needs only the newest checkpoint. After SIGTERM to the driver or to a worker,
+all workers save before they end.
 """
 
 from __future__ import annotations
@@ -47,17 +47,17 @@ VALIDATION_CLIPS = 64
 ATTEMPTS = 3
 """Failures in a row without a new checkpoint between them."""
 POLL_S = 1.0
-"""How often a worker asks whether to stop, and the driver how far it is."""
+"""Time between two polls: by workers for a request to stop, by the driver for progress."""
 
 
 @dataclass(frozen=True)
 class Data:
-    """Where the samples of a training lie and how they are read."""
+    """The folder of the samples of a training, and how they are read."""
 
     folder: str
     markers: list[Marker]
     job: str
-    """The job that makes them, and mends them."""
+    """The job that makes and repairs them."""
     decode: Any
     """Members of a sample to its tensors."""
 
@@ -69,7 +69,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that a worker has to know."""
+    """All that a worker needs."""
 
     config: TrainJob
     method: Any
@@ -83,11 +83,11 @@ class Plan:
     run_id: str
     threads: int
     inputs: Mapping[str, str] = field(default_factory=dict)
-    """Fingerprints of what it is trained on."""
+    """Fingerprints of the training data."""
     owner: str | None = None
-    """Who holds the lock of the folder."""
+    """Id of the holder of the folder's lock."""
     bar: bool = False
-    """Whether the driver sits at a terminal and draws a bar."""
+    """Whether the driver has a terminal and draws a bar."""
     name: str = field(default_factory=lambda: f"vqvdm-{uuid.uuid4().hex}")
     """Name of the board in Ray."""
 
@@ -101,7 +101,7 @@ def fit(plan: Plan) -> None:
     cpus = int(ray.cluster_resources().get("CPU", 0))
     gpus = int(ray.cluster_resources().get("GPU", 0))
     workers = plan.config.workers
-    # A cluster that grows on demand may start without any.
+    # A cluster that grows on demand may start without CPUs.
     if cpus and workers > max(cpus, gpus):
         raise UserError(
             f"--num-workers {workers} is more than the cluster has: {cpus} CPUs, {gpus} GPUs"
@@ -110,7 +110,7 @@ def fit(plan: Plan) -> None:
     checkpoints = plan.checkpoints()
     checkpoints.sweep()
     reached, failures = checkpoints.newest_step() or 0, 0
-    # On whichever node it runs, and again on another one if that dies.
+    # The board may run on any node, and restarts on another one if its node dies.
     actor: Any = ray.remote(num_cpus=0, max_restarts=-1)(Board)
     board = actor.options(name=plan.name).remote()
     forwarding = stop.forwarding(lambda: ray.get(board.request_stop.remote()))
@@ -127,7 +127,7 @@ def fit(plan: Plan) -> None:
             if failure is None:
                 failures = 0
             elif find_user_error(failure) or failures == ATTEMPTS:
-                # What the user has to mend does not get better by trying again.
+                # Another attempt does not correct a user's mistake.
                 raise failure
             if reached < plan.config.steps and not stop.requested():
                 why = f" ({_first_line(failure)})" if failure else ""
@@ -151,7 +151,7 @@ def _fit_once(plan: Plan, scaling: ScalingConfig) -> None:
 
 @contextmanager
 def _bar(board: Any) -> Iterator[None]:
-    """Meanwhile, draw the progress that the first worker reports."""
+    """Within the context, draw the progress that the first worker reports."""
     ended = threading.Event()
 
     def draw() -> None:
@@ -173,7 +173,7 @@ def _bar(board: Any) -> Iterator[None]:
 
 
 def _free_what_is_left() -> None:
-    """Give back what a controller that died had reserved: Ray keeps it while this job lasts."""
+    """Free what a dead controller had reserved: Ray keeps it as long as this job lasts."""
     # The id of a placement group ends with that of the job that made it.
     job = ray.get_runtime_context().get_job_id()
     for group_id, group in placement_group_table().items():
@@ -186,7 +186,7 @@ def _first_line(error: BaseException) -> str:
 
 
 class _TorchBackend(TorchConfig().backend_cls):  # type: ignore[misc]
-    """Ray's set-up of a process group, and of a handler of SIGTERM in each worker.
+    """Ray's set-up of a process group, and a signal handler for SIGTERM in each worker.
 
     Only the main thread of a process may handle signals, and the loop runs in another one.
     """
@@ -258,7 +258,7 @@ def _poll_for_stop(board: Any) -> None:
 
 
 def _ask(method: Any) -> Any:
-    """What the board answers; None while it moves to another node."""
+    """The answer of the board; None while it moves to another node."""
     try:
         return ray.get(method.remote(), timeout=10 * POLL_S)
     except RayError:

@@ -1,4 +1,4 @@
-"""The workers of a training as the code in them sees it: ranks, devices, shared random draws."""
+"""One worker among those of a training: rank, device, collectives, shared random draws."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 @dataclass(frozen=True)
 class World:
-    """One worker's place among all, and the arithmetic they use."""
+    """One worker's rank and device, and the arithmetic of all workers."""
 
     rank: int = 0
     size: int = 1
@@ -41,11 +41,11 @@ class World:
         return torch.autocast(self.device.type, self.dtype if mixed else None, enabled=mixed)
 
     def place(self, module: Module) -> Module:
-        """A module on this worker's device, in the layout that is wanted."""
+        """A module on this worker's device, in the memory layout of the settings."""
         return on_device(module, self.device) if self.channels_last else module.to(self.device)
 
     def compile(self, *modules: nn.Module) -> None:
-        """Compile modules where they stand, if that is wanted; the names of weights stay."""
+        """Compile modules in place, if that is enabled; the names of weights stay."""
         for module in modules:
             if self.compiled:
                 module.compile()
@@ -55,13 +55,13 @@ class World:
         if self.size == 1:
             return module
         devices = [self.device] if self.device.type == "cuda" else None
-        # Kernels of one position are the same bytes in either layout; PyTorch warns of them.
+        # Kernels of one position are the same bytes in either layout, but PyTorch warns of them.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
-        # Gradients lie where they are added up, instead of being copied there and back.
+        # Gradients are views of the buckets that are reduced, which saves two copies.
         return DistributedDataParallel(module, device_ids=devices, gradient_as_bucket_view=True)
 
     def collecting(self, module: nn.Module, last: bool) -> AbstractContextManager:
-        """Gradients of a wrapped module go over the network with the last part of a batch only."""
+        """Average the gradients of a wrapped module with the last part of a batch only."""
         if last or not isinstance(module, DistributedDataParallel):
             return nullcontext()
         return module.no_sync()
@@ -83,7 +83,7 @@ class World:
         return [key for part in parts for key in part]
 
     def any(self, flag: bool) -> bool:
-        """Whether a flag is set on any worker; all of them have to ask."""
+        """Whether a flag is set on any worker; all workers have to call this."""
         if self.size == 1:
             return flag
         votes = torch.tensor([float(flag)], device=self.device)
@@ -120,15 +120,15 @@ class Draws:
         self._count, self._index = world.size * parts, world.rank * parts + part
         self._generator = torch.Generator().manual_seed(mix(seed, step))
 
-    def _mine(self, whole: Tensor) -> Tensor:
+    def _share(self, whole: Tensor) -> Tensor:
         return whole.chunk(self._count)[self._index].to(self._device)
 
     def normal(self, rows: int, *shape: int) -> Tensor:
         """Standard normal numbers (rows, *shape), where `rows` is the share of this part."""
         whole = (rows * self._count, *shape)
-        return self._mine(torch.randn(whole, generator=self._generator))
+        return self._share(torch.randn(whole, generator=self._generator))
 
     def uniform(self, rows: int, *shape: int) -> Tensor:
         """Numbers in [0, 1), as `normal`."""
         whole = (rows * self._count, *shape)
-        return self._mine(torch.rand(whole, generator=self._generator))
+        return self._share(torch.rand(whole, generator=self._generator))

@@ -1,7 +1,8 @@
-"""Anyone's video files, read with PyAV: their headers and their clean frames.
+"""Decoding users' video files to clean frames, with PyAV.
 
-Everything here may hang, crash or eat memory on a bad file: `io/child` runs it in a process that
-can be killed. Frames come out as uint8 RGB arrays (size, size, 3): upright, with square pixels.
+Everything here may hang, crash or use too much memory on a bad file: it runs in the decoding
+process, which can be killed. Frames are uint8 RGB arrays (size, size, 3): upright, with square
+pixels.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ from pipelines.video.reasons import VideoError
 from pipelines.video.shaper import Bars, Shaper
 
 INDEXED = frozenset(("mov", "matroska", "avi"))
-"""Formats that say where their key frames are."""
+"""Formats with an index of their key frames."""
 
 MAX_GAP_S = 10.0
 """A frame shown for longer than this ends a clip: time stamps may also jump by hours."""
 
 
 class Picture(NamedTuple):
-    """A clean frame and its time; where it is `fresh`, no clip may reach back beyond it."""
+    """A clean frame and its time; no clip holds a `fresh` picture and earlier ones."""
 
     time_s: float
     pixels: Frames
@@ -56,8 +57,8 @@ def read_frames(
     """Decode the clean frames of a local file, or of a folder of images at `frames_fps`.
 
     The short side is resized to `size` (bilinear, widened when shrinking, so without aliasing)
-    and the centre square is cut out. Time counts from the first frame of the video. Where
-    frames are damaged, those up to the next key frame are left out, and the next is `fresh`;
+    and the centre square is cut out. Time counts from the first frame of the video. After a
+    damaged frame, all frames up to the next key frame are left out, and the next is `fresh`;
     `VideoError("damaged")` follows after the last frame.
     """
     shaper = Shaper(size, bars)
@@ -79,7 +80,7 @@ def read_frames(
 
 
 Decoded = Iterator[tuple[float, bool, av.VideoFrame, float]]
-"""Time in seconds, whether it is fresh, the frame, the aspect of its pixels."""
+"""Time in seconds, whether it is fresh, the frame, the aspect ratio of its pixels."""
 
 
 def _image_frames(folder: str, fps: float, start_s: float) -> Decoded:
@@ -123,7 +124,7 @@ def _video_frames(path: str, start_s: float) -> Decoded:
 
 
 def _origin(stream: av.VideoStream) -> float | None:
-    """Time stamp of the first frame, where the header tells."""
+    """Time stamp of the first frame; None if the header does not give it."""
     if stream.start_time is None or not stream.time_base:
         return None
     return float(stream.start_time * stream.time_base)
@@ -132,14 +133,14 @@ def _origin(stream: av.VideoStream) -> float | None:
 def _seek(container: av.container.InputContainer, stream: av.VideoStream, time_s: float) -> None:
     """Go to the last key frame before a time, in formats with an index of them.
 
-    In others seeking is a guess that may end up behind the time; they are read from the start.
+    In others seeking is inexact and may go past the time; they are read from the start.
     """
     if container.format.name.split(",")[0] in INDEXED and stream.time_base:
         container.seek(int(time_s / stream.time_base), stream=stream, backward=True)
 
 
 class _DamageSeen:
-    """Notices damage that a container mends in silence: its own messages tell."""
+    """Detects, in a container's log messages, damage that it repairs silently."""
 
     def __init__(self, container: av.container.InputContainer, messages: list) -> None:
         self.name, self.messages, self.first = container.format.name, messages, ""
@@ -158,8 +159,8 @@ def _clean_frames(
 ) -> Iterator[tuple[av.VideoFrame, bool]]:
     """Frames in order of time, and whether frames were lost right before.
 
-    After damage the decoder starts anew at the next key frame. A frame is held back until the
-    next one is in order: the one before a lost one may be damaged without a sign.
+    After damage the decoder restarts at the next key frame. A frame is held back until the next
+    one is intact: the one before a lost frame may be damaged without an error.
     """
     held: tuple[av.VideoFrame, bool] | None = None
     fresh = waiting = False
@@ -188,11 +189,11 @@ def _clean_frames(
                 held, fresh = None, True
             at_end = packet is not None and not packet.size
             if at_end and ends_early(path, container.format.name):
-                # What was left in the decoder has holes: frames are not stored in their order.
+                # The frames left in the decoder have gaps: they are not stored in their order.
                 seen.note("the file ends early")
                 frames, held = [], None
             for frame in frames:
-                # Some frames after a key frame precede it in time and lean on what is lost.
+                # Some frames after a key frame precede it in time and depend on lost frames.
                 if resumed_at is not None and frame.pts is not None and frame.pts < resumed_at:
                     continue
                 if held:
@@ -228,7 +229,7 @@ def sample_luma(
 ) -> Iterator[NDArray[np.uint8]]:
     """Brightness (H, W) of frames as they are coded, 0 to 255, spread evenly over a video.
 
-    Where a place cannot be reached, the frame that the decoder finds there stands in for it.
+    If a time cannot be reached, the frame that the decoder finds is used instead.
     """
     start_s, end_s = span_s
     length_s = (info.duration_s if end_s is None else end_s) or start_s
@@ -248,7 +249,7 @@ def sample_luma(
 
 
 def _frame_at(path: str, time_s: float) -> Iterator[av.VideoFrame]:
-    """The first frame that is on the screen at a time, if one decodes."""
+    """The first frame at or after a time, else the last one before it, if one decodes."""
     with open_video(path) as container:
         stream = video_stream(container)
         origin = _origin(stream) or 0.0

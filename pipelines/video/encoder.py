@@ -1,4 +1,4 @@
-"""Videos of our own, out and in again, with PyAV; `io/decoder` reads other people's.
+"""Encoding and decoding this project's own videos, with PyAV; `decoder` reads those of users.
 
 Frames are uint8 RGB arrays, (H, W, 3) or stacked (T, H, W, 3).
 """
@@ -28,15 +28,16 @@ def _rgb(frame: av.VideoFrame, reformatter: VideoReformatter) -> Frames:
 
 
 class LosslessEncoder:
-    """Makes MP4s whose pixels come back exactly: H.264 in RGB at quantiser 0.
+    """Makes MP4s that decode to exactly the same pixels: H.264 in RGB at quantiser 0.
 
-    Lossy clips would spoil evaluation: codecs take more off some metrics than models do. One
-    encoder serves all clips of a size and rate, each of which begins anew: opening one takes
-    a quarter as long as encoding a clip. The same clips in the same order give the same bytes.
+    Lossy clips would distort evaluation: codecs change some metrics more than models do. One
+    encoder serves all clips of a size and rate, each of which begins with a key frame: opening
+    an encoder takes a quarter as long as encoding a clip. The same clips in the same order give
+    the same bytes.
     """
 
     OPTIONS = MappingProxyType(
-        # Each frame comes out as it goes in; a key frame that is asked for depends on none before.
+        # No frame is delayed or reordered; a forced key frame depends on no earlier frame.
         {"qp": "0", "preset": "ultrafast", "tune": "zerolatency", "forced-idr": "1"}
     )
 
@@ -77,7 +78,7 @@ class LosslessEncoder:
 
 
 def encode_lossless(frames_THWC: Frames, fps: float) -> bytes:
-    """One clip by a `LosslessEncoder` of its own."""
+    """One clip, encoded by a new `LosslessEncoder`."""
     _, height, width, _ = frames_THWC.shape
     return LosslessEncoder(height, width, fps).encode(frames_THWC)
 

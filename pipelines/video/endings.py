@@ -1,11 +1,11 @@
-"""Whether a file was cut off, by its own account, in the formats whose readers do not say so."""
+"""Detecting truncated files, in the formats whose readers do not report them."""
 
 from __future__ import annotations
 
 import os
 
 HEAD = 1 << 16
-"""Bytes at the start of a file in which its length stands."""
+"""Bytes at the start of a file that contain its length."""
 SEGMENT = b"\x18\x53\x80\x67"
 """Matroska's element that holds all of the video."""
 FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
@@ -14,7 +14,7 @@ TS_PACKETS = (188, 192, 204)
 
 
 def ends_early(path: str, container: str) -> bool:
-    """`container` is FFmpeg's name for the format."""
+    """Whether a file ends early; `container` is FFmpeg's name for its format."""
     size = os.path.getsize(path)
     with open(path, "rb") as file:
         head = file.read(HEAD)
@@ -32,8 +32,8 @@ def ends_early(path: str, container: str) -> bool:
 
 
 def _matroska_bytes(head: bytes) -> int:
-    """Length by the header; 0 where it is left open. RFC 8794, section 4: sizes are integers
-    whose leading zeros tell how many bytes follow, and all ones mean unknown."""
+    """Length by the header; 0 if it is unknown. RFC 8794, section 4: sizes are integers whose
+    leading zeros give the number of bytes that follow, and all ones mean unknown."""
     place = head.find(SEGMENT)
     if place < 0 or place + 12 > len(head) or not head[place + 4]:
         return 0

@@ -1,4 +1,4 @@
-"""Videos side by side in one moving picture."""
+"""Videos side by side in one animation."""
 
 from __future__ import annotations
 

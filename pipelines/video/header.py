@@ -1,4 +1,4 @@
-"""What a container says of its video, read with PyAV before anything is decoded."""
+"""The header of a video, read with PyAV before anything is decoded."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ import av
 from pipelines.video.reasons import VideoError
 
 IMAGES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp"))
-"""Files that are frames of a folder, by the end of their names."""
+"""Suffixes of files that are the frames of a folder."""
 
 RATES = (0.05, 1000.0)
-"""Frame rates that are believed."""
+"""Range of plausible frame rates."""
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a container says of its first video stream, read without decoding."""
+    """The header of the first video stream of a container."""
 
     duration_s: float | None
     fps: float | None
@@ -35,7 +35,7 @@ class VideoInfo:
 
 @contextmanager
 def ffmpeg_errors() -> Iterator[list]:
-    """What FFmpeg complains of meanwhile: (level, name of the part, text)."""
+    """Errors that FFmpeg logs within the context: (level, name of the component, text)."""
     skipped = av.logging.get_skip_repeated()
     av.logging.set_skip_repeated(False)
     av.logging.set_level(av.logging.ERROR)
@@ -50,7 +50,7 @@ def ffmpeg_errors() -> Iterator[list]:
 def check_place(path: str, is_folder: bool) -> None:
     """Raise `VideoError` unless there is a file to open, or a folder where one is wanted.
 
-    Opening is tried without PyAV: a pipe would keep whoever opens it waiting.
+    This is checked before opening: to open a pipe would block.
     """
     mode = os.stat(path).st_mode
     if is_folder:
@@ -79,7 +79,7 @@ def open_video(path: str) -> av.container.InputContainer:
 
 
 def raise_if_starved(error: Exception) -> None:
-    """A lack of memory is no damage."""
+    """Report a lack of memory as such, not as damage."""
     if isinstance(error, MemoryError):
         raise VideoError("out_of_memory", str(error)) from error
 
@@ -92,7 +92,7 @@ def video_stream(container: av.container.InputContainer) -> av.VideoStream:
     stream = streams[0]
     # One thread a task: Ray runs a task on every core already.
     stream.thread_count = 1
-    # Damage is told instead of concealed.
+    # Damage is reported instead of concealed.
     stream.codec_context.options = {"err_detect": "explode"}
     return stream
 
@@ -139,7 +139,7 @@ def probe(path: str, frames_fps: float | None = None) -> VideoInfo:
 
 
 def _without_size(messages: str) -> VideoError:
-    """FFmpeg takes back a size that it cannot handle, and just tells."""
+    """The error of a missing size: FFmpeg drops a size that it cannot handle, and only logs it."""
     size = re.search(r"Picture size (\d+)x(\d+) is invalid", messages)
     if size:
         return VideoError("too_many_pixels", f"{size[1]}x{size[2]}", int(size[1]) * int(size[2]))
@@ -147,6 +147,6 @@ def _without_size(messages: str) -> VideoError:
 
 
 def pixel_aspect(stream: av.VideoStream) -> float:
-    """Width of a pixel over its height; nonsense counts as square."""
+    """Width of a pixel over its height; implausible values count as square."""
     ratio = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio
     return float(ratio) if ratio and Fraction(1, 5) <= ratio <= 5 else 1.0

@@ -1,7 +1,7 @@
 """Why a video gives fewer clips than it might: the one list of reasons.
 
-A *failure* is something wrong with a file, or a limit that it ran into: `--strict` minds it and
-`--retry-failed` tries it again. What a filter took out was asked for.
+A *failure* is a defect of a file, or a limit that it exceeds: `--strict` exits with an error and
+`--retry-failed` tries again. What a filter removes is not a failure.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ FAILURES = {
     "not_a_file": "A folder, pipe or device with the name of a video.",
     "empty": "The file holds no bytes, or the folder no images.",
     "unreadable": "FFmpeg finds no video format in the file; its index may be cut off.",
-    "no_video_stream": "The file holds no pictures: sound alone, or a cover.",
+    "no_video_stream": "The file holds no video: only sound, or a cover.",
     "no_frame_size": "The header gives no width or height.",
-    "no_frame_rate": "Neither header nor time stamps tell the frame rate.",
-    "damaged": "Some frames do not decode cleanly, or the file ends early. Clips wholly of clean "
-    "frames are kept, those after the damage too.",
+    "no_frame_rate": "Neither header nor time stamps give the frame rate.",
+    "damaged": "Some frames do not decode cleanly, or the file ends early. Clips of clean frames "
+    "only are kept, also those after the damage.",
     "too_short": "There are fewer clean frames in a row than a clip takes.",
     "too_many_pixels": "A frame has more pixels than `--limits.max-pixels`; the score is how many.",
     "too_long": "The video lasts longer than `--limits.max-duration-s`; the score is its length "
     "in seconds.",
     "timed_out": "Decoding took longer than `--timeout-s` allows, and was ended.",
-    "crashed": "The decoder broke down.",
+    "crashed": "The decoder crashed.",
     "out_of_memory": "Decoding took more memory than `--max-memory-gb`.",
 }
-"""Reasons of `partial` and `rejected` videos that nobody asked for."""
+"""Reasons of `partial` and `rejected` videos that are failures."""
 
 FILTERED = {
     "too_small": "The short side is below `--filters.min-size`; the score is its length.",
@@ -38,7 +38,7 @@ FILTERED = {
     "black": "Every clip is darker than `--filters.min-brightness`; the score is the highest mean, "
     "of 255.",
 }
-"""Reasons of videos, and of single clips, that a filter took out."""
+"""Reasons of videos, and of single clips, that a filter removed."""
 
 REASONS = FAILURES | FILTERED
 

@@ -14,10 +14,10 @@ THRESHOLD = 27.0
 
 
 class SceneDetector:
-    """Says for each frame whether a new shot begins with it.
+    """Detects for each frame whether a new shot begins with it.
 
-    Hard cuts are found, slow fades are not. Shots of any length are kept apart: one shorter
-    than a clip just gives none. Frames may be small; thus they are those that clips show.
+    Hard cuts are found, slow fades are not. Shots of any length are separated: one shorter than a
+    clip gives no clip. Small frames suffice, so those of the clips are used.
     """
 
     def __init__(self, fps: float | None) -> None:
@@ -30,7 +30,7 @@ class SceneDetector:
         self._fps, self._count = fps or 25.0, 0
 
     def is_cut(self, frame: Frames) -> bool:
-        """Take the next frame (H, W, 3), RGB."""
+        """Whether a shot begins with the next frame (H, W, 3), RGB."""
         from scenedetect import FrameTimecode
 
         timecode = FrameTimecode(self._count, self._fps)

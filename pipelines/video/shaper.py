@@ -1,4 +1,4 @@
-"""Decoded frames into upright squares with square pixels, by PyAV."""
+"""Shaping decoded frames to upright squares with square pixels, by PyAV."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class Shaper:
         if self.bars or frame.interlaced_frame:
             frame = self._filtered(frame)
         width, height = _short_side(wide * aspect, high, self.size)
-        # Planes, not pixels of three bytes: for those FFmpeg is slower and halves the colours'
-        # horizontal resolution once more.
+        # Planar, not packed RGB: for packed RGB FFmpeg is slower and halves the colours' horizontal
+        # resolution once more.
         small = self._reformatter.reformat(
             frame, width, height, "gbrp", interpolation="BILINEAR", threads=1
         )
@@ -48,7 +48,7 @@ class Shaper:
         return np.ascontiguousarray(turned, np.uint8)
 
     def _square(self, frame: av.VideoFrame) -> Frames:
-        """The centre of a frame of planes."""
+        """The centre square of a planar frame."""
         square = np.empty((self.size, self.size, 3), np.uint8)
         top, left = (frame.height - self.size) // 2, (frame.width - self.size) // 2
         for channel, plane in zip((1, 2, 0), frame.planes, strict=True):

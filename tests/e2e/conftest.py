@@ -99,7 +99,7 @@ def s3_server(s3: S3Server) -> str:
 def local_ray(
     s3_server: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[pytest.MonkeyPatch]:
-    """A Ray of two cores, whose workers know the S3 server and the tracking store."""
+    """A Ray of two cores, whose workers are configured for the S3 server and tracking store."""
     import ray
 
     store = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
@@ -108,9 +108,9 @@ def local_ray(
         patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
         patch.setenv("AWS_ENDPOINT_URL", s3_server)
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        # A server that was killed is not waited for as long as a user's would be.
+        # A killed server is retried for a shorter time than by default.
         patch.setenv("AWS_MAX_ATTEMPTS", "3")
-        # Nor is what a killed driver had reserved.
+        # So is the reservation of a killed driver.
         patch.setenv("RAY_DATA_MIN_GAP_BETWEEN_AUTOSCALING_REQUESTS", "1")
         patch.setenv("RAY_DATA_AUTOSCALING_REQUEST_EXPIRE_TIME_S", "3")
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}")
@@ -129,9 +129,9 @@ def run_job(name: str, *arguments: object) -> Outcome:
     stdout, stderr = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
         status = cli.run(page, [str(argument) for argument in arguments])
-    # What Ray's own processes say comes in between, marked with their names.
-    mine = [line for line in stderr.getvalue().splitlines(True) if "\x1b[36m(" not in line]
-    return Outcome(status, stdout.getvalue(), "".join(mine))
+    # Lines of Ray's own processes are marked with their names.
+    own = [line for line in stderr.getvalue().splitlines(True) if "\x1b[36m(" not in line]
+    return Outcome(status, stdout.getvalue(), "".join(own))
 
 
 @pytest.fixture

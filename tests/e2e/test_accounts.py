@@ -16,7 +16,7 @@ from tests.unit.pipelines.sharding.test_perceptual_hash import made
 
 
 def videos(folder: Path) -> Path:
-    """Eight good videos, one damaged, one that is none."""
+    """Eight good videos, a damaged one, and a file that is not a video."""
     folder.mkdir()
     for number in range(8):
         write(folder / f"good-{number}.mp4", "libx264", count=20)
@@ -88,7 +88,7 @@ def _check_artifacts(root: Path) -> None:
 
 @pytest.mark.e2e
 def test_the_published_layouts_work_as_they_are(job, tmp_path: Path):
-    """Small replicas of UCF-101 and Sky Time-lapse, with nothing but the preset's name."""
+    """Small replicas of UCF-101 and Sky Time-lapse, with only the preset's name."""
     for label in ("YoYo", "Archery"):
         (tmp_path / "UCF-101" / label).mkdir(parents=True)
         for clip in ("g01_c01", "g01_c02", "g07_c01"):

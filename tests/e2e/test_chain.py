@@ -134,9 +134,9 @@ def _check_pixel_space(job, root: str) -> None:
     name = ("--root", root, "--name", "pixels")
     outcome = job("train_ldm", *name, *flags, "--model.head-width", 8)
     assert outcome.status == 0, outcome.stderr
-    about = storage.read_json(f"{root}/ldm/pixels/config.json")
-    assert about["latents"]["shape"] == [3, 16, 64, 64]
-    assert about["fps"] == [8.0, 16.0]
+    config = storage.read_json(f"{root}/ldm/pixels/config.json")
+    assert config["latents"]["shape"] == [3, 16, 64, 64]
+    assert config["fps"] == [8.0, 16.0]
     outcome = job("sample", "--root", root, "--ldm", "pixels", "--classes", "six", "--steps", 2)
     assert outcome.status == 0, outcome.stderr
     video = decode_clip(storage.read_bytes(f"{root}/samples/pixels/six/00000.mp4"))

@@ -38,7 +38,7 @@ PICTURE = """async film => {
   return {size: [film.videoWidth, film.videoHeight], shown: film.clientWidth,
           pixels: canvas.toDataURL()};
 }"""
-"""What a film shows at this moment."""
+"""The pixels that a video shows at this moment."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def test_features_are_kept(evaluated: Evaluated) -> None:
     result = storage.read_json(f"{evaluated.root}/eval/base/metrics.json")
     stable = {k: v for k, v in result["metrics"].items() if not k.startswith("speed/")}
     assert stable == pytest.approx({name: evaluated.result["metrics"][name] for name in stable})
-    assert storage.walk(f"{evaluated.root}/features") == cached  # nothing was extract_all again
+    assert storage.walk(f"{evaluated.root}/features") == cached  # nothing was extracted again
 
 
 @pytest.mark.e2e
@@ -159,7 +159,7 @@ def test_the_report_in_a_browser(evaluated: Evaluated, browser) -> None:
     rates = [text.split(", ")[1] for text in tab.locator("#samples figcaption").all_inner_texts()
              if ", " in text]  # fmt: skip
     assert rates[::2] == rates[1::2] and set(rates) == {"8 fps", "16 fps"}
-    # A sample, a real clip of its class and what the tokenizer makes of that; then neighbours.
+    # A sample, a real clip of its class and its reconstruction; then the nearest clips.
     assert tab.locator("#samples video").count() == 30
     assert tab.locator("#nearest video").count() == 20
     for where in ("#samples video >> nth=0", "#samples video >> nth=29", "#nearest video >> nth=1"):
@@ -198,7 +198,7 @@ def test_the_report_fits_the_screen(evaluated: Evaluated, browser, width: int) -
 
 @contextlib.contextmanager
 def serving(command: list[str], port: int, log: Path) -> Iterator[str]:
-    """A server that answers at its port, ended with its children."""
+    """A server that answers at its port, ended with its subprocesses."""
     url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + SERVER_TIMEOUT_S
     with (
         log.open("wb") as file,

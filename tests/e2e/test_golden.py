@@ -1,4 +1,4 @@
-"""A change that is not meant to change results changes none: the small run gives its old sums."""
+"""Results stay the same: the small run gives the recorded checksums."""
 
 from __future__ import annotations
 
@@ -21,6 +21,6 @@ def test_the_small_run_gives_the_recorded_sums(tmp_path: Path) -> None:
     found = json.loads((tmp_path / "outcome.json").read_text())
     assert found["fingerprints"] == wanted["fingerprints"]
     assert found["figures"] == pytest.approx(wanted["figures"], rel=0.02)
-    # Other versions of these packages round, or compress, in other ways.
+    # Other versions of these packages may round or compress differently.
     if found["environment"] == wanted["environment"]:
         assert found["sums"] == wanted["sums"]

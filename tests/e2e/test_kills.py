@@ -31,9 +31,9 @@ LIMIT_S = 120
 
 
 def check(job: str, root: str, made: Undisturbed) -> None:
-    """The same command once more makes what an undisturbed run makes, and nothing else.
+    """Running the same command again gives what an undisturbed run gives, and nothing else.
 
-    One worker does what two began.
+    One worker continues what two began.
     """
     outcome = run_job(job, *made.command(job, root), "--num-workers", 1)
     assert outcome.status == 0, outcome.stderr
@@ -56,7 +56,7 @@ def parents() -> dict[int, int]:
 
 
 def processes_of(title: str) -> list[int]:
-    """Ids of the processes of this test's Ray that Ray calls so just now."""
+    """Ids of the running processes of this test's Ray with a title."""
     above, found = parents(), []
     for pid in above:
         ancestor = pid
@@ -70,7 +70,7 @@ def processes_of(title: str) -> list[int]:
 
 
 def workers(job: str) -> list[int]:
-    """Ids of the processes of this test's Ray that work for a job just now."""
+    """Ids of the processes of this test's Ray that run tasks of a job."""
     return processes_of(TASKS[job])
 
 
@@ -106,7 +106,7 @@ def run_and_kill_a_worker(job: str, root: str, made: Undisturbed, rng: random.Ra
     outcome = run_job(job, *made.command(job, root))
     running.clear()
     killer.join()
-    # The job itself gets over the loss.
+    # The job recovers from the loss.
     assert outcome.status == 0, outcome.stderr
     assert killed or delay_s > 0.1
 
@@ -201,14 +201,14 @@ def test_the_server_dies(job: str, seed: int, undisturbed: Undisturbed, s3: S3Se
 
 
 @pytest.mark.e2e
-def test_uploads_that_were_never_ended_are_given_up(undisturbed: Undisturbed) -> None:
-    """A multi-part upload shows nowhere, and a store charges for it all the same."""
+def test_unfinished_uploads_are_aborted(undisturbed: Undisturbed) -> None:
+    """An unfinished multi-part upload is not listed, but a store charges for it."""
     import fsspec
 
     root = prepared("encode_latents", "s3://bucket/kill-uploads", undisturbed)
     fs = fsspec.filesystem("s3")
-    mine, other = "kill-uploads/clips/train-000000.tar", "kill-uploads-of-another/clips/x.tar"
-    for key in (mine, other):
+    own, other = "kill-uploads/clips/train-000000.tar", "kill-uploads-of-another/clips/x.tar"
+    for key in (own, other):
         upload = fs.call_s3("create_multipart_upload", Bucket="bucket", Key=key)
         fs.call_s3(
             "upload_part",

@@ -1,4 +1,4 @@
-"""The same videos and settings give the same bytes anywhere; a change redoes what it touches."""
+"""The same videos and settings give the same bytes anywhere; a change redoes what depends on it."""
 
 from __future__ import annotations
 

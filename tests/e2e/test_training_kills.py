@@ -1,4 +1,4 @@
-"""Training loses no step: workers, the controller and the driver die, or are told to stop.
+"""Training loses no step: workers, the controller and the driver die, or are requested to stop.
 
 After the same command has run again, everything that was published is, bit by bit, what an
 undisturbed training makes, and every sample was consumed once an epoch in the same order.
@@ -28,7 +28,7 @@ from tests.e2e.test_kills import await_, drive, in_background, parents, processe
 from tests.e2e.undisturbed import Undisturbed, names_and_sums
 
 STEPS, MANY = 24, 150
-"""Enough for a kill; and for a request to stop, which the workers hear of within a second."""
+"""Enough for a kill; and for a request to stop, which reaches the workers within a second."""
 SETTINGS = [
     "--name", "trained", "--num-workers", "2", "--batch-size", "4",
     "--warmup", "2", "--log-every", "6", "--validate-every", "12", "--checkpoint-every", "3",
@@ -78,7 +78,7 @@ def command(job: str, root: str, steps: int = STEPS) -> list[str]:
 
 
 def published(job: str, root: str) -> dict[str, str]:
-    """Checksums of all that a training left, checkpoints included; keys are told apart."""
+    """Checksums of all files of a training, with checkpoints, but without keys."""
     files = names_and_sums(storage.join(root, PLACES[job]))
     return {name: digest for name, digest in files.items() if not name.startswith("keys/")}
 
@@ -167,7 +167,7 @@ def cases(few: dict[str, int]) -> list:
 def test_a_worker_dies(job: str, seed: int, trained: Trained, tmp_path: Path) -> None:
     root, rng = trained.fresh(tmp_path), random.Random(f"worker {job} {seed}")
     outcome = run_and_signal(job, root, rng, "RayTrainWorker", signal.SIGKILL)
-    assert outcome.status == 0, outcome.stderr  # the job itself gets over the loss
+    assert outcome.status == 0, outcome.stderr  # the job recovers from the loss
     check_bits(job, root, trained)
 
 
@@ -191,7 +191,7 @@ def test_the_driver_dies(job: str, seed: int, trained: Trained, tmp_path: Path) 
 @pytest.mark.e2e
 @pytest.mark.slow
 @pytest.mark.parametrize("job", JOBS)
-def test_a_driver_that_is_told_to_stop_saves_first(
+def test_a_driver_saves_before_it_stops_on_request(
     job: str, trained: Trained, tmp_path: Path
 ) -> None:
     root, rng = trained.fresh(tmp_path), random.Random(f"stop {job}")
@@ -207,7 +207,7 @@ def test_a_driver_that_is_told_to_stop_saves_first(
 @pytest.mark.e2e
 @pytest.mark.slow
 @pytest.mark.parametrize("job", JOBS)
-def test_a_worker_that_is_told_to_stop_saves_first(
+def test_a_worker_saves_before_it_stops_on_request(
     job: str, trained: Trained, tmp_path: Path
 ) -> None:
     root, rng = trained.fresh(tmp_path), random.Random(f"spot {job}")
@@ -228,8 +228,8 @@ def test_each_key_once_with_two_workers_then_one_then_two(
         before = step_of(job, root)
         ended: list[bool] = []
 
-        # The second time as soon as the worker is there: it is told to stop before it begins,
-        # and takes a step all the same.
+        # The second time as soon as the worker exists: it gets the request to stop before it
+        # begins, and takes one step nevertheless.
         wanted = before + rng.randrange(1, 6) if workers == 2 else before
 
         def stop(wanted: int = wanted, ended: list[bool] = ended) -> None:
@@ -291,7 +291,7 @@ def test_a_store_that_goes_away_stops_with_one_line(
     check_bits(job, root, trained)
 
 
-def train_over_nodes(root: str, told: multiprocessing.Queue) -> None:
+def train_over_nodes(root: str, results: multiprocessing.Queue) -> None:
     """Train on two of three raylets of one core each; one with a worker is killed."""
     from ray.cluster_utils import Cluster
 
@@ -311,7 +311,7 @@ def train_over_nodes(root: str, told: multiprocessing.Queue) -> None:
     striker = in_background(strike)
     outcome = run_job(job, *command(job, root))
     striker.join()
-    told.put((outcome.status, outcome.stdout, outcome.stderr, lost))
+    results.put((outcome.status, outcome.stdout, outcome.stderr, lost))
     cluster.shutdown()
 
 
@@ -327,10 +327,10 @@ def test_a_node_that_is_lost_costs_the_steps_since_the_last_checkpoint(
 ) -> None:
     root = trained.fresh(tmp_path)
     processes = multiprocessing.get_context("spawn")
-    told = processes.Queue()
-    process = processes.Process(target=train_over_nodes, args=(root, told))
+    results = processes.Queue()
+    process = processes.Process(target=train_over_nodes, args=(root, results))
     process.start()
-    status, stdout, stderr, (step,) = told.get(timeout=300)
+    status, stdout, stderr, (step,) = results.get(timeout=300)
     process.join(60)
     assert status == 0, stderr
     found = re.search(r"going on from step (\d+)", stdout)

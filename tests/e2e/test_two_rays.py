@@ -1,4 +1,4 @@
-"""Several Rays on one machine: what runs beside a training asks its own."""
+"""Several Rays on one machine: processes beside a training connect to their own."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ print(ray.get(judged_alive.remote(controller._actor_id.hex()), timeout=60))
 
 
 @pytest.mark.e2e
-def test_a_training_is_not_taken_for_dead_by_the_note_of_another_ray():
+def test_the_note_of_another_ray_does_not_end_a_training():
     repository = Path(__file__).parents[2]
     # Ray's sockets lie below this folder, whose path must be short.
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:

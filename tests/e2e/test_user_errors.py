@@ -1,4 +1,4 @@
-"""What users get wrong: exit status 2, one line that says what to do, nothing written."""
+"""Users' mistakes: exit status 2, one line with a cure, nothing written."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CASES = {
 
 @pytest.mark.e2e
 @pytest.mark.parametrize("case", CASES)
-def test_mistakes_are_told_in_one_line(case, tmp_path: Path):
+def test_mistakes_are_reported_in_one_line(case, tmp_path: Path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
     names = {"empty": tmp_path / "empty", "file": tmp_path / "file"}
@@ -48,7 +48,7 @@ def test_wrong_credentials(s3_server: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-    # Connections are cached by process: another way to spell the bucket gets a fresh one.
+    # Connections are cached by process: another spelling of the bucket gets a new one.
     monkeypatch.setattr("fsspec.config.conf", {"s3": {"skip_instance_cache": True}})
     outcome = run_job("train_vqgan", "--root", "s3://bucket/other")
     assert outcome.status == 2
@@ -57,7 +57,7 @@ def test_wrong_credentials(s3_server: str, monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.e2e
-def test_a_damaged_shard_is_named_and_mended(job, digit_videos: Path, tmp_path: Path):
+def test_a_damaged_shard_is_named_and_repaired(job, digit_videos: Path, tmp_path: Path):
     flags = ("--root", tmp_path, "--videos", digit_videos, "--videos-per-shard", 16)
     assert job("shard_videos", *flags).status == 0
     shard = tmp_path / "clips" / "train-000001.tar"

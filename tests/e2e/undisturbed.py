@@ -1,4 +1,4 @@
-"""What undisturbed jobs make of a dozen tiny videos, for others to compare with."""
+"""The outputs of undisturbed jobs on a dozen tiny videos, for comparison."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ JOBS = ("shard_videos", "encode_latents")
 
 @dataclass
 class Undisturbed:
-    """Videos, and what undisturbed jobs make of them."""
+    """Videos, and the outputs of undisturbed jobs."""
 
     videos: str
     root: str
@@ -45,7 +45,7 @@ def names_and_sums(root: str) -> dict[str, str]:
 
 
 def publish_vqgan(root: str, folder: Path) -> None:
-    """An untrained VQGAN in its place: what it encodes is as good as any."""
+    """Publish an untrained VQGAN, which suffices to encode."""
     for name in ("model.safetensors", "config.json"):
         storage.publish_file(folder / name, storage.join(Workspace(root).vqgan("base"), name))
 

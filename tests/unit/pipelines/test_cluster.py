@@ -1,4 +1,4 @@
-"""What a machine is good at, and what its workers are told."""
+"""Finding a cluster, and the variables of its workers."""
 
 import logging
 import os
@@ -57,18 +57,18 @@ def test_a_cluster_that_was_killed_is_not_waited_for(
     assert cluster.ray_options()["address"] == "local"
 
 
-def test_a_cluster_that_is_named_is_obeyed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_cluster_that_is_named_is_joined(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     remember(monkeypatch, tmp_path, "")
     monkeypatch.setenv("RAY_ADDRESS", "192.0.2.1:6379")
     assert "address" not in cluster.ray_options()
 
 
 @pytest.mark.parametrize("named", [True, False])
-def test_helpers_in_a_ray_of_our_own_are_told_where_it_is(
+def test_processes_of_an_own_ray_get_its_address(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, named: bool
 ) -> None:
     remember(monkeypatch, tmp_path, "")
-    monkeypatch.setenv("RAY_GCS_SERVER_PORT", "0")  # and so put back afterwards
+    monkeypatch.setenv("RAY_GCS_SERVER_PORT", "0")  # so that it is restored afterwards
     if named:
         monkeypatch.setenv("RAY_ADDRESS", "local")
     options = cluster.ray_options()
@@ -94,11 +94,11 @@ def test_ray_data_keeps_to_its_log_file() -> None:
         logger.handlers[:] = before
 
 
-def test_a_killed_driver_holds_no_cluster_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reservation_of_a_killed_driver_expires_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     name = "RAY_DATA_AUTOSCALING_REQUEST_EXPIRE_TIME_S"
     monkeypatch.setenv(name, "7")
     cluster.ray_options()
-    assert os.environ[name] == "7"  # What the user says goes first.
+    assert os.environ[name] == "7"  # The user's setting has priority.
     monkeypatch.delenv(name)
     cluster.ray_options()
     assert os.environ[name] == "30"
@@ -146,7 +146,7 @@ def test_the_plain_mistake_is_found(error: BaseException) -> None:
 @pytest.mark.parametrize(
     "error", [ValueError("no"), chained(OSError()), FrameworkError(cause="text"), FrameworkError()]
 )
-def test_another_error_is_nobodys_mistake(error: BaseException) -> None:
+def test_another_error_is_not_the_users_mistake(error: BaseException) -> None:
     assert find_user_error(error) is None
 
 

@@ -1,4 +1,4 @@
-"""Demo videos: the same bytes anywhere, a digit each, in steady motion."""
+"""Demo videos: the same bytes anywhere, a different digit each, in steady motion."""
 
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def test_the_same_bytes_anywhere(tmp_path: Path) -> None:
     assert (info.fps, info.width, info.height, info.duration_s) == (16.0, 32, 32, 0.25)
 
 
-def test_what_is_there_stays(tmp_path: Path) -> None:
+def test_existing_videos_are_kept(tmp_path: Path) -> None:
     page.demo_videos(small(tmp_path))
     old = tmp_path / "videos/two/two-000.mp4"
     old.write_bytes(b"mine")

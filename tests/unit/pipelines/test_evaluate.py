@@ -31,7 +31,7 @@ BUNDLE: dict[str, Any] = {
 
 @pytest.fixture
 def root(tmp_path: Path) -> str:
-    """A root with a model and clips, as far as their descriptions go."""
+    """A root with only the descriptions of a model and clips."""
     root = str(tmp_path)
     storage.publish_json(INDEX, f"{root}/clips/index.json")
     storage.publish_json(BUNDLE, f"{root}/ldm/base/config.json")
@@ -56,7 +56,7 @@ def root(tmp_path: Path) -> str:
     ],
 )
 @pytest.mark.parametrize("dry_run", [False, True])
-def test_mistakes_are_told_first(root: str, settings: Any, words: str, dry_run: bool) -> None:
+def test_mistakes_are_reported_first(root: str, settings: Any, words: str, dry_run: bool) -> None:
     with pytest.raises(UserError, match=words):
         evaluate(Evaluate(root=root, dry_run=dry_run, **settings))
 
@@ -108,7 +108,7 @@ def test_settings_change_a_protocol() -> None:
     assert config.wanted == METRICS
 
 
-def test_no_worker_is_started_for_what_is_known(
+def test_no_worker_is_started_for_cached_features(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inputs = Inputs(Evaluate(root=str(tmp_path)), BUNDLE, INDEX, False, None, None, None)

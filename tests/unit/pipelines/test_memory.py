@@ -32,7 +32,7 @@ print(len(Marker.from_json(row["marker"]).keys), *peaks)
 
 
 def repeated(path: Path, target: Path, times: int) -> Path:
-    """The same packets again and again, one after the other."""
+    """The same packets repeated, one after the other."""
     with av.open(str(target), "w") as out:
         stream, length = None, 0
         for _ in range(times):
@@ -51,7 +51,7 @@ def repeated(path: Path, target: Path, times: int) -> Path:
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_ten_minutes_of_full_hd_take_a_gigabyte_and_a_half_at_most(tmp_path: Path) -> None:
-    """Peaks of the worker and of the process that decodes for it, both together."""
+    """The sum of the peaks of the worker and of its decoding process."""
     rng = np.random.default_rng(0)
     grain = rng.integers(0, 256, (68, 150, 3), np.uint8).repeat(16, 0).repeat(16, 1)[:1080]
     frames = [np.ascontiguousarray(grain[:, 16 * n : 16 * n + 1920]) for n in range(25)]

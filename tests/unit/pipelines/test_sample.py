@@ -1,4 +1,4 @@
-"""What is asked of the sampler, and what is made of its videos."""
+"""Requests to the sampler, and checks of its videos."""
 
 import hashlib
 from dataclasses import replace
@@ -47,7 +47,7 @@ def test_missing_and_changed_samples_are_named(tmp_path: Path) -> None:
         verify_samples(str(tmp_path), rows)
 
 
-def test_a_dry_run_tells_the_plan_and_writes_nothing(tmp_path: Path) -> None:
+def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path) -> None:
     bundle = {"classes": DIGITS, "fingerprint": "abc"}
     storage.publish_json(bundle, str(tmp_path / "ldm/base/config.json"))
     config = Sample(root=str(tmp_path), num_per_class=5, classes="zero,one", dry_run=True)

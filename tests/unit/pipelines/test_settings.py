@@ -75,7 +75,7 @@ def test_what_cannot_be_is_refused(job: Any, field: str, value: Any) -> None:
         (Sample, "guidance_interval", (0.0, 1.5)),
     ],
 )
-def test_sampling_that_cannot_be_is_refused(job: Any, field: str, value: Any) -> None:
+def test_impossible_sampling_is_refused(job: Any, field: str, value: Any) -> None:
     with pytest.raises(UserError, match=f"^{field} is "):
         job(**{field: value}).check()
 
@@ -96,7 +96,7 @@ def test_sampling_options_come_from_the_flags() -> None:
         (TrainLDM(objective=ObjectiveConfig(name="v", min_snr=0.0)), "min_snr is 0.0"),
     ],
 )
-def test_models_that_cannot_be_are_refused_before_anything_starts(config: Any, said: str) -> None:
+def test_impossible_models_are_refused_before_anything_starts(config: Any, said: str) -> None:
     with pytest.raises(UserError, match=said):
         config.check()
 
@@ -109,7 +109,7 @@ def test_models_that_cannot_be_are_refused_before_anything_starts(config: Any, s
         (ShardVideos(splits="folders", val_list="a.txt"), "--val-list"),
     ],
 )
-def test_limits_and_splits_that_cannot_be(config: ShardVideos, flag: str) -> None:
+def test_impossible_limits_and_splits(config: ShardVideos, flag: str) -> None:
     with pytest.raises(UserError, match=flag):
         config.check()
 
@@ -136,7 +136,7 @@ def test_no_rates(fps: str) -> None:
 
 
 @pytest.mark.parametrize("job", JOBS)
-def test_the_recipe_knows_no_machines(job: type[Job]) -> None:
+def test_the_recipe_does_not_depend_on_machines(job: type[Job]) -> None:
     config = job()
     elsewhere = replace(config, root="s3://bucket", num_workers=4, overwrite=True, dry_run=True)
     object.__setattr__(elsewhere, "preset", "other")

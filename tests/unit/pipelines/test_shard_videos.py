@@ -1,4 +1,4 @@
-"""Sharding: where clips start, what they are called, and what becomes of each video."""
+"""Sharding: where clips start, what they are called, and the outcome of each video."""
 
 import json
 import os
@@ -55,7 +55,7 @@ def shard(video: Source, folder: Path, spec: ClipSpec = SPEC) -> tuple[Account, 
 
 
 def shown(samples: list[Sample]) -> list[list[int]]:
-    """The numbers of the frames of each clip, all of which look right."""
+    """The numbers of the frames of each clip, after a check of their content."""
     clips = [video.decode_clip(sample.members["mp4"]) for sample in samples]
     assert all(is_upright(frame) for clip in clips for frame in clip)
     return [[number_of(frame) for frame in clip] for clip in clips]
@@ -109,7 +109,7 @@ def clip_frames(path: Path, folder: Path) -> list[video.Frames]:
 
 
 def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
-    """Root may read everything: the task gives its rights up for a moment."""
+    """Root may read everything, so the test drops its rights for a moment."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "a.mp4")
         path.write_bytes(b"secret")
@@ -117,13 +117,13 @@ def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
         Path(folder).chmod(0o755)
         plan = ShardPlan(folder, "train-000000", (source(path),), SPEC, DECODE_LIMITS)
         with ShardWriter(str(tmp_path), "train-000000") as writer:
-            mine = os.geteuid()
-            if mine == 0:
+            own_id = os.geteuid()
+            if own_id == 0:
                 os.seteuid(65534)
             try:
                 account = VideoTask(source(path), plan, writer).run()
             finally:
-                os.seteuid(mine)
+                os.seteuid(own_id)
     assert (account.status, account.reason) == ("rejected", "no_permission")
 
 
@@ -143,10 +143,10 @@ def test_an_ok_video(tmp_path: Path) -> None:
     assert (account.status, account.reason, account.clips) == ("ok", None, 6 + 3 + 2)
     assert (account.fps, account.width, account.height) == (25.0, 96, 64)
     assert (account.frames, account.codec) == (13, "h264")
-    about = [json.loads(sample.members["json"]) for sample in samples]
-    assert {(a["label"], a["class_index"], a["source"]) for a in about} == {("b", 1, "b/a.mp4")}
+    metadata = [json.loads(sample.members["json"]) for sample in samples]
+    assert {(a["label"], a["class_index"], a["source"]) for a in metadata} == {("b", 1, "b/a.mp4")}
     steps = {25.0: 1, 12.5: 2, 6.25: 4}
-    for a, numbers in zip(about, shown(samples), strict=True):
+    for a, numbers in zip(metadata, shown(samples), strict=True):
         first, step = round(a["start_s"] * 25), steps[a["fps"]]
         assert numbers == [first, first + step]
 
@@ -185,9 +185,7 @@ def test_a_folder_of_images(tmp_path: Path) -> None:
     assert shown(samples) == [[0, 1, 2, 3], [8, 9, 10, 11]]
 
 
-def test_a_decoder_that_hangs_costs_one_video(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hanging_decoder_costs_one_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "a.mp4", "libx264", count=8)
     plan = ShardPlan(str(tmp_path), "train-000000", (), SPEC, replace(DECODE_LIMITS, timeout_s=3.0))
     for work, reason in bad_work.REASONS.items():
@@ -197,7 +195,7 @@ def test_a_decoder_that_hangs_costs_one_video(
                 account = VideoTask(source(path), plan, writer).run()
             assert (account.status, account.reason, account.clips) == ("rejected", reason, 0)
             assert account.width == 96
-            assert not writer.keys  # The clip that came before the trouble is gone.
+            assert not writer.keys  # The clip before the time-out is removed.
             assert VideoTask(source(path), plan, writer).run().status == "ok"
 
 

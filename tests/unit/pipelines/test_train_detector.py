@@ -40,7 +40,7 @@ def test_every_class_needs_training_clips() -> None:
         ({"counts": {"val": 3}}, "no training clips"),
     ],
 )
-def test_unlabelled_clips_teach_nothing(tmp_path: Path, changes: Any, words: str) -> None:
+def test_unlabelled_clips_are_refused(tmp_path: Path, changes: Any, words: str) -> None:
     with pytest.raises(UserError, match=words):
         train_detector(TrainDetector(root=index(tmp_path, **changes)))
 

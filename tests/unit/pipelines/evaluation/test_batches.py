@@ -1,4 +1,4 @@
-"""Work in batches: samples in the proportions of real clips, keys that tell what decides."""
+"""Batches of work: samples in the proportions of real clips, keys of what features depend on."""
 
 from collections import Counter
 
@@ -38,14 +38,14 @@ def test_without_classes_none_is_asked_for() -> None:
     assert {(request.label, request.fps) for request in requests} == {(None, 25.0)}
 
 
-def test_a_portion_is_of_one_shard_and_keeps_its_places() -> None:
+def test_a_batch_is_of_one_shard_and_keeps_its_positions() -> None:
     refs = [ClipRef("b", "v1", 0), ClipRef("a", "v2", 1), ClipRef("b", "v3", 2)]
     a, b = clip_batches("real", [marker("a"), marker("b")], refs, ["basis"])
     assert (a.marker and a.marker.name, a.indices) == ("a", (1,))
     assert (b.indices, b.refs) == ((0, 2), (refs[0], refs[2]))
 
 
-def test_keys_follow_data_detector_and_choice() -> None:
+def test_keys_depend_on_data_detector_and_choice() -> None:
     def key(sha256: str = "0", basis: str = "detector", ordinal: int = 0) -> str:
         refs = [ClipRef("a", "v", ordinal)]
         return clip_batches("real", [marker("a", sha256)], refs, [basis])[0].key
@@ -54,7 +54,7 @@ def test_keys_follow_data_detector_and_choice() -> None:
     assert len({key(), key(sha256="1"), key(basis="other"), key(ordinal=1)}) == 4
 
 
-def test_places_are_spread_evenly() -> None:
+def test_positions_are_spread_evenly() -> None:
     assert spread(101, 5) == [0, 25, 50, 75, 100]
     assert spread(3, 10) == [0, 1, 2]
 

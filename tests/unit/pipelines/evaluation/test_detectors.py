@@ -1,4 +1,4 @@
-"""Names and URIs of detectors, and what is said where a file is missing or another one."""
+"""Names and URIs of detectors, and the errors for missing or wrong files."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def space(tmp_path: Path) -> Workspace:
 @pytest.mark.parametrize(
     ("name", "file"), [("i3d", "i3d_torchscript.pt"), ("c3d", "c3d_ucf101.pt")]
 )
-def test_a_missing_file_says_which_and_where(space: Workspace, name: str, file: str) -> None:
+def test_a_missing_file_and_its_place_are_named(space: Workspace, name: str, file: str) -> None:
     with pytest.raises(UserError, match=f"{space.root}/detectors/{file} is missing: download"):
         find_detector(name, space)
 
@@ -48,7 +48,7 @@ def test_only_the_published_file_is_called_i3d(space: Workspace, tmp_path: Path)
     for text in ("i3d", str(path)):
         found = find_detector(text, space)
         assert found.name == "i3d_torchscript"
-        assert found.about == (
+        assert found.description == (
             "not the published i3d_torchscript.pt, whose sha256 is "
             "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2"
         )
@@ -80,8 +80,8 @@ def test_a_detector_trained_here(space: Workspace, tmp_path: Path) -> None:
         find_detector("own", space)
     (tmp_path / "detectors" / "own").mkdir(parents=True)
     path = saved(tmp_path / "detectors" / "own" / "detector.pt", Both())
-    about = {"sha256": storage.sha256(str(path)), "classes": ["a", "b"]}
-    storage.publish_json(about, f"{space.detector('own')}/config.json")
+    config = {"sha256": storage.sha256(str(path)), "classes": ["a", "b"]}
+    storage.publish_json(config, f"{space.detector('own')}/config.json")
     found = find_detector("own", space)
     assert (found.name, found.classes) == ("own", ("a", "b"))
     path.write_bytes(b"something else")
@@ -90,4 +90,4 @@ def test_a_detector_trained_here(space: Workspace, tmp_path: Path) -> None:
 
 
 def test_figures_of_the_builtin_are_labelled(space: Workspace) -> None:
-    assert "not comparable with published figures" in find_detector("builtin", space).about
+    assert "not comparable with published figures" in find_detector("builtin", space).description

@@ -36,7 +36,7 @@ def test_a_row_for_every_video(tmp_path: Path) -> None:
     np.testing.assert_allclose(seen["probabilities"].sum(1), 1, rtol=1e-5)
 
 
-def test_nothing_is_done_that_was_not_asked_for(tmp_path: Path) -> None:
+def test_only_requested_features_are_extracted(tmp_path: Path) -> None:
     plain = spec_of(tmp_path, detector=None, classifier=None, motion=False)
     assert set(FeatureExtractor(plain).extract(VIDEOS, np.zeros(5), np.ones(5))) == {
         "class_index",
@@ -62,7 +62,7 @@ def test_reconstructions_against_scikit_image(tmp_path: Path) -> None:
 
 
 class Apart(nn.Module):
-    """Stands for LPIPS: mean absolute difference of each pair of frames."""
+    """A stand-in for LPIPS: mean absolute difference of each pair of frames."""
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         return (x - y).abs().mean((1, 2, 3)).view(-1, 1, 1, 1)
@@ -94,13 +94,13 @@ def test_features_are_extracted_once(tmp_path: Path) -> None:
     assert cached(str(tmp_path), "key", make) == first
     assert len(made) == 1
     assert unpack(first)["right"].tolist() == [True, False]
-    (tmp_path / "key.safetensors").write_bytes(first[:20])  # torn
+    (tmp_path / "key.safetensors").write_bytes(first[:20])  # truncated
     assert cached(str(tmp_path), "key", make) == first
     cached(str(tmp_path), "other", make)
     assert len(made) == 3
 
 
-def test_the_fingerprint_follows_every_part_of_the_spec(tmp_path: Path) -> None:
+def test_the_fingerprint_depends_on_every_part_of_the_spec(tmp_path: Path) -> None:
     def fingerprint(**changes: object) -> str:
         return spec_of(tmp_path, **changes).fingerprint
 
@@ -114,7 +114,7 @@ def test_the_fingerprint_follows_every_part_of_the_spec(tmp_path: Path) -> None:
     assert fingerprint() == fingerprint()
 
 
-def test_views_are_kept_as_they_look(tmp_path: Path) -> None:
+def test_views_keep_their_values(tmp_path: Path) -> None:
     planes_NCHW = np.arange(2 * 3 * 4 * 5, dtype=np.uint8).reshape(2, 3, 4, 5)
     pixels_NHWC = planes_NCHW.transpose(0, 2, 3, 1)
     found = unpack(cached(str(tmp_path), "key", lambda: {"shown": pixels_NHWC}))

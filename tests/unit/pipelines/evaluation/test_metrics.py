@@ -1,4 +1,4 @@
-"""Metrics: named by detector, with floors, or with the reason why there is none."""
+"""Metrics: named by detector, with floors, or with the reason why a floor is missing."""
 
 from typing import Any
 
@@ -158,7 +158,7 @@ def test_a_missing_class_is_named() -> None:
         refuse_early(Metrics(strict=True), inputs(metrics="kvd"), real([8.0] * 90))
 
 
-def test_too_few_clips_are_told_at_once() -> None:
+def test_too_few_clips_are_refused_at_once() -> None:
     both = [0, 1] * 45
     with pytest.raises(UserError, match=r"50 clips are too few.* least 65 real clips and sampl"):
         refuse_early(Metrics(True), inputs(metrics="fvd", num_samples=50), real([8.0] * 90, both))
@@ -167,7 +167,7 @@ def test_too_few_clips_are_told_at_once() -> None:
     assert not enough.not_measured
 
 
-def test_constant_features_are_told_at_once() -> None:
+def test_constant_features_are_refused_at_once() -> None:
     same = real([8.0] * 90, [0, 1] * 45, spread=0.0)
     for metric in ("fvd", "kvd"):
         with pytest.raises(UserError, match=f"{metric}: all 90 real clips have the same features"):

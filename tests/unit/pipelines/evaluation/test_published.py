@@ -1,4 +1,4 @@
-"""What stands in the way of comparing a run with published figures."""
+"""Reasons why a run is not comparable with published figures."""
 
 from typing import Any, cast
 

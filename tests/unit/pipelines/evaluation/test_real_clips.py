@@ -1,4 +1,4 @@
-"""Real clips are drawn from the account of videos; their rates are checked before sampling."""
+"""Real clips are drawn from `videos.parquet`; their rates are checked before sampling."""
 
 from collections import Counter
 from typing import Any
@@ -30,7 +30,7 @@ def test_rates_that_no_real_clip_has() -> None:
     check_rates(Evaluate(fps="8"), [8.0, 16.0], real([8.0, 16.0]))
 
 
-def test_rates_that_the_model_never_saw() -> None:
+def test_rates_that_the_model_was_not_trained_at() -> None:
     with pytest.raises(UserError, match="real clips have 25 frames a second"):
         check_rates(Evaluate(), [8.0, 16.0], real([8.0, 25.0]))
     check_rates(Evaluate(), [29.97, 25.0], real([30000 / 1001, 25.0]))
@@ -58,7 +58,7 @@ def test_by_videos_each_gives_one() -> None:
     assert any(draw(MARKERS, ROWS, "videos", 50, seed) != refs for seed in range(1, 4))
 
 
-def test_the_order_of_rows_decides_nothing() -> None:
+def test_the_order_of_rows_is_irrelevant() -> None:
     assert draw(MARKERS, ROWS[::-1], "clips", 9, 1) == draw(MARKERS, ROWS, "clips", 9, 1)
 
 

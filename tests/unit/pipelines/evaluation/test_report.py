@@ -1,4 +1,4 @@
-"""The report is one page that needs nothing else."""
+"""The report is one self-contained page."""
 
 import base64
 import io

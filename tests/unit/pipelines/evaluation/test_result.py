@@ -9,6 +9,6 @@ def test_the_headline_names_what_was_measured() -> None:
     assert headline({}) == ""
 
 
-def test_distances_say_their_detector_and_floor() -> None:
+def test_distances_name_their_detector_and_floor() -> None:
     figures = {"fvd_builtin": 1.234, "fvd_builtin_ci95": 9.0, "floor/fvd_builtin": 0.5, "is": 60.0}
     assert headline(figures) == "FVD by builtin 1.23 (real 0.5) IS 60"

@@ -1,4 +1,4 @@
-"""Sums that workers' parts add up to, in memory that does not grow."""
+"""Statistics summed from parts, in bounded memory."""
 
 import tracemalloc
 
@@ -48,7 +48,7 @@ def test_scores_by_split() -> None:
     assert summary.score() == pytest.approx(inception_score(shuffled, 3))
 
 
-def test_too_few_clips_say_how_many_are_needed() -> None:
+def test_too_few_clips_are_refused_with_the_number_needed() -> None:
     few, enough = summed(features(WIDTH), list(range(WIDTH))), summed(features(60), list(range(60)))
     with pytest.raises(UserError, match=f"{WIDTH} clips are too few.* at least {WIDTH + 1} are"):
         frechet(enough, few, 1)
@@ -68,7 +68,7 @@ def test_broken_features_are_refused() -> None:
 
 
 def peak(count: int, keep_rows: bool) -> int:
-    """Bytes held at most while `count` videos are folded in, twenty at a time."""
+    """Peak memory in bytes while `count` videos are added, twenty at a time."""
     rng = np.random.default_rng(0)
     summary = Statistics("samples", count, keep_rows=keep_rows)
     tracemalloc.start()
@@ -89,7 +89,7 @@ def test_fifty_thousand_need_no_more_memory_than_five_hundred() -> None:
     assert peak(50_000, keep_rows=True) < peak(500, keep_rows=False) + rows
 
 
-def test_the_rows_kept_are_from_all_over_the_set() -> None:
+def test_the_rows_kept_are_spread_over_the_set() -> None:
     count = 3 * KERNEL_ROWS
     summary = Statistics("samples", count)
     summary.add({"features": np.arange(2 * count).reshape(count, 2).astype(np.float32)},

@@ -1,4 +1,4 @@
-"""Clips are read as they were drawn."""
+"""Clips are read in the order in which they were drawn."""
 
 import json
 from pathlib import Path
@@ -18,15 +18,15 @@ def shard(tmp_path: Path) -> Marker:
     with ShardWriter(str(tmp_path), "train-000000") as writer:
         for path, starts in {"a/x.mp4": (0.0, 1.0, 2.0), "b/y.mp4": (0.0,)}.items():
             for start_s in starts:
-                about = {"class_index": None if path[0] == "b" else 3, "fps": 8.0}
-                about |= {"source": path, "start_s": start_s}
+                metadata = {"class_index": None if path[0] == "b" else 3, "fps": 8.0}
+                metadata |= {"source": path, "start_s": start_s}
                 content = f"{path} {start_s}".encode()
                 key = str(hash((path, start_s)) % 2**32)
-                writer.add(key, {"mp4": content, "json": json.dumps(about).encode()})
+                writer.add(key, {"mp4": content, "json": json.dumps(metadata).encode()})
         return writer.publish(["x", "y"], "spec", "made", {})
 
 
-def test_picks_are_read_in_their_order(tmp_path: Path, shard: Marker) -> None:
+def test_clips_are_read_in_the_order_of_references(tmp_path: Path, shard: Marker) -> None:
     x, y = manifest.video_id("a/x.mp4"), manifest.video_id("b/y.mp4")
     refs = [ClipRef(shard.name, x, 2), ClipRef(shard.name, y, 0), ClipRef(shard.name, x, 0)]
     clips = read_clips(str(tmp_path), shard, refs)

@@ -1,4 +1,4 @@
-"""Refusals of file systems say what to mend."""
+"""Errors of file systems are explained with a cure."""
 
 import os
 from collections.abc import Iterator
@@ -42,7 +42,7 @@ def test_an_unknown_kind_of_place_is_explained() -> None:
         storage.walk("nonsense://place")
 
 
-def test_no_answer_is_told_from_a_refusal(monkeypatch: pytest.MonkeyPatch, memory: str) -> None:
+def test_no_answer_differs_from_a_refusal(monkeypatch: pytest.MonkeyPatch, memory: str) -> None:
     for kind, refusal in [(PermissionError, True), (ConnectionError, False), (OSError, False)]:
 
         def fail(*_: object, kind: type[OSError] = kind, **__: object) -> None:

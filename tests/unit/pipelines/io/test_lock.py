@@ -24,7 +24,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def left_by(folder: str, **changes: object) -> None:
-    storage.publish_json(lock._myself("train_ldm") | changes, storage.join(folder, lock.NAME))
+    storage.publish_json(lock._own_note("train_ldm") | changes, storage.join(folder, lock.NAME))
 
 
 def test_the_second_is_refused_until_the_first_has_ended(folder: str) -> None:
@@ -38,7 +38,7 @@ def test_the_second_is_refused_until_the_first_has_ended(folder: str) -> None:
 
 def left_behind(folder: str, job: str, **changes: object) -> str:
     """The note of a reader that another process holds."""
-    other = lock._myself(job) | {"pid": os.getppid(), "born": lock._born(os.getppid())} | changes
+    other = lock._own_note(job) | {"pid": os.getppid(), "born": lock._born(os.getppid())} | changes
     uri = storage.join(folder, lock.READERS, f"{other['owner']}.json")
     storage.publish_json(other, uri)
     return uri
@@ -92,7 +92,7 @@ def test_a_silent_lock_of_another_machine_is_taken_after_a_while(
 ) -> None:
     left_by(folder, machine="another", host="node7")
     with lock.writing(folder, "train_ldm"):
-        assert "on node7: watching" in capsys.readouterr().out
+        assert "on node7: waiting" in capsys.readouterr().out
 
 
 def test_a_renewed_lock_of_another_machine_is_respected(

@@ -1,4 +1,4 @@
-"""Markers: only what is whole, and made from just this, counts as finished."""
+"""Markers: only an intact shard of the same inputs counts as finished."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def write(folder: Path, order: list[str], name: str = "train-000000", spec: str 
         return writer.publish(["video"], spec, "plan", {"videos": []})
 
 
-def test_finished_means_intact_and_made_from_just_this(tmp_path: Path) -> None:
+def test_finished_means_intact_and_of_the_same_inputs(tmp_path: Path) -> None:
     folder, name = str(tmp_path), "train-000000"
     assert finished(folder, name, "plan") is None
     marker = write(tmp_path, list(SAMPLES))
@@ -60,7 +60,7 @@ def test_shards_that_changed_under_their_index_name_their_cure(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("garbage", [b"", b'{"spec', b"\xff\xfe", b"{}", b"[1]"])
-def test_a_garbled_marker_is_no_marker(tmp_path: Path, garbage: bytes) -> None:
+def test_an_invalid_marker_counts_as_missing(tmp_path: Path, garbage: bytes) -> None:
     folder = str(tmp_path)
     write(tmp_path, list(SAMPLES))
     write(tmp_path, list(SAMPLES), "train-000001")
@@ -83,7 +83,7 @@ def test_the_index_and_the_named_are_kept(tmp_path: Path) -> None:
     assert left == {"index", "train-000000", "val-000000"}
 
 
-def test_filled_with_sees_unfinished_folders(tmp_path: Path) -> None:
+def test_filled_with_reads_unfinished_folders(tmp_path: Path) -> None:
     folder = str(tmp_path / "clips")
     assert filled_with(folder) is None
     write(tmp_path / "clips", list(SAMPLES), spec="killed")

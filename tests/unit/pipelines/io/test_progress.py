@@ -1,4 +1,4 @@
-"""Progress: few lines, true rates, and always the last one."""
+"""Progress: few lines, correct rates, and always a last line."""
 
 from types import SimpleNamespace
 
@@ -9,7 +9,7 @@ from pipelines.io.progress import Progress
 
 
 class Clock:
-    """Time that passes when it is told to."""
+    """A clock that tests advance."""
 
     def __init__(self) -> None:
         self.now_s = 100.0
@@ -25,19 +25,19 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def test_a_line_now_and_then(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
-    watch = Progress("shards", 20, every_s=5.0)
+def test_a_line_every_few_seconds(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    counter = Progress("shards", 20, every_s=5.0)
     for _ in range(19):
         clock.now_s += 1
-        watch.add(1)
+        counter.add(1)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["5/20", "10/20", "15/20"]
 
 
 def test_the_last_line_is_always_there(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
-    watch = Progress("shards", 3)
+    counter = Progress("shards", 3)
     for _ in range(3):
-        watch.add(1)
+        counter.add(1)
     assert capsys.readouterr().out.startswith("3/3 shards")
 
 
@@ -45,24 +45,24 @@ def test_a_bar_on_a_terminal(
     clock: Clock, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    watch = Progress("shards", 4)
+    counter = Progress("shards", 4)
     for _ in range(4):
-        watch.add(1, clips=2)
+        counter.add(1, clips=2)
     first, *_, last = capsys.readouterr().out.split("\r")[1:]
     assert first.startswith("█" * 5 + "░" * 15 + " 1/4 shards") and "\n" not in first
     assert last.startswith("█" * 20 + " 4/4 shards") and last.endswith("\n")
 
 
 def test_rates_and_time_left(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
-    watch = Progress("shards", 4)
-    watch.add(1, clips=30, failed=0)
+    counter = Progress("shards", 4)
+    counter.add(1, clips=30, failed=0)
     clock.now_s += 10
-    watch.add(1, clips=20, failed=0)
+    counter.add(1, clips=20, failed=0)
     assert capsys.readouterr().out == "2/4 shards  50 clips (5/s)  10 s left\n"
 
 
-def test_no_time_and_no_work_divide_nothing(clock: Clock) -> None:
+def test_no_division_by_zero_time_or_work(clock: Clock) -> None:
     assert Progress("shards", 5).line(0.0).startswith("0/5 shards")
-    watch = Progress("shards", 5)
-    watch.add(1, clips=3)
-    assert "3 clips" in watch.line(0.0)
+    counter = Progress("shards", 5)
+    counter.add(1, clips=3)
+    assert "3 clips" in counter.line(0.0)

@@ -1,4 +1,4 @@
-"""Temporary folders go when their makers do, however these end."""
+"""Temporary folders are removed however their process ends."""
 
 import signal
 import subprocess
@@ -43,16 +43,16 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
         assert maker.stdout
         left = Path(maker.stdout.readline().strip())
         with scratch():
-            assert (left / "large").exists()  # Its maker lives.
+            assert (left / "large").exists()  # Its process is alive.
         maker.send_signal(signal.SIGKILL)
     assert left.exists() and left.name.startswith(PREFIX)
-    with scratch() as mine:
-        assert [*tmp_path.iterdir()] == [mine]
+    with scratch() as folder:
+        assert [*tmp_path.iterdir()] == [folder]
 
 
-def test_other_folders_are_let_alone(tmp_path: Path) -> None:
+def test_other_folders_are_kept(tmp_path: Path) -> None:
     (tmp_path / "somebody-elses").mkdir()
-    (tmp_path / f"{PREFIX}unlocked").mkdir()  # Being made just now.
+    (tmp_path / f"{PREFIX}unlocked").mkdir()  # It is just being made.
     with scratch():
         pass
     assert len(list(tmp_path.iterdir())) == 2

@@ -1,4 +1,4 @@
-"""Shards: the same bytes from the same samples, and a marker only for what is whole."""
+"""Shards: the same bytes from the same samples, and a marker only for complete ones."""
 
 import tarfile
 from pathlib import Path
@@ -24,13 +24,13 @@ def write(folder: Path, order: list[str], name: str = "train-000000", spec: str 
         return writer.publish(["video"], spec, "plan", {"videos": []})
 
 
-def test_insertion_order_leaves_no_trace(tmp_path: Path) -> None:
+def test_insertion_order_has_no_effect(tmp_path: Path) -> None:
     assert write(tmp_path / "a", list(SAMPLES)) == write(tmp_path / "b", list(reversed(SAMPLES)))
     for name in ("train-000000.tar", "train-000000.json"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
-def test_members_are_sorted_and_carry_no_time(tmp_path: Path) -> None:
+def test_members_are_sorted_and_have_no_time_stamp(tmp_path: Path) -> None:
     marker = write(tmp_path, list(reversed(SAMPLES)))
     with tarfile.open(tmp_path / "train-000000.tar") as tar:
         members = tar.getmembers()

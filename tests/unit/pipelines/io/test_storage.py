@@ -1,4 +1,4 @@
-"""Files are published whole or not at all, and refusals say what to mend."""
+"""Files are published completely or not at all, and errors contain a cure."""
 
 import hashlib
 import shutil
@@ -41,7 +41,7 @@ def test_publish_makes_folders_and_leaves_nothing_beside(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("there", [None, b"before"])
-def test_a_broken_copy_is_never_seen(
+def test_a_broken_copy_is_never_published(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bytes | None
 ) -> None:
     target = tmp_path / "place" / "file"

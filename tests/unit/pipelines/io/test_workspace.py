@@ -1,4 +1,4 @@
-"""The places below a root, and what to run when a part is missing."""
+"""The places below a root, and which job to run if a part is missing."""
 
 from pathlib import Path
 
@@ -38,11 +38,11 @@ def test_a_missing_part_names_its_job(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("garbage", [b"", b'{"classes": ["a', b"\xff\xfe"])
-def test_a_garbled_part_counts_as_missing(tmp_path: Path, garbage: bytes) -> None:
+def test_a_part_that_is_not_json_counts_as_missing(tmp_path: Path, garbage: bytes) -> None:
     folder = Workspace(str(tmp_path)).clips
     storage.publish_bytes(garbage, f"{folder}/index.json")
     assert workspace.published(folder, "index.json") is None
-    with pytest.raises(UserError, match=r"index\.json is no JSON.*jobs/shard_videos\.py"):
+    with pytest.raises(UserError, match=r"index\.json is not JSON.*jobs/shard_videos\.py"):
         workspace.require(folder, "index.json", "shard_videos")
 
 

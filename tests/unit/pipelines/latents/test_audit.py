@@ -1,4 +1,4 @@
-"""The audit of latents names what is wrong: which origin, which key, which shard."""
+"""The audit of latents names a wrong origin, key or shard."""
 
 import io
 import json
@@ -40,7 +40,7 @@ def test_the_same_origin_passes() -> None:
         ("clip_spec", "clips cut with other settings"),
     ],
 )
-def test_a_mismatch_says_which_and_where(field: str, message: str) -> None:
+def test_a_mismatch_is_named_with_its_place(field: str, message: str) -> None:
     other = replace(ORIGIN, **{field: "something else"})
     good, bad = {"origin": asdict(ORIGIN)}, {"origin": asdict(other)}
     cure = r".*run jobs/encode_latents\.py --overwrite"
@@ -59,7 +59,7 @@ def test_a_mismatch_says_which_and_where(field: str, message: str) -> None:
         ([marker("train-000000", "a")], r"latents/train-000000\.tar lacks the key b"),
         (
             [marker("train-000000", "a", "b", "x")],
-            r"latents/train-000000\.tar has the key x too much",
+            r"latents/train-000000\.tar has the unexpected key x",
         ),
         ([], r"latents/train-000000\.tar lacks the key a"),
     ],
@@ -73,7 +73,7 @@ def test_a_missing_or_extra_key_is_named(latents: list[Marker], message: str) ->
 
 def test_a_shape_of_other_clips_is_refused() -> None:
     audit.check_shape("latents/base", {"shape": [3, 4, 16, 16]}, [3, 4, 16, 16])
-    with pytest.raises(UserError, match=r"3×4×8×8, of these clips they are 3×4×16×16.*again"):
+    with pytest.raises(UserError, match=r"3×4×8×8, but these clips give 3×4×16×16.*again"):
         audit.check_shape("latents/base", {"shape": [3, 4, 8, 8]}, [3, 4, 16, 16])
 
 
@@ -111,10 +111,10 @@ def test_an_altered_latent_is_found(tmp_path: Path) -> None:
     )
     VQGANMethod(TrainVQGAN(model=model), World()).export(tmp_path / "vqgan")
     videos = np.random.default_rng(0).integers(0, 256, (3, 4, 16, 16, 3), np.uint8)
-    about = json.dumps({"class_index": 0, "fps": 8.0}).encode()
+    metadata = json.dumps({"class_index": 0, "fps": 8.0}).encode()
     with ShardWriter(f"{tmp_path}/clips", "train-000000") as writer:
         for key, video in zip("abc", videos, strict=True):
-            writer.add(key, {"mp4": encode_lossless(video, 8), "json": about})
+            writer.add(key, {"mp4": encode_lossless(video, 8), "json": metadata})
         clips = writer.publish([], "clips", "made", {})
     plan = EncodePlan(f"{tmp_path}/clips", clips, f"{tmp_path}/latents", "spec", ORIGIN)
     arguments = (f"{tmp_path}/vqgan", 2, "fp32")

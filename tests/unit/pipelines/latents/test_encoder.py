@@ -1,4 +1,4 @@
-"""Clip shards become latent shards, and their statistics those of all latents."""
+"""Clip shards become latent shards, and statistics cover all latents."""
 
 import io
 import json
@@ -57,8 +57,8 @@ def plan(tmp_path: Path) -> EncodePlan:
     clips = str(tmp_path / "clips")
     with ShardWriter(clips, "train-000000") as writer:
         for number, (key, mp4) in enumerate(zip(KEYS, CLIPS, strict=True)):
-            about = json.dumps({"class_index": number, "fps": [8.0, 16.0][number % 2]})
-            writer.add(key, {"mp4": mp4, "json": about.encode()})
+            metadata = json.dumps({"class_index": number, "fps": [8.0, 16.0][number % 2]})
+            writer.add(key, {"mp4": mp4, "json": metadata.encode()})
         marker = writer.publish(["video"], "clips", "made", {})
     return EncodePlan(clips, marker, str(tmp_path / "latents"), "spec", ORIGIN)
 
@@ -113,7 +113,7 @@ def test_a_clip_shard_becomes_a_latent_shard(
     assert mean == pytest.approx(stored.mean((0, 2, 3, 4)).tolist())
 
 
-def test_a_shard_says_what_it_was_made_from(encoder: EncodeShard, plan: EncodePlan) -> None:
+def test_a_shard_records_what_it_was_made_from(encoder: EncodeShard, plan: EncodePlan) -> None:
     marker, _ = encode(encoder, plan)
     assert marker.details["origin"] == {
         "vqgan_sha256": ORIGIN.vqgan_sha256,
@@ -124,7 +124,7 @@ def test_a_shard_says_what_it_was_made_from(encoder: EncodeShard, plan: EncodePl
 @pytest.mark.parametrize(
     "wrong", [{"keys": ["a", "b"]}, {"details": {}}, {"made_from": "other clips"}]
 )
-def test_a_shard_whose_marker_says_otherwise_is_made_again(
+def test_a_shard_with_another_marker_is_made_again(
     encoder: EncodeShard, plan: EncodePlan, wrong: dict
 ) -> None:
     first, _ = encode(encoder, plan)
@@ -134,11 +134,11 @@ def test_a_shard_whose_marker_says_otherwise_is_made_again(
     assert encode(encoder, plan) == (first, False)
 
 
-def test_nothing_is_encoded_of_nothing(encoder: EncodeShard) -> None:
+def test_no_clips_give_no_latents(encoder: EncodeShard) -> None:
     assert list(encoder.encode([])) == []
 
 
-def test_labels_go_along(encoder: EncodeShard, plan: EncodePlan) -> None:
+def test_labels_are_kept(encoder: EncodeShard, plan: EncodePlan) -> None:
     marker, _ = encode(encoder, plan)
     of_clips = shards.read_shard(plan.clips, plan.marker, "shard_videos")
     of_latents = shards.read_shard(plan.folder, marker, "encode_latents")

@@ -28,7 +28,7 @@ class WorkersError(Exception):
 
 
 def shard_videos(config: ShardVideos) -> str:
-    """Stand in for a job's page."""
+    """A stand-in for a job's page."""
     return f"{config.preset} {config.frames} {config.size}"
 
 
@@ -41,7 +41,7 @@ def failing(error: Exception, cause: Exception | None = None) -> Callable[[Shard
 
 
 def mistake(capsys: Capture, page: cli.Page, *arguments: str) -> str:
-    """Run with a mistake in it; returns what stands in standard error."""
+    """Run with a mistake in it; returns the line in standard error."""
     assert cli.run(page, list(arguments)) == 2
     out, err = capsys.readouterr()
     assert out == ""

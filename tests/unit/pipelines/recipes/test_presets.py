@@ -65,12 +65,12 @@ def test_under_moves_every_job() -> None:
 @pytest.mark.parametrize(
     ("name", "near"), [("dmeo", "demo"), ("UCF101", "ucf101"), ("skye", "sky")]
 )
-def test_the_nearest_name_is_told(name: str, near: str) -> None:
+def test_the_nearest_name_is_suggested(name: str, near: str) -> None:
     with pytest.raises(UserError, match=f"did you mean '{near}'"):
         presets.settings(name, "sample")
 
 
-def test_all_names_are_told() -> None:
+def test_all_names_are_listed() -> None:
     with pytest.raises(UserError) as caught:
         presets.settings("zzzz", "sample")
     assert "did you mean" not in str(caught.value)

@@ -28,7 +28,7 @@ def test_every_video_has_a_seed_of_its_own() -> None:
     assert len(set(seeds)) == len(seeds)
 
 
-def test_a_seed_does_not_depend_on_what_else_is_asked_for() -> None:
+def test_a_seed_does_not_depend_on_other_requests() -> None:
     request = Request("seven", 2, 16.0)
     assert request.seed(4) == Request("seven", 2, 16.0).seed(4)
     assert request.seed(4) == replace(request, fps=8.0).seed(4)  # the same motion, slower

@@ -1,4 +1,4 @@
-"""Clips: where they start, what they show at another rate, and what they never straddle."""
+"""Clips: where they start, what they show at another rate, and interruptions."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The process that can be killed: results in order, and a fresh start after any trouble."""
+"""The process that can be killed: results in order, and a restart after any failure."""
 
 import os
 import signal
@@ -49,7 +49,7 @@ def test_one_process_does_all_the_work(process: DecodingProcess) -> None:
         ("bytearray(2 * 2**30)", "out_of_memory"),
     ],
 )
-def test_trouble_costs_one_piece_of_work(
+def test_a_failure_costs_one_piece_of_work(
     process: DecodingProcess, trouble: str, reason: str
 ) -> None:
     [before] = run(process, ["os.getpid()"])
@@ -66,18 +66,18 @@ def test_trouble_costs_one_piece_of_work(
         os.kill(before, 0)
 
 
-def test_a_process_that_does_not_start_is_no_fault_of_the_work() -> None:
+def test_a_process_that_does_not_start_is_not_the_fault_of_the_work() -> None:
     with pytest.raises(RuntimeError, match="does not start"):
         run(DecodingProcess(max_memory_gb=0.001), ["1"])
 
 
-def test_work_that_is_left_half_done_does_not_spill_over(process: DecodingProcess) -> None:
+def test_unfinished_work_does_not_affect_the_next(process: DecodingProcess) -> None:
     for _ in process.run(eval_each, ["1", "2", "3"], Deadline(20.0)):
         break
     assert run(process, ["4"]) == [4]
 
 
-def test_a_deadline_can_be_put_off(process: DecodingProcess) -> None:
+def test_a_deadline_can_be_extended(process: DecodingProcess) -> None:
     deadline, results = Deadline(1.0), []
     for result in process.run(eval_each, ["0", "time.sleep(1.5)", "5"], deadline):
         deadline.allowed_s = 20.0
@@ -86,7 +86,7 @@ def test_a_deadline_can_be_put_off(process: DecodingProcess) -> None:
 
 
 def test_the_process_ends_with_its_parent() -> None:
-    """Even while it is at work, and though its parent had no time to end it."""
+    """Even during work, and even if its parent was killed."""
     script = (
         "import os\n"
         "from pipelines.sharding.decoding_process import DecodingProcess, Deadline\n"

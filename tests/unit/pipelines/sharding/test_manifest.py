@@ -1,4 +1,4 @@
-"""The account of videos: shards that stay put when videos come and go, totals that add up."""
+"""The account of videos: it is read as it was written, and totals add up."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +31,7 @@ def test_the_manifest_comes_back(tmp_path: Path) -> None:
     assert manifest.from_marker(manifest.to_marker(accounts)) == accounts
 
 
-def test_a_name_that_is_no_text_is_spelled_out(tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf8_is_escaped(tmp_path: Path) -> None:
     odd = replace(source(1), path="a/\udcff.mp4", uri="/a/\udcff.mp4")
     manifest_writer = manifest.ManifestWriter(tmp_path)
     manifest_writer.add("train-000000", [(odd, Account("ok", None, 1))])

@@ -1,4 +1,4 @@
-"""Near-duplicates: none is missed, and which one stays depends on order and hashes alone."""
+"""Near-duplicates: none is missed, and which one is kept depends on order and hashes alone."""
 
 import time
 
@@ -19,7 +19,7 @@ def flipped(hash_B: NDArray[np.uint8], bits: int, rng: np.random.Generator) -> N
 
 
 def one_after_the_other(hashes_NB: NDArray[np.uint8], max_bits: int) -> dict[int, NearDuplicate]:
-    """What is to come out, by comparing everyone with everyone."""
+    """The expected result, by comparing all pairs."""
     kept: list[int] = []
     duplicates: dict[int, NearDuplicate] = {}
     seen: dict[bytes, int] = {}
@@ -42,7 +42,7 @@ def test_all_are_found(max_bits: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     hashes = list(rng.integers(0, 256, (20, BYTES), np.uint8))
     for _ in range(120):
-        # Copies of copies: chains, of which every second link may be kept.
+        # Copies of copies form chains, of which every second video may be kept.
         like = hashes[rng.integers(len(hashes))]
         hashes.append(flipped(like, int(rng.integers(0, max_bits + 3)), rng))
     hashes_NB = np.stack([hashes[i] for i in rng.permutation(len(hashes))])
@@ -58,7 +58,7 @@ def test_a_chain_keeps_every_other_one() -> None:
     assert find_near_duplicates(hashes, 3) == {1: NearDuplicate(0, 3), 3: NearDuplicate(2, 3)}
 
 
-def test_equal_ones_go_the_way_of_the_first() -> None:
+def test_equal_ones_are_treated_like_the_first() -> None:
     rng = np.random.default_rng(0)
     a = rng.integers(0, 256, BYTES, np.uint8)
     b, c = flipped(a, 2, rng), rng.integers(0, 256, BYTES, np.uint8)

@@ -1,4 +1,4 @@
-"""Near-duplicates end to end: copies go, whatever was done to them, and none is hashed twice."""
+"""Near-duplicates end to end: altered copies are left out, and no video is hashed twice."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ class Folder:
             self.hashed.append(source.path)
             return original(source, plan)
 
-        def serially(task, plans, config, **about):
+        def serially(task, plans, config, **columns):
             for plan in plans:
-                yield plan, task({"plan": plan, "retry": config.retry_failed, **about})
+                yield plan, task({"plan": plan, "retry": config.retry_failed, **columns})
 
         monkeypatch.setattr(perceptual_hash, "_hash", hash)
         monkeypatch.setattr(page, "on_workers", serially)
@@ -71,7 +71,7 @@ class Folder:
 
     @property
     def duplicates(self) -> dict[str, tuple[str | None, float | None]]:
-        """Path of each near-duplicate: what it is one of, and how far away."""
+        """By the path of each near-duplicate: the detail of its account, and its distance."""
         accounts = [pair for m in self.markers for pair in manifest.from_marker(m.details)]
         return {
             source.path: (account.detail, account.score)
@@ -80,9 +80,7 @@ class Folder:
         }
 
 
-def test_copies_are_found_whatever_was_done_to_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_altered_copies_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = Folder(tmp_path)
     first = made(folder.videos / "a.mp4", 0)
     made(folder.videos / "b/again.avi", 0, "mpeg4")
@@ -131,7 +129,7 @@ def test_only_what_changed_is_hashed_and_made_again(
     made(folder.videos / "03.mp4", 103)
     assert len(folder.run(monkeypatch)) == 1 and folder.hashed == ["03.mp4"]
 
-    # Without the copy, the other one is kept; both shards change, and one goes.
+    # Without the copy, the other one is kept; both shards change, and one is removed.
     (folder.videos / "07-copy.mp4").unlink()
     assert 1 <= len(folder.run(monkeypatch)) <= 3 and not folder.duplicates
     hashed = {file.stem for file in (tmp_path / "perceptual_hashes").iterdir()}
@@ -151,7 +149,7 @@ def test_what_cannot_be_hashed_is_tried_again_on_request(
     folder.config = replace(folder.config, retry_failed=True)
     folder.run(monkeypatch)
     assert folder.hashed == ["text.mp4"]
-    # What is garbled is made again.
+    # A file that is not JSON is made again.
     [hashed] = (tmp_path / "perceptual_hashes").iterdir()
     hashed.write_text("[]")
     folder.run(monkeypatch)

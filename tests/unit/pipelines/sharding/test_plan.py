@@ -1,4 +1,4 @@
-"""Shards that stay put when videos come and go, planned in bounded time and memory."""
+"""Shards that are stable when videos are added or removed, planned in bounded time and memory."""
 
 import resource
 import subprocess
@@ -80,7 +80,7 @@ def test_a_new_shard_takes_from_one_old_shard(count: int) -> None:
     assert max(sizes.values()) < 2.4 * len(numbers) / count
 
 
-def test_an_altered_video_touches_one_shard() -> None:
+def test_an_altered_video_changes_one_shard() -> None:
     sources = [source(i) for i in range(500)]
     altered = [*sources[:250], replace(sources[250], etag="new"), *sources[251:]]
     (place,) = changed(sources, altered)
@@ -88,7 +88,7 @@ def test_an_altered_video_touches_one_shard() -> None:
 
 
 @pytest.mark.parametrize("count", [500, 511, 512, 513, 1024, 1025])
-def test_a_video_more_or_less_touches_its_shard_and_seldom_two_more(count: int) -> None:
+def test_a_video_added_or_removed_changes_its_shard_and_seldom_two_more(count: int) -> None:
     sources = [source(i) for i in range(count + 1)]
     grown = (count + 1 - 1) // 64 > (count - 1) // 64
     for after, before in [(sources, sources[:-1]), (sources[:-1], sources)]:

@@ -1,4 +1,4 @@
-"""Pictures at a steady rate: at each tick, what is on the screen then."""
+"""Resampling to a steady rate: each tick shows the picture displayed at its time."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def picture(number: int, time_s: float, fresh: bool = False) -> Picture:
         (10, 4, 10, [0, 2, 5, 7]),
     ],
 )
-def test_resampling_keeps_what_is_on_the_screen(
+def test_resampling_keeps_what_is_displayed(
     native: float, fps: float, count: int, expected: list[int]
 ) -> None:
     resampler, shown = Resampler(fps), []

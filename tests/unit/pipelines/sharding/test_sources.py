@@ -1,4 +1,4 @@
-"""What videos there are: labels and splits from folders, lists and tables, as people have them."""
+"""Listing videos: labels and splits from the folders, lists and tables that people have."""
 
 import os
 from pathlib import Path
@@ -36,7 +36,7 @@ def labels_of(videos: str, labels: str) -> dict[str, str | None]:
 
 
 def ucf(folder: Path) -> str:
-    """UCF-101 as published, three groups of two classes; HandStand's spelling is theirs."""
+    """UCF-101 as published, HandStand in its spelling; three groups of two classes."""
     names = [("ApplyEyeMakeup", "ApplyEyeMakeup"), ("HandstandPushups", "HandStandPushups")]
     files = [
         f"{label}/v_{name}_g{group:02d}_c{clip:02d}.avi"
@@ -102,7 +102,7 @@ def test_all_names_are_taken(tmp_path: Path) -> None:
     sources = found(fill(tmp_path, *paths), val_fraction=0.0)
     assert sources.keys() == set(paths)
     assert len({source.id for source in sources.values()}) == len(paths)
-    # A list may spell ü otherwise than the disk does.
+    # A list may encode ü differently from the disk.
     (tmp_path / "t.csv").write_text("path,label\na/ü.mov,x\n")
     assert labels_of(str(tmp_path), f"{tmp_path}/t.csv") == {"a/u\u0308.mov": "x"}
 
@@ -218,7 +218,7 @@ def test_hidden_and_system_names_are_skipped_and_counted(
     }  # fmt: skip
     said = capsys.readouterr().out
     assert f"{len(hidden)} hidden or system files are skipped" in said
-    assert "2 files are skipped as no videos (1 .txt, 1 .csv)" in said
+    assert "2 files are skipped as not videos (1 .txt, 1 .csv)" in said
 
 
 def test_every_file_that_may_be_a_video_has_a_row(tmp_path: Path) -> None:

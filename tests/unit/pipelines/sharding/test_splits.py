@@ -35,7 +35,7 @@ def listed(videos: Path, text: str) -> list[str]:
 
 
 def ucf(folder: Path) -> str:
-    """UCF-101 as published, three groups of two classes; HandStand's spelling is theirs."""
+    """UCF-101 as published, HandStand in its spelling; three groups of two classes."""
     names = [("ApplyEyeMakeup", "ApplyEyeMakeup"), ("HandstandPushups", "HandStandPushups")]
     files = [
         f"{label}/v_{name}_g{group:02d}_c{clip:02d}.avi"

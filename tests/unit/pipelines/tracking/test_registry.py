@@ -106,7 +106,7 @@ def test_only_a_better_model_takes_over(run: Run, bundles: list[Path], tmp_path:
         said = judge(run, root, fingerprint(bundles[number]), outcome(*what))
         return champion(run, root), said
 
-    assert after(0, None)[0] is None  # nothing measured, nobody crowned
+    assert after(0, None)[0] is None  # nothing measured, no champion
     assert after(0, 5.0) == ("1", f"champion: {model_name(root)}/1 is the first, fvd_builtin 5")
     assert after(1, 6.0)[0] == "1"
     alias, said = after(1, 4.0, "another protocol")
@@ -118,11 +118,11 @@ def test_only_a_better_model_takes_over(run: Run, bundles: list[Path], tmp_path:
     assert tags["evaluation_run"] == run.id
 
 
-def test_an_unregistered_model_is_judged_by_nobody(run: Run, tmp_path: Path) -> None:
+def test_an_unregistered_model_is_not_judged(run: Run, tmp_path: Path) -> None:
     assert "in no registry" in judge(run, str(tmp_path / "other"), "unknown", outcome(1.0))
 
 
-def test_a_store_without_a_registry_is_said(
+def test_a_store_without_a_registry_is_reported(
     run: Run, bundles: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object, **__: object) -> None:

@@ -70,18 +70,18 @@ def test_a_run_fails_with_its_job(job: Sample, error: BaseException) -> None:
     assert status(fail(job, error)) == "FAILED"
 
 
-def test_a_failed_run_is_taken_up_by_the_same_job(job: Sample) -> None:
+def test_a_failed_run_is_resumed_by_the_same_job(job: Sample) -> None:
     failed = fail(job, RuntimeError("broken"))
     with start_run("sample", job) as again:
         assert again.id == failed.id
         assert status(again) == "RUNNING"
     assert status(again) == "FINISHED"
-    assert done("sample", job).id != failed.id  # what is finished is not taken up
+    assert done("sample", job).id != failed.id  # a finished run is not resumed
 
 
-def test_a_killed_run_is_taken_up_at_another_scale(job: Sample) -> None:
+def test_a_killed_run_is_resumed_at_another_scale(job: Sample) -> None:
     killed = start_run("sample", job, {"ldm": "abc"})
-    run = killed.__enter__()  # and never left
+    run = killed.__enter__()  # and never exited
     other = Sample(root=job.root, output=job.output, num_workers=7)
     assert done("sample", other, ldm="abc").id == run.id
     assert record(run).data.params["num_workers"] == "null"
@@ -133,7 +133,7 @@ def test_artifacts_lie_beside_the_database(store: Path, job: Sample) -> None:
     assert json.loads((grid.parent.parent / "config.json").read_text())["root"] == job.root
 
 
-def test_a_worker_goes_on_in_the_run(job: Sample) -> None:
+def test_a_worker_continues_the_run(job: Sample) -> None:
     with start_run("sample", job) as run:
         worker = Run(run.uri, run.id)
         worker.metrics({"train/loss": 2.0, "val/psnr": 30.0}, step=1)
@@ -154,7 +154,7 @@ def test_the_address_is_the_environments(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.fixture
 def server(store: Path, job: Sample, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Exception]]:
-    """What the tracking server fails with, while anything stands in the list."""
+    """Errors that the tracking server fails with, while the list is not empty."""
     away: list[Exception] = []
     log_batch = MlflowClient.log_batch
 
@@ -174,7 +174,7 @@ AWAY = [
 
 
 @pytest.mark.parametrize("error", AWAY)
-def test_a_server_that_was_away_is_told_later(
+def test_a_server_that_did_not_answer_gets_the_rest_later(
     server: list[Exception],
     error: Exception,
     job: Sample,
@@ -199,7 +199,7 @@ def test_a_server_that_was_away_is_told_later(
     assert status(run) == "FINISHED"
 
 
-def test_what_a_server_was_never_told_is_named(
+def test_what_a_server_never_got_is_named(
     server: list[Exception], job: Sample, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with start_run("sample", job) as run:
@@ -215,7 +215,7 @@ def test_a_server_that_refuses_is_an_error(server: list[Exception], job: Sample)
         run.metrics({"train/loss": 1.0})
 
 
-def test_no_server_at_the_start_is_told_in_one_line(
+def test_no_server_at_the_start_is_reported_in_one_line(
     job: Sample, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
@@ -231,7 +231,7 @@ def test_inputs_are_datasets_with_their_digest(job: Sample) -> None:
     assert json.loads(dataset.source) == {"uri": f"{job.root}/latents"}
 
 
-def test_the_use_of_the_machine_is_noted_down(job: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_use_of_the_machine_is_logged(job: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
     with start_run("sample", job) as run:
         with Run(run.uri, run.id).system_metrics():

@@ -59,7 +59,7 @@ def test_nothing_is_found_where_nothing_was_saved(tmp_path: Path) -> None:
     assert checkpoints.newest_step() is None
 
 
-def test_a_damaged_checkpoint_is_named_and_passed_over(
+def test_a_damaged_checkpoint_is_named_and_skipped(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoints = filled(tmp_path, 1, 2)
@@ -68,22 +68,22 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1
     assert "step-00000002.safetensors" in lines[0]
-    assert "passed over" in lines[0]
+    assert "is damaged: skipped" in lines[0]
 
 
-def test_a_checkpoint_without_its_file_is_passed_over(tmp_path: Path) -> None:
+def test_a_checkpoint_without_its_file_is_skipped(tmp_path: Path) -> None:
     checkpoints = filled(tmp_path, 1, 2)
     (tmp_path / "checkpoints/step-00000002.safetensors").unlink()
     assert newest_step(checkpoints) == 1
 
 
-def test_a_checkpoint_with_an_empty_marker_is_passed_over(tmp_path: Path) -> None:
+def test_a_checkpoint_with_an_empty_marker_is_skipped(tmp_path: Path) -> None:
     checkpoints = filled(tmp_path, 1, 2)
     (tmp_path / "checkpoints/step-00000002.json").write_bytes(b"")
     assert newest_step(checkpoints) == 1
 
 
-def test_only_damaged_ones_are_none_at_all(tmp_path: Path) -> None:
+def test_none_is_returned_if_all_are_damaged(tmp_path: Path) -> None:
     checkpoints = filled(tmp_path, 1, 2)
     for step in (1, 2):
         damage(tmp_path / f"checkpoints/step-0000000{step}.safetensors")
@@ -146,7 +146,7 @@ def test_a_full_disk_stops_with_one_line_and_the_last_checkpoint(tmp_path: Path)
 
 @contextmanager
 def limited_files(size: int) -> Iterator[None]:
-    """Writing beyond so many bytes of a file fails in the kernel."""
+    """Writing more than so many bytes to a file fails in the kernel."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
@@ -157,14 +157,14 @@ def limited_files(size: int) -> Iterator[None]:
         signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_another_job_that_took_over_is_not_disturbed(tmp_path: Path) -> None:
+def test_no_checkpoint_is_published_after_another_job_took_over(tmp_path: Path) -> None:
     with lock.writing(str(tmp_path), "train_ldm") as owner:
-        mine = Checkpoints(str(tmp_path), "recipe", 2, owner=owner)
-        mine.save(1, state(1))
+        second = Checkpoints(str(tmp_path), "recipe", 2, owner=owner)
+        second.save(1, state(1))
         other = Checkpoints(str(tmp_path), "recipe", 2, owner="somebody who thinks he holds it")
         with pytest.raises(UserError, match="taken over"):
             other.save(2, state(2))
-    assert newest_step(mine) == 1
+    assert newest_step(second) == 1
 
 
 def test_what_a_killed_writer_left_is_swept_away(tmp_path: Path) -> None:

@@ -47,5 +47,5 @@ def test_the_tokenizer_and_its_discriminators(preset: str) -> None:
     spec, config = recipe.shard_videos, recipe.train_vqgan
     shape = (1, spec.frames, spec.size, spec.size, 3)
     batch = Batch(["a"], {"video": torch.randint(0, 256, shape, dtype=torch.uint8)})
-    # The last step: the discriminators have a say.
+    # At the last step the discriminators have a weight.
     takes_a_step(VQGANMethod(config, World()), batch, config.steps - 1)

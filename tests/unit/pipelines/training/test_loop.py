@@ -65,7 +65,7 @@ class Mortal(Loader):
 
 
 class Notes(Run):
-    """Keeps in memory what a run is told."""
+    """A run that keeps metrics and file names in memory."""
 
     def __init__(self) -> None:
         self.values: dict[tuple[str, int], float] = {}
@@ -94,18 +94,20 @@ class Place:
                 buffer = io.BytesIO()
                 np.save(buffer, rng.standard_normal((3, 2, 4, 4), np.float32))
                 frames = rng.integers(0, 256, (4, 16, 16, 3), np.uint8)
-                about = json.dumps({"class_index": k % 2, "fps": 8.0}).encode()
+                metadata = json.dumps({"class_index": k % 2, "fps": 8.0}).encode()
                 mp4 = encode_lossless(frames, 8)
-                writer.add(f"{number}-{k}", {"mp4": mp4, "npy": buffer.getvalue(), "json": about})
+                writer.add(
+                    f"{number}-{k}", {"mp4": mp4, "npy": buffer.getvalue(), "json": metadata}
+                )
             return writer.publish([], "spec", "made", {})
 
     def run(
         self,
         name: str,
         loader_type: type[Loader] = Loader,
-        stopping: Callable[[], bool] = lambda: False,
+        stop_requested: Callable[[], bool] = lambda: False,
     ) -> tuple[Method, Notes]:
-        """Train as a new process would: nothing is shared but what lies in the folder."""
+        """Train as a new process would: only the files in the folder are shared."""
         is_ldm = isinstance(self.config, TrainLDM)
         decode = latent_arrays if is_ldm else clip_arrays
         loader = loader_type(str(self.folder / "data"), self.markers, "job", decode)
@@ -117,9 +119,9 @@ class Place:
             assert isinstance(self.config, TrainVQGAN)
             method = VQGANMethod(self.config, world)
         checkpoints = Checkpoints(str(self.folder / name), "recipe", 2)
-        torch.manual_seed(len(name))  # what else goes on in a process does not matter
+        torch.manual_seed(len(name))  # the state of the global generator does not matter
         held_out = lambda: loader.first(4, 2)  # noqa: E731
-        train(method, self.config, world, loader, held_out, checkpoints, notes, stopping)
+        train(method, self.config, world, loader, held_out, checkpoints, notes, stop_requested)
         return method, notes
 
 
@@ -157,7 +159,7 @@ def test_two_steps_and_two_more_are_four(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["vq", "ldm"])
-def test_who_is_told_to_stop_saves_at_that_very_step(tmp_path: Path, name: str) -> None:
+def test_a_request_to_stop_saves_at_that_step(tmp_path: Path, name: str) -> None:
     place = Place(tmp_path, replace(CONFIGS[name], log_keys=True))
     whole, _ = place.run("whole")
     asked = iter([False, False, True])
@@ -179,7 +181,7 @@ def test_a_finished_training_is_left_as_it_is(tmp_path: Path) -> None:
     assert [path for path in expected if not same(expected[path], found[path])] == []
 
 
-def test_a_loss_that_is_no_number_stops_with_a_cure(tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_stops_with_a_cure(tmp_path: Path) -> None:
     place = Place(tmp_path, CONFIGS["ldm"], mean=math.nan)
     with pytest.raises(UserError, match=r"nan at step 1.*--lr"):
         place.run("whole")

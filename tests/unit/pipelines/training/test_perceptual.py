@@ -21,7 +21,7 @@ class Distance(nn.Module):
 
 
 class Sum(nn.Module):
-    """One number for all pairs: not what is due."""
+    """One number for all pairs, which is wrong."""
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         return (x - y).sum()
@@ -43,7 +43,7 @@ def test_the_gradient_reaches_the_reconstruction_only(tmp_path: Path) -> None:
     assert y.grad is not None and (y.grad > 0).all()
 
 
-def test_the_checksum_is_held(tmp_path: Path) -> None:
+def test_the_checksum_is_checked(tmp_path: Path) -> None:
     uri = saved(tmp_path, Distance())
     right = storage.sha256(uri)
     assert checksum(uri) == checksum(f"{uri}#sha256={right}") == right
@@ -53,7 +53,7 @@ def test_the_checksum_is_held(tmp_path: Path) -> None:
             read(f"{uri}#sha256={'0' * 64}")
 
 
-def test_a_wrong_file_is_refused_in_words(tmp_path: Path) -> None:
+def test_a_wrong_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         checksum(str(tmp_path / "none.pt"))
     other = tmp_path / "other.pt"
@@ -62,7 +62,7 @@ def test_a_wrong_file_is_refused_in_words(tmp_path: Path) -> None:
         load_perceptual(str(other), CPU)
 
 
-def test_one_number_a_pair_is_due(tmp_path: Path) -> None:
+def test_one_number_a_pair_is_expected(tmp_path: Path) -> None:
     perceptual = load_perceptual(saved(tmp_path, Sum()), CPU)
     with pytest.raises(UserError, match="one number a pair"):
         perceptual(torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 8, 8))

@@ -49,7 +49,7 @@ CONFIGS: dict[str, TrainJob] = {
 
 
 def batch(step: int) -> Batch:
-    """What both stages read, in one: eight short clips, of which four make a step."""
+    """The input of both stages in one batch: eight short clips, of which four make a step."""
     g = torch.Generator().manual_seed(step % 3)
     clips = torch.nn.functional.interpolate(
         torch.rand(4, 3, 4, 4, 4, generator=g), scale_factor=(1, 4, 4), mode="trilinear"
@@ -81,7 +81,7 @@ def trained(name: str, world: World, **changes: Any) -> tuple[list[dict[str, flo
 
 
 def as_one_of_two(rank: int, folder: Path) -> None:
-    """What each of two processes runs: both stages, their curves left in a folder."""
+    """The work of each of two processes: both stages, with curves written to a folder."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
     world, found = World(rank, 2), {}
@@ -147,8 +147,8 @@ def test_parts_of_a_batch_train_what_the_whole_trains(
 @pytest.mark.parametrize(
     ("world", "steps"),
     [
-        # Without bf16 instructions, PyTorch 2.13 now and then computes weight gradients of 3D
-        # convolutions in bf16 that are no numbers: the first loss is all that can be relied on.
+        # Without bf16 instructions, PyTorch 2.13 sometimes computes weight gradients of 3D
+        # convolutions in bf16 that are not finite: only the first loss is reliable.
         (World(dtype=torch.bfloat16), 1),
         (World(dtype=torch.float16), 4),
         (World(channels_last=False), 4),
@@ -174,7 +174,7 @@ def test_compiled_nets_train_much_the_same(name: str, monkeypatch: pytest.Monkey
     plain.load(method.state())  # names of weights are those of nets that were not compiled
 
 
-def test_fp16_leaves_out_a_step_that_overflows() -> None:
+def test_fp16_skips_a_step_that_overflows() -> None:
     world = World(dtype=torch.float16)
     weight = nn.Parameter(torch.ones(()))
     optimiser = Optimiser(torch.optim.AdamW([weight], fused=True), world, clip=1.0)

@@ -1,4 +1,4 @@
-"""Shards at hand: within their limit, fetched before they are needed, verified."""
+"""Cached shards: within their limit, fetched before they are needed, verified."""
 
 import itertools
 import uuid
@@ -36,14 +36,14 @@ def keys(batches: Iterator[Batch], count: int) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("remote", [False, True])
-def test_shards_at_hand_stay_within_their_limit(tmp_path: Path, remote: bool) -> None:
+def test_cached_shards_stay_within_their_limit(tmp_path: Path, remote: bool) -> None:
     folder = f"memory://{uuid.uuid4().hex}/clips" if remote else str(tmp_path)
     markers = write_shards(folder)
     largest = max(marker.bytes for marker in markers)
     loader = Loader(folder, markers, "job", number, cache_gb=1.5 * largest / 1e9)
     for batch in itertools.islice(loader.train(0, 0, 3), 30):
         assert batch.tensors["number"].tolist() == [KEYS.index(key) for key in batch.keys]
-        # Those on their way and the one in use may come on top.
+        # Shards being fetched and the one in use may exceed it.
         assert loader.cache.held_bytes <= loader.cache.limit_bytes + 2 * largest
     copies = list(Path(loader.cache._temporary.name).iterdir())
     assert len(copies) <= (2 if remote else 0)

@@ -45,7 +45,7 @@ def test_other_settings_are_refused() -> None:
 
 
 @pytest.mark.parametrize(("workers", "parts", "near"), [(2, 1, 4), (3, 2, 6), (8, 1, 8)])
-def test_a_batch_that_does_not_divide_is_told_with_one_that_does(
+def test_a_batch_that_does_not_divide_is_refused_with_one_that_does(
     workers: int, parts: int, near: int
 ) -> None:
     with pytest.raises(UserError, match=rf"--batch-size 5 .*{workers} workers.*such as {near}"):
@@ -54,7 +54,7 @@ def test_a_batch_that_does_not_divide_is_told_with_one_that_does(
 
 @pytest.fixture
 def trainings(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """What lay in the folder when each training began."""
+    """The files in the folder at the start of each training."""
     begun: list[list[str]] = []
 
     def note(stage: Stage, *_: object) -> str:
@@ -70,8 +70,8 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 def publish(stage: Stage, weights: bytes = b"weights") -> None:
     storage.publish_bytes(weights, f"{stage.folder}/model.safetensors")
     fingerprint = storage.sha256(f"{stage.folder}/model.safetensors")[:16]
-    about = left_by(stage) | {"fingerprint": fingerprint}
-    storage.publish_json(about, f"{stage.folder}/config.json")
+    config = left_by(stage) | {"fingerprint": fingerprint}
+    storage.publish_json(config, f"{stage.folder}/config.json")
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -92,7 +92,7 @@ def test_what_is_done_is_verified_and_a_damaged_one_made_again(
 
 
 @pytest.mark.parametrize("steps", [1000, 7])
-def test_overwriting_goes_on_with_what_the_same_command_left(
+def test_overwriting_resumes_what_the_same_command_left(
     steps: int, tmp_path: Path, trainings: list[list[str]]
 ) -> None:
     killed = replace(stage("a"), folder=str(tmp_path))

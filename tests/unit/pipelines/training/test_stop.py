@@ -23,7 +23,7 @@ def test_a_worker_handles_sigterm() -> None:
         stop.install_handler()
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.requested()
-        stop.install_handler()  # the next training of this process was asked nothing
+        stop.install_handler()  # the next training of this process starts without a request
         assert not stop.requested()
         stop.request()
         assert stop.requested()

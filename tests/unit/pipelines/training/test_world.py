@@ -55,8 +55,8 @@ def test_metrics_are_averaged_over_workers(monkeypatch: pytest.MonkeyPatch) -> N
         values += torch.tensor([4.0, 10.0])
 
     monkeypatch.setattr(dist, "all_reduce", add_the_other_worker)
-    mine = {"loss": torch.tensor(2.0), "norm": torch.tensor(0.0)}
-    assert World(rank=1, size=2).mean(mine) == {"loss": 3.0, "norm": 5.0}
+    own = {"loss": torch.tensor(2.0), "norm": torch.tensor(0.0)}
+    assert World(rank=1, size=2).mean(own) == {"loss": 3.0, "norm": 5.0}
 
 
 def test_the_first_worker_is_one() -> None:

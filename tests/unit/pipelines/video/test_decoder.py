@@ -1,6 +1,6 @@
-"""Other people's videos: where frames lie in time and space, and what of a part is read.
+"""Users' videos: positions of frames in time and space, and reading a part.
 
-What becomes of odd and damaged files is told in `test_shard_videos`.
+`test_shard_videos` covers odd and damaged files.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Our own videos: exact where they shall be, and playable everywhere else."""
+"""This project's own videos: lossless clips are exact, and H.264 is playable everywhere."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""The grid is a moving picture of all videos."""
+"""The grid is an animation of all videos."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""Reasons: every one is explained, none is idle, and errors survive the way between processes."""
+"""Reasons: every one is explained and used, and errors can be sent between processes."""
 
 import pickle
 import re
@@ -25,7 +25,7 @@ def test_the_documentation_has_the_same_table() -> None:
     assert page.index("`missing`") < page.index("`too_small`")
 
 
-def test_failures_and_filters_are_told_apart() -> None:
+def test_no_reason_is_both_a_failure_and_a_filter() -> None:
     assert not FAILURES.keys() & FILTERED.keys()
     with pytest.raises(AssertionError):
         VideoError("bad_luck")
