@@ -7,13 +7,18 @@ import os
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import ray
+from ray.exceptions import AuthenticationError
 
 from vqvdm.errors import UserError
 
 FORWARDED = ("AWS_", "MLFLOW_", "VQVDM_")
+LONGEST_TEMPORARY = 36
+"""Characters of a temporary folder in which Ray can make its sockets."""
 
 
 def local_cpus() -> int:
@@ -23,12 +28,43 @@ def local_cpus() -> int:
     return os.cpu_count() or 1
 
 
+def join_ray() -> None:
+    """Join the running cluster, or start one in this process; `UserError` if neither works."""
+    options = ray_options()
+    if "address" not in options:
+        refuse_dead_cluster(os.environ.get("RAY_ADDRESS", ""))
+    elif len(tempfile.gettempdir()) > LONGEST_TEMPORARY:
+        # Paths of sockets have at most 107 bytes, and Ray appends some 70.
+        os.environ.setdefault("RAY_TMPDIR", "/tmp")
+    try:
+        ray.init(**options)
+    except AuthenticationError as error:
+        raise UserError(
+            "the Ray cluster wants a token: export RAY_AUTH_MODE=token, and put the cluster's "
+            "token into ~/.ray/auth_token or RAY_AUTH_TOKEN"
+        ) from error
+
+
+def refuse_dead_cluster(address: str, timeout_s: float = 5.0) -> None:
+    """`UserError` if nothing answers at HOST:PORT; other forms of addresses are left to Ray."""
+    host, _, port = address.rpartition(":")
+    if "://" in address or not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout_s).close()
+    except OSError as error:
+        raise UserError(
+            f"no Ray cluster answers at RAY_ADDRESS={address} ({error}): start it, or unset "
+            "RAY_ADDRESS to run without a cluster"
+        ) from error
+
+
 def ray_options(own: bool = False) -> dict[str, Any]:
     """Arguments of `ray.init`: join the running cluster, or start one in this process.
 
     A cluster is started with `own`, or if none answers. Workers get the storage and tracking
     variables of the driver, unless the job was submitted: then they came with the job or the
-    cluster.
+    cluster. They may be secrets: Ray writes `env_vars` to its logs, so they travel otherwise.
     """
     # Ray Data keeps the reservation of a killed driver for three minutes, and the same command
     # would wait for it. A running driver renews its reservation every ten seconds.
@@ -43,13 +79,24 @@ def ray_options(own: bool = False) -> dict[str, Any]:
     if own:
         options["address"] = "local"
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
-        variables = {k: v for k, v in os.environ.items() if k.startswith(FORWARDED)}
         # Ray Train would print every line of a worker twice.
-        variables["RAY_TRAIN_ENABLE_PRINT_PATCH"] = "0"
-        if own:
-            variables["RAY_ADDRESS"] = _address_of_own()
-        options["runtime_env"] = {"env_vars": variables}
+        runtime_env: dict[str, Any] = {"env_vars": {"RAY_TRAIN_ENABLE_PRINT_PATCH": "0"}}
+        if own:  # Its processes inherit the driver's environment.
+            runtime_env["env_vars"]["RAY_ADDRESS"] = _address_of_own()
+        else:
+            runtime_env["worker_process_setup_hook"] = _variables_setter()
+        options["runtime_env"] = runtime_env
     return options
+
+
+def _variables_setter() -> Callable[[], None]:
+    """A function that gives a worker's process the driver's storage and tracking variables."""
+    variables = {k: v for k, v in os.environ.items() if k.startswith(FORWARDED)}
+
+    def set_variables() -> None:
+        os.environ.update(variables)
+
+    return set_variables
 
 
 def _address_of_own() -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 import ray
 
-from pipelines.cluster import ray_options, set_up_ray_data
+from pipelines.cluster import join_ray, set_up_ray_data
 from pipelines.io import checksums, lock, storage, workspace
 from pipelines.io.markers import Marker, content_fingerprint, files_of, filled_with, load_markers
 from pipelines.io.progress import Progress
@@ -104,7 +104,7 @@ def encode_shards(
 
 def on_actors(actor: Any, rows: list[dict], config: EncodeLatents) -> Iterator[dict]:
     """Process rows by a pool of actors, each with the encoder; yields results in any order."""
-    ray.init(**ray_options())
+    join_ray()
     set_up_ray_data(ray.data.DataContext.get_current())
     resources = ray.cluster_resources()
     gpus = int(resources.get("GPU", 0))

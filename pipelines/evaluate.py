@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from pipelines.cluster import local_cpus, ray_options, set_up_ray_data
+from pipelines.cluster import join_ray, local_cpus, set_up_ray_data
 from pipelines.evaluation import metrics as measure
 from pipelines.evaluation import report
 from pipelines.evaluation.batches import (
@@ -138,7 +138,7 @@ def _cached_or_by_workers(
 def _by_workers(
     inputs: Inputs, spec: FeatureSpec, batches: Sequence[Batch]
 ) -> Iterator[tuple[Batch, bytes]]:
-    ray.init(**ray_options())
+    join_ray()
     set_up_ray_data(ray.data.DataContext.get_current())
     resources = ray.cluster_resources()
     gpus = int(resources.get("GPU", 0))
@@ -223,7 +223,7 @@ def _add_neighbours(
 
 def measure_speed(config: Evaluate) -> dict[str, Any]:
     """Run `time_sampling` in a worker, which has a GPU if the cluster has one."""
-    ray.init(**ray_options())
+    join_ray()
     gpus = int(ray.cluster_resources().get("GPU", 0))
     task = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0)(time_sampling)
     return ray.get(task.remote(config))

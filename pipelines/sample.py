@@ -13,7 +13,7 @@ from typing import Any
 
 import ray
 
-from pipelines.cluster import local_cpus, ray_options, set_up_ray_data
+from pipelines.cluster import join_ray, local_cpus, set_up_ray_data
 from pipelines.io import checksums, lock, storage, workspace
 from pipelines.io.progress import Progress
 from pipelines.io.workspace import require
@@ -37,7 +37,7 @@ GRID = 16, 8
 
 def sampling_graph(config: Sample, batches: Sequence[SampleBatch]) -> Any:
     """A Ray dataset that has the batches made, and yields the rows of their videos."""
-    ray.init(**ray_options())
+    join_ray()
     set_up_ray_data(ray.data.DataContext.get_current())
     resources = ray.cluster_resources()
     gpus = int(resources.get("GPU", 0))

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from pipelines.cluster import ray_options, set_up_ray_data
+from pipelines.cluster import join_ray, set_up_ray_data
 from pipelines.io import checksums, lock, storage, workspace
 from pipelines.io.markers import Marker, content_fingerprint, files_of, filled_with, shard_name
 from pipelines.io.progress import Progress
@@ -100,7 +100,7 @@ def on_workers(
     task: Callable[[dict], dict], plans: Plans, config: ShardVideos, **columns: Any
 ) -> Iterator[tuple[ShardPlan, dict]]:
     """Run a task on each plan; yields plans and results in the order of completion."""
-    ray.init(**ray_options())
+    join_ray()
     set_up_ray_data(ray.data.DataContext.get_current())
     waiting = iter(plans)
     while wave := {plan.name: plan for plan in islice(waiting, WAVE)}:

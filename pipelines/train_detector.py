@@ -17,7 +17,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from pipelines.cluster import local_cpus, ray_options
+from pipelines.cluster import join_ray, local_cpus
 from pipelines.evaluation.settings import TrainDetector
 from pipelines.io import checksums, lock, storage, workspace
 from pipelines.io.arrays import clip_arrays
@@ -123,7 +123,7 @@ def train_detector(config: TrainDetector) -> str:
     reading = lock.reading("train_detector", space.clips)
     run_of_job = start_run("train_detector", config, {"clips": index["fingerprint"]})
     with reading, lock.writing(folder, "train_detector"), run_of_job as run:
-        ray.init(**ray_options())
+        join_ray()
         gpus = int(ray.cluster_resources().get("GPU", 0))
         task = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0)(_train)
         made = ray.get(task.remote(config, markers, classes))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import tempfile
 import time
@@ -57,6 +58,11 @@ def _home() -> Path:
 def tracking_uri() -> str:
     """`MLFLOW_TRACKING_URI`, by default a SQLite file in the repository's `runs/`."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_home() / 'mlflow.db'}"
+
+
+def without_password(uri: str) -> str:
+    """A URI as it may be printed."""
+    return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:…@", uri)
 
 
 def _client(uri: str) -> MlflowClient:
@@ -123,8 +129,8 @@ class Run:
                     raise
                 if not self._next_try_s:
                     print(
-                        f"the tracking server {self.uri} does not answer: the job goes on, and "
-                        f"sends later what it would log ({what} first)",
+                        f"the tracking server {without_password(self.uri)} does not answer: the "
+                        f"job goes on, and sends later what it would log ({what} first)",
                         flush=True,
                     )
                 self._next_try_s = time.monotonic() + RETRY_S
@@ -132,7 +138,10 @@ class Run:
             self._waiting.pop(0)
         if self._next_try_s:
             self._next_try_s = 0.0
-            print(f"the tracking server {self.uri} answers again: nothing was lost", flush=True)
+            print(
+                f"the tracking server {without_password(self.uri)} answers again: nothing was lost",
+                flush=True,
+            )
 
     def close(self) -> None:
         """Send what is waiting; print what could not be sent."""
@@ -141,7 +150,9 @@ class Run:
         if self._waiting:
             counts = Counter(what for what, _ in self._waiting)
             missing = ", ".join(f"{n} x {what}" for what, n in counts.items())
-            print(f"the tracking server {self.uri} never got: {missing}", flush=True)
+            print(
+                f"the tracking server {without_password(self.uri)} never got: {missing}", flush=True
+            )
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         now = int(time.time() * 1000)
@@ -204,8 +215,8 @@ def _datasets(root: str, inputs: Mapping[str, str]) -> list[DatasetInput]:
 
 def _away_at_start(uri: str, error: Exception) -> UserError:
     return UserError(
-        f"the tracking server {uri} does not answer: start it, or unset MLFLOW_TRACKING_URI to "
-        f"keep runs in a file ({error})"
+        f"the tracking server {without_password(uri)} does not answer: start it, or unset "
+        f"MLFLOW_TRACKING_URI to keep runs in a file ({error})"
     )
 
 

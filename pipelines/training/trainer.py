@@ -29,7 +29,7 @@ from ray.util.placement_group import (
     remove_placement_group,
 )
 
-from pipelines.cluster import find_user_error, local_cpus, ray_options, resolve_switch
+from pipelines.cluster import find_user_error, join_ray, local_cpus, resolve_switch
 from pipelines.io.markers import Marker
 from pipelines.io.progress import Progress
 from pipelines.tracking.run import Run
@@ -97,7 +97,7 @@ class Plan:
 
 def fit(plan: Plan) -> None:
     """Train on the cluster until all steps are done, or the driver is asked to stop."""
-    ray.init(**ray_options())
+    join_ray()
     cpus = int(ray.cluster_resources().get("CPU", 0))
     gpus = int(ray.cluster_resources().get("GPU", 0))
     workers = plan.config.workers

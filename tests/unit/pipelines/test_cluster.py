@@ -17,15 +17,24 @@ def test_there_is_a_core() -> None:
     assert cluster.local_cpus() >= 1
 
 
-def test_workers_get_the_drivers_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_of_a_cluster_get_the_drivers_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9000")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///a.db")
-    monkeypatch.setenv("UNRELATED", "1")
-    variables = cluster.ray_options()["runtime_env"]["env_vars"]
-    assert variables["AWS_ENDPOINT_URL"] == "http://127.0.0.1:9000"
-    assert variables["MLFLOW_TRACKING_URI"] == "sqlite:///a.db"
-    assert "UNRELATED" not in variables
+    monkeypatch.setenv("RAY_ADDRESS", "192.0.2.1:6379")
+    mine = {"AWS_SECRET_ACCESS_KEY": "planted", "MLFLOW_TRACKING_URI": "sqlite:///a.db"}
+    for name, value in (mine | {"UNRELATED": "1"}).items():
+        monkeypatch.setenv(name, value)
+    runtime_env = cluster.ray_options()["runtime_env"]
+    # Ray writes them to its logs, in plain text.
+    assert not mine.keys() & runtime_env["env_vars"].keys()
+    for name in (*mine, "UNRELATED"):
+        monkeypatch.delenv(name)
+    runtime_env["worker_process_setup_hook"]()
+    try:
+        assert {name: os.environ.get(name) for name in mine} == mine
+        assert "UNRELATED" not in os.environ
+    finally:
+        for name in mine:
+            os.environ.pop(name, None)
 
 
 def test_a_submitted_job_brings_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,6 +70,17 @@ def test_a_cluster_that_is_named_is_joined(monkeypatch: pytest.MonkeyPatch, tmp_
     remember(monkeypatch, tmp_path, "")
     monkeypatch.setenv("RAY_ADDRESS", "192.0.2.1:6379")
     assert "address" not in cluster.ray_options()
+
+
+def test_a_named_cluster_that_is_dead_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        cluster.refuse_dead_cluster(address)
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(UserError, match=rf"RAY_ADDRESS={address}.*unset RAY_ADDRESS"):
+        cluster.join_ray()
+    for left_to_ray in ("", "auto", "local", "ray://head:10001", "head"):
+        cluster.refuse_dead_cluster(left_to_ray)
 
 
 @pytest.mark.parametrize("named", [True, False])

@@ -129,5 +129,5 @@ def test_a_list_may_write_another_case(tmp_path: Path) -> None:
     assert splits["x/y.avi"] == "train"
     twice = fill(tmp_path / "twice", "A/b.avi", "a/b.avi", "c/d.avi")
     listing.write_text("A/B.avi\n")
-    with pytest.raises(UserError, match=r"names A/B\.avi, which is no video here"):
+    with pytest.raises(UserError, match=r"names A/B\.avi, which is not among the videos"):
         found(twice, val_list=str(listing))

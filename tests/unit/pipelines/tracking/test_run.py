@@ -14,7 +14,7 @@ from mlflow.tracking import MlflowClient
 
 from pipelines.sampling.settings import Sample
 from pipelines.settings import Job
-from pipelines.tracking.run import Run, start_run, tracking_uri
+from pipelines.tracking.run import Run, start_run, tracking_uri, without_password
 from pipelines.training.settings import TrainVQGAN
 from vqvdm.errors import UserError
 from vqvdm.tokenizer.losses import LossConfig
@@ -240,3 +240,16 @@ def test_the_use_of_the_machine_is_logged(job: Sample, monkeypatch: pytest.Monke
         assert {"system/cpu_utilization_percentage", "system/system_memory_usage_megabytes"} <= set(
             first
         )
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("postgresql://me:secret@host:5432/db", "postgresql://me:…@host:5432/db"),
+        ("https://me:a:b@host", "https://me:…@host"),
+        ("http://127.0.0.1:5000", "http://127.0.0.1:5000"),
+        ("sqlite:////tmp/a@b/mlflow.db", "sqlite:////tmp/a@b/mlflow.db"),
+    ],
+)
+def test_a_password_is_not_printed(uri: str, shown: str) -> None:
+    assert without_password(uri) == shown
