@@ -56,8 +56,23 @@ def _home() -> Path:
 
 
 def tracking_uri() -> str:
-    """`MLFLOW_TRACKING_URI`, by default a SQLite file in the repository's `runs/`."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_home() / 'mlflow.db'}"
+    """`MLFLOW_TRACKING_URI`, by default a SQLite file in the repository's `runs/`.
+
+    `UserError` for a folder, in which MLflow 3 keeps no runs.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_home() / 'mlflow.db'}"
+    if "://" not in uri or uri.startswith("file:"):
+        folder = os.path.abspath(uri.removeprefix("file://").removeprefix("file:"))
+        raise UserError(
+            f"MLFLOW_TRACKING_URI={uri} is a folder, and MLflow 3 keeps runs in databases or "
+            f"behind servers: pass sqlite:///{folder}/mlflow.db or http://HOST:5000"
+        )
+    return uri
+
+
+def experiment_name() -> str:
+    """`MLFLOW_EXPERIMENT_NAME`, by default `vqvdm`."""
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
 
 
 def without_password(uri: str) -> str:
@@ -74,14 +89,22 @@ def _client(uri: str) -> MlflowClient:
 
 
 def _experiment(client: MlflowClient, uri: str) -> str:
-    found = client.get_experiment_by_name(EXPERIMENT)
+    name = experiment_name()
+    found = client.get_experiment_by_name(name)
+    if found and found.lifecycle_stage == "deleted":
+        raise UserError(
+            f"the MLflow experiment {name!r} was deleted: restore it with `mlflow experiments "
+            f"restore -x {found.experiment_id}`, or set MLFLOW_EXPERIMENT_NAME to another name"
+        )
     if found:
         return found.experiment_id
     # Without a server, artifacts go beside the database, wherever a job was started.
     location = None
     if uri.startswith("sqlite:///"):
         location = (Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts").as_uri()
-    return client.create_experiment(EXPERIMENT, artifact_location=location)
+    # The kind decides which of its views MLflow opens: the one for training, not for chat models.
+    tags = {"mlflow.experimentKind": "custom_model_development"}
+    return client.create_experiment(name, artifact_location=location, tags=tags)
 
 
 class Settings(Protocol):
@@ -94,6 +117,13 @@ class Settings(Protocol):
     @property
     def workspace(self) -> Workspace: ...
     def recipe(self) -> dict[str, Any]: ...
+
+
+def _is_refused(error: Exception) -> bool:
+    """Whether a server wants other credentials."""
+    codes = ("PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED")
+    refused = isinstance(error, MlflowException) and error.error_code in codes
+    return refused or bool(re.search(r"error code 40[13]\b|code: 40[13]\b", str(error)))
 
 
 def _is_away(error: Exception) -> bool:
@@ -248,6 +278,17 @@ def _begin(uri: str, stage: str, config: Settings, inputs: Mapping[str, str]) ->
     try:
         return _found_or_new(uri, stage, config, inputs)
     except Exception as error:
+        if "database schema" in str(error):
+            raise UserError(
+                f"the MLflow database {without_password(uri)} is of another version of MLflow: "
+                f"back it up and run `mlflow db upgrade {without_password(uri)}`, or set "
+                f"MLFLOW_TRACKING_URI to another one"
+            ) from error
+        if _is_refused(error):
+            raise UserError(
+                f"the tracking server {without_password(uri)} refuses access: check "
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+            ) from error
         if _is_away(error):
             raise _away_at_start(uri, error) from error
         raise
@@ -266,8 +307,10 @@ def _found_or_new(uri: str, stage: str, config: Settings, inputs: Mapping[str, s
         run = Run(uri, unfinished[0].info.run_id)
         client.update_run(run.id, status="RUNNING")
     else:
+        root = config.workspace.root.rstrip("/").rsplit("/", 1)[-1]
         name = getattr(config, "name", None) or getattr(config, "output", None)
-        started = client.create_run(experiment, run_name=f"{stage}-{name}" if name else stage)
+        words = f"{stage} {name}" if name else stage
+        started = client.create_run(experiment, run_name=f"{root}: {words}")
         run = Run(uri, started.info.run_id)
     tags = {
         "stage": stage,

@@ -1,8 +1,11 @@
 """Runs in a real MLflow store: their state, lineage, settings and files."""
 
 import json
+import sqlite3
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,10 @@ def job(store: Path, tmp_path: Path) -> Sample:
     return Sample(root=str(tmp_path), output="mine")
 
 
+def root_name(job: Sample) -> str:
+    return Path(job.root).name
+
+
 def record(run: Run) -> Record:
     return MlflowClient(tracking_uri()).get_run(run.id)
 
@@ -60,7 +67,10 @@ def test_a_run_is_running_then_finished(job: Sample) -> None:
     with start_run("sample", job) as run:
         assert status(run) == "RUNNING"
     found = record(run)
-    assert (found.info.status, found.info.run_name) == ("FINISHED", "sample-mine")
+    assert (found.info.status, found.info.run_name) == (
+        "FINISHED",
+        f"{root_name(job)}: sample mine",
+    )
     tags = {"stage": "sample", "preset": "demo", "root": job.root}
     assert found.data.tags.items() >= tags.items()
 
@@ -119,8 +129,8 @@ def test_settings_are_flattened(store: Path, tmp_path: Path) -> None:
         "model.blocks": "[[2, 4, 4]]", "model.quantizer": "vq", "loss.l1": "1.0",
     }  # fmt: skip
     assert found.data.params.items() >= wanted.items()
-    assert found.info.run_name == "train_vqgan-base"
-    assert record(done("plain", Job(root=str(tmp_path)))).info.run_name == "plain"
+    assert found.info.run_name == f"{tmp_path.name}: train_vqgan base"
+    assert record(done("plain", Job(root=str(tmp_path)))).info.run_name == f"{tmp_path.name}: plain"
 
 
 def test_artifacts_lie_beside_the_database(store: Path, job: Sample) -> None:
@@ -253,3 +263,63 @@ def test_the_use_of_the_machine_is_logged(job: Sample, monkeypatch: pytest.Monke
 )
 def test_a_password_is_not_printed(uri: str, shown: str) -> None:
     assert without_password(uri) == shown
+
+
+@pytest.mark.parametrize("uri", ["./mlruns", "mlruns", "file:///tmp/mlruns"])
+def test_a_folder_of_runs_is_refused_in_one_line(
+    job: Sample, monkeypatch: pytest.MonkeyPatch, uri: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(UserError, match=r"is a folder.* pass sqlite:////.*mlruns/mlflow\.db"):
+        start_run("sample", job).__enter__()
+
+
+def test_the_experiment_is_the_one_that_is_named(
+    job: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
+    client = MlflowClient(tracking_uri())
+    run = done("sample", job)
+    experiment = client.get_experiment(record(run).info.experiment_id)
+    assert experiment.name == "mine"
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+    client.delete_experiment(experiment.experiment_id)
+    with pytest.raises(UserError, match=rf"'mine' was deleted.*-x {experiment.experiment_id}`"):
+        start_run("sample", job).__enter__()
+
+
+def test_a_database_of_another_version_is_named(
+    job: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    done("sample", job)
+    database = tmp_path / "other.db"
+    with sqlite3.connect(tmp_path / "mlflow.db") as old, sqlite3.connect(database) as copy:
+        old.backup(copy)
+        copy.execute("update alembic_version set version_num = '451aebb31d03'")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{database}")
+    with pytest.raises(UserError, match=r"of another version of MLflow.*mlflow db upgrade sqlite"):
+        start_run("sample", job).__enter__()
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_server_that_refuses_is_told_in_one_line(
+    job: Sample, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    class Refuse(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+
+        do_POST = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Refuse) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}")
+        with pytest.raises(UserError, match="refuses access: check MLFLOW_TRACKING_USERNAME"):
+            start_run("sample", job).__enter__()
+        server.shutdown()
