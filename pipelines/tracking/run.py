@@ -15,8 +15,9 @@ import os
 import re
 import subprocess
 import tempfile
+import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -37,6 +38,8 @@ EXPERIMENT = "vqvdm"
 REPOSITORY = Path(__file__).resolve().parents[2]
 DIGEST_LENGTH = 36
 """Longest digest that MLflow accepts."""
+CLOSE_S = 60.0
+"""At the end, a job waits so long for what is still to be sent."""
 RETRY_S = 30.0
 """Time between two attempts to reach a server that does not answer."""
 CLIENT = {
@@ -134,55 +137,84 @@ def _is_away(error: Exception) -> bool:
 
 
 class Run:
-    """A run of one job."""
+    """A run of one job. What it logs is sent by a thread of its own: no job waits for a server."""
 
     def __init__(self, uri: str, run_id: str) -> None:
         self.uri, self.id = uri, run_id
         self._client = _client(uri)
-        self._waiting: list[tuple[str, Callable[[], object]]] = []
-        self._next_try_s = 0.0
+        self._waiting: deque[tuple[str, Callable[[], object]]] = deque()
+        self._changed = threading.Condition()
+        self._sender: threading.Thread | None = None
+        self._closing = self._is_away = False
+        self._refusals: set[str] = set()
 
     def send(self, what: str, action: Callable[[], object]) -> None:
-        """Run an action that needs the tracking server: now, or once it answers again, in order."""
-        self._waiting.append((what, action))
-        if time.monotonic() >= self._next_try_s:
-            self._catch_up()
+        """Run an action that needs the server: soon, or once it answers again, in order."""
+        with self._changed:
+            self._waiting.append((what, action))
+            if self._sender is None:
+                self._sender = threading.Thread(target=self._send_all, daemon=True)
+                self._sender.start()
+            self._changed.notify_all()
 
-    def _catch_up(self) -> None:
-        while self._waiting:
-            what, action = self._waiting[0]
-            try:
-                action()
-            except Exception as error:
-                if not _is_away(error):
-                    self._waiting.pop(0)
-                    raise
-                if not self._next_try_s:
+    def _send_all(self) -> None:
+        while True:
+            with self._changed:
+                if self._is_away:
+                    self._changed.wait_for(lambda: self._closing, RETRY_S)
+                while not self._waiting and not self._closing:
+                    self._changed.wait()
+                if not self._waiting:
+                    return
+                what, action = self._waiting[0]
+            away = not self._sent(what, action)
+            with self._changed:
+                if not away:
+                    self._waiting.popleft()
+                elif self._closing:
+                    return
+                self._changed.notify_all()
+
+    def _sent(self, what: str, action: Callable[[], object]) -> bool:
+        """Whether the server took or refused an action; otherwise it did not answer."""
+        name = f"the tracking server {without_password(self.uri)}"
+        try:
+            action()
+        except Exception as error:
+            if _is_away(error) and not _is_refused(error):
+                if not self._is_away:
                     print(
-                        f"the tracking server {without_password(self.uri)} does not answer: the "
-                        f"job goes on, and sends later what it would log ({what} first)",
+                        f"{name} does not answer: the job goes on, and sends later what it would "
+                        f"log ({what} first)",
                         flush=True,
                     )
-                self._next_try_s = time.monotonic() + RETRY_S
-                return
-            self._waiting.pop(0)
-        if self._next_try_s:
-            self._next_try_s = 0.0
-            print(
-                f"the tracking server {without_password(self.uri)} answers again: nothing was lost",
-                flush=True,
-            )
+                self._is_away = True
+                return False
+            line = " ".join(str(error).split())
+            if line not in self._refusals:
+                self._refusals.add(line)
+                print(f"{name} refuses {what}: the job goes on without it ({line})", flush=True)
+            return True
+        if self._is_away:
+            self._is_away = False
+            print(f"{name} answers again: nothing was lost", flush=True)
+        return True
 
     def close(self) -> None:
         """Send what is waiting; print what could not be sent."""
-        if self._waiting:
-            self._catch_up()
-        if self._waiting:
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        if self._sender:
+            self._sender.join(CLOSE_S)
+        with self._changed:
             counts = Counter(what for what, _ in self._waiting)
+        if counts:
             missing = ", ".join(f"{n} x {what}" for what, n in counts.items())
             print(
                 f"the tracking server {without_password(self.uri)} never got: {missing}", flush=True
             )
+        self._closing, self._sender = False, None
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         now = int(time.time() * 1000)

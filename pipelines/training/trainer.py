@@ -13,7 +13,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -233,7 +233,7 @@ def _worker(arguments: dict[str, Any]) -> None:
     assert loader is not None
     board = ray.get_actor(plan.name)
     threading.Thread(target=_poll_for_stop, args=(board,), daemon=True).start()
-    with run.system_metrics() if run else nullcontext():
+    with closing(run) if run else nullcontext(), run.system_metrics() if run else nullcontext():
         train(
             plan.method(plan.config, world),
             plan.config,
@@ -245,8 +245,6 @@ def _worker(arguments: dict[str, Any]) -> None:
             stop.requested,
             board.report.remote if plan.bar else print_line,
         )
-    if run:
-        run.close()
 
 
 def _poll_for_stop(board: Any) -> None:

@@ -4,7 +4,7 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from mlflow.tracking import MlflowClient
 
 from pipelines.sampling.settings import Sample
 from pipelines.settings import Job
+from pipelines.tracking import run as tracking
 from pipelines.tracking.run import Run, start_run, tracking_uri, without_password
 from pipelines.training.settings import TrainVQGAN
 from vqvdm.errors import UserError
@@ -183,6 +184,13 @@ AWAY = [
 ]
 
 
+def eventually(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 @pytest.mark.parametrize("error", AWAY)
 def test_a_server_that_did_not_answer_gets_the_rest_later(
     server: list[Exception],
@@ -191,18 +199,27 @@ def test_a_server_that_did_not_answer_gets_the_rest_later(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(tracking, "RETRY_S", 0.3)
+    said = ""
+
+    def has_said(words: str) -> bool:
+        nonlocal said
+        said += capsys.readouterr().out
+        return words in said
+
     with start_run("sample", job) as run:
         run.metrics({"train/loss": 3.0}, step=1)
+        eventually(lambda: not run._waiting)
         server.append(error)
         for step in (2, 3):
             run.metrics({"train/loss": 1.0}, step)
         run.tag("note", "kept in order")
-        said = capsys.readouterr().out
-        assert said.count("does not answer") == said.count("\n") == 1
+        eventually(lambda: has_said("does not answer"))
+        time.sleep(0.8)  # It is asked again, and says nothing new.
+        assert not has_said("answers again") and said.count("\n") == 1
         server.clear()
-        monkeypatch.setattr(run, "_next_try_s", 1e-9)  # half a minute later
         run.metrics({"train/loss": 0.5}, step=4)
-        assert "answers again" in capsys.readouterr().out
+        eventually(lambda: has_said("answers again"))
     history = MlflowClient(run.uri).get_metric_history(run.id, "train/loss")
     assert [(m.step, m.value) for m in history] == [(1, 3.0), (2, 1.0), (3, 1.0), (4, 0.5)]
     assert record(run).data.tags["note"] == "kept in order"
@@ -213,16 +230,46 @@ def test_what_a_server_never_got_is_named(
     server: list[Exception], job: Sample, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with start_run("sample", job) as run:
+        eventually(lambda: not run._waiting)
         server.append(AWAY[0])
         for step in range(3):
             run.metrics({"train/loss": 1.0}, step)
     assert "never got: 3 x metrics, 1 x the end" in capsys.readouterr().out
 
 
-def test_a_server_that_refuses_is_an_error(server: list[Exception], job: Sample) -> None:
-    with pytest.raises(MlflowException, match="no such"), start_run("sample", job) as run:
+def test_a_server_that_never_answers_holds_up_no_step(
+    job: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answering = threading.Event()
+    log_batch = MlflowClient.log_batch
+
+    def slow(self: MlflowClient, *args: Any, **kwargs: Any) -> None:
+        assert answering.wait(60)
+        log_batch(self, *args, **kwargs)
+
+    with start_run("sample", job) as run:
+        eventually(lambda: not run._waiting)
+        monkeypatch.setattr(MlflowClient, "log_batch", slow)
+        since = time.monotonic()
+        for step in range(100):
+            run.metrics({"train/loss": 1.0}, step)
+        assert time.monotonic() - since < 1
+        answering.set()
+    assert len(MlflowClient(run.uri).get_metric_history(run.id, "train/loss")) == 100
+
+
+def test_a_refusal_is_told_once_and_stops_no_job(
+    server: list[Exception], job: Sample, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with start_run("sample", job) as run:
+        eventually(lambda: not run._waiting)
         server.append(MlflowException("no such", RESOURCE_DOES_NOT_EXIST))
-        run.metrics({"train/loss": 1.0})
+        for step in range(3):
+            run.metrics({"train/loss": 1.0}, step)
+        run.tag("note", "goes on")
+    said = capsys.readouterr().out
+    assert said.count("refuses metrics: the job goes on without it (") == said.count("\n") == 1
+    assert record(run).data.tags["note"] == "goes on" and status(run) == "FINISHED"
 
 
 def test_no_server_at_the_start_is_reported_in_one_line(
