@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from pipelines.io import storage
+from pipelines.sharding import manifest
 from tests.e2e.conftest import SECRET, run_job
 
 CASES = {
@@ -69,6 +71,24 @@ def test_a_damaged_shard_is_named_and_repaired(job, digit_videos: Path, tmp_path
     assert "run jobs/shard_videos.py again" in outcome.stderr
     assert job("shard_videos", *flags).status == 0
     assert shard.read_bytes() == whole
+
+
+@pytest.mark.e2e
+def test_no_clip_at_all_is_an_error_that_says_why(job, digit_videos: Path, tmp_path: Path):
+    (tmp_path / "videos/odd").mkdir(parents=True)
+    for index, video in enumerate(sorted(digit_videos.rglob("*.mp4"))[:3]):
+        shutil.copy(video, tmp_path / f"videos/odd/{index}.mp4")
+    (tmp_path / "videos/odd/text.mp4").write_text("no video")
+    flags = ("--root", tmp_path / "root", "--videos", tmp_path / "videos", "--fps", "native")
+    outcome = job("shard_videos", *flags, "--frames", 400)
+    assert outcome.status == 2
+    assert "no clips of 4 videos: 3 too_short, 1 unreadable; too_short: lower" in outcome.stderr
+    assert outcome.stderr.count("\n") == 1
+    assert [f.uri for f in storage.walk(str(tmp_path / "root/clips"))] == []
+    rows = manifest.read(str(tmp_path / "root/videos.parquet")).to_pylist()
+    assert [row["clips"] for row in rows] == [0] * 4
+    # What was refused stands in nobody's way.
+    assert job("shard_videos", *flags, "--frames", 8).status == 0
 
 
 @pytest.mark.e2e
