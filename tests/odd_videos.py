@@ -199,6 +199,34 @@ def _grown(path: Path) -> Path:
     return _joined(path, a, b)
 
 
+def _with_another_stream(path: Path, codec: str, count: int, size: tuple[int, int]) -> Path:
+    """Another video stream comes first: grey pictures of another size."""
+    with av.open(str(path), "w") as container:
+        other = container.add_stream(codec, rate=FPS)
+        main = container.add_stream("libx264", rate=FPS)
+        assert isinstance(other, av.VideoStream) and isinstance(main, av.VideoStream)
+        other.height, other.width = size
+        other.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        main.height, main.width, main.pix_fmt, main.gop_size = HEIGHT, WIDTH, "yuv420p", KEY_EVERY
+        main.codec_context.bit_rate = 2_000_000
+        for number in range(COUNT):
+            if number < count:
+                grey = np.full((*size, 3), 128, np.uint8)
+                container.mux(other.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")))
+            frame = av.VideoFrame.from_ndarray(picture(number), format="rgb24")
+            container.mux(main.encode(frame))
+        container.mux(other.encode())
+        container.mux(main.encode())
+    return path
+
+
+def _list_of_videos(path: Path) -> Path:
+    """A text that FFmpeg takes for a list: it would read the video beside it."""
+    write(path.with_name("sibling.mkv"), "libx264")
+    path.write_text("ffconcat version 1.0\nfile sibling.mkv\n")
+    return path
+
+
 def _theora(path: Path) -> Path:
     """No library at hand writes Theora: encoded once, by FFmpeg, from frames made here."""
     path.write_bytes((ASSETS / "theora.ogv").read_bytes())
@@ -277,6 +305,16 @@ KINDS = {
     "FLV": _whole("a.flv", "flv"),
     "3GP": _whole("a.3gp", "mpeg4"),
     "size changes": Kind("a.mp4", _grown),
+    "cover first": Kind("a.mkv", lambda p: _with_another_stream(p, "mjpeg", 1, (64, 96))),
+    "preview first": Kind("a.mkv", lambda p: _with_another_stream(p, "libx264", COUNT, (32, 32))),
+    "begins at 5 s": _whole("a.mkv", "libx264", times=[5000 + 40 * n for n in range(COUNT)]),
+    "list of videos": Kind("a.mp4", _list_of_videos, "rejected", "unreadable"),
+    "MXF": _whole("a.mxf", "mpeg2video"),
+    "YUV4MPEG": _whole("a.y4m", "wrapped_avframe"),
+    "bare MPEG-2": _whole("a.m2v", "mpeg2video", form="mpeg2video"),
+    "F4V": _whole("a.f4v", "libx264"),
+    "no suffix": _whole("a", "libx264", form="matroska"),
+    "odd characters": _whole("a[1]*?%03d #+\n::.mp4", "libx264"),
     "dotted name": _whole("a.b..c.MP4", "libx264"),
     "Unicode name": _whole("чай 茶 🎬.mp4", "libx264"),
 }

@@ -122,6 +122,7 @@ class VideoTask:
         deadline = Deadline(limits.timeout_s)
         start_s = source.start_s or 0.0
         request = CutRequest(path, self.spec, source.frames_fps, start_s, source.end_s)
+        error: VideoError | None = None
         for event in decoding_process(limits.max_memory_gb).run(cut_video, request, deadline):
             match event:
                 case VideoInfo():
@@ -133,9 +134,14 @@ class VideoTask:
                 case DroppedClip():
                     self.dropped.append(event)
                 case Outcome():
-                    self.frames = event.frames
-                    if event.error:
-                        raise event.error
+                    self.frames, error = event.frames, event.error
+            if isinstance(event, EncodedClip | DroppedClip):
+                # A header may give no length: a minute of clips is worth another minute's time.
+                minutes = math.ceil(event.start_s / 60) + 1
+                deadline.allowed_s = max(deadline.allowed_s, limits.timeout_s * minutes)
+        # Raised at the end of the work only: a process whose results are not taken is ended.
+        if error:
+            raise error
 
     def _add(self, clip: EncodedClip) -> None:
         label, classes = self.source.label, self.spec.classes

@@ -5,18 +5,44 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 
 import av
 
 from pipelines.video.reasons import VideoError
 
+_CONTAINERS = """
+mov mp4 m4a 3gp 3g2 mj2 matroska webm avi mpegts mpeg flv live_flv asf asf_o ogg mxf nut ivf obu
+gif apng yuv4mpegpipe dv wtv gxf rm kux dhav ty mlv r3d mods
+"""
+_ELEMENTARY_STREAMS = """
+mpegvideo m4v h261 h263 h264 hevc vvc evc vc1 vc1test cavsvideo avs2 avs3 dirac dnxhd mjpeg
+mjpeg_2000 apv
+"""
+_OLD_FORMATS = """
+nsv nuv swf pva pmp psxstr thp vivo roq film_cpk flic flv 4xm idcin smk bink ea mv mvi vmd dxa rpl
+filmstrip cine
+"""
+_IMAGES = """
+image2 image2pipe bmp_pipe gif_pipe jpeg_pipe jpegls_pipe jpegxl_pipe png_pipe webp_pipe
+"""
 IMAGES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp"))
 """Suffixes of files that are the frames of a folder."""
+
+FORMATS = tuple(
+    _CONTAINERS.split() + _ELEMENTARY_STREAMS.split() + _OLD_FORMATS.split() + _IMAGES.split()
+)
+"""FFmpeg's names of the formats that are opened. Others are lists, such as ffconcat, HLS or SDP:
+they would read other files than the one that is listed."""
+
+PEEKED_PACKETS = 64
+"""Packets that are read to tell moving streams from stills, if there are several streams."""
 
 RATES = (0.05, 1000.0)
 """Range of plausible frame rates."""
@@ -67,15 +93,23 @@ def check_place(path: str, is_folder: bool) -> None:
 
 
 def open_video(path: str) -> av.container.InputContainer:
+    """Open a local file; raises `VideoError`, also for formats that are not in `FORMATS`."""
+    options = {
+        "format_whitelist": ",".join(FORMATS),
+        "protocol_whitelist": "file",
+        "pattern_type": "none",  # A "%03d" in the name of an image is no number of a sequence.
+    }
     try:
-        return av.open(path, metadata_errors="replace")
+        return av.open(path, metadata_errors="replace", options=options)
     except FileNotFoundError as error:
         raise VideoError("missing", str(error)) from error
     except PermissionError as error:
         raise VideoError("no_permission", str(error)) from error
     except (av.FFmpegError, OSError, ValueError) as error:
         raise_if_starved(error)
-        raise VideoError("unreadable", str(error)) from error
+        refused = re.search(r"\[(\S+)\] Format not on whitelist", str(error))
+        detail = f"the format {refused[1]} is not accepted" if refused else str(error)
+        raise VideoError("unreadable", detail) from error
 
 
 def raise_if_starved(error: Exception) -> None:
@@ -85,16 +119,37 @@ def raise_if_starved(error: Exception) -> None:
 
 
 def video_stream(container: av.container.InputContainer) -> av.VideoStream:
-    cover = av.stream.Disposition.attached_pic
+    """The stream to decode: moving rather than still, FFmpeg's default, the largest; never a cover.
+
+    This is the order in which the command `ffmpeg` chooses; of equals it takes the first.
+    """
+    cover, default = av.stream.Disposition.attached_pic, av.stream.Disposition.default
     streams = [s for s in container.streams.video if not s.disposition & cover]
     if not streams:
         raise VideoError("no_video_stream")
-    stream = streams[0]
+    moving = _moving(container.name) if len(streams) > 1 else set()
+
+    def rank(stream: av.VideoStream) -> tuple[bool, bool, int]:
+        is_default = bool(stream.disposition & default)
+        return stream.index in moving, is_default, stream.width * stream.height
+
+    stream = max(streams, key=rank)
     # One thread a task: Ray runs a task on every core already.
     stream.thread_count = 1
     # Damage is reported instead of concealed.
     stream.codec_context.options = {"err_detect": "explode"}
     return stream
+
+
+def _moving(path: str) -> set[int]:
+    """Indices of the video streams with several packets near the start: a cover has only one."""
+    with open_video(path) as container:
+        packets = islice(container.demux(*container.streams.video), PEEKED_PACKETS)
+        try:
+            counts = Counter(packet.stream_index for packet in packets if packet.size)
+        except av.FFmpegError:
+            return set()
+    return {index for index, count in counts.items() if count > 1}
 
 
 def frame_rate(stream: av.VideoStream) -> Fraction | None:
@@ -131,7 +186,9 @@ def probe(path: str, frames_fps: float | None = None) -> VideoInfo:
         if stream.duration and stream.time_base:
             duration = float(stream.duration * stream.time_base)
         elif container.duration:
-            duration = container.duration / 1e6
+            # Matroska counts from 0, wherever the first frame lies.
+            late = container.start_time if "matroska" in container.format.name else 0
+            duration = (container.duration - max(0, late or 0)) / 1e6
         rate = frame_rate(stream)
         codec = {"libdav1d": "av1"}.get(stream.codec_context.name, stream.codec_context.name)
         fps = None if rate is None else float(rate)

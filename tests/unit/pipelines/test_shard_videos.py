@@ -14,7 +14,14 @@ from pipelines.io import shards
 from pipelines.io.markers import Marker
 from pipelines.io.shards import Sample, ShardWriter
 from pipelines.sharding import clip_shards, manifest
-from pipelines.sharding.clip_shards import DecodeLimits, ShardPlan, VideoTask, clip_key, make_shard
+from pipelines.sharding.clip_shards import (
+    DecodeLimits,
+    ShardPlan,
+    VideoTask,
+    clip_key,
+    decoding_process,
+    make_shard,
+)
 from pipelines.sharding.clips import ClipSpec, EncodedClip
 from pipelines.sharding.manifest import Account, Source
 from pipelines.sharding.settings import Filters, Limits, ShardVideos
@@ -335,3 +342,37 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
     config = ShardVideos(root=str(tmp_path), dry_run=True, limit=6, val_fraction=0.0)
     assert page.shard_videos(config) == "would cut 6 videos of 2 classes into 1 shards"
     assert [entry.name for entry in tmp_path.iterdir()] == ["videos"]
+
+
+@pytest.mark.parametrize(
+    "name", ["text", "audio only", "list of videos", "one frame", "16k header"]
+)
+def test_a_refused_video_costs_no_process(name: str, tmp_path: Path) -> None:
+    process = decoding_process(DECODE_LIMITS.max_memory_gb)
+    shard(source(write(tmp_path / "sound.mp4", "libx264", count=8)), tmp_path / "first")
+    before = process._process and process._process.pid
+    kind = KINDS[name]
+    for turn in range(3):
+        made = kind.make(tmp_path / f"{turn}{kind.name}")
+        account, _ = shard(source(made), tmp_path / f"clips-{turn}")
+        assert account.reason == kind.reason
+    assert before is not None and process._process and process._process.pid == before
+
+
+def test_times_count_from_the_first_frame(tmp_path: Path) -> None:
+    late = KINDS["begins at 5 s"].make(tmp_path / "a.mkv")
+    account, samples = shard(source(late), tmp_path / "clips")
+    assert account.duration_s == pytest.approx(COUNT / 25, abs=0.05)
+    assert json.loads(samples[0].members["json"])["start_s"] == 0.0
+
+
+def test_only_the_file_that_is_listed_is_read(tmp_path: Path) -> None:
+    video = KINDS["list of videos"].make(tmp_path / "a.mp4")
+    account, _ = shard(source(video), tmp_path / "clips")
+    assert account.detail == "the format concat is not accepted"
+    folder = image_folder(tmp_path / "images", 8)
+    for number in range(8):
+        (folder / f"frame_{number}.jpg").rename(folder / f"x%03d_{number}.jpg")
+    frames = replace(source(folder), frames_fps=25.0)
+    account, samples = shard(frames, tmp_path / "from-images")
+    assert account.status == "ok" and shown(samples) == [[0, 1, 2, 3], [4, 5, 6, 7]]
