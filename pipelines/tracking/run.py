@@ -25,10 +25,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+import numpy as np
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.tracking import MlflowClient
+from numpy.typing import NDArray
 
 from pipelines.io import checksums, storage
 from pipelines.io.workspace import Workspace
@@ -236,6 +238,13 @@ class Run:
                 self._client.log_artifact(self.id, str(local), folder or None)
 
         self.send(path, log)
+
+    def image(self, pixels_HWC: NDArray[np.uint8], key: str, step: int) -> None:
+        """Log a picture of a step: MLflow shows those of one key with a slider."""
+        self.send(
+            f"the image {key}",
+            lambda: self._client.log_image(self.id, pixels_HWC, key=key, step=step),
+        )
 
     def json(self, value: Any, path: str) -> None:
         self.bytes(checksums.json_bytes(value), path)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 
-from PIL import Image
 from torch import Tensor
 
 from pipelines.tracking.run import Run
@@ -170,7 +168,5 @@ def _validate(method: Method, batches: Iterable[Batch], step: int, run: Run) -> 
     frames = method.preview(small)
     if frames is not None:
         run.bytes(encode_h264(frames, 8.0), f"previews/step-{step:06d}.mp4")
-        still = io.BytesIO()
-        Image.fromarray(frames[len(frames) // 2]).save(still, "PNG")
-        run.bytes(still.getvalue(), f"previews/step-{step:06d}.png")
+        run.image(frames[len(frames) // 2], "preview", step)
     return values

@@ -1,6 +1,7 @@
 """Runs in a real MLflow store: their state, lineage, settings and files."""
 
 import json
+import re
 import sqlite3
 import threading
 import time
@@ -9,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from mlflow.entities import Run as Record
 from mlflow.exceptions import MlflowException
@@ -370,3 +372,12 @@ def test_a_server_that_refuses_is_told_in_one_line(
         with pytest.raises(UserError, match="refuses access: check MLFLOW_TRACKING_USERNAME"):
             start_run("sample", job).__enter__()
         server.shutdown()
+
+
+def test_pictures_of_steps_are_one_series(job: Sample) -> None:
+    with start_run("sample", job) as run:
+        for step in (1, 2):
+            run.image(np.full((8, 8, 3), step, np.uint8), "preview", step)
+    names = [item.path for item in MlflowClient(run.uri).list_artifacts(run.id, "images")]
+    found = {int(match[1]) for name in names if (match := re.search(r"preview.step.(\d+)", name))}
+    assert found == {1, 2}
