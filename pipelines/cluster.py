@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import socket
 import sys
 import tempfile
@@ -33,9 +34,8 @@ def join_ray() -> None:
     options = ray_options()
     if "address" not in options:
         refuse_dead_cluster(os.environ.get("RAY_ADDRESS", ""))
-    elif len(tempfile.gettempdir()) > LONGEST_TEMPORARY:
-        # Paths of sockets have at most 107 bytes, and Ray appends some 70.
-        os.environ.setdefault("RAY_TMPDIR", "/tmp")
+    else:
+        _prepare_own_ray()
     try:
         ray.init(**options)
     except AuthenticationError as error:
@@ -43,6 +43,16 @@ def join_ray() -> None:
             "the Ray cluster wants a token: export RAY_AUTH_MODE=token, and put the cluster's "
             "token into ~/.ray/auth_token or RAY_AUTH_TOKEN"
         ) from error
+
+
+def _prepare_own_ray() -> None:
+    """Spare a Ray of our own what this machine does not allow."""
+    if len(tempfile.gettempdir()) > LONGEST_TEMPORARY:
+        # Paths of sockets have at most 107 bytes, and Ray appends some 70.
+        os.environ.setdefault("RAY_TMPDIR", "/tmp")
+    if not os.access(Path.home(), os.W_OK):
+        # Otherwise Ray would write a token into ~/.ray.
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 def refuse_dead_cluster(address: str, timeout_s: float = 5.0) -> None:

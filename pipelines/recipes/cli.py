@@ -34,6 +34,14 @@ RAY_ADVICE = "\nFailed to apply UDF transform"
 
 def main(page: Page) -> None:
     """Run a job's page with the settings that the command line gives, and exit."""
+    if sys.getfilesystemencoding() != "utf-8":
+        # In a C locale the names of files could not be read: start again in UTF-8 mode.
+        environment = os.environ | {"PYTHONUTF8": "1"}
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+    for stream in (sys.stdout, sys.stderr):
+        # File names need not be text; they are printed all the same.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(run(page, sys.argv[1:]))
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from itertools import islice
-from typing import get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pyarrow as pa
@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from pipelines.io.markers import SPLITS
 from pipelines.sharding.manifest import Source
 
-CHUNK = 1 << 16
-TYPES = {str: pa.large_string(), int: pa.int64(), float: pa.float64()}
+CHUNK = 1 << 14
+TYPES = {str: pa.large_binary(), int: pa.int64(), float: pa.float64()}
 REPEATED = frozenset(("label", "split"))
 """Columns of few values: each is kept once."""
 
@@ -40,6 +40,15 @@ def _schema() -> pa.Schema:
     return pa.schema(columns)
 
 
+def _stored(value: Any) -> Any:
+    """Text as bytes: a file name need not be UTF-8."""
+    return value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value
+
+
+def _restored(value: Any) -> Any:
+    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
+
+
 class SourceTable:
     """Source videos in columns; a video becomes an object only when it is read."""
 
@@ -47,7 +56,7 @@ class SourceTable:
         schema, batches, ids = _schema(), [], [np.empty(0, np.uint64)]
         waiting = iter(sources)
         while chunk := list(islice(waiting, CHUNK)):
-            rows = {name: [getattr(s, name) for s in chunk] for name in schema.names}
+            rows = {name: [_stored(getattr(s, name)) for s in chunk] for name in schema.names}
             batches.append(pa.RecordBatch.from_pydict(rows, schema))
             ids.append(np.array([int(source.id, 16) for source in chunk], np.uint64))
         self.ids_N = np.concatenate(ids)
@@ -68,13 +77,13 @@ class SourceTable:
         return len(self.ids_N)
 
     def rows_of(self, split: str) -> NDArray[np.int64]:
-        code = pc.index(self._split.dictionary, split)
+        code = pc.index(self._split.dictionary, split.encode())
         return np.flatnonzero(self._split.indices.to_numpy() == code.as_py())
 
     def take(self, rows: NDArray[np.int64]) -> list[Source]:
         """The sources of these rows, in the order asked for."""
         columns = [column.take(pa.array(rows)).to_pylist() for column in self._columns]
-        return [Source(*values) for values in zip(*columns, strict=True)]
+        return [Source(*map(_restored, values)) for values in zip(*columns, strict=True)]
 
 
 def shard_of(bucket_N: NDArray[np.uint64], count: int) -> NDArray[np.int64]:

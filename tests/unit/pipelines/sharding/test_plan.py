@@ -145,3 +145,11 @@ def test_ten_million_videos_are_planned_in_ten_minutes_and_four_gigabytes() -> N
     print(f"10 M videos: {seconds:.0f} s, {peak_gb:.2f} GB")
     assert seconds < 600
     assert peak_gb < 4
+
+
+def test_names_that_are_no_text_come_back() -> None:
+    names = ["\udcff\udcfe.mp4", "чай.mp4", "a\n.mp4"]
+    sources = [Source(name, f"/v/{name}", 1, None, 1, "café", "train") for name in names]
+    table = SourceTable(sources)
+    assert table.take(np.arange(3)) == sources
+    assert table.rows_of("train").tolist() == [0, 1, 2]
