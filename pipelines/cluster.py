@@ -36,6 +36,8 @@ def join_ray() -> None:
         refuse_dead_cluster(os.environ.get("RAY_ADDRESS", ""))
     else:
         _prepare_own_ray()
+        # Its dashboard ends with the job; it takes seconds, and a minute in a long TMPDIR.
+        options["include_dashboard"] = False
     try:
         ray.init(**options)
     except AuthenticationError as error:
