@@ -19,7 +19,7 @@ from vqvdm.errors import UserError
 
 FORWARDED = ("AWS_", "MLFLOW_", "VQVDM_")
 LONGEST_TEMPORARY = 36
-"""Characters of a temporary folder in which Ray can make its sockets."""
+"""Bytes of the path of a temporary folder in which Ray can make its sockets."""
 
 
 def local_cpus() -> int:
@@ -36,8 +36,6 @@ def join_ray() -> None:
         refuse_dead_cluster(os.environ.get("RAY_ADDRESS", ""))
     else:
         _prepare_own_ray()
-        # Its dashboard ends with the job; it takes seconds, and a minute in a long TMPDIR.
-        options["include_dashboard"] = False
     try:
         ray.init(**options)
     except AuthenticationError as error:
@@ -49,10 +47,10 @@ def join_ray() -> None:
 
 def _prepare_own_ray() -> None:
     """Spare a Ray of our own what this machine does not allow."""
-    if len(tempfile.gettempdir()) > LONGEST_TEMPORARY:
+    if len(os.fsencode(tempfile.gettempdir())) > LONGEST_TEMPORARY:
         # Paths of sockets have at most 107 bytes, and Ray appends some 70.
         os.environ.setdefault("RAY_TMPDIR", "/tmp")
-    if not os.access(Path.home(), os.W_OK):
+    if not os.access(os.path.expanduser("~"), os.W_OK):
         # Otherwise Ray would write a token into ~/.ray.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 

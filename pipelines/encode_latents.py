@@ -32,7 +32,8 @@ from pipelines.latents.encoder import (
     latent_shape,
 )
 from pipelines.latents.settings import EncodeLatents
-from pipelines.tracking.run import Run, run_on_demand
+from pipelines.tracking.run import Run
+from pipelines.tracking.start import run_on_demand
 from vqvdm.errors import UserError
 
 FORMAT = 2

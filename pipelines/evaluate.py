@@ -39,7 +39,7 @@ from pipelines.io.markers import Marker, load_markers
 from pipelines.io.progress import Progress
 from pipelines.settings import parse_rates
 from pipelines.tracking import registry
-from pipelines.tracking.run import start_run
+from pipelines.tracking.start import start_run
 from pipelines.video.encoder import decode_clip
 
 

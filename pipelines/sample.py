@@ -25,7 +25,8 @@ from pipelines.sampling.worker import (
     in_batches,
     is_intact,
 )
-from pipelines.tracking.run import Run, start_run
+from pipelines.tracking.run import Run
+from pipelines.tracking.start import start_run
 from pipelines.video.encoder import decode_clip
 from pipelines.video.grid import grid
 from vqvdm.errors import UserError

@@ -35,7 +35,8 @@ from pipelines.sharding.plan import Place, SourceTable, assign_shards
 from pipelines.sharding.report import Report, Shard
 from pipelines.sharding.settings import ShardVideos
 from pipelines.sharding.sources import list_sources
-from pipelines.tracking.run import Run, run_on_demand
+from pipelines.tracking.run import Run
+from pipelines.tracking.start import run_on_demand
 from vqvdm.errors import IncompleteError, UserError
 
 WAVE = 16_384

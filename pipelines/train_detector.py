@@ -24,7 +24,7 @@ from pipelines.io.arrays import clip_arrays
 from pipelines.io.markers import Marker, load_markers
 from pipelines.io.progress import Progress
 from pipelines.io.workspace import require
-from pipelines.tracking.run import start_run
+from pipelines.tracking.start import start_run
 from pipelines.training.loader import Loader
 from vqvdm.errors import UserError
 from vqvdm.metrics.clip_classifier import ClipClassifier, save_torchscript, train_clip_classifier

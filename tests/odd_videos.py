@@ -7,6 +7,7 @@ green, blue and grey, and a strip across the middle spells the number in six bit
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -220,6 +221,16 @@ def _with_another_stream(path: Path, codec: str, count: int, size: tuple[int, in
     return path
 
 
+def _late(path: Path) -> Path:
+    return write(path, "libx264", times=[5000 + 40 * n for n in range(COUNT)])
+
+
+def _late_by_mkvmerge(path: Path) -> Path:
+    """Its header counts the length from the first frame."""
+    patch(_late(path), b"Lavf", b"libm")
+    return patch(path, b"\x44\x89\x88", struct.pack(">d", COUNT * 40.0), 3)
+
+
 def _list_of_videos(path: Path) -> Path:
     """A text that FFmpeg takes for a list: it would read the video beside it."""
     write(path.with_name("sibling.mkv"), "libx264")
@@ -307,7 +318,8 @@ KINDS = {
     "size changes": Kind("a.mp4", _grown),
     "cover first": Kind("a.mkv", lambda p: _with_another_stream(p, "mjpeg", 1, (64, 96))),
     "preview first": Kind("a.mkv", lambda p: _with_another_stream(p, "libx264", COUNT, (32, 32))),
-    "begins at 5 s": _whole("a.mkv", "libx264", times=[5000 + 40 * n for n in range(COUNT)]),
+    "begins at 5 s": Kind("a.mkv", _late),
+    "begins at 5 s, by mkvmerge": Kind("a.mkv", _late_by_mkvmerge),
     "list of videos": Kind("a.mp4", _list_of_videos, "rejected", "unreadable"),
     "MXF": _whole("a.mxf", "mpeg2video"),
     "YUV4MPEG": _whole("a.y4m", "wrapped_avframe"),

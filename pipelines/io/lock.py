@@ -52,11 +52,15 @@ def writing(folder: str, job: str) -> Iterator[str]:
                 f"{folder} is being written by a job that was started at the same time: wait "
                 "until it has ended, or choose another --name"
             )
-        for name, note in _readers(folder):
-            if _lives(folder, name, note):
-                raise UserError(
-                    f"{folder} is being read by {_who(note)}: wait until it has ended, or stop it"
-                )
+        readers = _readers(folder)
+        reader = _living(folder, readers)
+        if reader:
+            raise UserError(
+                f"{folder} is being read by {_who(reader)}: wait until it has ended, or stop it"
+            )
+        for name in readers:
+            with suppress(UserError, OSError):
+                storage.delete(storage.join(folder, name))
         yield own["owner"]
 
 
@@ -84,18 +88,18 @@ def still_held(folder: str, owner: str) -> bool:
 
 def _refuse_writer(folder: str) -> None:
     found = workspace.published(folder, NAME)
-    if found and _lives(folder, NAME, found):
+    if found and _living(folder, {NAME: found}):
         raise UserError(
             f"{folder} is being written by another job ({_who(found)}): wait until it has ended, "
             "or choose another --name"
         )
 
 
-def _readers(folder: str) -> list[tuple[str, dict[str, Any]]]:
-    """Name and content of the notes of readers."""
+def _readers(folder: str) -> dict[str, dict[str, Any]]:
+    """The notes of readers, by name."""
     names = [file.uri[len(folder) + 1 :] for file in storage.walk(storage.join(folder, READERS))]
     notes = [(name, workspace.published(folder, name)) for name in names]
-    return [(name, note) for name, note in notes if note and note["owner"] not in _held]
+    return {name: note for name, note in notes if note and note["owner"] not in _held}
 
 
 @contextmanager
@@ -136,7 +140,7 @@ def _is_of(folder: str, name: str, owner: str) -> bool:
 
 def _forget_the_dead(folder: str) -> None:
     """Remove the notes of readers that ran on this machine and have ended."""
-    for name, note in _readers(folder):
+    for name, note in _readers(folder).items():
         if note["machine"] == _machine() and not _lives_here(note):
             with suppress(UserError, OSError):
                 storage.delete(storage.join(folder, name))
@@ -148,21 +152,27 @@ def _lives_here(note: dict[str, Any]) -> bool:
     return note["born"] == _born(note["pid"]) and not released
 
 
-def _lives(folder: str, name: str, note: dict[str, Any]) -> bool:
-    """Whether the holder of a note is alive."""
-    if note["machine"] == _machine():
-        return _lives_here(note)
-    uri = storage.join(folder, name)
-    print(f"{uri} is held by {_who(note)}: waiting for its renewal", flush=True)
+def _living(folder: str, notes: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
+    """One of these notes whose holder is alive. Those of other machines are waited for together."""
+    waiting = {}
+    for name, note in notes.items():
+        if note["machine"] != _machine():
+            waiting[name] = note
+        elif _lives_here(note):
+            return note
+    for name, note in waiting.items():
+        uri = storage.join(folder, name)
+        print(f"{uri} is held by {_who(note)}: waiting for its renewal", flush=True)
     deadline = time.monotonic() + STALE_S
-    while time.monotonic() < deadline:
+    while waiting and time.monotonic() < deadline:
         time.sleep(1)
-        now = workspace.published(folder, name)
-        if now is None:
-            return False
-        if now != note:
-            return True
-    return False
+        for name, note in list(waiting.items()):
+            now = workspace.published(folder, name)
+            if now is None:
+                del waiting[name]
+            elif now != note:
+                return note
+    return None
 
 
 def _who(note: dict[str, Any]) -> str:

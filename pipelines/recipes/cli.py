@@ -37,7 +37,7 @@ def main(page: Page) -> None:
     if sys.getfilesystemencoding() != "utf-8":
         # In a C locale the names of files could not be read: start again in UTF-8 mode.
         environment = os.environ | {"PYTHONUTF8": "1"}
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+        os.execve(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]], environment)
     for stream in (sys.stdout, sys.stderr):
         # File names need not be text; they are printed all the same.
         if isinstance(stream, io.TextIOWrapper):

@@ -135,6 +135,8 @@ class VideoTask:
                     self.dropped.append(event)
                 case Outcome():
                     self.frames, error = event.frames, event.error
+                    if error and error.reason == "out_of_memory":
+                        raise error  # Within the work: the process ends with what it holds.
             if isinstance(event, EncodedClip | DroppedClip):
                 # A header may give no length: a minute of clips is worth another minute's time.
                 minutes = math.ceil(event.start_s / 60) + 1

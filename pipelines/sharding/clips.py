@@ -86,7 +86,7 @@ def cut_video(request: CutRequest) -> Iterator[Event]:
     try:
         yield from cutting.events()
     except VideoError as found:
-        error = found
+        error = found.bare()
     yield Outcome(cutting.frames, error)
 
 
@@ -127,7 +127,7 @@ class _Cutting:
         yield info
         check_header(info, request)
         cutters = [ClipCutter(spec, rate, info.fps or 0.0, request.start_s) for rate in spec.rates]
-        damage = None
+        damage: VideoError | None = None
         try:
             for picture in self._pictures(info):
                 for cutter in cutters:
@@ -136,12 +136,12 @@ class _Cutting:
         except VideoError as error:
             if error.reason != "damaged":
                 raise
-            damage = error
+            damage = error.bare()
         for cutter in cutters:
             for clip in cutter.finish():
                 yield self._judged(clip)
         if damage:
-            raise damage
+            raise damage.bare()
         if info.duration_s is None:
             _check_length(self.time_s - request.start_s, request)
 

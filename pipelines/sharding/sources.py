@@ -80,10 +80,12 @@ def list_sources(videos: str, selection: Selection) -> list[Source]:
 
 
 def check_classes(classes: Iterable[str]) -> None:
-    """`UserError` where two classes look the same; prints those that differ by case only."""
+    """`UserError` where a name is no text or two look the same; prints what differs by case."""
     composed: dict[str, str] = {}
     folded: dict[str, str] = {}
     for name in sorted(classes):
+        if name.encode("utf-8", "ignore").decode() != name:
+            raise UserError(f"the name of the class {name!r} is not UTF-8: rename its folder")
         twin = composed.setdefault(unicodedata.normalize("NFC", name), name)
         if twin != name:
             raise UserError(

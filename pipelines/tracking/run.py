@@ -1,8 +1,4 @@
-"""MLflow: one run a job.
-
-The driver starts the run; a training worker continues it, by its id. A job that is started
-again after a kill finds its unfinished run. Lineage is by content: a run is tagged with the
-fingerprint of its output, and the next job searches for the run that made its input.
+"""What a job logs to its MLflow run.
 
 If the tracking server stops answering, the job continues: what was to be logged is kept, and
 sent once the server answers again.
@@ -10,132 +6,30 @@ sent once the server answers again.
 
 from __future__ import annotations
 
-import json
 import os
-import re
-import subprocess
 import tempfile
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
-from functools import cache
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any
 
 import numpy as np
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
-from mlflow.exceptions import MlflowException
+from mlflow.entities import Metric
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-from mlflow.tracking import MlflowClient
 from numpy.typing import NDArray
 
-from pipelines.io import checksums, storage
-from pipelines.io.workspace import Workspace
-from vqvdm.errors import UserError
+from pipelines.io import checksums
+from pipelines.tracking.server import client_of, is_away, without_password
 
-EXPERIMENT = "vqvdm"
-REPOSITORY = Path(__file__).resolve().parents[2]
-DIGEST_LENGTH = 36
-"""Longest digest that MLflow accepts."""
 CLOSE_S = 60.0
 """At the end, a job waits so long for what is still to be sent."""
 RETRY_S = 30.0
 """Time between two attempts to reach a server that does not answer."""
-CLIENT = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-}
-"""By default the client tries eight times, up to two minutes each, which would delay a job; and it
-draws bars between the job's own lines."""
-
-
-def _home() -> Path:
-    """Where runs are kept by default: in the repository, unless it is Ray's temporary copy."""
-    if "working_dir_files" in str(REPOSITORY):
-        return Path.home() / ".vqvdm"
-    return REPOSITORY / "runs"
-
-
-def tracking_uri() -> str:
-    """`MLFLOW_TRACKING_URI`, by default a SQLite file in the repository's `runs/`.
-
-    `UserError` for a folder, in which MLflow 3 keeps no runs.
-    """
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_home() / 'mlflow.db'}"
-    if "://" not in uri or uri.startswith("file:"):
-        folder = os.path.abspath(uri.removeprefix("file://").removeprefix("file:"))
-        raise UserError(
-            f"MLFLOW_TRACKING_URI={uri} is a folder, and MLflow 3 keeps runs in databases or "
-            f"behind servers: pass sqlite:///{folder}/mlflow.db or http://HOST:5000"
-        )
-    return uri
-
-
-def experiment_name() -> str:
-    """`MLFLOW_EXPERIMENT_NAME`, by default `vqvdm`."""
-    return os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
-
-
-def without_password(uri: str) -> str:
-    """A URI as it may be printed."""
-    return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:…@", uri)
-
-
-def _client(uri: str) -> MlflowClient:
-    for name, value in CLIENT.items():
-        os.environ.setdefault(name, value)
-    if uri.startswith("sqlite:///"):
-        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    return MlflowClient(uri)
-
-
-def _experiment(client: MlflowClient, uri: str) -> str:
-    name = experiment_name()
-    found = client.get_experiment_by_name(name)
-    if found and found.lifecycle_stage == "deleted":
-        raise UserError(
-            f"the MLflow experiment {name!r} was deleted: restore it with `mlflow experiments "
-            f"restore -x {found.experiment_id}`, or set MLFLOW_EXPERIMENT_NAME to another name"
-        )
-    if found:
-        return found.experiment_id
-    # Without a server, artifacts go beside the database, wherever a job was started.
-    location = None
-    if uri.startswith("sqlite:///"):
-        location = (Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts").as_uri()
-    # The kind decides which of its views MLflow opens: the one for training, not for chat models.
-    tags = {"mlflow.experimentKind": "custom_model_development"}
-    return client.create_experiment(name, artifact_location=location, tags=tags)
-
-
-class Settings(Protocol):
-    """What a run records of a job's settings, which are a dataclass."""
-
-    __dataclass_fields__: ClassVar[dict[str, Any]]
-
-    @property
-    def preset(self) -> str: ...
-    @property
-    def workspace(self) -> Workspace: ...
-    def recipe(self) -> dict[str, Any]: ...
-
-
-def _is_refused(error: Exception) -> bool:
-    """Whether a server wants other credentials."""
-    codes = ("PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED")
-    refused = isinstance(error, MlflowException) and error.error_code in codes
-    return refused or bool(re.search(r"error code 40[13]\b|code: 40[13]\b", str(error)))
-
-
-def _is_away(error: Exception) -> bool:
-    """Whether a server or database did not answer; otherwise it refused what it was sent."""
-    if isinstance(error, MlflowException):
-        return error.error_code in ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE")
-    return isinstance(error, OSError)
+ATTEMPTS = 3
+"""After so many, what a server does not take although it answers otherwise is left out."""
 
 
 class Run:
@@ -143,11 +37,13 @@ class Run:
 
     def __init__(self, uri: str, run_id: str) -> None:
         self.uri, self.id = uri, run_id
-        self._client = _client(uri)
+        self._client = client_of(uri)
         self._waiting: deque[tuple[str, Callable[[], object]]] = deque()
         self._changed = threading.Condition()
         self._sender: threading.Thread | None = None
         self._closing = self._is_away = False
+        self._failures = 0
+        """Attempts in vain with what comes next."""
         self._refusals: set[str] = set()
 
     def send(self, what: str, action: Callable[[], object]) -> None:
@@ -158,6 +54,12 @@ class Run:
                 self._sender = threading.Thread(target=self._send_all, daemon=True)
                 self._sender.start()
             self._changed.notify_all()
+
+    def send_and_wait(self, what: str, action: Callable[[], object]) -> None:
+        """As `send`, and wait until it is done, however long it takes, while the server answers."""
+        self.send(what, action)
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_away or not self._waiting)
 
     def _send_all(self) -> None:
         while True:
@@ -183,7 +85,8 @@ class Run:
         try:
             action()
         except Exception as error:
-            if _is_away(error) and not _is_refused(error):
+            self._failures += 1
+            if is_away(error) and not self._is_refused_alone():
                 if not self._is_away:
                     print(
                         f"{name} does not answer: the job goes on, and sends later what it would "
@@ -192,14 +95,29 @@ class Run:
                     )
                 self._is_away = True
                 return False
+            self._failures, self._is_away = 0, False
             line = " ".join(str(error).split())
             if line not in self._refusals:
                 self._refusals.add(line)
                 print(f"{name} refuses {what}: the job goes on without it ({line})", flush=True)
             return True
+        self._failures = 0
         if self._is_away:
             self._is_away = False
             print(f"{name} answers again: nothing was lost", flush=True)
+        return True
+
+    def _is_refused_alone(self) -> bool:
+        """Whether the server answers, but for the action that fails again and again.
+
+        So does one that cannot reach its own storage of artifacts.
+        """
+        if self._failures < ATTEMPTS and not self._closing:
+            return False
+        try:
+            self._client.get_run(self.id)
+        except Exception:
+            return False
         return True
 
     def close(self) -> None:
@@ -269,126 +187,3 @@ class Run:
             yield
         finally:
             monitor.finish()
-
-
-def _datasets(root: str, inputs: Mapping[str, str]) -> list[DatasetInput]:
-    """The inputs of a job as MLflow's datasets: where each lies, and its digest."""
-    return [
-        DatasetInput(
-            Dataset(
-                what, digest[:DIGEST_LENGTH], "uri", json.dumps({"uri": storage.join(root, what)})
-            ),
-            [InputTag("mlflow.data.context", "input")],
-        )
-        for what, digest in inputs.items()
-    ]
-
-
-def _away_at_start(uri: str, error: Exception) -> UserError:
-    return UserError(
-        f"the tracking server {without_password(uri)} does not answer: start it, or unset "
-        f"MLFLOW_TRACKING_URI to keep runs in a file ({error})"
-    )
-
-
-@contextmanager
-def start_run(
-    stage: str, config: Settings, inputs: Mapping[str, str] | None = None
-) -> Iterator[Run]:
-    """The run of a job; `inputs` maps the name of each input to its fingerprint."""
-    run = _begin(tracking_uri(), stage, config, inputs or {})
-    try:
-        yield run
-    except BaseException:
-        run.finish("FAILED")
-        raise
-    run.finish("FINISHED")
-
-
-@contextmanager
-def run_on_demand(
-    stage: str, config: Settings, inputs: Mapping[str, str] | None = None
-) -> Iterator[Callable[[], Run]]:
-    """Yields what begins the run of a job, once: a job that finds its work done needs none."""
-    with ExitStack() as stack:
-        yield cache(lambda: stack.enter_context(start_run(stage, config, inputs)))
-
-
-def _begin(uri: str, stage: str, config: Settings, inputs: Mapping[str, str]) -> Run:
-    """The unfinished run of the same job, or a new one; `UserError` if no server answers."""
-    try:
-        return _found_or_new(uri, stage, config, inputs)
-    except Exception as error:
-        if "database schema" in str(error):
-            raise UserError(
-                f"the MLflow database {without_password(uri)} is of another version of MLflow: "
-                f"back it up and run `mlflow db upgrade {without_password(uri)}`, or set "
-                f"MLFLOW_TRACKING_URI to another one"
-            ) from error
-        if _is_refused(error):
-            raise UserError(
-                f"the tracking server {without_password(uri)} refuses access: check "
-                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
-            ) from error
-        if _is_away(error):
-            raise _away_at_start(uri, error) from error
-        raise
-
-
-def _found_or_new(uri: str, stage: str, config: Settings, inputs: Mapping[str, str]) -> Run:
-    client = _client(uri)
-    experiment = _experiment(client, uri)
-    identity = checksums.fingerprint([stage, config.workspace.root, config.recipe(), inputs])
-    unfinished = client.search_runs(
-        [experiment],
-        f"tags.identity = '{identity}' and attributes.status != 'FINISHED'",
-        max_results=1,
-    )
-    if unfinished:
-        run = Run(uri, unfinished[0].info.run_id)
-        client.update_run(run.id, status="RUNNING")
-    else:
-        root = config.workspace.root.rstrip("/").rsplit("/", 1)[-1]
-        name = getattr(config, "name", None) or getattr(config, "output", None)
-        words = f"{stage} {name}" if name else stage
-        started = client.create_run(experiment, run_name=f"{root}: {words}")
-        run = Run(uri, started.info.run_id)
-    tags = {
-        "stage": stage,
-        "preset": config.preset,
-        "root": config.workspace.root,
-        "identity": identity,
-        "git_commit": _git_commit(),
-    }
-    for what, fingerprint in inputs.items():
-        tags[f"input.{what}"] = fingerprint
-        makers = client.search_runs([experiment], f"tags.output = '{fingerprint}'", max_results=1)
-        if makers:
-            tags[f"input.{what}.run"] = makers[0].info.run_id
-    client.log_batch(
-        run.id,
-        tags=[RunTag(k, v) for k, v in tags.items()],
-        params=[] if unfinished else [Param(k, v) for k, v in _flat(asdict(config)).items()],
-    )
-    if inputs and not unfinished:
-        client.log_inputs(run.id, _datasets(config.workspace.root, inputs))
-    run.json({"preset": config.preset} | asdict(config), "config.json")
-    return run
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for name, item in value.items():
-        if isinstance(item, Mapping):
-            flat |= _flat(item, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = item if isinstance(item, str) else json.dumps(item)
-    return flat
-
-
-def _git_commit() -> str:
-    try:
-        command = ["git", "-C", str(REPOSITORY), "rev-parse", "HEAD"]
-        return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
-    except OSError:
-        return ""

@@ -12,7 +12,7 @@ from typing import Any
 
 from pipelines.io import checksums, lock, storage, workspace
 from pipelines.tracking import registry
-from pipelines.tracking.run import start_run
+from pipelines.tracking.start import start_run
 from pipelines.training.checkpoints import Checkpoints
 from pipelines.training.methods.base import Method
 from pipelines.training.settings import TrainJob
@@ -121,7 +121,7 @@ def _train_and_publish(stage: Stage, checkpoints: Checkpoints, owner: str) -> st
         run.bytes(_card(stage, state["validation"]).encode(), "MODEL_CARD.md")
         if stage.register:
             root, folder = config.workspace.root, stage.folder
-            run.send(
+            run.send_and_wait(
                 "the registration of the model",
                 lambda: print(registry.register(run, root, folder), flush=True),
             )

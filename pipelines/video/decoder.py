@@ -7,7 +7,8 @@ pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, closing
 from typing import NamedTuple
 
 import av
@@ -67,19 +68,20 @@ def read_frames(
     else:
         decoded = _video_frames(path, start_s)
     last: float | None = None
-    for time_s, fresh, frame, aspect in decoded:
-        if end_s is not None and time_s >= end_s:
-            break
-        pixels = frame.width * frame.height
-        if max_pixels and pixels > max_pixels:
-            raise VideoError("too_many_pixels", f"{frame.width}x{frame.height}", pixels)
-        if time_s >= start_s:
-            gap = last is not None and time_s - last > MAX_GAP_S
-            yield Picture(time_s, shaper(frame, aspect), fresh or gap)
-            last = time_s
+    with closing(decoded):
+        for time_s, fresh, frame, aspect in decoded:
+            if end_s is not None and time_s >= end_s:
+                break
+            pixels = frame.width * frame.height
+            if max_pixels and pixels > max_pixels:
+                raise VideoError("too_many_pixels", f"{frame.width}x{frame.height}", pixels)
+            if time_s >= start_s:
+                gap = last is not None and time_s - last > MAX_GAP_S
+                yield Picture(time_s, shaper(frame, aspect), fresh or gap)
+                last = time_s
 
 
-Decoded = Iterator[tuple[float, bool, av.VideoFrame, float]]
+Decoded = Generator[tuple[float, bool, av.VideoFrame, float], None, None]
 """Time in seconds, whether it is fresh, the frame, the aspect ratio of its pixels."""
 
 
@@ -102,14 +104,15 @@ def _image_frames(folder: str, fps: float, start_s: float) -> Decoded:
 
 
 def _video_frames(path: str, start_s: float) -> Decoded:
-    with open_video(path) as container:
+    with open_video(path) as container, ExitStack() as decoding:
         stream = video_stream(container)
         rate, aspect = frame_rate(stream), pixel_aspect(stream)
         origin = _origin(stream)
         if start_s > 0 and origin is not None:
             _seek(container, stream, origin + start_s)
         last: float | None = None
-        for frame, fresh in _clean_frames(container, stream, path):
+        frames = decoding.enter_context(closing(_clean_frames(container, stream, path)))
+        for frame, fresh in frames:
             time = frame.time
             if time is not None:
                 origin = time if origin is None else origin
@@ -156,7 +159,7 @@ class _DamageSeen:
 
 def _clean_frames(
     container: av.container.InputContainer, stream: av.VideoStream, path: str
-) -> Iterator[tuple[av.VideoFrame, bool]]:
+) -> Generator[tuple[av.VideoFrame, bool], None, None]:
     """Frames in order of time, and whether frames were lost right before.
 
     After damage the decoder restarts at the next key frame. A frame is held back until the next

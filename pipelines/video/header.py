@@ -50,7 +50,7 @@ RATES = (0.05, 1000.0)
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """The header of the first video stream of a container."""
+    """The header of a container and its video stream."""
 
     duration_s: float | None
     fps: float | None
@@ -121,7 +121,7 @@ def raise_if_starved(error: Exception) -> None:
 def video_stream(container: av.container.InputContainer) -> av.VideoStream:
     """The stream to decode: moving rather than still, FFmpeg's default, the largest; never a cover.
 
-    This is the order in which the command `ffmpeg` chooses; of equals it takes the first.
+    Of equals it is the first.
     """
     cover, default = av.stream.Disposition.attached_pic, av.stream.Disposition.default
     streams = [s for s in container.streams.video if not s.disposition & cover]
@@ -143,12 +143,13 @@ def video_stream(container: av.container.InputContainer) -> av.VideoStream:
 
 def _moving(path: str) -> set[int]:
     """Indices of the video streams with several packets near the start: a cover has only one."""
+    counts: Counter[int] = Counter()
     with open_video(path) as container:
         packets = islice(container.demux(*container.streams.video), PEEKED_PACKETS)
         try:
-            counts = Counter(packet.stream_index for packet in packets if packet.size)
-        except av.FFmpegError:
-            return set()
+            counts.update(packet.stream_index for packet in packets if packet.size)
+        except av.FFmpegError as error:  # What was counted before the damage tells enough.
+            raise_if_starved(error)
     return {index for index, count in counts.items() if count > 1}
 
 
@@ -186,9 +187,12 @@ def probe(path: str, frames_fps: float | None = None) -> VideoInfo:
         if stream.duration and stream.time_base:
             duration = float(stream.duration * stream.time_base)
         elif container.duration:
-            # Matroska counts from 0, wherever the first frame lies.
-            late = container.start_time if "matroska" in container.format.name else 0
-            duration = (container.duration - max(0, late or 0)) / 1e6
+            duration = container.duration / 1e6
+            # FFmpeg counts a Matroska's length from 0, wherever the first frame lies; mkvmerge
+            # counts from that frame.
+            muxer = container.metadata.get("ENCODER") or container.metadata.get("encoder") or ""
+            if "matroska" in container.format.name and muxer.startswith("Lavf"):
+                duration -= max(0, container.start_time or 0) / 1e6
         rate = frame_rate(stream)
         codec = {"libdav1d": "av1"}.get(stream.codec_context.name, stream.codec_context.name)
         fps = None if rate is None else float(rate)

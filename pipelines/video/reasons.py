@@ -11,7 +11,8 @@ FAILURES = {
     "no_permission": "The file may not be read.",
     "not_a_file": "A folder, pipe or device with the name of a video.",
     "empty": "The file holds no bytes, or the folder no images.",
-    "unreadable": "FFmpeg finds no video format in the file; its index may be cut off.",
+    "unreadable": "FFmpeg finds no video format in the file, or one that lists other files; its "
+    "index may be cut off.",
     "no_video_stream": "The file holds no video: only sound, or a cover.",
     "no_frame_size": "The header gives no width or height.",
     "no_frame_rate": "Neither header nor time stamps give the frame rate.",
@@ -50,6 +51,10 @@ class VideoError(Exception):
         assert reason in REASONS, reason
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason, self.detail, self.score = reason, detail, score
+
+    def bare(self) -> VideoError:
+        """The same without its traceback, which keeps decoders and frames alive."""
+        return VideoError(self.reason, self.detail, self.score)
 
     def __reduce__(self) -> tuple:
         return VideoError, (self.reason, self.detail, self.score)

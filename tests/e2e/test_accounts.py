@@ -67,7 +67,7 @@ def test_every_input_is_accounted_for(job, tmp_path: Path):
 def _check_artifacts(root: Path) -> None:
     from mlflow.tracking import MlflowClient
 
-    from pipelines.tracking.run import EXPERIMENT, tracking_uri
+    from pipelines.tracking.server import EXPERIMENT, tracking_uri
 
     client = MlflowClient(tracking_uri())
     experiment = client.get_experiment_by_name(EXPERIMENT)

@@ -76,7 +76,7 @@ def _check_tracking(root: str) -> None:
     """One finished run a job; each names the run that made its input."""
     from mlflow.tracking import MlflowClient
 
-    from pipelines.tracking.run import EXPERIMENT, tracking_uri
+    from pipelines.tracking.server import EXPERIMENT, tracking_uri
 
     client = MlflowClient(tracking_uri())
     experiment = client.get_experiment_by_name(EXPERIMENT)

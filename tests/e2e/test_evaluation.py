@@ -16,12 +16,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mlflow.tracking import MlflowClient
 
 from pipelines.demo_videos import CLASSES
 from pipelines.io import storage
 from pipelines.sampling.settings import Sample
 from pipelines.tracking import registry
-from pipelines.tracking.run import EXPERIMENT, MlflowClient, start_run, tracking_uri
+from pipelines.tracking.server import EXPERIMENT, tracking_uri
+from pipelines.tracking.start import start_run
 from tests.e2e.conftest import free_port, run_job
 from tests.tiny import write_bundle
 from vqvdm.checkpoint import load_config

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.io import storage
+from pipelines.io import object_store, storage
 from tests.e2e.conftest import KEY, SECRET
 from tests.unit.pipelines.io.test_storage import ODD_NAMES, check_literal
 
@@ -42,7 +42,7 @@ def test_names_of_objects_are_literal(connected: None, odd: str):
 
 @pytest.mark.e2e
 def test_many_objects_are_deleted_by_few_requests(connected: None, monkeypatch):
-    monkeypatch.setattr(storage, "BULK", 5)
+    monkeypatch.setattr(object_store, "BULK", 5)
     for number in range(12):
         storage.publish_bytes(b"x", f"s3://bucket/many/{number % 3}/{number}")
     storage.publish_bytes(b"x", "s3://bucket/many-others")

@@ -51,7 +51,10 @@ MODEL_LIBRARIES = {
 }
 ROOMS = {
     "ray": PAGES | {"pipelines.training.trainer", "pipelines.cluster"},
-    "mlflow": {f"pipelines.tracking.{name}" for name in ("run", "registry", "registered_model")},
+    "mlflow": {
+        f"pipelines.tracking.{name}"
+        for name in ("run", "start", "server", "registry", "registered_model")
+    },
     "av": {f"pipelines.video.{name}" for name in ("encoder", "header", "decoder", "shaper")},
     "imagehash": {"pipelines.sharding.perceptual_hash"},
     "scenedetect": {"pipelines.video.scenes"},

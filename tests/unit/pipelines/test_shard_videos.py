@@ -1,11 +1,13 @@
 """Sharding: where clips start, what they are called, and the outcome of each video."""
 
+import gc
 import json
 import os
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -22,7 +24,7 @@ from pipelines.sharding.clip_shards import (
     decoding_process,
     make_shard,
 )
-from pipelines.sharding.clips import ClipSpec, EncodedClip
+from pipelines.sharding.clips import ClipSpec, CutRequest, EncodedClip, Outcome, cut_video
 from pipelines.sharding.manifest import Account, Source
 from pipelines.sharding.settings import Filters, Limits, ShardVideos
 from pipelines.video import encoder as video
@@ -359,8 +361,31 @@ def test_a_refused_video_costs_no_process(name: str, tmp_path: Path) -> None:
     assert before is not None and process._process and process._process.pid == before
 
 
-def test_times_count_from_the_first_frame(tmp_path: Path) -> None:
-    late = KINDS["begins at 5 s"].make(tmp_path / "a.mkv")
+def open_containers() -> int:
+    return sum(isinstance(each, av.container.InputContainer) for each in gc.get_objects())
+
+
+@pytest.mark.parametrize("reason", ["too_many_pixels", "damaged"])
+def test_a_failed_video_leaves_nothing_in_its_process(reason: str, tmp_path: Path) -> None:
+    """Neither decoders nor what captures their messages, by which damage is seen."""
+    bad = KINDS["size changes"].make(tmp_path / "a.mp4")
+    spec = replace(SPEC, limits=Limits(max_pixels=64 * 96))
+    if reason == "damaged":
+        bad, spec = corrupt(write(tmp_path / "a.mkv", "libx264")), SPEC
+    gc.collect()
+    gc.disable()  # What is freed later could end the capture of the next video's messages.
+    try:
+        before = open_containers()
+        *_, outcome = cut_video(CutRequest(str(bad), spec))
+        assert isinstance(outcome, Outcome) and outcome.error and outcome.error.reason == reason
+        assert open_containers() == before
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("name", ["begins at 5 s", "begins at 5 s, by mkvmerge"])
+def test_times_count_from_the_first_frame(name: str, tmp_path: Path) -> None:
+    late = KINDS[name].make(tmp_path / "a.mkv")
     account, samples = shard(source(late), tmp_path / "clips")
     assert account.duration_s == pytest.approx(COUNT / 25, abs=0.05)
     assert json.loads(samples[0].members["json"])["start_s"] == 0.0

@@ -3,6 +3,7 @@
 import errno
 import multiprocessing
 import os
+import time
 import uuid
 from pathlib import Path
 
@@ -63,6 +64,15 @@ def test_readers_that_died_are_forgotten(folder: str) -> None:
         pass
     with lock.reading("evaluate", folder):
         pass
+    assert storage.walk(folder) == []
+
+
+def test_silent_readers_of_other_machines_are_waited_for_together(folder: str) -> None:
+    for number in range(5):
+        left_behind(folder, "sample", machine=f"another {number}")
+    since = time.monotonic()
+    with lock.writing(folder, "train_ldm"):
+        assert 3 <= time.monotonic() - since < 6
     assert storage.walk(folder) == []
 
 

@@ -274,6 +274,15 @@ def test_rows_outside_the_listing_change_with_their_files(tmp_path: Path) -> Non
         assert other.size == 5 and other.mtime_ns
 
 
+def test_a_class_whose_name_is_no_text_is_refused(tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path) + b"/caf\xe9"
+    os.mkdir(folder)
+    with open(folder + b"/a.mp4", "wb"):
+        pass
+    with pytest.raises(UserError, match=r"class 'caf.*' is not UTF-8: rename its folder"):
+        found(str(tmp_path))
+
+
 def test_classes_that_look_the_same_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

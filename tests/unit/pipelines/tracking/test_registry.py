@@ -15,7 +15,8 @@ from mlflow.tracking import MlflowClient
 from pipelines.sampling.settings import Sample
 from pipelines.tracking import registry
 from pipelines.tracking.registry import distance_of, judge, model_name, register
-from pipelines.tracking.run import Run, start_run
+from pipelines.tracking.run import Run
+from pipelines.tracking.start import start_run
 from tests.tiny import write_bundle
 from vqvdm import VideoGenerator
 from vqvdm.checkpoint import load_config

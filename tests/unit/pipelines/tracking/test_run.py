@@ -1,17 +1,20 @@
 """Runs in a real MLflow store: their state, lineage, settings and files."""
 
 import json
+import os
 import re
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import requests
 from mlflow.entities import Run as Record
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, RESOURCE_DOES_NOT_EXIST
@@ -20,7 +23,9 @@ from mlflow.tracking import MlflowClient
 from pipelines.sampling.settings import Sample
 from pipelines.settings import Job
 from pipelines.tracking import run as tracking
-from pipelines.tracking.run import Run, start_run, tracking_uri, without_password
+from pipelines.tracking.run import Run
+from pipelines.tracking.server import is_away, tracking_uri, without_password
+from pipelines.tracking.start import run_on_demand, start_run
 from pipelines.training.settings import TrainVQGAN
 from vqvdm.errors import UserError
 from vqvdm.tokenizer.losses import LossConfig
@@ -163,20 +168,29 @@ def test_the_address_is_the_environments(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert tracking_uri().startswith("sqlite:////")
     assert tracking_uri().endswith("/mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+    assert tracking_uri() == f"sqlite:///{os.getcwd()}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "databricks://profile")
+    assert tracking_uri() == "databricks://profile"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "databricks")
+    assert tracking_uri() == "databricks"
 
 
 @pytest.fixture
 def server(store: Path, job: Sample, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Exception]]:
     """Errors that the tracking server fails with, while the list is not empty."""
     away: list[Exception] = []
-    log_batch = MlflowClient.log_batch
 
-    def maybe(self: MlflowClient, *args: Any, **kwargs: Any) -> None:
-        if away:
-            raise away[0]
-        log_batch(self, *args, **kwargs)
+    def failing(method: Callable[..., Any]) -> Callable[..., Any]:
+        def maybe(self: MlflowClient, *args: Any, **kwargs: Any) -> Any:
+            if away:
+                raise away[0]
+            return method(self, *args, **kwargs)
 
-    monkeypatch.setattr(MlflowClient, "log_batch", maybe)
+        return maybe
+
+    for name in ("log_batch", "get_run"):
+        monkeypatch.setattr(MlflowClient, name, failing(getattr(MlflowClient, name)))
     yield away
 
 
@@ -269,9 +283,69 @@ def test_a_refusal_is_told_once_and_stops_no_job(
         for step in range(3):
             run.metrics({"train/loss": 1.0}, step)
         run.tag("note", "goes on")
+    server.clear()
     said = capsys.readouterr().out
     assert said.count("refuses metrics: the job goes on without it (") == said.count("\n") == 1
     assert record(run).data.tags["note"] == "goes on" and status(run) == "FINISHED"
+
+
+def answer_of(status: int) -> requests.HTTPError:
+    response = requests.Response()
+    response.status_code = status
+    return requests.HTTPError(f"{status} Error", response=response)
+
+
+@pytest.mark.parametrize(
+    ("error", "away"),
+    [
+        (ConnectionError("refused"), True),
+        (requests.ConnectTimeout("after 10 s"), True),
+        (answer_of(502), True),
+        (answer_of(429), True),
+        (MlflowException("failed with exception", INTERNAL_ERROR), True),
+        (answer_of(413), False),
+        (answer_of(403), False),
+        (PermissionError(13, "Permission denied", "/mlflow"), False),
+        (MlflowException("no such", RESOURCE_DOES_NOT_EXIST), False),
+    ],
+)
+def test_only_a_server_that_does_not_answer_is_away(error: Exception, away: bool) -> None:
+    assert is_away(error) == away
+
+
+def test_what_alone_is_not_taken_holds_up_nothing(
+    job: Sample, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise answer_of(500)  # A server that cannot reach its artifacts.
+
+    monkeypatch.setattr(tracking, "RETRY_S", 0.1)
+    monkeypatch.setattr(MlflowClient, "log_artifact", fail)
+    with start_run("sample", job) as run:
+        run.metrics({"train/loss": 1.0}, step=1)
+        eventually(lambda: not run._waiting)
+        run.json({}, "last.json")
+    said = capsys.readouterr().out
+    assert said.count("refuses") == 1 and "refuses config.json" in said
+    assert record(run).data.metrics["train/loss"] == 1.0 and status(run) == "FINISHED"
+
+
+def test_a_long_action_is_waited_for(job: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "CLOSE_S", 0.1)
+    done_at: list[float] = []
+
+    def upload() -> None:
+        time.sleep(1)
+        done_at.append(time.monotonic())
+
+    with start_run("sample", job) as run:
+        run.send_and_wait("an upload", upload)
+        assert done_at
+
+
+def test_names_that_are_no_text_are_logged_escaped(job: Sample) -> None:
+    run = done("sample", replace(job, root=f"{job.root}/\udcff"))
+    assert record(run).data.tags["root"] == rf"{job.root}/\udcff"
 
 
 def test_no_server_at_the_start_is_reported_in_one_line(
@@ -320,6 +394,23 @@ def test_a_folder_of_runs_is_refused_in_one_line(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     with pytest.raises(UserError, match=r"is a folder.* pass sqlite:////.*mlruns/mlflow\.db"):
+        start_run("sample", job).__enter__()
+
+
+def test_what_is_no_address_is_refused_before_the_work(
+    job: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "localhost:5000")
+    with pytest.raises(UserError, match=r"no address: pass http://localhost:5000$"):
+        run_on_demand("sample", job).__enter__()
+
+
+def test_where_no_runs_can_be_kept_is_told(
+    job: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/file/mlflow.db")
+    with pytest.raises(UserError, match=r"runs cannot be kept in .*/file \("):
         start_run("sample", job).__enter__()
 
 

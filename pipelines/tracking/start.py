@@ -1,0 +1,152 @@
+"""One MLflow run a job.
+
+The driver starts the run; a training worker continues it, by its id. A job that is started
+again after a kill finds its unfinished run. Lineage is by content: a run is tagged with the
+fingerprint of its output, and the next job searches for the run that made its input.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
+
+from pipelines.io import checksums, storage
+from pipelines.io.workspace import Workspace
+from pipelines.tracking.run import Run
+from pipelines.tracking.server import client_of, experiment_of, explained, tracking_uri
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+DIGEST_LENGTH = 36
+"""Longest digest that MLflow accepts."""
+
+
+class Settings(Protocol):
+    """What a run records of a job's settings, which are a dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def preset(self) -> str: ...
+    @property
+    def workspace(self) -> Workspace: ...
+    def recipe(self) -> dict[str, Any]: ...
+
+
+def _datasets(root: str, inputs: Mapping[str, str]) -> list[DatasetInput]:
+    """The inputs of a job as MLflow's datasets: where each lies, and its digest."""
+    return [
+        DatasetInput(
+            Dataset(
+                what, digest[:DIGEST_LENGTH], "uri", json.dumps({"uri": storage.join(root, what)})
+            ),
+            [InputTag("mlflow.data.context", "input")],
+        )
+        for what, digest in inputs.items()
+    ]
+
+
+@contextmanager
+def start_run(
+    stage: str, config: Settings, inputs: Mapping[str, str] | None = None
+) -> Iterator[Run]:
+    """The run of a job; `inputs` maps the name of each input to its fingerprint."""
+    run = _begin(tracking_uri(), stage, config, inputs or {})
+    try:
+        yield run
+    except BaseException:
+        run.finish("FAILED")
+        raise
+    run.finish("FINISHED")
+
+
+@contextmanager
+def run_on_demand(
+    stage: str, config: Settings, inputs: Mapping[str, str] | None = None
+) -> Iterator[Callable[[], Run]]:
+    """Yields what begins the run of a job, once: a job that finds its work done needs none."""
+    tracking_uri()  # What is no address is refused before the work, not with its first result.
+    with ExitStack() as stack:
+        yield cache(lambda: stack.enter_context(start_run(stage, config, inputs)))
+
+
+def _begin(uri: str, stage: str, config: Settings, inputs: Mapping[str, str]) -> Run:
+    """The unfinished run of the same job, or a new one; `UserError` if no server answers."""
+    try:
+        return _found_or_new(uri, stage, config, inputs)
+    except Exception as error:
+        line = explained(uri, error)
+        if line is None:
+            raise
+        raise line from error
+
+
+def _found_or_new(uri: str, stage: str, config: Settings, inputs: Mapping[str, str]) -> Run:
+    client = client_of(uri)
+    experiment = experiment_of(client, uri)
+    identity = checksums.fingerprint([stage, config.workspace.root, config.recipe(), inputs])
+    unfinished = client.search_runs(
+        [experiment],
+        f"tags.identity = '{identity}' and attributes.status != 'FINISHED'",
+        max_results=1,
+    )
+    if unfinished:
+        run = Run(uri, unfinished[0].info.run_id)
+        client.update_run(run.id, status="RUNNING")
+    else:
+        root = config.workspace.root.rstrip("/").rsplit("/", 1)[-1]
+        name = getattr(config, "name", None) or getattr(config, "output", None)
+        words = f"{stage} {name}" if name else stage
+        started = client.create_run(experiment, run_name=_text(f"{root}: {words}"))
+        run = Run(uri, started.info.run_id)
+    tags = {
+        "stage": stage,
+        "preset": config.preset,
+        "root": config.workspace.root,
+        "identity": identity,
+        "git_commit": _git_commit(),
+    }
+    for what, fingerprint in inputs.items():
+        tags[f"input.{what}"] = fingerprint
+        makers = client.search_runs([experiment], f"tags.output = '{fingerprint}'", max_results=1)
+        if makers:
+            tags[f"input.{what}.run"] = makers[0].info.run_id
+    client.log_batch(
+        run.id,
+        tags=[RunTag(k, _text(v)) for k, v in tags.items()],
+        params=[] if unfinished else [Param(k, _text(v)) for k, v in _flat(asdict(config)).items()],
+    )
+    if inputs and not unfinished:
+        client.log_inputs(run.id, _datasets(config.workspace.root, inputs))
+    run.json({"preset": config.preset} | asdict(config), "config.json")
+    return run
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for name, item in value.items():
+        if isinstance(item, Mapping):
+            flat |= _flat(item, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = item if isinstance(item, str) else json.dumps(item)
+    return flat
+
+
+def _text(value: str) -> str:
+    """The name of a folder need not be UTF-8, which databases want."""
+    return value.encode("utf-8", "backslashreplace").decode()
+
+
+def _git_commit() -> str:
+    try:
+        command = ["git", "-C", str(REPOSITORY), "rev-parse", "HEAD"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
+    except OSError:
+        return ""
