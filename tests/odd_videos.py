@@ -7,6 +7,7 @@ green, blue and grey, and a strip across the middle spells the number in six bit
 from __future__ import annotations
 
 import os
+import re
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -227,7 +228,8 @@ def _late(path: Path) -> Path:
 
 def _late_by_mkvmerge(path: Path) -> Path:
     """Its header counts the length from the first frame."""
-    patch(_late(path), b"Lavf", b"libm")
+    data = _late(path).read_bytes()
+    path.write_bytes(re.sub(rb"(\x4d\x80.)Lavf", rb"\1libm", data, flags=re.DOTALL))
     return patch(path, b"\x44\x89\x88", struct.pack(">d", COUNT * 40.0), 3)
 
 

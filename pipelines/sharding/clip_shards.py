@@ -141,7 +141,7 @@ class VideoTask:
                 # A header may give no length: a minute of clips is worth another minute's time.
                 minutes = math.ceil(event.start_s / 60) + 1
                 deadline.allowed_s = max(deadline.allowed_s, limits.timeout_s * minutes)
-        # Raised at the end of the work only: a process whose results are not taken is ended.
+        # Otherwise raised at its end: a process whose results are not taken is ended.
         if error:
             raise error
 

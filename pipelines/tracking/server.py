@@ -21,6 +21,14 @@ CLIENT = {
 }
 """By default the client tries eight times, up to two minutes each, which would delay a job; and it
 draws bars between the job's own lines."""
+PASSING = (
+    "INTERNAL_ERROR",
+    "TEMPORARILY_UNAVAILABLE",
+    "REQUEST_LIMIT_EXCEEDED",
+    "RESOURCE_EXHAUSTED",
+    "DEADLINE_EXCEEDED",
+)
+"""Codes of errors that pass."""
 SQLITE = "sqlite:///"
 MANAGED = ("databricks", "uc")
 """How addresses of managed servers begin, which need not be URIs."""
@@ -114,8 +122,7 @@ def is_away(error: Exception) -> bool:
     absence: to wait would not mend it.
     """
     if isinstance(error, MlflowException):
-        lasting = error.error_code not in ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE")
-        return not (lasting or is_refused(error))
+        return error.error_code in PASSING and not is_refused(error)
     if isinstance(error, requests.HTTPError) and error.response is not None:
         return error.response.status_code == 429 or error.response.status_code >= 500
     lost = (ConnectionError, TimeoutError, requests.ConnectionError, requests.Timeout)

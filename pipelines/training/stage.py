@@ -121,7 +121,7 @@ def _train_and_publish(stage: Stage, checkpoints: Checkpoints, owner: str) -> st
         run.bytes(_card(stage, state["validation"]).encode(), "MODEL_CARD.md")
         if stage.register:
             root, folder = config.workspace.root, stage.folder
-            run.send_and_wait(
+            run.upload(
                 "the registration of the model",
                 lambda: print(registry.register(run, root, folder), flush=True),
             )

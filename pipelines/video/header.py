@@ -188,15 +188,21 @@ def probe(path: str, frames_fps: float | None = None) -> VideoInfo:
             duration = float(stream.duration * stream.time_base)
         elif container.duration:
             duration = container.duration / 1e6
-            # FFmpeg counts a Matroska's length from 0, wherever the first frame lies; mkvmerge
-            # counts from that frame.
-            muxer = container.metadata.get("ENCODER") or container.metadata.get("encoder") or ""
-            if "matroska" in container.format.name and muxer.startswith("Lavf"):
+            if "matroska" in container.format.name and _counts_from_zero(path):
                 duration -= max(0, container.start_time or 0) / 1e6
         rate = frame_rate(stream)
         codec = {"libdav1d": "av1"}.get(stream.codec_context.name, stream.codec_context.name)
         fps = None if rate is None else float(rate)
         return VideoInfo(duration, fps, stream.width, stream.height, codec)
+
+
+def _counts_from_zero(path: str) -> bool:
+    """Whether FFmpeg wrote a Matroska: it counts the length from 0, others from the first frame.
+
+    Tags may be copied from another file; the element `MuxingApp` is of this one.
+    """
+    with open(path, "rb") as file:
+        return bool(re.search(rb"\x4d\x80.Lavf", file.read(4096), re.DOTALL))
 
 
 def _without_size(messages: str) -> VideoError:

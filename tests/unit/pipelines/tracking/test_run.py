@@ -17,12 +17,17 @@ import pytest
 import requests
 from mlflow.entities import Run as Record
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, RESOURCE_DOES_NOT_EXIST
+from mlflow.protos.databricks_pb2 import (
+    INTERNAL_ERROR,
+    REQUEST_LIMIT_EXCEEDED,
+    RESOURCE_DOES_NOT_EXIST,
+    TEMPORARILY_UNAVAILABLE,
+)
 from mlflow.tracking import MlflowClient
 
 from pipelines.sampling.settings import Sample
 from pipelines.settings import Job
-from pipelines.tracking import run as tracking
+from pipelines.tracking import sender
 from pipelines.tracking.run import Run
 from pipelines.tracking.server import is_away, tracking_uri, without_password
 from pipelines.tracking.start import run_on_demand, start_run
@@ -156,6 +161,7 @@ def test_a_worker_continues_the_run(job: Sample) -> None:
         worker = Run(run.uri, run.id)
         worker.metrics({"train/loss": 2.0, "val/psnr": 30.0}, step=1)
         worker.metrics({"train/loss": 1.0}, step=2)
+        worker.close()
         assert status(run) == "RUNNING"
     assert record(run).data.metrics == {"train/loss": 1.0, "val/psnr": 30.0}
     history = MlflowClient(run.uri).get_metric_history(run.id, "train/loss")
@@ -180,17 +186,14 @@ def test_the_address_is_the_environments(monkeypatch: pytest.MonkeyPatch) -> Non
 def server(store: Path, job: Sample, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Exception]]:
     """Errors that the tracking server fails with, while the list is not empty."""
     away: list[Exception] = []
+    log_batch = MlflowClient.log_batch
 
-    def failing(method: Callable[..., Any]) -> Callable[..., Any]:
-        def maybe(self: MlflowClient, *args: Any, **kwargs: Any) -> Any:
-            if away:
-                raise away[0]
-            return method(self, *args, **kwargs)
+    def maybe(self: MlflowClient, *args: Any, **kwargs: Any) -> None:
+        if away:
+            raise away[0]
+        log_batch(self, *args, **kwargs)
 
-        return maybe
-
-    for name in ("log_batch", "get_run"):
-        monkeypatch.setattr(MlflowClient, name, failing(getattr(MlflowClient, name)))
+    monkeypatch.setattr(MlflowClient, "log_batch", maybe)
     yield away
 
 
@@ -215,7 +218,7 @@ def test_a_server_that_did_not_answer_gets_the_rest_later(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(tracking, "RETRY_S", 0.3)
+    monkeypatch.setattr(sender, "RETRY_S", 0.3)
     said = ""
 
     def has_said(words: str) -> bool:
@@ -225,7 +228,7 @@ def test_a_server_that_did_not_answer_gets_the_rest_later(
 
     with start_run("sample", job) as run:
         run.metrics({"train/loss": 3.0}, step=1)
-        eventually(lambda: not run._waiting)
+        eventually(lambda: not run._figures._waiting)
         server.append(error)
         for step in (2, 3):
             run.metrics({"train/loss": 1.0}, step)
@@ -246,7 +249,7 @@ def test_what_a_server_never_got_is_named(
     server: list[Exception], job: Sample, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with start_run("sample", job) as run:
-        eventually(lambda: not run._waiting)
+        eventually(lambda: not run._figures._waiting)
         server.append(AWAY[0])
         for step in range(3):
             run.metrics({"train/loss": 1.0}, step)
@@ -264,7 +267,7 @@ def test_a_server_that_never_answers_holds_up_no_step(
         log_batch(self, *args, **kwargs)
 
     with start_run("sample", job) as run:
-        eventually(lambda: not run._waiting)
+        eventually(lambda: not run._figures._waiting)
         monkeypatch.setattr(MlflowClient, "log_batch", slow)
         since = time.monotonic()
         for step in range(100):
@@ -278,12 +281,11 @@ def test_a_refusal_is_told_once_and_stops_no_job(
     server: list[Exception], job: Sample, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with start_run("sample", job) as run:
-        eventually(lambda: not run._waiting)
+        eventually(lambda: not run._figures._waiting)
         server.append(MlflowException("no such", RESOURCE_DOES_NOT_EXIST))
         for step in range(3):
             run.metrics({"train/loss": 1.0}, step)
         run.tag("note", "goes on")
-    server.clear()
     said = capsys.readouterr().out
     assert said.count("refuses metrics: the job goes on without it (") == said.count("\n") == 1
     assert record(run).data.tags["note"] == "goes on" and status(run) == "FINISHED"
@@ -303,6 +305,7 @@ def answer_of(status: int) -> requests.HTTPError:
         (answer_of(502), True),
         (answer_of(429), True),
         (MlflowException("failed with exception", INTERNAL_ERROR), True),
+        (MlflowException("slow down", REQUEST_LIMIT_EXCEEDED), True),
         (answer_of(413), False),
         (answer_of(403), False),
         (PermissionError(13, "Permission denied", "/mlflow"), False),
@@ -313,34 +316,58 @@ def test_only_a_server_that_does_not_answer_is_away(error: Exception, away: bool
     assert is_away(error) == away
 
 
-def test_what_alone_is_not_taken_holds_up_nothing(
+def test_a_store_of_artifacts_that_fails_holds_up_no_figures(
     job: Sample, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(*_: object) -> None:
-        raise answer_of(500)  # A server that cannot reach its artifacts.
+        raise answer_of(500)
 
-    monkeypatch.setattr(tracking, "RETRY_S", 0.1)
     monkeypatch.setattr(MlflowClient, "log_artifact", fail)
     with start_run("sample", job) as run:
-        run.metrics({"train/loss": 1.0}, step=1)
-        eventually(lambda: not run._waiting)
-        run.json({}, "last.json")
+        for number in range(5):
+            run.json({}, "a.json")
+            run.metrics({"train/loss": 1.0}, number)
+        eventually(lambda: not run._figures._waiting)
     said = capsys.readouterr().out
-    assert said.count("refuses") == 1 and "refuses config.json" in said
-    assert record(run).data.metrics["train/loss"] == 1.0 and status(run) == "FINISHED"
+    assert said.count("store of artifacts of the tracking server") == said.count("\n") == 2
+    assert "never got: 1 x config.json, 5 x a.json" in said
+    assert len(MlflowClient(run.uri).get_metric_history(run.id, "train/loss")) == 5
+    assert status(run) == "FINISHED"
 
 
-def test_a_long_action_is_waited_for(job: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "CLOSE_S", 0.1)
-    done_at: list[float] = []
+@pytest.mark.parametrize("hiccups", [0, 1])
+def test_a_long_upload_is_waited_for(
+    job: Sample, monkeypatch: pytest.MonkeyPatch, hiccups: int
+) -> None:
+    monkeypatch.setattr(sender, "CLOSE_S", 0.1)
+    monkeypatch.setattr(sender, "HURRY_S", 0.1)
+    failures = [ConnectionError("reset")] * hiccups
+    uploaded: list[str] = []
 
     def upload() -> None:
+        if failures:
+            raise failures.pop()
         time.sleep(1)
-        done_at.append(time.monotonic())
+        uploaded.append("it")
 
     with start_run("sample", job) as run:
-        run.send_and_wait("an upload", upload)
-        assert done_at
+        run.upload("a model", upload)
+        assert uploaded == ["it"]
+
+
+def test_a_hiccup_at_the_end_loses_nothing(
+    server: list[Exception], job: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_terminated = MlflowClient.set_terminated
+    failures = [MlflowException("database is locked", TEMPORARILY_UNAVAILABLE)]
+
+    def maybe(self: MlflowClient, *args: Any) -> None:
+        if failures:
+            raise failures.pop()
+        set_terminated(self, *args)
+
+    monkeypatch.setattr(MlflowClient, "set_terminated", maybe)
+    assert status(done("sample", job)) == "FINISHED"
 
 
 def test_names_that_are_no_text_are_logged_escaped(job: Sample) -> None:
