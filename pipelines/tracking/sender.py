@@ -16,7 +16,7 @@ RETRY_S = 30.0
 HURRY_S = 1.0
 """The same while a job waits."""
 CLOSE_S = 60.0
-"""At the end, a job waits at most so long for what is still to be sent."""
+"""At the end, a job waits at most so long for each thing that is still to be sent."""
 ATTEMPTS = 3
 """A job that waits gives up after so many attempts in vain."""
 
@@ -43,12 +43,13 @@ class Sender:
             self._changed.notify_all()
 
     def wait(self, limit_s: float | None = None) -> None:
-        """Wait until all is sent, while the server answers, and for `limit_s` at the most."""
+        """Wait until all is sent, while the server answers; `limit_s` bounds each thing."""
         with self._changed:
             last = self._in_vain + ATTEMPTS
             self._hurried += 1
             self._changed.notify_all()
-            self._changed.wait_for(lambda: not self._waiting or self._in_vain >= last, limit_s)
+            while self._waiting and self._in_vain < last and self._changed.wait(limit_s):
+                pass  # Something was sent, or tried.
             self._hurried -= 1
 
     def close(self) -> None:

@@ -355,6 +355,23 @@ def test_a_long_upload_is_waited_for(
         assert uploaded == ["it"]
 
 
+def test_whatever_still_waits_at_the_end_is_sent(
+    job: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log_artifact = MlflowClient.log_artifact
+
+    def slow(self: MlflowClient, *args: Any) -> None:
+        time.sleep(0.2)
+        log_artifact(self, *args)
+
+    monkeypatch.setattr(sender, "CLOSE_S", 0.6)
+    monkeypatch.setattr(MlflowClient, "log_artifact", slow)
+    with start_run("sample", job) as run:
+        for number in range(8):
+            run.json({}, f"{number}.json")
+    assert len(MlflowClient(run.uri).list_artifacts(run.id)) == 9
+
+
 def test_a_hiccup_at_the_end_loses_nothing(
     server: list[Exception], job: Sample, monkeypatch: pytest.MonkeyPatch
 ) -> None:
