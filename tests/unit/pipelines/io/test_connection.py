@@ -1,24 +1,13 @@
 """Errors of file systems are explained with a cure."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
-import fsspec
 import pytest
 
 from pipelines.io import storage
 from pipelines.io.connection import is_refusal
 from vqvdm.errors import UserError
-
-
-@pytest.fixture
-def memory() -> Iterator[str]:
-    """A folder on a file system that is not local."""
-    yield "memory://house"
-    files = fsspec.filesystem("memory")
-    if files.exists("/house"):
-        files.rm("/house", recursive=True)
 
 
 def test_a_forbidden_place_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,6 @@ import pytest
 
 from pipelines.io import storage
 from pipelines.io.markers import (
-    Marker,
     content_fingerprint,
     files_of,
     filled_with,
@@ -15,23 +14,14 @@ from pipelines.io.markers import (
     load_markers,
     read_marker,
 )
-from pipelines.io.shards import ShardWriter
+from tests.small_shards import SAMPLES, write_shard
 from vqvdm.errors import UserError
-
-SAMPLES = {f"key{i}": {"txt": b"%d" % i * 700, "json": b'{"n": %d}' % i} for i in range(5)}
-
-
-def write(folder: Path, order: list[str], name: str = "train-000000", spec: str = "s") -> Marker:
-    with ShardWriter(str(folder), name) as writer:
-        for key in order:
-            writer.add(key, SAMPLES[key])
-        return writer.publish(["video"], spec, "plan", {"videos": []})
 
 
 def test_finished_means_intact_and_of_the_same_inputs(tmp_path: Path) -> None:
     folder, name = str(tmp_path), "train-000000"
     assert finished(folder, name, "plan") is None
-    marker = write(tmp_path, list(SAMPLES))
+    marker = write_shard(tmp_path, list(SAMPLES))
     assert read_marker(folder, name) == marker
     assert finished(folder, name, "plan") == marker
     assert finished(folder, name, "another plan") is None
@@ -48,13 +38,13 @@ def test_a_missing_marker_names_its_cure(tmp_path: Path) -> None:
 
 
 def test_shards_that_changed_under_their_index_name_their_cure(tmp_path: Path) -> None:
-    markers = [write(tmp_path, list(SAMPLES)), write(tmp_path, ["key0"], "val-000000")]
+    markers = [write_shard(tmp_path, list(SAMPLES)), write_shard(tmp_path, ["key0"], "val-000000")]
     index = {
         "shards": [marker.name for marker in markers],
         "fingerprint": content_fingerprint(markers),
     }
     assert load_markers(str(tmp_path), index, "shard_videos") == markers
-    write(tmp_path, ["key1"], "val-000000")
+    write_shard(tmp_path, ["key1"], "val-000000")
     with pytest.raises(UserError, match=r"half-way: run jobs/shard_videos\.py again"):
         load_markers(str(tmp_path), index, "shard_videos")
 
@@ -62,8 +52,8 @@ def test_shards_that_changed_under_their_index_name_their_cure(tmp_path: Path) -
 @pytest.mark.parametrize("garbage", [b"", b'{"spec', b"\xff\xfe", b"{}", b"[1]"])
 def test_an_invalid_marker_counts_as_missing(tmp_path: Path, garbage: bytes) -> None:
     folder = str(tmp_path)
-    write(tmp_path, list(SAMPLES))
-    write(tmp_path, list(SAMPLES), "train-000001")
+    write_shard(tmp_path, list(SAMPLES))
+    write_shard(tmp_path, list(SAMPLES), "train-000001")
     (tmp_path / "train-000000.json").write_bytes(garbage)
     assert read_marker(folder, "train-000000") is None
     assert finished(folder, "train-000000", "plan") is None
@@ -74,7 +64,7 @@ def test_an_invalid_marker_counts_as_missing(tmp_path: Path, garbage: bytes) -> 
 
 def test_the_index_and_the_named_are_kept(tmp_path: Path) -> None:
     for name in ("train-000000", "train-000001", "val-000000"):
-        write(tmp_path, list(SAMPLES), name)
+        write_shard(tmp_path, list(SAMPLES), name)
     storage.publish_json({}, f"{tmp_path}/index.json")
     (tmp_path / ".abc.part").write_bytes(b"half")
     storage.keep_only(str(tmp_path), files_of(["train-000000", "val-000000"]))
@@ -86,7 +76,7 @@ def test_the_index_and_the_named_are_kept(tmp_path: Path) -> None:
 def test_filled_with_reads_unfinished_folders(tmp_path: Path) -> None:
     folder = str(tmp_path / "clips")
     assert filled_with(folder) is None
-    write(tmp_path / "clips", list(SAMPLES), spec="killed")
+    write_shard(tmp_path / "clips", list(SAMPLES), spec="killed")
     assert filled_with(folder) == "killed"
     storage.publish_json({"spec_hash": "whole"}, f"{folder}/index.json")
     assert filled_with(folder) == "whole"

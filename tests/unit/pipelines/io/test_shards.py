@@ -8,30 +8,22 @@ import webdataset as wds
 
 from pipelines.io import shards, storage
 from pipelines.io.markers import (
-    Marker,
     read_marker,
 )
-from pipelines.io.shards import ShardWriter
+from tests.small_shards import SAMPLES, write_shard
 from vqvdm.errors import UserError
-
-SAMPLES = {f"key{i}": {"txt": b"%d" % i * 700, "json": b'{"n": %d}' % i} for i in range(5)}
-
-
-def write(folder: Path, order: list[str], name: str = "train-000000", spec: str = "s") -> Marker:
-    with ShardWriter(str(folder), name) as writer:
-        for key in order:
-            writer.add(key, SAMPLES[key])
-        return writer.publish(["video"], spec, "plan", {"videos": []})
 
 
 def test_insertion_order_has_no_effect(tmp_path: Path) -> None:
-    assert write(tmp_path / "a", list(SAMPLES)) == write(tmp_path / "b", list(reversed(SAMPLES)))
+    assert write_shard(tmp_path / "a", list(SAMPLES)) == write_shard(
+        tmp_path / "b", list(reversed(SAMPLES))
+    )
     for name in ("train-000000.tar", "train-000000.json"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
 def test_members_are_sorted_and_have_no_time_stamp(tmp_path: Path) -> None:
-    marker = write(tmp_path, list(reversed(SAMPLES)))
+    marker = write_shard(tmp_path, list(reversed(SAMPLES)))
     with tarfile.open(tmp_path / "train-000000.tar") as tar:
         members = tar.getmembers()
     assert [m.name for m in members] == [f"{k}.{e}" for k in SAMPLES for e in ("json", "txt")]
@@ -40,7 +32,7 @@ def test_members_are_sorted_and_have_no_time_stamp(tmp_path: Path) -> None:
 
 
 def test_any_webdataset_reader_opens_it(tmp_path: Path) -> None:
-    write(tmp_path, list(SAMPLES))
+    write_shard(tmp_path, list(SAMPLES))
     dataset = wds.WebDataset(str(tmp_path / "train-000000.tar"), shardshuffle=False)
     found = {s["__key__"]: {"txt": s["txt"], "json": s["json"]} for s in dataset}
     assert found == SAMPLES
@@ -54,7 +46,7 @@ def test_the_marker_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         places.append(Path(uri).name)
 
     monkeypatch.setattr(storage, "publish_file", record)
-    write(tmp_path, list(SAMPLES))
+    write_shard(tmp_path, list(SAMPLES))
     assert places == ["train-000000.tar", "train-000000.json"]
 
 
@@ -64,19 +56,19 @@ def test_no_marker_where_the_tar_failed(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(storage, "publish_file", fail)
     with pytest.raises(OSError, match=r"train-000000\.tar"):
-        write(tmp_path, list(SAMPLES))
+        write_shard(tmp_path, list(SAMPLES))
     assert list(tmp_path.iterdir()) == []
     assert read_marker(str(tmp_path), "train-000000") is None
 
 
 def test_samples_come_back(tmp_path: Path) -> None:
-    marker = write(tmp_path, list(reversed(SAMPLES)))
+    marker = write_shard(tmp_path, list(reversed(SAMPLES)))
     read = [(s.key, s.members) for s in shards.read_shard(str(tmp_path), marker, "shard_videos")]
     assert read == list(SAMPLES.items())
 
 
 def test_a_truncated_tar_names_its_cure(tmp_path: Path) -> None:
-    marker = write(tmp_path, list(SAMPLES))
+    marker = write_shard(tmp_path, list(SAMPLES))
     tar = tmp_path / "train-000000.tar"
     tar.write_bytes(tar.read_bytes()[:2000])
     with pytest.raises(UserError) as caught:

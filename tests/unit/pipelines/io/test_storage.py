@@ -2,23 +2,12 @@
 
 import hashlib
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
-import fsspec
 import pytest
 
 from pipelines.io import checksums, storage
 from pipelines.io.connection import is_local
-
-
-@pytest.fixture
-def memory() -> Iterator[str]:
-    """A folder on a file system that is not local."""
-    yield "memory://house"
-    files = fsspec.filesystem("memory")
-    if files.exists("/house"):
-        files.rm("/house", recursive=True)
 
 
 def everything(folder: Path) -> list[str]:

@@ -5,26 +5,9 @@ from pathlib import Path
 import pytest
 
 from pipelines.sharding import sources as inputs
-from pipelines.sharding.manifest import Source
 from pipelines.sharding.settings import Selection
+from tests.input_folders import GROUPS, fill, found, ucf
 from vqvdm.errors import UserError
-
-GROUPS = r"_g\d+_"
-
-
-def fill(folder: Path, *paths: str) -> str:
-    """Empty files: a plan is made from the listing alone."""
-    for path in paths:
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).touch()
-    return str(folder)
-
-
-def found(videos: str, **selection: object) -> dict[str, Source]:
-    sources = inputs.list_sources(videos, Selection(**selection))  # type: ignore[arg-type]
-    by_path = {source.path: source for source in sources}
-    assert len(by_path) == len(sources)
-    return by_path
 
 
 def listed(videos: Path, text: str) -> list[str]:
@@ -32,26 +15,6 @@ def listed(videos: Path, text: str) -> list[str]:
     (videos / "val.txt").write_text(text)
     sources = found(str(videos), labels="none", val_list=f"{videos}/val.txt", group_by=GROUPS)
     return sorted(path for path, source in sources.items() if source.split == "val")
-
-
-def ucf(folder: Path) -> str:
-    """UCF-101 as published, HandStand in its spelling; three groups of two classes."""
-    names = [("ApplyEyeMakeup", "ApplyEyeMakeup"), ("HandstandPushups", "HandStandPushups")]
-    files = [
-        f"{label}/v_{name}_g{group:02d}_c{clip:02d}.avi"
-        for label, name in names
-        for group in (1, 7, 8)
-        for clip in (1, 2, 3)
-    ]
-    lists = folder / "ucfTrainTestlist"
-    lists.mkdir(parents=True)
-    classes = {"ApplyEyeMakeup": 1, "HandstandPushups": 37}
-    (lists / "classInd.txt").write_text("1 ApplyEyeMakeup\r\n37 HandstandPushups\r\n")
-    test = [file for file in files if "_g07_" in file]
-    train = [f"{f} {classes[f.split('/')[0]]}" for f in files if "_g07_" not in f]
-    (lists / "testlist01.txt").write_text("\r\n".join(test) + "\r\n")
-    (lists / "trainlist01.txt").write_text("\r\n".join(train) + "\r\n")
-    return fill(folder / "UCF-101", *files)
 
 
 def test_groups_never_straddle_a_split(tmp_path: Path) -> None:

@@ -2,37 +2,13 @@
 
 import itertools
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
-from torch import Tensor
 
 from pipelines.io import storage
-from pipelines.io.markers import Marker
-from pipelines.io.shards import ShardWriter
-from pipelines.training.loader import Batch, Loader
-
-KEYS = ["a0", "a1", "a2", "b0", "c0", "c1", "c2"]
-
-
-def write_shards(folder: str) -> list[Marker]:
-    markers = []
-    for index, letter in enumerate("abc"):
-        with ShardWriter(folder, f"train-{index:06d}") as writer:
-            for key in (key for key in KEYS if key[0] == letter):
-                writer.add(key, {"txt": str(KEYS.index(key)).encode()})
-            markers.append(writer.publish([letter], "spec", "made", {}))
-    return markers
-
-
-def number(members: dict[str, bytes]) -> dict[str, Tensor]:
-    return {"number": torch.tensor(int(members["txt"]))}
-
-
-def keys(batches: Iterator[Batch], count: int) -> list[list[str]]:
-    return [batch.keys for batch in itertools.islice(batches, count)]
+from pipelines.training.loader import Loader
+from tests.small_shards import KEYS, number, write_shards
 
 
 @pytest.mark.parametrize("remote", [False, True])
