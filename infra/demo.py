@@ -79,7 +79,7 @@ def main() -> None:
     print(f"\nsamples   {demo / 'samples/base/grid.gif'}")
     print(f"report    {demo / 'eval/base/report.html'}")
     print(f"bundle    {demo / 'ldm/base'}")
-    print("MLflow    make ui, then http://127.0.0.1:5000")
+    print('MLflow    make ui, then http://127.0.0.1:5000, there "Model training"')
 
 
 if __name__ == "__main__":

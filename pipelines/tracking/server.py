@@ -103,7 +103,7 @@ def experiment_of(client: MlflowClient, uri: str) -> str:
     location = None
     if uri.startswith(SQLITE):
         location = (Path(uri.removeprefix(SQLITE)).parent / "mlartifacts").as_uri()
-    # The kind decides which of its views MLflow opens: the one for training, not for chat models.
+    # Of servers whose pages have no switch between views, the one for training is opened.
     tags = {"mlflow.experimentKind": "custom_model_development"}
     return client.create_experiment(name, artifact_location=location, tags=tags)
 
