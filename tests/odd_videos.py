@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from pipelines.video import Frames
@@ -128,15 +129,72 @@ def patch(path: Path, old: bytes, new: bytes, offset: int = 0) -> Path:
     return path
 
 
-def _rotated(path: Path, quarter_turns: int) -> Path:
-    """Stored turned to the left, with a display matrix that turns it to the right again."""
-    frames = [np.ascontiguousarray(np.rot90(picture(n), quarter_turns)) for n in range(COUNT)]
+def _placed(path: Path, a: int, b: int, c: int, d: int) -> Path:
+    """Stored turned or mirrored, with a display matrix that undoes it.
+
+    ISO/IEC 14496-12, 6.2.2: the pixel (p, q) is displayed at (ap + cq, bp + dq).
+    """
+    frames = []
+    for shown in map(picture, range(COUNT)):
+        stored = shown.swapaxes(0, 1) if b else shown
+        rows, columns = (c, b) if b else (d, a)
+        frames.append(np.ascontiguousarray(stored[::rows, ::columns]))
     write(path, "libx264", size=frames[0].shape[:2], frames=frames)
-    cosine, sine = [(1, 0), (0, 1), (-1, 0), (0, -1)][quarter_turns]
-    matrix = np.array([cosine, sine, 0, -sine, cosine, 0, 0, 0, 16384], ">i4")
+    matrix = np.array([a, b, 0, c, d, 0, 0, 0, 16384], ">i4")
     matrix[[0, 1, 3, 4]] *= 65536
     # After "tkhd": version, times, id, duration, layer and volume take 44 bytes.
     return patch(path, b"tkhd", matrix.tobytes(), 4 + 40)
+
+
+def pq_code(light: NDArray[np.float64]) -> NDArray[np.float64]:
+    """SMPTE ST 2084: light in cd/m² to a code from 0 to 1."""
+    power = (light / 10_000) ** 0.1593017578125
+    return ((0.8359375 + 18.8515625 * power) / (1 + 18.6875 * power)) ** 78.84375
+
+
+BT709_TO_BT2020 = np.array(
+    [[0.6274, 0.3293, 0.0433], [0.0691, 0.9195, 0.0114], [0.0164, 0.0880, 0.8956]]
+)
+"""ITU-R BT.2087, linear light."""
+
+
+def ten_bit_frame(planes: Sequence[NDArray], transfer: int) -> av.VideoFrame:
+    """A frame in BT.2020 and 4:4:4 of planes (H, W); transfer functions as numbered by H.273."""
+    height, width = planes[0].shape
+    frame = av.VideoFrame(width, height, "yuv444p10le")
+    for plane, levels in zip(frame.planes, planes, strict=True):
+        rows = np.frombuffer(plane, np.uint16).reshape(height, plane.line_size // 2)
+        rows[:, :width] = levels.round()
+    frame.colorspace, frame.color_range = 9, 1
+    frame.color_trc, frame.color_primaries = transfer, 9
+    return frame
+
+
+def bt2020_planes(rgb: NDArray[np.float64]) -> tuple[NDArray, NDArray, NDArray]:
+    """Levels of Y, Cb and Cr with ten bits, of codes from 0 to 1 (H, W, 3)."""
+    r, g, b = np.moveaxis(rgb, -1, 0)
+    y = 0.2627 * r + 0.6780 * g + 0.0593 * b
+    return 64 + 876 * y, 512 + 896 * (b - y) / 1.8814, 512 + 896 * (r - y) / 1.4746
+
+
+def pq_frame(rgb: Frames) -> av.VideoFrame:
+    """A frame in PQ and BT.2020, 10 bit, whose white has 203 cd/m² (ITU-R BT.2408)."""
+    linear = (rgb / 255.0) ** 2.4 @ BT709_TO_BT2020.T
+    return ten_bit_frame(bt2020_planes(pq_code(203 * linear)), transfer=16)
+
+
+def _in_pq(path: Path) -> Path:
+    """HDR10, as phones and cameras record it."""
+    with av.open(str(path), "w") as container:
+        tags = "log-level=none:colorprim=bt2020:transfer=smpte2084:colormatrix=bt2020nc"
+        stream = container.add_stream("libx265", rate=FPS, options={"x265-params": tags})
+        assert isinstance(stream, av.VideoStream)
+        stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, "yuv444p10le"
+        stream.codec_context.bit_rate = 4_000_000
+        for number in range(COUNT):
+            container.mux(stream.encode(pq_frame(picture(number))))
+        container.mux(stream.encode())
+    return path
 
 
 def _interlaced(path: Path) -> Path:
@@ -240,6 +298,25 @@ def _list_of_videos(path: Path) -> Path:
     return path
 
 
+def _cut_without_decoding(path: Path) -> Path:
+    """Begins within a group of pictures: an edit list hides what precedes the cut."""
+    hidden = 10
+    frames = [picture(63)] * hidden + [picture(number) for number in range(COUNT)]
+    whole = path.with_suffix(".mov")
+    write(whole, "libx264", count=len(frames), frames=frames, g="100", bf="2")
+    unchanged = {"avoid_negative_ts": "disabled"}
+    with av.open(str(whole)) as source, av.open(str(path), "w", options=unchanged) as container:
+        stream = container.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None and packet.pts is not None:
+                packet.stream = stream
+                start = int(hidden / (FPS * packet.time_base))
+                packet.pts, packet.dts = packet.pts - start, packet.dts - start
+                container.mux(packet)
+    whole.unlink()
+    return path
+
+
 def _theora(path: Path) -> Path:
     """No library at hand writes Theora: encoded once, by FFmpeg, from frames made here."""
     path.write_bytes((ASSETS / "theora.ogv").read_bytes())
@@ -296,9 +373,14 @@ KINDS = {
     "10-bit 4:4:4 HEVC": _whole("a.mkv", "libx265", "yuv444p10le", **QUIET),
     "alpha": _whole("a.mov", "qtrle", "argb"),
     "ProRes with alpha": _whole("a.mov", "prores_ks", "yuva444p10le"),
-    "rotated by 90": Kind("a.mp4", lambda p: _rotated(p, 1)),
-    "rotated by 180": Kind("a.mp4", lambda p: _rotated(p, 2)),
-    "rotated by 270": Kind("a.mp4", lambda p: _rotated(p, 3)),
+    "rotated by 90": Kind("a.mp4", lambda p: _placed(p, 0, 1, -1, 0)),
+    "rotated by 180": Kind("a.mp4", lambda p: _placed(p, -1, 0, 0, -1)),
+    "rotated by 270": Kind("a.mp4", lambda p: _placed(p, 0, -1, 1, 0)),
+    "mirrored": Kind("a.mp4", lambda p: _placed(p, -1, 0, 0, 1)),
+    "upside down": Kind("a.mov", lambda p: _placed(p, 1, 0, 0, -1)),
+    "mirrored at a diagonal": Kind("a.mp4", lambda p: _placed(p, 0, 1, 1, 0)),
+    "mirrored at the other diagonal": Kind("a.mp4", lambda p: _placed(p, 0, -1, -1, 0)),
+    "HDR": Kind("a.mp4", _in_pq),
     "interlaced": Kind("a.mpg", _interlaced),
     "odd size": _whole("a.mkv", "ffv1", "yuv420p", size=(65, 97)),
     "tiny": _whole("a.mkv", "ffv1", "yuv444p", size=(32, 48)),
@@ -307,6 +389,10 @@ KINDS = {
     "GIF": _whole("a.gif", "gif", "rgb8"),
     "VP8": _whole("a.webm", "libvpx"),
     "VP9": _whole("a.webm", "libvpx-vp9"),
+    "VP9 with hidden frames": _whole(
+        "a.webm", "libvpx-vp9", **{"auto-alt-ref": "1", "lag-in-frames": "16"}
+    ),
+    "cut without decoding": Kind("a.mp4", _cut_without_decoding),
     "AV1": _whole("a.mp4", "libsvtav1"),
     "MPEG-2 programme stream": _whole("a.mpg", "mpeg2video"),
     "MPEG-2 transport stream": _whole("a.ts", "mpeg2video"),
@@ -349,6 +435,25 @@ CODECS = {
     "b.avi": "mjpeg",
 }
 """File to codec of videos to damage."""
+
+
+OPEN = "bframes=3:keyint=8:min-keyint=8:scenecut=0:b-adapt=0:open-gop=1"
+REORDERED: dict[str, tuple[str, dict[str, str]]] = {
+    "b-frames.mp4": ("libx264", {"bf": "3"}),
+    "b-frames.flv": ("libx264", {"bf": "2"}),
+    "b-frames.avi": ("mpeg4", {"bf": "2"}),
+    "h264.avi": ("libx264", {"bf": "2"}),
+    "b-frames.mpg": ("mpeg2video", {"bf": "2"}),
+    "b-frames.ts": ("mpeg2video", {"bf": "2"}),
+    "b-frames.mxf": ("mpeg2video", {"bf": "2"}),
+    "open.mp4": ("libx264", {"x264-params": OPEN}),
+    "open.mkv": ("libx264", {"x264-params": OPEN}),
+    "open.ts": ("libx264", {"x264-params": OPEN}),
+    "hevc.mp4": ("libx265", {"x265-params": "log-level=none:" + OPEN}),
+    "refreshed.mp4": ("libx264", {"x264-params": "intra-refresh=1:keyint=8:bframes=0"}),
+}
+"""Videos whose frames are stored in another order than they are displayed in, with groups that
+depend on earlier ones, or without whole pictures to start from: codecs and their options."""
 
 
 def plain(path: Path) -> Path:

@@ -20,6 +20,9 @@ from pipelines.video.header import VideoInfo, probe
 from pipelines.video.reasons import VideoError
 from pipelines.video.scenes import SceneDetector
 
+MAX_ENCODERS = 8
+"""Encoders that are kept open for one video."""
+
 
 @dataclass(frozen=True)
 class ClipSpec:
@@ -137,9 +140,6 @@ class _Cutting:
             if error.reason != "damaged":
                 raise
             damage = error.bare()
-        for cutter in cutters:
-            for clip in cutter.finish():
-                yield self._judged(clip)
         if damage:
             raise damage.bare()
         if info.duration_s is None:
@@ -151,7 +151,8 @@ class _Cutting:
         bars = find_bars(request.path, info, request.frames_fps) if spec.crop_bars else None
         span = (request.start_s, request.end_s, request.frames_fps)
         for picture in read_frames(request.path, spec.size, *span, bars, spec.limits.max_pixels):
-            self.time_s, self.frames = picture.time_s, self.frames + 1
+            if picture.time_s >= request.start_s:
+                self.time_s, self.frames = picture.time_s, self.frames + 1
             if self.time_s - request.start_s > spec.limits.max_duration_s:
                 _check_length(self.time_s - request.start_s, request)
             cut = detector is not None and detector.is_cut(picture.pixels)
@@ -162,11 +163,16 @@ class _Cutting:
         found = _refused(clip, self.request.spec.filters)
         if found:
             return DroppedClip(clip.fps, clip.start_s, *found)
-        if clip.fps not in self._encoders:
-            size = self.request.spec.size
-            self._encoders[clip.fps] = LosslessEncoder(size, size, clip.fps)
-        mp4 = self._encoders[clip.fps].encode(clip.frames_THWC)
+        mp4 = self._encoder(clip.fps).encode(clip.frames_THWC)
         return EncodedClip(mp4, clip.fps, clip.start_frame, clip.start_s)
+
+    def _encoder(self, fps: float) -> LosslessEncoder:
+        if fps not in self._encoders:
+            if len(self._encoders) == MAX_ENCODERS:  # Every clip may have a rate of its own.
+                self._encoders.pop(next(iter(self._encoders)))
+            size = self.request.spec.size
+            self._encoders[fps] = LosslessEncoder(size, size, fps)
+        return self._encoders[fps]
 
 
 def _refused(clip: Clip, filters: Filters) -> tuple[str, float] | None:
@@ -192,46 +198,54 @@ class Clip:
 
 
 class ClipCutter:
-    """Cuts a stream of pictures into clips at one rate, holding no more than one clip."""
+    """Cuts a stream of pictures into clips at one rate, holding no more than one clip.
+
+    Pictures that are displayed already at `start_s` serve resampling only.
+    """
 
     def __init__(
         self, spec: ClipSpec, rate: float | None, native_fps: float, start_s: float = 0.0
     ) -> None:
-        self.spec, self.fps = spec, rate or native_fps
+        self.spec, self.rate, self.native_fps, self.start_s = spec, rate, native_fps, start_s
         self._resampler = Resampler(rate, start_s) if rate else None
         self._window: list[Tick] = []
         self._seen = 0
-        self._stretch = 0
-        """Number of the first frame since the last interruption."""
+        self._stretch: int | None = 0
+        """Number of the first frame since the last interruption; None right after one."""
 
     def push(self, picture: Picture) -> Iterator[Clip]:
+        """Take the next picture; yields the clips that end with it."""
         if picture.fresh:
-            yield from self._interrupt(picture.time_s)
-        if self._resampler:
-            yield from self._cut(self._resampler.push(picture))
-        else:
-            yield from self._cut([Tick(self._seen, picture.time_s, picture.pixels)])
-
-    def finish(self) -> Iterator[Clip]:
-        yield from self._cut(self._resampler.finish() if self._resampler else [])
-
-    def _interrupt(self, time_s: float) -> Iterator[Clip]:
-        """Start a new stretch: no clip holds frames from before and after this time."""
-        if self._resampler:
-            yield from self._cut(self._resampler.finish(time_s))
-            self._resampler.skip_to(time_s)
-            self._seen = self._resampler.ticks
-        self._window, self._stretch = [], self._seen
-
-    def _cut(self, ticks: list[Tick]) -> Iterator[Clip]:
-        for tick in ticks:
+            self._window, self._stretch = [], None
+        for tick in self._ticks(picture):
+            if self._stretch is None:
+                self._stretch = tick.number
             # With a stride longer than a clip, the frames between two clips are skipped.
             place = (tick.number - self._stretch) % self.spec.stride
             if self._window or place < self.spec.frames:
                 self._window.append(tick)
-            self._seen = tick.number + 1
             if len(self._window) == self.spec.frames:
-                first = self._window[0]
-                pixels = np.stack([tick.pixels for tick in self._window])
-                yield Clip(pixels, self.fps, first.number, round(first.time_s, 6))
+                yield self._clip()
                 self._window = self._window[self.spec.stride :]
+
+    def _ticks(self, picture: Picture) -> Iterator[Tick]:
+        if self._resampler:
+            yield from self._resampler.push(picture)
+        elif picture.time_s >= self.start_s:
+            yield Tick(self._seen, picture.time_s, picture.pixels)
+            self._seen += 1
+
+    def _clip(self) -> Clip:
+        first = self._window[0]
+        pixels = np.stack([tick.pixels for tick in self._window])
+        fps = self.rate or _own_rate([tick.time_s for tick in self._window], self.native_fps)
+        return Clip(pixels, fps, first.number, round(first.time_s, 6))
+
+
+def _own_rate(times_s: list[float], native_fps: float) -> float:
+    """The rate of a clip of all frames: that of the video, unless it varies."""
+    steps_s = np.diff(times_s)
+    # Time stamps are rounded, in many formats to milliseconds.
+    if not len(steps_s) or np.abs(steps_s - 1 / native_fps).max() < 0.2 / native_fps:
+        return native_fps
+    return round(float(1 / steps_s.mean()), 2)

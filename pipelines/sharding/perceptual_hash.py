@@ -18,13 +18,13 @@ from pipelines.sharding.clip_shards import ShardPlan, decoding_process, local_vi
 from pipelines.sharding.clips import CutRequest, check_header
 from pipelines.sharding.decoding_process import Deadline
 from pipelines.sharding.manifest import Source
-from pipelines.video.decoder import sample_luma
 from pipelines.video.header import check_place, probe
+from pipelines.video.luma import sample_luma
 from pipelines.video.reasons import VideoError
 from vqvdm.errors import UserError
 
 FORMAT = 1
-"""Changed whenever the same video would get another hash."""
+"""Changed whenever sound videos would get other hashes."""
 FRAMES = 8
 """Frames spread over a video, each of which is hashed to 64 bits."""
 HASH_BYTES = 8 * FRAMES

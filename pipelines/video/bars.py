@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.video.decoder import sample_luma
 from pipelines.video.header import VideoInfo
+from pipelines.video.luma import sample_luma
 from pipelines.video.shaper import Bars
 
 SAMPLES = 8

@@ -7,21 +7,20 @@ pixels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Iterator
-from contextlib import ExitStack, closing
+from contextlib import closing
+from itertools import chain
 from typing import NamedTuple
 
 import av
-import numpy as np
-from av.video.reformatter import VideoReformatter
-from numpy.typing import NDArray
 
 from pipelines.video import Frames
-from pipelines.video.endings import ends_early
+from pipelines.video.clean_frames import clean_frames, clean_frames_from, has_index
 from pipelines.video.header import (
-    VideoInfo,
-    ffmpeg_errors,
     frame_rate,
+    half_frame_s,
+    header_start_s,
     images,
     open_video,
     pixel_aspect,
@@ -31,19 +30,20 @@ from pipelines.video.header import (
 from pipelines.video.reasons import VideoError
 from pipelines.video.shaper import Bars, Shaper
 
-INDEXED = frozenset(("mov", "matroska", "avi"))
-"""Formats with an index of their key frames."""
-
 MAX_GAP_S = 10.0
 """A frame shown for longer than this ends a clip: time stamps may also jump by hours."""
 
+MAX_REORDER_S = 0.5
+"""Time stamps that go back by more than this are those of another recording, appended to one."""
+
 
 class Picture(NamedTuple):
-    """A clean frame and its time; no clip holds a `fresh` picture and earlier ones."""
+    """A clean frame and when it is displayed; no clip holds a `fresh` picture and earlier ones."""
 
     time_s: float
+    until_s: float
     pixels: Frames
-    fresh: bool
+    fresh: bool = False
 
 
 def read_frames(
@@ -58,213 +58,201 @@ def read_frames(
     """Decode the clean frames of a local file, or of a folder of images at `frames_fps`.
 
     The short side is resized to `size` (bilinear, widened when shrinking, so without aliasing)
-    and the centre square is cut out. Time counts from the first frame of the video. After a
-    damaged frame, all frames up to the next key frame are left out, and the next is `fresh`;
-    `VideoError("damaged")` follows after the last frame.
+    and the centre square is cut out. Time counts from the first frame of the video. Frames that
+    begin from `start_s` to `end_s` are read, give or take half a frame; before them comes the one
+    that is displayed at `start_s`, if none begins then. After lost frames the next is `fresh`; if
+    some of this part are lost, `VideoError("damaged")` follows the last frame.
     """
-    shaper = Shaper(size, bars)
+    end_s = math.inf if end_s is None else end_s
     if frames_fps is not None:
-        decoded = _image_frames(path, frames_fps, start_s)
+        decoded = _image_frames(path, frames_fps)
     else:
         decoded = _video_frames(path, start_s)
-    last: float | None = None
+    shaper, damage = Shaper(size, bars), _Damage(start_s, end_s)
+    shown: _Timed | None = None
     with closing(decoded):
-        for time_s, fresh, frame, aspect in decoded:
-            if end_s is not None and time_s >= end_s:
+        for following in chain((one.snapped(start_s, end_s) for one in decoded), [None]):
+            if following and following.lost:
+                damage.note(following, shown)
+            if shown and (picture := _picture(shown, following, shaper, start_s, end_s)):
+                yield picture
+            if following is None or following.frame is None or following.time_s >= end_s:
                 break
-            pixels = frame.width * frame.height
+            pixels = following.frame.width * following.frame.height
             if max_pixels and pixels > max_pixels:
-                raise VideoError("too_many_pixels", f"{frame.width}x{frame.height}", pixels)
-            if time_s >= start_s:
-                gap = last is not None and time_s - last > MAX_GAP_S
-                yield Picture(time_s, shaper(frame, aspect), fresh or gap)
-                last = time_s
+                text = f"{following.frame.width}x{following.frame.height}"
+                raise VideoError("too_many_pixels", text, pixels)
+            shown = following.after(shown)
+    damage.report()
 
 
-Decoded = Generator[tuple[float, bool, av.VideoFrame, float], None, None]
-"""Time in seconds, whether it is fresh, the frame, the aspect ratio of its pixels."""
+class _Timed(NamedTuple):
+    """A decoded frame: when it begins, and for how long it is displayed if none follows.
+
+    `lost` says why frames right before it are lost; at the end of the video there is no frame.
+    """
+
+    time_s: float
+    frame: av.VideoFrame | None
+    length_s: float = 0.0
+    aspect: float = 1.0
+    """Width of its pixels over their height."""
+    lost: str = ""
+    jump: str = ""
+    """What the time stamps do right before it, if they do not go on."""
+    fresh: bool = False
+    half_frame_s: float = 0.0
+
+    def snapped(self, *times_s: float) -> _Timed:
+        """With its time set to one that is less than half a frame away."""
+        for time_s in times_s:
+            if abs(self.time_s - time_s) < self.half_frame_s:
+                return self._replace(time_s=time_s)
+        return self
+
+    def after(self, earlier: _Timed | None) -> _Timed:
+        """Marked as fresh if it does not continue what is shown before it.
+
+        The last frame of all is not displayed for longer than the one before it: its length in
+        the file may be that of another frame, which was decoded next to it.
+        """
+        if earlier is None:
+            return self._replace(fresh=bool(self.lost))
+        gap_s = self.time_s - earlier.time_s
+        fresh = gap_s > MAX_GAP_S or bool(self.lost or self.jump)
+        return self._replace(fresh=fresh, length_s=min(self.length_s or gap_s, gap_s))
 
 
-def _image_frames(folder: str, fps: float, start_s: float) -> Decoded:
-    damage, fresh = "", False
+Decoded = Generator[_Timed, None, None]
+
+
+def _picture(
+    shown: _Timed, following: _Timed | None, shaper: Shaper, start_s: float, end_s: float
+) -> Picture | None:
+    """A frame that begins in a part of the video, or is displayed at its start."""
+    until_s = shown.time_s + min(shown.length_s, MAX_GAP_S)
+    if following:
+        alone = following.after(shown).fresh
+        until_s = min(until_s, following.time_s) if alone else following.time_s
+    if shown.time_s < start_s and until_s <= start_s:
+        return None
+    assert shown.frame is not None
+    pixels = shaper(shown.frame, shown.aspect)
+    return Picture(shown.time_s, min(until_s, end_s), pixels, shown.fresh)
+
+
+class _Damage:
+    """Where frames of a part of a video are lost, and why."""
+
+    def __init__(self, start_s: float, end_s: float) -> None:
+        self.start_s, self.end_s = start_s, end_s
+        self.first, self.count = "", 0
+
+    def note(self, following: _Timed, last: _Timed | None) -> None:
+        """Frames between two clean ones are lost; those of other parts do not matter."""
+        since_s = last.time_s + last.length_s if last else 0.0
+        if following.time_s <= self.start_s or since_s > self.end_s - following.half_frame_s:
+            return
+        after = f" after {since_s:.2f} s" if last else ""
+        until = f", up to {following.time_s:.2f} s" if following.time_s > since_s else ""
+        until = until if following.frame else ", to the end"
+        self.first = self.first or following.lost + after + until + following.jump
+        self.count += 1
+
+    def report(self) -> None:
+        """Raise `VideoError` if there is any."""
+        if self.count:
+            more = f", and in {self.count - 1} more places" if self.count > 1 else ""
+            raise VideoError("damaged", self.first + more)
+
+
+def _image_frames(folder: str, fps: float) -> Decoded:
+    lost = ""
     for index, file in enumerate(images(folder)):
-        if index / fps < start_s:
-            continue
         try:
             with open_video(str(file)) as container:
                 stream = video_stream(container)
                 frame = next(iter(container.decode(stream)))
-                yield index / fps, fresh, frame, pixel_aspect(stream)
-                fresh = False
+                aspect = pixel_aspect(stream)
         except (VideoError, av.FFmpegError, StopIteration) as error:
             raise_if_starved(error)
-            damage, fresh = damage or file.name, True
-    if damage:
-        raise VideoError("damaged", f"at {damage}")
+            lost = lost or f"{file.name} does not decode"
+            continue
+        yield _Timed(index / fps, frame, 1 / fps, aspect, lost, half_frame_s=0.49 / fps)
+        lost = ""
+    if lost:
+        yield _Timed(math.inf, None, lost=lost)
 
 
 def _video_frames(path: str, start_s: float) -> Decoded:
-    with open_video(path) as container, ExitStack() as decoding:
-        stream = video_stream(container)
-        rate, aspect = frame_rate(stream), pixel_aspect(stream)
-        origin = _origin(stream)
-        if start_s > 0 and origin is not None:
-            _seek(container, stream, origin + start_s)
-        last: float | None = None
-        frames = decoding.enter_context(closing(_clean_frames(container, stream, path)))
-        for frame, fresh in frames:
-            time = frame.time
-            if time is not None:
-                origin = time if origin is None else origin
-                time -= origin
-            if time is None or (last is not None and time <= last):
-                # Without a time stamp, or with one that goes backwards, frames are a step apart.
-                if rate is None:
-                    raise VideoError("no_frame_rate", "frames have no times")
-                time = 0.0 if last is None else last + float(1 / rate)
-            last = time
-            yield time, fresh, frame, aspect
-
-
-def _origin(stream: av.VideoStream) -> float | None:
-    """Time stamp of the first frame; None if the header does not give it."""
-    if stream.start_time is None or not stream.time_base:
-        return None
-    return float(stream.start_time * stream.time_base)
-
-
-def _seek(container: av.container.InputContainer, stream: av.VideoStream, time_s: float) -> None:
-    """Go to the last key frame before a time, in formats with an index of them.
-
-    In others seeking is inexact and may go past the time; they are read from the start.
-    """
-    if container.format.name.split(",")[0] in INDEXED and stream.time_base:
-        container.seek(int(time_s / stream.time_base), stream=stream, backward=True)
-
-
-class _DamageSeen:
-    """Detects, in a container's log messages, damage that it repairs silently."""
-
-    def __init__(self, container: av.container.InputContainer, messages: list) -> None:
-        self.name, self.messages, self.first = container.format.name, messages, ""
-
-    def since_last(self) -> str:
-        errors = [m for _, name, m in self.messages if name == self.name]
-        self.messages.clear()
-        return errors[0].strip() if errors else ""
-
-    def note(self, what: str) -> None:
-        self.first = self.first or what
-
-
-def _clean_frames(
-    container: av.container.InputContainer, stream: av.VideoStream, path: str
-) -> Generator[tuple[av.VideoFrame, bool], None, None]:
-    """Frames in order of time, and whether frames were lost right before.
-
-    After damage the decoder restarts at the next key frame. A frame is held back until the next
-    one is intact: the one before a lost frame may be damaged without an error.
-    """
-    held: tuple[av.VideoFrame, bool] | None = None
-    fresh = waiting = False
-    resumed_at: int | None = None
-    with ffmpeg_errors() as messages:
-        seen = _DamageSeen(container, messages)
-        for packet in _packets(container, stream, seen):
-            frames, damage = [], seen.since_last()
-            if packet is None or packet.is_corrupt:
-                damage, packet = damage or "a corrupt packet", None
-            waiting = waiting or bool(damage)
-            if packet is not None and waiting and packet.is_keyframe and packet.size:
-                stream.codec_context.flush_buffers()
-                waiting, resumed_at = False, packet.pts
-            if packet is not None and not waiting:
-                try:
-                    frames = packet.decode()
-                    broken = "a corrupt frame" if any(f.is_corrupt for f in frames) else ""
-                except (av.FFmpegError, EOFError) as error:
-                    raise_if_starved(error)
-                    broken = str(error)
-                if broken:
-                    frames, damage, waiting = [], damage or broken, True
-            if damage:
-                seen.note(damage + _after(held))
-                held, fresh = None, True
-            at_end = packet is not None and not packet.size
-            if at_end and ends_early(path, container.format.name):
-                # The frames left in the decoder have gaps: they are not stored in their order.
-                seen.note("the file ends early")
-                frames, held = [], None
-            for frame in frames:
-                # Some frames after a key frame precede it in time and depend on lost frames.
-                if resumed_at is not None and frame.pts is not None and frame.pts < resumed_at:
-                    continue
-                if held:
-                    yield held
-                held, fresh = (frame, fresh), False
-    if held:
-        yield held
-    if seen.first:
-        raise VideoError("damaged", seen.first)
-
-
-def _after(held: tuple[av.VideoFrame, bool] | None) -> str:
-    return f" after {held[0].time:.2f} s" if held and held[0].time is not None else ""
-
-
-def _packets(
-    container: av.container.InputContainer, stream: av.VideoStream, seen: _DamageSeen
-) -> Iterator[av.Packet | None]:
-    """The packets of a stream; None where the rest of the file cannot be read."""
-    try:
-        yield from container.demux(stream)
-    except av.FFmpegError as error:
-        seen.note(str(error))
-        yield None
-
-
-def sample_luma(
-    path: str,
-    info: VideoInfo,
-    count: int,
-    frames_fps: float | None = None,
-    span_s: tuple[float, float | None] = (0.0, None),
-) -> Iterator[NDArray[np.uint8]]:
-    """Brightness (H, W) of frames as they are coded, 0 to 255, spread evenly over a video.
-
-    If a time cannot be reached, the frame that the decoder finds is used instead.
-    """
-    start_s, end_s = span_s
-    length_s = (info.duration_s if end_s is None else end_s) or start_s
-    step_s = (length_s - start_s) / count
-    times = [start_s + step_s * (index + 0.5) for index in range(count if step_s > 0 else 1)]
-    if frames_fps is not None:
-        files = images(path)
-        last = len(files) - 1
-        opened = ((str(files[min(last, int(t * frames_fps))]), 0.0) for t in times)
-    else:
-        opened = ((path, time_s) for time_s in times)
-    reformatter = VideoReformatter()
-    for file, time_s in opened:
-        for frame in _frame_at(file, time_s):
-            gray = reformatter.reformat(frame, format="gray", threads=1)
-            yield np.asarray(gray.to_ndarray(), np.uint8)
-
-
-def _frame_at(path: str, time_s: float) -> Iterator[av.VideoFrame]:
-    """The first frame at or after a time, else the last one before it, if one decodes."""
     with open_video(path) as container:
         stream = video_stream(container)
-        origin = _origin(stream) or 0.0
-        if time_s:
-            _seek(container, stream, origin + time_s)
-        found = None
-        try:
-            for frame in container.decode(stream):
-                found = frame
-                if frame.time is None or frame.time >= origin + time_s:
-                    break
-        except (av.FFmpegError, EOFError):
-            pass
-        if found is not None:
-            yield found
+        aspect, half_s = pixel_aspect(stream), half_frame_s(stream)
+        clock, size = _Clock(stream), None
+        if start_s > 0 and has_index(container):
+            clock.origin_s = _origin_s(path)
+            place_s = clock.origin_s + start_s + half_s
+            decoded = clean_frames_from(place_s, container, stream, path)
+        else:
+            decoded = clean_frames(container, stream, path)
+        with closing(decoded):
+            for frame, lost, stamp_s in decoded:
+                if frame is None:
+                    yield _Timed(math.inf, None, lost=lost)
+                    return
+                time_s, jump = clock.time_s(stamp_s, lost)
+                if jump and size not in (None, (frame.width, frame.height)):
+                    jump += f" and the size becomes {frame.width}x{frame.height}"
+                size = frame.width, frame.height
+                length_s = clock.length_s(frame)
+                yield _Timed(time_s, frame, length_s, aspect, lost, jump, half_frame_s=half_s)
+
+
+def _origin_s(path: str) -> float:
+    """The time stamp of the first frame."""
+    with open_video(path) as container:
+        stream = video_stream(container)
+        clock = _Clock(stream)
+        with closing(clean_frames(container, stream, path)) as frames:
+            for frame, lost, stamp_s in frames:
+                if frame:
+                    clock.time_s(stamp_s, lost)
+                break
+        return clock.origin_s or 0.0
+
+
+class _Clock:
+    """Times of the frames of a stream, from its first frame on and always increasing."""
+
+    def __init__(self, stream: av.VideoStream) -> None:
+        rate = frame_rate(stream)
+        self.step_s = float(1 / rate) if rate else None
+        self.origin_s: float | None = None
+        self._header_s = header_start_s(stream)
+        self._last_s: float | None = None
+
+    def time_s(self, stamp_s: float | None, lost: str) -> tuple[float, str]:
+        """When a frame begins, and how the time jumps there if it does."""
+        jump = ""
+        if stamp_s is not None and self.origin_s is None:
+            # The header's may be that of a frame that is not displayed.
+            self.origin_s = stamp_s if self._header_s is None or not lost else self._header_s
+        time_s = None if stamp_s is None or self.origin_s is None else stamp_s - self.origin_s
+        last_s = self._last_s
+        if last_s is not None and time_s is not None and last_s - time_s > MAX_REORDER_S:
+            jump = f"; there the time jumps back by {last_s - time_s:.2f} s"
+        if time_s is None or (last_s is not None and time_s <= last_s):
+            # Without a time stamp, or with one that goes backwards, frames are a step apart.
+            if self.step_s is None:
+                raise VideoError("no_frame_rate", "frames have no times")
+            time_s = 0.0 if last_s is None else last_s + self.step_s
+            if jump and stamp_s is not None:
+                self.origin_s = stamp_s - time_s
+        self._last_s = time_s
+        return time_s, jump
+
+    def length_s(self, frame: av.VideoFrame) -> float:
+        """How long a frame is displayed by itself; 0 if nothing is known."""
+        if frame.duration and frame.time_base:
+            return float(frame.duration * frame.time_base)
+        return self.step_s or 0.0

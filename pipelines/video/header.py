@@ -160,6 +160,23 @@ def frame_rate(stream: av.VideoStream) -> Fraction | None:
     return None
 
 
+def half_frame_s(stream: av.VideoStream) -> float:
+    """How far two times of the same frame may be apart: a little less than half a frame.
+
+    At a variable rate the shortest frames count.
+    """
+    known = (stream.average_rate, stream.guessed_rate, stream.base_rate)
+    rates = [min(float(rate), RATES[1]) for rate in known if rate and rate >= RATES[0]]
+    return 0.49 / max(rates, default=RATES[1])
+
+
+def header_start_s(stream: av.VideoStream) -> float | None:
+    """Time stamp of the first frame by the header, if it gives one."""
+    if stream.start_time is None or not stream.time_base:
+        return None
+    return float(stream.start_time * stream.time_base)
+
+
 def images(folder: str) -> list[Path]:
     """The frames of a folder in their order: `frame_2` comes before `frame_10`."""
     files = [file for file in Path(folder).iterdir() if file.suffix.lower() in IMAGES]

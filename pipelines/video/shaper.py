@@ -1,15 +1,28 @@
-"""Shaping decoded frames to upright squares with square pixels, by PyAV."""
+"""Shaping decoded frames to upright squares with square pixels and the colours of a screen."""
 
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import NamedTuple
+from functools import cache
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
+from av.sidedata.sidedata import Type as SideData
+from av.video.reformatter import ColorPrimaries, Colorspace, ColorTrc, VideoReformatter
+from numpy.typing import NDArray
 
 from pipelines.video import Frames
+
+HD_HEIGHT, HD_WIDTH = 720, 1280
+"""From this size on, video without a colour matrix has that of HDTV (BT.709), below that of SDTV
+(BT.601), as players assume."""
+
+HDR = (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)
+"""Transfer functions of high dynamic range: PQ and HLG (BT.2100)."""
+
+UNSPECIFIED_MATRIX = 2
+"""In the numbering of ITU-T H.273, which FFmpeg uses."""
 
 
 class Bars(NamedTuple):
@@ -35,26 +48,38 @@ class Shaper:
         """`aspect` is the width of a pixel over its height."""
         left, top, right, bottom = self.bars or Bars(0, 0, 0, 0)
         wide, high = frame.width - left - right, frame.height - top - bottom
-        if self.bars or frame.interlaced_frame:
-            frame = self._filtered(frame)
         width, height = _short_side(wide * aspect, high, self.size)
+        part = self._filtered(frame) if self.bars or frame.interlaced_frame else frame
+        matrix = Colorspace.ITU709 if _is_unmarked_hd(frame) else None
+        wide_colour = _is_wide_colour(frame)
         # Planar, not packed RGB: for packed RGB FFmpeg is slower and halves the colours' horizontal
         # resolution once more.
         small = self._reformatter.reformat(
-            frame, width, height, "gbrp", interpolation="BILINEAR", threads=1
+            part,
+            width,
+            height,
+            "yuv444p10le" if wide_colour else "gbrp",
+            src_colorspace=matrix,
+            interpolation="BILINEAR",
+            threads=1,
         )
-        square = self._square(small)
-        turned = np.rot90(square, round(frame.rotation / 90))
-        return np.ascontiguousarray(turned, np.uint8)
+        planes = self._square(small)
+        if wide_colour:
+            planes = self._square(_in_screen_colours(planes, frame))
+        pixels = np.empty((self.size, self.size, 3), np.uint8)
+        for channel, plane in zip((1, 2, 0), planes, strict=True):
+            pixels[..., channel] = plane
+        return _upright(pixels, frame)
 
-    def _square(self, frame: av.VideoFrame) -> Frames:
-        """The centre square of a planar frame."""
-        square = np.empty((self.size, self.size, 3), np.uint8)
+    def _square(self, frame: av.VideoFrame) -> list[NDArray]:
+        """The centre square of each plane."""
         top, left = (frame.height - self.size) // 2, (frame.width - self.size) // 2
-        for channel, plane in zip((1, 2, 0), frame.planes, strict=True):
-            rows = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
-            square[..., channel] = rows[top : top + self.size, left : left + self.size]
-        return square
+        kind = np.uint16 if frame.format.components[0].bits > 8 else np.uint8
+        squares = []
+        for plane in frame.planes:
+            rows = np.frombuffer(memoryview(plane), kind).reshape(plane.height, -1)
+            squares.append(rows[top : top + self.size, left : left + self.size])
+        return squares
 
     def _filtered(self, frame: av.VideoFrame) -> av.VideoFrame:
         """Cut bars off, and of an interlaced frame take the upper field: half of its lines."""
@@ -85,6 +110,55 @@ class Shaper:
         nodes.append(graph.add("buffersink"))
         graph.link_nodes(*nodes).configure()
         return graph
+
+
+def _is_unmarked_hd(frame: av.VideoFrame) -> bool:
+    large = frame.height >= HD_HEIGHT or frame.width >= HD_WIDTH
+    return large and not frame.format.is_rgb and frame.colorspace == UNSPECIFIED_MATRIX
+
+
+def _is_wide_colour(frame: av.VideoFrame) -> bool:
+    return frame.color_trc in HDR or frame.color_primaries == ColorPrimaries.BT2020
+
+
+def _in_screen_colours(planes: list[NDArray], tags: av.VideoFrame) -> av.VideoFrame:
+    """A square 10-bit frame in the colours of HDTV: BT.709, standard dynamic range.
+
+    FFmpeg maps the white of HDR graphics, 203 cd/m² (ITU-R BT.2408), to white.
+    """
+    size = len(planes[0])
+    frame = av.VideoFrame(size, size, "yuv444p10le")
+    for plane, square in zip(frame.planes, planes, strict=True):
+        rows = np.frombuffer(memoryview(plane), np.uint16).reshape(size, -1)
+        rows[:, :size] = square
+    frame.colorspace, frame.color_range = tags.colorspace, tags.color_range
+    frame.color_trc, frame.color_primaries = tags.color_trc, tags.color_primaries
+    return _colour_converter(size, tags.color_trc).reformat(
+        frame,
+        format="gbrp",
+        dst_color_trc=ColorTrc.BT709,
+        dst_color_primaries=ColorPrimaries.BT709,
+        threads=1,
+    )
+
+
+@cache
+def _colour_converter(size: int, transfer: int) -> VideoReformatter:
+    """It makes its tables with its first frame, which takes a second: one serves all videos."""
+    return VideoReformatter()
+
+
+def _upright(square: Frames, frame: av.VideoFrame) -> Frames:
+    """Turned and mirrored as the frame's display matrix says."""
+    found: Any = frame.side_data  # Its stub says that it is a TypedDict.
+    if SideData.DISPLAYMATRIX in found:
+        matrix = found[SideData.DISPLAYMATRIX]
+        # Rows of 3: how much x and y on the screen grow with x, and with y, in the frame.
+        (a, b, _), (c, d, _), _ = np.frombuffer(memoryview(matrix), np.int32).reshape(3, 3).tolist()
+        if abs(b) + abs(c) > abs(a) + abs(d):
+            square, a, d = square.swapaxes(0, 1), c, b
+        square = square[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+    return np.ascontiguousarray(square, np.uint8)
 
 
 def _short_side(width: float, height: float, size: int) -> tuple[int, int]:

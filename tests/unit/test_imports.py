@@ -55,7 +55,10 @@ ROOMS = {
         f"pipelines.tracking.{name}"
         for name in ("run", "start", "server", "registry", "registered_model")
     },
-    "av": {f"pipelines.video.{name}" for name in ("encoder", "header", "decoder", "shaper")},
+    "av": {
+        f"pipelines.video.{name}"
+        for name in ("encoder", "header", "clean_frames", "decoder", "luma", "shaper")
+    },
     "imagehash": {"pipelines.sharding.perceptual_hash"},
     "scenedetect": {"pipelines.video.scenes"},
     "tyro": {"pipelines.recipes.cli"},

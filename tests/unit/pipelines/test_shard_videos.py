@@ -117,6 +117,29 @@ def clip_frames(path: Path, folder: Path) -> list[video.Frames]:
     return [frame for sample in samples for frame in video.decode_clip(sample.members["mp4"])]
 
 
+@pytest.mark.parametrize(
+    ("span_s", "expected"),
+    [
+        ((0.0, None), [0, *[1] * 15, 2, 3, 4]),
+        ((1.0, 9.0), [*[1] * 14, 2, 3]),
+        ((0.0, 4.0), [0, *[1] * 7]),
+        ((0.0, 8.05), [0, *[1] * 15, 2]),
+    ],
+)
+def test_frames_that_stand_for_seconds(
+    span_s: tuple[float, float | None], expected: list[int], tmp_path: Path
+) -> None:
+    """At two frames a second: 0 and 1 within the first tenth of a second, 2 after eight."""
+    path = write(tmp_path / "a.mp4", "libx264", count=5, times=[0, 100, 8000, 8500, 9000])
+    spec = replace(SPEC, rates=(2.0,), frames=1, stride=1)
+    request = CutRequest(str(path), spec, None, *span_s)
+    clips = [event for event in cut_video(request) if isinstance(event, EncodedClip)]
+    shown = [number_of(video.decode_clip(clip.mp4)[0]) for clip in clips]
+    assert shown == expected
+    start_s = span_s[0]
+    assert [clip.start_s for clip in clips] == [start_s + n / 2 for n in range(len(clips))]
+
+
 def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
     """Root may read everything, so the test drops its rights for a moment."""
     with tempfile.TemporaryDirectory() as folder:
@@ -188,7 +211,7 @@ def test_a_folder_of_images(tmp_path: Path) -> None:
     assert (account.status, account.reason, account.detail) == (
         "partial",
         "damaged",
-        "at frame_7.jpg",
+        "frame_7.jpg does not decode after 0.56 s, up to 0.64 s",
     )
     assert (account.codec, account.fps, account.duration_s) == ("images", 12.5, 12 / 12.5)
     assert shown(samples) == [[0, 1, 2, 3], [8, 9, 10, 11]]

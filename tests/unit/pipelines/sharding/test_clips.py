@@ -11,13 +11,12 @@ from pipelines.video.decoder import Picture
 SPEC = ClipSpec(frames=4, size=2, stride=4, rates=(None,), classes=(), hash="spec")
 
 
-def picture(number: int, time_s: float, fresh: bool = False) -> Picture:
-    return Picture(time_s, np.full((2, 2, 3), number, np.uint8), fresh)
+def picture(number: int, time_s: float, fresh: bool = False, length_s: float = 1 / 16) -> Picture:
+    return Picture(time_s, time_s + length_s, np.full((2, 2, 3), number, np.uint8), fresh)
 
 
 def cut(cutter: ClipCutter, pictures: list[Picture]) -> list[Clip]:
-    clips = [clip for picture in pictures for clip in cutter.push(picture)]
-    return [*clips, *cutter.finish()]
+    return [clip for picture in pictures for clip in cutter.push(picture)]
 
 
 def numbers(clips: list[Clip]) -> list[list[int]]:
@@ -76,3 +75,25 @@ def test_clips_of_a_part_keep_the_time_of_the_whole() -> None:
     assert numbers(clips) == [[5, 7, 9, 11], [13, 15, 17, 19]]
     assert [clip.start_s for clip in clips] == [5 / 16, 13 / 16]
     assert [clip.start_frame for clip in clips] == [0, 4]
+
+
+def test_each_clip_of_a_variable_rate_has_its_own() -> None:
+    times_s = [n / 30 for n in range(8)] + [8 / 30 + n / 10 for n in range(8)]
+    pictures = [picture(n, time_s) for n, time_s in enumerate(times_s)]
+    clips = cut(ClipCutter(SPEC, None, 16.3), pictures)
+    assert [clip.fps for clip in clips] == [30.0, 30.0, 10.0, 10.0]
+    assert numbers(clips) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12, 13, 14, 15]]
+
+
+@pytest.mark.parametrize("fps", [30.0, 30000 / 1001, 25.0, 60.0])
+def test_rounded_time_stamps_are_no_variable_rate(fps: float) -> None:
+    pictures = [picture(n, round(n / fps, 3)) for n in range(16)]
+    assert {clip.fps for clip in cut(ClipCutter(SPEC, None, fps), pictures)} == {fps}
+
+
+def test_what_is_displayed_already_at_the_start_serves_resampling_only() -> None:
+    pictures = [picture(1, 0.4, length_s=0.6), *[picture(n, n / 2, length_s=0.5) for n in (2, 3)]]
+    [clip] = cut(ClipCutter(SPEC, 4.0, 2.0, start_s=0.5), pictures)
+    assert (numbers([clip]), clip.start_s) == ([[1, 1, 2, 2]], 0.5)
+    [clip] = cut(ClipCutter(replace(SPEC, frames=2, stride=2), None, 2.0, start_s=0.5), pictures)
+    assert (numbers([clip]), clip.start_s, clip.start_frame) == ([[2, 3]], 1.0, 0)

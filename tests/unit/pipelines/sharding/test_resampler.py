@@ -7,8 +7,8 @@ from pipelines.sharding.clips import Resampler
 from pipelines.video.decoder import Picture
 
 
-def picture(number: int, time_s: float, fresh: bool = False) -> Picture:
-    return Picture(time_s, np.full((2, 2, 3), number, np.uint8), fresh)
+def picture(number: int, time_s: float, until_s: float) -> Picture:
+    return Picture(time_s, until_s, np.full((2, 2, 3), number, np.uint8))
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,6 @@ def test_resampling_keeps_what_is_displayed(
 ) -> None:
     resampler, shown = Resampler(fps), []
     for index in range(count):
-        shown += resampler.push(picture(index, index / native))
-    shown += resampler.finish()
+        shown += resampler.push(picture(index, index / native, (index + 1) / native))
     assert [int(tick.pixels.max()) for tick in shown] == expected
     assert [tick.number for tick in shown] == list(range(len(expected)))

@@ -9,11 +9,22 @@ import numpy as np
 import pytest
 
 from pipelines.video import encoder as video
-from pipelines.video.decoder import Picture, read_frames, sample_luma
+from pipelines.video.decoder import Picture, read_frames
 from pipelines.video.header import VideoInfo, images, probe
+from pipelines.video.luma import sample_luma
 from pipelines.video.reasons import VideoError
 from pipelines.video.shaper import Bars
-from tests.odd_videos import CODECS, KEY_EVERY, image_folder, number_of, plain, write
+from tests.odd_videos import (
+    CODECS,
+    COUNT,
+    FPS,
+    KEY_EVERY,
+    REORDERED,
+    image_folder,
+    number_of,
+    plain,
+    write,
+)
 
 
 def numbers(pictures: list[Picture]) -> list[int]:
@@ -35,22 +46,101 @@ def test_the_centre_square_is_cut_out(tmp_path: Path, height: int, width: int) -
     frames = np.zeros((1, height, width, 3), np.uint8)
     frames[:, top : top + 32, left : left + 32] = green
     (tmp_path / "a.mp4").write_bytes(video.encode_lossless(frames, 8))
-    [(time_s, frame, _)] = read_frames(str(tmp_path / "a.mp4"), 32)
-    assert (time_s, frame.shape, frame.dtype) == (0.0, (32, 32, 3), np.uint8)
+    [(time_s, until_s, frame, _)] = read_frames(str(tmp_path / "a.mp4"), 32)
+    assert (time_s, until_s) == (0.0, 1 / 8)
+    assert (frame.shape, frame.dtype) == ((32, 32, 3), np.uint8)
     assert np.abs(frame[10:22, 10:22].astype(int) - green).max() <= 3
     frame[6:26, 6:26] = 0
     assert frame.max() <= 3
 
 
-@pytest.mark.parametrize("name", sorted(CODECS.keys() - {"a.gif"}))
-def test_a_part_holds_the_frames_of_the_whole(name: str, tmp_path: Path) -> None:
-    path = str(plain(tmp_path / name))
-    whole = [p for p in read_frames(path, 64) if 0.5 <= p.time_s < 1.2]
-    part = list(read_frames(path, 64, 0.5, 1.2))
-    assert numbers(part) == numbers(whole) == list(range(13, 30))
-    for a, b in zip(part, whole, strict=True):
-        assert a.time_s == pytest.approx(b.time_s)
-        np.testing.assert_array_equal(a.pixels, b.pixels)
+@pytest.mark.parametrize("name", sorted(CODECS.keys() | REORDERED.keys()))
+def test_parts_hold_the_frames_of_the_whole(name: str, tmp_path: Path) -> None:
+    """At exact times of frames, and between them."""
+    path = tmp_path / name
+    if name in REORDERED:
+        codec, options = REORDERED[name]
+        write(path, codec, **options)
+    else:
+        plain(path)
+    whole = list(read_frames(str(path), 64))
+    assert numbers(whole) == list(range(COUNT))
+    assert [p.time_s for p in whole] == pytest.approx([n / FPS for n in range(COUNT)], abs=1e-3)
+    for first in range(COUNT - 3):
+        part = list(read_frames(str(path), 64, first / FPS, (first + 3) / FPS))
+        assert numbers(part) == [first, first + 1, first + 2]
+        for a, b in zip(part, whole[first:], strict=False):
+            assert (a.time_s, a.until_s) == pytest.approx((b.time_s, b.until_s), abs=1e-3)
+            np.testing.assert_array_equal(a.pixels, b.pixels)
+    between = list(read_frames(str(path), 64, 0.34, 0.9))
+    assert numbers(between) == list(range(8, 23))
+    assert [p.time_s >= 0.34 for p in between] == [False] + 14 * [True]
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.avi", "a.ts"])
+@pytest.mark.parametrize("place", [0.3, 0.6])
+def test_damage_counts_where_it_is(name: str, place: float, tmp_path: Path) -> None:
+    """Parts before it and after it are whole; those that lose frames say so."""
+    path = plain(tmp_path / name)
+    data = bytearray(path.read_bytes())
+    start = int(len(data) * place)
+    data[start : start + 200] = bytes(200)
+    path.write_bytes(data)
+    kept = []
+    with pytest.raises(VideoError) as whole:
+        for one in read_frames(str(path), 64):
+            kept.append(number_of(one.pixels))
+    assert "damaged" in str(whole.value) and len(kept) < COUNT
+    lost = set(range(COUNT)) - set(kept)
+    for first in range(0, COUNT - 4, 2):
+        wanted = set(range(first, first + 4))
+        found, error = set(), None
+        try:
+            for one in read_frames(str(path), 64, first / FPS, (first + 4) / FPS):
+                if one.time_s >= first / FPS:
+                    found.add(number_of(one.pixels))
+        except VideoError as raised:
+            error = raised
+        assert found == wanted - lost
+        assert (error is not None) == bool(wanted & lost), (first, error)
+
+
+def test_the_account_of_damage_is_in_words(tmp_path: Path) -> None:
+    path = plain(tmp_path / "a.avi")
+    data = bytearray(path.read_bytes())
+    place = data.find(b"00dc", len(data) // 2)
+    data[place + 8 : place + 200] = bytes(192)
+    path.write_bytes(data)
+    pictures = []
+    with pytest.raises(VideoError) as error:
+        for one in read_frames(str(path), 64):
+            pictures.append(one)
+    [fresh] = [one for one in pictures if one.fresh]
+    last = pictures[pictures.index(fresh) - 1]
+    expected = f"after {last.until_s:.2f} s, up to {fresh.time_s:.2f} s"
+    assert error.value.detail == f"frames do not decode {expected}"
+
+
+def test_recordings_that_were_joined(tmp_path: Path) -> None:
+    """The time jumps back, and the size changes: both are read, and no clip holds both."""
+    write(tmp_path / "a.ts", "mpeg2video", count=20)
+    write(tmp_path / "b.ts", "mpeg2video", count=20, first=20, size=(128, 192))
+    joined = (tmp_path / "a.ts").read_bytes() + (tmp_path / "b.ts").read_bytes()
+    (tmp_path / "c.ts").write_bytes(joined)
+    pictures = []
+    try:
+        for one in read_frames(str(tmp_path / "c.ts"), 64):
+            pictures.append(one)
+    except VideoError as error:  # A counter of its packets shows that they were joined.
+        assert "the time jumps back by" in error.detail
+        assert error.detail.endswith("s and the size becomes 192x128")
+    found = numbers(pictures)
+    assert set(range(40)) - set(found) <= {16, 17, 18, 19}
+    assert found == sorted(found)
+    [fresh] = [number_of(one.pixels) for one in pictures if one.fresh]
+    assert fresh == 20
+    steps = np.diff([one.time_s for one in pictures])
+    assert steps == pytest.approx(np.full(len(steps), 1 / FPS), abs=1e-3)
 
 
 def test_after_damage_the_next_key_frame_is_fresh(tmp_path: Path) -> None:
