@@ -5,6 +5,7 @@ Credentials and the endpoint of S3 come from the standard AWS variables.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,11 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from pipelines.io.room import is_full
 from vqvdm.errors import UserError
+
+ATTEMPTS = 3
+"""How often s3fs makes a request, each with the retries of botocore."""
 
 
 def is_local(uri: str) -> bool:
@@ -34,9 +39,16 @@ def connect(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
             # Some servers send the checksum of the whole object with each part of it, and large
             # objects are read in parts. This project checks its files by its own sha256.
             "response_checksum_validation": "when_required",
+            # Checksums that follow a body (`aws-chunked`) are stored as a part of it by servers
+            # that do not know them. The sha256 in the signature protects the body as well.
+            "request_checksum_calculation": os.environ.get(
+                "AWS_REQUEST_CHECKSUM_CALCULATION", "when_required"
+            ),
         }
         # `url_to_fs` would take "::" in a name for a chain of file systems.
-        return fsspec.filesystem("s3", **options), uri.removeprefix("s3://")
+        fs = fsspec.filesystem("s3", **options)
+        fs.retries = ATTEMPTS
+        return fs, uri.removeprefix("s3://")
     try:
         return fsspec.core.url_to_fs(uri, **options)
     except ValueError as error:
@@ -64,13 +76,37 @@ def explained(uri: str, doing: str) -> Iterator[None]:
             raise UserError(f"cannot {doing} {uri}: {error}: create the bucket first") from error
         if is_local(uri) or isinstance(error, FileNotFoundError):
             raise
-        libraries = ("botocore", "aiobotocore", "aiohttp")
-        if isinstance(error, OSError) or type(error).__module__.startswith(libraries):
+        # The disk that is full is one of this machine: its folder is named by who writes there.
+        if _is_of_store(error) and not is_full(error):
             raise UserError(
-                f"cannot {doing} {uri}: {error} (check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, "
-                "AWS_ENDPOINT_URL and the network, then run the same command again)"
+                f"cannot {doing} {uri} of {store_of(uri)}: {error} ({_cure(error)})"
             ) from error
         raise
+
+
+def store_of(uri: str) -> str:
+    """The store of a URI, in words."""
+    kind = uri.partition("://")[0]
+    variables = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL") if kind == "s3" else ()
+    address = next(filter(None, map(os.environ.get, variables)), None)
+    return f"the {kind} store" + (f" at {address}" if address else "")
+
+
+def _is_of_store(error: Exception) -> bool:
+    libraries = ("botocore", "aiobotocore", "aiohttp")
+    return isinstance(error, OSError) or type(error).__module__.startswith(libraries)
+
+
+def _cure(error: Exception) -> str:
+    match getattr(error, "errno", None):
+        case errno.EBUSY:
+            return "it is overloaded: run the same command again later, or with fewer --num-workers"
+        case errno.ENOSYS:
+            return "it lacks a part of S3: see docs/troubleshooting.md"
+    return (
+        "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL and the network, then "
+        "run the same command again"
+    )
 
 
 def is_refusal(error: BaseException) -> bool:

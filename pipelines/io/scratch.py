@@ -14,17 +14,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pipelines.io import room
+
 PREFIX = "vqvdm-scratch-"
 LOCK = ".lock"
 
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """A new temporary folder; names that start with a dot are reserved."""
+    """A new temporary folder; names that start with a dot are reserved.
+
+    `UserError` says how much room is left if its disk gets full.
+    """
     sweep()
-    folder, lock = _locked()
+    with room.filling(tempfile.gettempdir(), None, room.SCRATCH_CURE):
+        folder, lock = _locked()
     try:
-        yield folder
+        # Told while the files still lie there: they are a part of what is wanted.
+        with room.filling(folder.parent, None, room.SCRATCH_CURE):
+            yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
@@ -33,7 +41,11 @@ def scratch() -> Iterator[Path]:
 def _locked() -> tuple[Path, int]:
     while True:
         folder = Path(tempfile.mkdtemp(prefix=PREFIX))
-        lock = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR)
+        try:
+            lock = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR)
+        except OSError:
+            folder.rmdir()
+            raise
         fcntl.flock(lock, fcntl.LOCK_EX)
         if (folder / LOCK).exists():
             return folder, lock

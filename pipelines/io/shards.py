@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 import webdataset as wds
 
-from pipelines.io import storage
+from pipelines.io import room, storage
 from pipelines.io.markers import Marker
 from pipelines.io.scratch import scratch
 from vqvdm.errors import UserError
@@ -49,11 +49,18 @@ class ShardWriter:
     def __enter__(self) -> ShardWriter:
         self._place = self._close.enter_context(scratch())
         # A single file: making and removing one for each member takes as long as writing them.
-        self._spool = self._close.enter_context(open(self._place / "spool", "w+b"))
+        with room.filling(self._place.parent, None, room.SCRATCH_CURE):
+            self._spool = open(self._place / "spool", "w+b")
+        self._close.callback(self._close_spool)
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._close.close()
+    def _close_spool(self) -> None:
+        # Its disk may be full: closing writes what is still in memory.
+        with suppress(OSError):
+            self._spool.close()
+
+    def __exit__(self, *error: Any) -> None:
+        self._close.__exit__(*error)
 
     @property
     def keys(self) -> list[str]:
@@ -64,8 +71,10 @@ class ShardWriter:
         assert "." not in key and key not in self._members, key
         self._members[key] = {}
         for extension, content in members.items():
-            self._members[key][extension] = (self._spool.tell(), len(content))
-            self._spool.write(content)
+            start, size = self._spool.tell(), len(content)
+            with room.filling(self._place.parent, start + size, room.SCRATCH_CURE):
+                self._spool.write(content)
+            self._members[key][extension] = (start, size)
 
     def drop(self, keys: Iterable[str]) -> None:
         """Remove samples."""
@@ -77,7 +86,9 @@ class ShardWriter:
     ) -> Marker:
         """Write and publish the tar, then its marker."""
         tar = self._place / "shard.tar"
+        wanted = sum(size for members in self._members.values() for _, size in members.values())
         with (
+            room.filling(self._place.parent, wanted, room.SCRATCH_CURE),
             open(tar, "wb", buffering=BUFFER) as file,
             wds.TarWriter(file, encoder=False, mtime=0) as writer,
         ):

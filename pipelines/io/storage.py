@@ -7,41 +7,24 @@ variables.
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
 import os
 import shutil
-import tempfile
-import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
 
-from pipelines.io import object_store
+from pipelines.io import disk, object_store, room
 from pipelines.io.checksums import json_bytes
 from pipelines.io.connection import connect, explained, is_local
+from pipelines.io.disk import FileInfo
 from pipelines.io.scratch import scratch
 from vqvdm.errors import UserError
-
-
-@dataclass(frozen=True)
-class FileInfo:
-    """A file in a listing. Object stores give an etag, disks a modification time."""
-
-    uri: str
-    size: int
-    etag: str | None = None
-    mtime_ns: int | None = None
-    images: int = 0
-    """Number of images, if it stands for a folder of them."""
-    is_folder: bool = False
-    unreadable: bool = False
-    """Whether it is a folder that may not be read."""
 
 
 def join(uri: str, *parts: str) -> str:
@@ -65,7 +48,7 @@ def walk(uri: str, folders: bool = False) -> list[FileInfo]:
     fs, path = connect(uri)
     with explained(uri, "list"):
         if isinstance(fs, LocalFileSystem):
-            return _walk_local(path, folders)
+            return disk.walk(path, folders)
         found = fs.find(path, detail=True)
     base = path.rstrip("/")
     files = [
@@ -83,41 +66,11 @@ def _etag(info: dict[str, Any]) -> str | None:
     return str(stamp).strip('"') if stamp else None
 
 
-def _walk_local(path: str, folders: bool) -> list[FileInfo]:
-    if os.path.isdir(path):
-        os.listdir(path)  # A folder that may not be read is an error, not an empty folder.
-    files, entered = [], set[tuple[int, int]]()
-
-    def unreadable(error: OSError) -> None:
-        if folders and error.filename != path:
-            files.append(FileInfo(str(error.filename), 0, is_folder=True, unreadable=True))
-
-    for folder, below, names in os.walk(path, onerror=unreadable, followlinks=True):
-        below.sort()  # Of two links to one folder, the first by name is entered.
-        stat = os.stat(folder)
-        if (stat.st_dev, stat.st_ino) in entered:
-            below.clear()  # A link to a folder above, or to one listed before.
-            continue
-        entered.add((stat.st_dev, stat.st_ino))
-        files += [_local_info(os.path.join(folder, name)) for name in names]
-        if folders and folder != path:
-            files.append(FileInfo(folder, 0, is_folder=True))
-    return sorted(files, key=lambda file: file.uri)
-
-
-def _local_info(place: str) -> FileInfo:
-    try:
-        stat = os.stat(place)
-        return FileInfo(place, stat.st_size, mtime_ns=stat.st_mtime_ns)
-    except OSError:
-        return FileInfo(place, 0)  # A dangling link: rejected when it is opened.
-
-
 def info(uri: str) -> FileInfo | None:
     """The entry of one file in a listing; None if there is no such file."""
     fs, path = connect(uri)
     if isinstance(fs, LocalFileSystem):
-        return _local_info(path) if os.path.isfile(path) else None
+        return disk.info(path) if os.path.isfile(path) else None
     try:
         with explained(uri, "read"):
             found = fs.info(path)
@@ -136,7 +89,7 @@ def read_bytes(uri: str) -> bytes:
     """A whole file; `FileNotFoundError` if there is none."""
     fs, path = connect(uri)
     with explained(uri, "read"):
-        return fs.cat_file(path)
+        return fs.cat_file(path) if is_local(uri) else object_store.read(fs, path)
 
 
 def read_text(uri: str, flag: str) -> str:
@@ -153,7 +106,9 @@ def read_head(uri: str, size: int) -> bytes:
     """The first bytes of a file."""
     fs, path = connect(uri)
     with explained(uri, "read"):
-        return fs.cat_file(path, start=0, end=size)
+        if is_local(uri):
+            return fs.cat_file(path, start=0, end=size)
+        return object_store.read_head(fs, path, size)
 
 
 def read_json(uri: str) -> Any:
@@ -166,13 +121,18 @@ def local_copy(uri: str) -> Iterator[str]:
     if is_local(uri):
         yield uri.removeprefix("file://")
         return
-    fs, path = connect(uri)
+    _, path = connect(uri)
     with scratch() as folder:
         # A fixed name, which cannot be that of the folder's lock.
-        place = str(folder / f"copy{PurePosixPath(path).suffix}")
-        with explained(uri, "read"):
-            fs.get_file(path, place)
-        yield place
+        place = folder / f"copy{PurePosixPath(path).suffix}"
+        _download(uri, place)
+        yield str(place)
+
+
+def _download(uri: str, place: Path) -> None:
+    fs, path = connect(uri)
+    with explained(uri, "read"):
+        object_store.download(fs, path, str(place))
 
 
 @contextmanager
@@ -181,10 +141,12 @@ def local_folder(uri: str) -> Iterator[str]:
     if is_local(uri):
         yield uri.removeprefix("file://")
         return
-    with tempfile.TemporaryDirectory(prefix="vqvdm-") as folder:
+    with scratch() as folder:
         names = [file.uri[len(uri) + 1 :] for file in walk(uri)]
-        download_folder(uri, Path(folder), [name for name in names if "/" not in name])
-        yield folder
+        place = folder / "copy"
+        place.mkdir()
+        download_folder(uri, place, [name for name in names if "/" not in name])
+        yield str(place)
 
 
 def download_folder(uri: str, folder: Path, names: Iterable[str]) -> None:
@@ -192,32 +154,42 @@ def download_folder(uri: str, folder: Path, names: Iterable[str]) -> None:
     for name in names:
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(read_bytes(join(uri, name)))
+        if is_local(uri):
+            data = read_bytes(join(uri, name))
+            with room.filling(folder, len(data), room.SCRATCH_CURE):
+                target.write_bytes(data)
+        else:
+            _download(join(uri, name), target)
 
 
 def publish_file(source: str | Path, uri: str) -> None:
-    """Publish a local file at a URI, completely or not at all, and check its size there."""
+    """Publish a local file at a URI, completely or not at all, and check that it is there."""
     fs, path = connect(uri)
-    size = os.path.getsize(source)
     with explained(uri, "write"):
         if isinstance(fs, LocalFileSystem):
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            beside = os.path.join(os.path.dirname(path), _part(os.path.basename(path)))
-            try:
-                shutil.copyfile(source, beside)
-                os.replace(beside, path)
-            finally:
-                Path(beside).unlink(missing_ok=True)
+            disk.publish(path, os.path.getsize(source), partial(shutil.copyfile, source))
         else:
-            fs.put_file(str(source), path)
-        written = fs.size(path)
-    if written != size:
-        raise OSError(f"{uri} holds {written} bytes after {size} were written: run the job again")
+            object_store.upload(fs, source, uri, path)
 
 
-def _part(name: str) -> str:
-    """The temporary name of a file while it is written."""
-    return f".{name}.{uuid.uuid4().hex}.part"
+def publish_bytes(data: bytes, uri: str, check: bool = True) -> None:
+    """As `publish_file`, from memory.
+
+    Where others may replace the file at the same time, `check=False` leaves it to them.
+    """
+    fs, path = connect(uri)
+    with explained(uri, "write"):
+        if isinstance(fs, LocalFileSystem):
+            disk.publish(path, len(data), lambda part: Path(part).write_bytes(data))
+        elif check:
+            object_store.upload(fs, data, uri, path)
+        else:
+            object_store.put(fs, data, path)
+
+
+def publish_json(value: Any, uri: str, check: bool = True) -> None:
+    """As `publish_bytes`, from a JSON value."""
+    publish_bytes(json_bytes(value), uri, check)
 
 
 def discard_unfinished(uri: str) -> None:
@@ -229,13 +201,11 @@ def discard_unfinished(uri: str) -> None:
     fs, path = connect(uri)
     with explained(uri, "tidy"):
         if isinstance(fs, LocalFileSystem):
-            beside = Path(path).parent.glob(f".{glob.escape(os.path.basename(path))}.*.part")
-            for part in [*beside, *Path(path).rglob(".*.part")]:
-                part.unlink(missing_ok=True)
+            disk.discard_parts(path)
         elif uri.startswith("s3://"):
             # Some credentials may not list uploads; then a lifecycle rule of the bucket has to
-            # abort them. Some servers answer "not found" instead of with an empty list.
-            with suppress(PermissionError, NotImplementedError, FileNotFoundError):
+            # abort them. Some servers answer "not found" or "not implemented".
+            with suppress(OSError):
                 object_store.abort_uploads(fs, path)
 
 
@@ -248,19 +218,6 @@ def keep_only(folder: str, names: Iterable[str]) -> None:
     discard_unfinished(folder)
 
 
-def publish_bytes(data: bytes, uri: str) -> None:
-    """As `publish_file`, from memory."""
-    with tempfile.NamedTemporaryFile(prefix="vqvdm-") as file:
-        file.write(data)
-        file.flush()
-        publish_file(file.name, uri)
-
-
-def publish_json(value: Any, uri: str) -> None:
-    """As `publish_file`, from a JSON value."""
-    publish_bytes(json_bytes(value), uri)
-
-
 def delete(uri: str) -> None:
     """Remove a file or everything below a folder; does nothing if there is none.
 
@@ -269,7 +226,7 @@ def delete(uri: str) -> None:
     fs, path = connect(uri)
     with explained(uri, "delete"):
         if not isinstance(fs, LocalFileSystem):
-            object_store.delete(fs, path, uri.startswith("s3://"))
+            object_store.delete(fs, path)
         elif os.path.isdir(path) and not os.path.islink(path):
             shutil.rmtree(path)
         else:

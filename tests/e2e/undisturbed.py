@@ -50,15 +50,19 @@ def publish_vqgan(root: str, folder: Path) -> None:
         storage.publish_file(folder / name, storage.join(Workspace(root).vqgan("base"), name))
 
 
-def make_undisturbed(folder: Path) -> Undisturbed:
-    """Put a dozen short videos into the bucket and run both jobs on them."""
+def put_videos(folder: Path, uri: str, count: int) -> None:
+    """Publish short videos of noise below a URI."""
     rng = np.random.default_rng(0)
-    for index in range(12):
+    for index in range(count):
         write_file(folder / "v.mp4", rng.integers(0, 256, (32, 64, 64, 3), np.uint8), 16.0)
-        name = f"s3://bucket/tiny-videos/{'ab'[index % 2]}/{index}.mp4"
-        storage.publish_file(folder / "v.mp4", name)
+        storage.publish_file(folder / "v.mp4", f"{uri}/{'ab'[index % 2]}/{index}.mp4")
+
+
+def make_undisturbed(folder: Path, videos: str, count: int) -> Undisturbed:
+    """Put short videos into the bucket and run both jobs on them."""
+    put_videos(folder, videos, count)
     root = str(folder / "undisturbed")
-    made = Undisturbed("s3://bucket/tiny-videos", root, folder / "vqgan", {}, {})
+    made = Undisturbed(videos, root, folder / "vqgan", {}, {})
     for job in JOBS:
         if job == "encode_latents":
             clips = storage.read_json(f"{root}/clips/index.json")

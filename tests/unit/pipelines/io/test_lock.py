@@ -77,7 +77,7 @@ def test_silent_readers_of_other_machines_are_waited_for_together(folder: str) -
 
 
 def test_what_may_only_be_read_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr(storage, "publish_json", refuse)

@@ -43,9 +43,10 @@ def test_a_broken_copy_is_never_published(
         raise OSError("no space left on device")
 
     monkeypatch.setattr(shutil, "copyfile", half)
+    (tmp_path / "source").write_bytes(b"afterwards")
     with pytest.raises(OSError, match="no space"):
-        storage.publish_bytes(b"afterwards", str(target))
-    assert everything(tmp_path) == (["place/file"] if there else [])
+        storage.publish_file(tmp_path / "source", str(target))
+    assert everything(tmp_path) == [*(["place/file"] if there else []), "source"]
     assert not there or target.read_bytes() == there
 
 
