@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
 import ray
 
+from pipelines import tasks
 from pipelines.cluster import join_ray, set_up_ray_data
 from pipelines.io import checksums, lock, storage, workspace
 from pipelines.io.markers import Marker, content_fingerprint, files_of, filled_with, load_markers
@@ -111,14 +112,19 @@ def on_actors(actor: Any, rows: list[dict], config: EncodeLatents) -> Iterator[d
     gpus = int(resources.get("GPU", 0))
     actors = config.num_workers or max(1, min(gpus or int(resources.get("CPU", 1)), len(rows)))
     vqgan = config.workspace.vqgan(config.vqgan)
-    graph = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        actor,
-        fn_constructor_args=(vqgan, config.batch_size, config.precision),
-        num_cpus=1,
-        num_gpus=1 if gpus else 0,
-        concurrency=actors,
-    )
-    yield from graph.iter_rows()
+
+    def start(rows: list[dict], where: dict[str, Any]) -> Iterable[dict]:
+        graph = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+            tasks.actor(actor),
+            fn_constructor_args=(vqgan, config.batch_size, config.precision),
+            num_cpus=1,
+            num_gpus=1 if gpus else 0,
+            concurrency=actors,
+            **where,
+        )
+        return graph.iter_rows()
+
+    yield from tasks.done(rows, start, needs="GPU" if gpus else "CPU")
 
 
 def latents_index(

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import ray
 
+from pipelines import tasks
 from pipelines.cluster import join_ray, set_up_ray_data
 from pipelines.io import checksums, lock, storage, workspace
 from pipelines.io.markers import Marker, content_fingerprint, files_of, filled_with, shard_name
@@ -98,18 +99,22 @@ def plan_shards(config: ShardVideos) -> Plans:
 
 
 def on_workers(
-    task: Callable[[dict], dict], plans: Plans, config: ShardVideos, **columns: Any
+    work: Callable[[dict], dict], plans: Plans, config: ShardVideos, **columns: Any
 ) -> Iterator[tuple[ShardPlan, dict]]:
     """Run a task on each plan; yields plans and results in the order of completion."""
     join_ray()
     set_up_ray_data(ray.data.DataContext.get_current())
     waiting = iter(plans)
     while wave := {plan.name: plan for plan in islice(waiting, WAVE)}:
+
+        def start(rows: list[dict], where: dict[str, Any]) -> Iterable[dict]:
+            graph = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+                tasks.task(work), num_cpus=1, concurrency=config.num_workers, **where
+            )
+            return graph.iter_rows()
+
         rows = [{"plan": plan, "retry": config.retry_failed, **columns} for plan in wave.values()]
-        graph = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-            task, num_cpus=1, concurrency=config.num_workers
-        )
-        for row in graph.iter_rows():
+        for row in tasks.done(rows, start):
             yield wave[row["name"]], row
 
 
