@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipelines.devices import choose_devices, describe_devices
 from pipelines.io import checksums, lock, storage, workspace
 from pipelines.tracking import registry
 from pipelines.tracking.start import start_run
 from pipelines.training.checkpoints import Checkpoints
 from pipelines.training.methods.base import Method
 from pipelines.training.settings import TrainJob
-from pipelines.training.trainer import Data, Plan, fit, threads_per_worker
+from pipelines.training.trainer import Data, Plan, fit
 from pipelines.training.world import World
 from vqvdm.checkpoint import weights_fingerprint
 from vqvdm.errors import IncompleteError, UserError
@@ -55,6 +56,7 @@ def run_stage(stage: Stage) -> str:
         _refuse_other(stage, found)
     clips = sum(len(marker.keys) for marker in stage.data.markers if marker.split == "train")
     if config.dry_run:
+        print(describe_devices(config.request()))
         return f"would train {config.steps} steps on {clips} clips into {stage.folder}"
     same = found is not None and found["recipe"] == stage.recipe
     if done and same:
@@ -91,6 +93,8 @@ def _refuse_other(stage: Stage, found: Mapping[str, Any]) -> None:
 def _train_and_publish(stage: Stage, checkpoints: Checkpoints, owner: str) -> str:
     """Train under the lock of `owner`; returns the main figure in words."""
     config = stage.config
+    devices = choose_devices(config.request())
+    config.check_share(devices.workers)
     with start_run(stage.name, config, stage.inputs) as run:
         fit(
             Plan(
@@ -101,7 +105,7 @@ def _train_and_publish(stage: Stage, checkpoints: Checkpoints, owner: str) -> st
                 stage.recipe,
                 run.uri,
                 run.id,
-                threads_per_worker(config),
+                devices,
                 stage.inputs,
                 owner,
                 sys.stdout.isatty(),

@@ -29,7 +29,8 @@ from ray.util.placement_group import (
     remove_placement_group,
 )
 
-from pipelines.cluster import find_user_error, join_ray, local_cpus, resolve_switch
+from pipelines.cluster import find_user_error, resolve_switch
+from pipelines.devices import Devices, threads, worker_device
 from pipelines.io.markers import Marker
 from pipelines.io.progress import Progress
 from pipelines.tracking.run import Run
@@ -40,7 +41,6 @@ from pipelines.training.loader import Loader
 from pipelines.training.loop import print_line, train
 from pipelines.training.settings import TrainJob
 from pipelines.training.world import World
-from vqvdm.errors import UserError
 from vqvdm.inference import resolve_precision
 
 VALIDATION_CLIPS = 64
@@ -81,7 +81,7 @@ class Plan:
     """Fingerprint of settings and input."""
     tracking_uri: str
     run_id: str
-    threads: int
+    devices: Devices = field(default_factory=Devices)
     inputs: Mapping[str, str] = field(default_factory=dict)
     """Fingerprints of the training data."""
     owner: str | None = None
@@ -97,16 +97,6 @@ class Plan:
 
 def fit(plan: Plan) -> None:
     """Train on the cluster until all steps are done, or the driver is asked to stop."""
-    join_ray()
-    cpus = int(ray.cluster_resources().get("CPU", 0))
-    gpus = int(ray.cluster_resources().get("GPU", 0))
-    workers = plan.config.workers
-    # A cluster that grows on demand may start without CPUs.
-    if cpus and workers > max(cpus, gpus):
-        raise UserError(
-            f"--num-workers {workers} is more than the cluster has: {cpus} CPUs, {gpus} GPUs"
-        )
-    scaling = ScalingConfig(num_workers=workers, use_gpu=gpus >= workers)
     checkpoints = plan.checkpoints()
     checkpoints.sweep()
     reached, failures = checkpoints.newest_step() or 0, 0
@@ -117,7 +107,7 @@ def fit(plan: Plan) -> None:
     with forwarding, _bar(board) if plan.bar else nullcontext():
         while reached < plan.config.steps and not stop.requested():
             try:
-                _fit_once(plan, scaling)
+                _fit_once(plan)
                 failure = None
             except (TrainingFailedError, RayError) as error:
                 failure = error
@@ -134,7 +124,9 @@ def fit(plan: Plan) -> None:
                 print(f"a worker was lost{why}: going on from step {reached}", flush=True)
 
 
-def _fit_once(plan: Plan, scaling: ScalingConfig) -> None:
+def _fit_once(plan: Plan) -> None:
+    devices = plan.devices
+    scaling = ScalingConfig(num_workers=devices.workers, use_gpu=devices.kind == "cuda")
     # Ray Train's run directory is not needed: checkpoints lie under the root.
     run_directory = tempfile.mkdtemp(prefix="vqvdm-train-")
     try:
@@ -192,6 +184,8 @@ class _TorchBackend(TorchConfig().backend_cls):  # type: ignore[misc]
     """
 
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
+        if worker_group.get_resources_per_worker().get("GPU", 0):
+            worker_group.execute(worker_device, "cuda")  # NCCL would say less.
         super().on_start(worker_group, backend_config)
         worker_group.execute(stop.install_handler)
 
@@ -202,17 +196,14 @@ class _TorchConfig(TorchConfig):
         return _TorchBackend
 
 
-def threads_per_worker(config: TrainJob) -> int:
-    """Threads that share this machine's cores among the workers."""
-    return max(1, local_cpus() // config.workers)
-
-
 def _worker(arguments: dict[str, Any]) -> None:
     """What each worker runs."""
     plan: Plan = arguments["plan"]
     logging.getLogger("ray").setLevel(logging.WARNING)
-    torch.set_num_threads(plan.threads)
-    context, device = get_context(), get_device()
+    context = get_context()
+    share = threads(context.get_local_world_size())
+    torch.set_num_threads(share)
+    device = get_device() if plan.devices.kind == "cuda" else worker_device("cpu")
     world = World(
         context.get_world_rank(),
         context.get_world_size(),
@@ -225,7 +216,7 @@ def _worker(arguments: dict[str, Any]) -> None:
     pinned = resolve_switch(plan.config.pin_memory, auto=True) and device.type == "cuda"
     loader = plan.data.loader(
         "train",
-        threads=plan.config.loader_threads or max(2, plan.threads),
+        threads=plan.config.loader_threads or max(2, share),
         cache_gb=plan.config.cache_gb,
         pinned=pinned,
     )
