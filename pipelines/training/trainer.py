@@ -12,9 +12,9 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
@@ -31,16 +31,18 @@ from ray.util.placement_group import (
 
 from pipelines.cluster import find_user_error, resolve_switch
 from pipelines.devices import Devices, threads, worker_device
+from pipelines.io import lock
 from pipelines.io.markers import Marker
 from pipelines.io.progress import Progress
 from pipelines.tracking.run import Run
 from pipelines.training import stop
 from pipelines.training.board import Board
-from pipelines.training.checkpoints import Checkpoints
+from pipelines.training.checkpoints import AgreedCheckpoints, Reference
 from pipelines.training.loader import Loader
 from pipelines.training.loop import print_line, train
 from pipelines.training.settings import TrainJob
 from pipelines.training.world import World
+from vqvdm.errors import UserError
 from vqvdm.inference import resolve_precision
 
 VALIDATION_CLIPS = 64
@@ -91,37 +93,57 @@ class Plan:
     name: str = field(default_factory=lambda: f"vqvdm-{uuid.uuid4().hex}")
     """Name of the board in Ray."""
 
-    def checkpoints(self) -> Checkpoints:
-        return Checkpoints(self.folder, self.recipe, self.config.keep, self.inputs, self.owner)
+    resume: Reference | None = None
+    """The checkpoint that all workers go on from."""
+
+    def checkpoints(self) -> AgreedCheckpoints:
+        options = (self.recipe, self.config.keep, self.inputs, self.owner)
+        found = AgreedCheckpoints(self.folder, *options)
+        found.agreed = self.resume
+        return found
 
 
 def fit(plan: Plan) -> None:
     """Train on the cluster until all steps are done, or the driver is asked to stop."""
-    checkpoints = plan.checkpoints()
-    checkpoints.sweep()
-    reached, failures = checkpoints.newest_step() or 0, 0
     # The board may run on any node, and restarts on another one if its node dies.
     actor: Any = ray.remote(num_cpus=0, max_restarts=-1)(Board)
     board = actor.options(name=plan.name).remote()
     forwarding = stop.forwarding(lambda: ray.get(board.request_stop.remote()))
     with forwarding, _bar(board) if plan.bar else nullcontext():
-        while reached < plan.config.steps and not stop.requested():
-            try:
-                _fit_once(plan)
-                failure = None
-            except (TrainingFailedError, RayError) as error:
-                failure = error
-                _free_what_is_left()
-            before, reached = reached, checkpoints.newest_step() or 0
-            failures = failures + 1 if reached == before else 1
-            if failure is None:
-                failures = 0
-            elif find_user_error(failure) or failures == ATTEMPTS:
-                # Another attempt does not correct a user's mistake.
-                raise failure
-            if reached < plan.config.steps and not stop.requested():
-                why = f" ({_first_line(failure)})" if failure else ""
-                print(f"a worker was lost{why}: going on from step {reached}", flush=True)
+        _until_done(plan, _attempt)
+
+
+def _until_done(plan: Plan, attempt: Callable[[Plan], BaseException | None]) -> None:
+    """Attempt the training until all steps are done, as long as it gets further."""
+    checkpoints = plan.checkpoints()
+    checkpoints.sweep()
+    found, failures = checkpoints.newest_intact(), 0
+    while (before := found.step if found else 0) < plan.config.steps and not stop.requested():
+        failure = attempt(replace(plan, resume=found))
+        found = checkpoints.newest_intact()
+        reached = found.step if found else 0
+        failures = failures + 1 if reached <= before else int(failure is not None)
+        if failure and (find_user_error(failure) or failures >= ATTEMPTS):
+            # Another attempt does not correct a user's mistake.
+            raise failure
+        if failures >= ATTEMPTS:
+            raise UserError(
+                f"the workers have trained {failures} times without a new checkpoint in "
+                f"{plan.folder}: check that every node writes there, or pass an s3:// URI"
+            )
+        if reached < plan.config.steps and not stop.requested():
+            why = f" ({_first_line(failure)})" if failure else ""
+            print(f"a worker was lost{why}: going on from step {reached}", flush=True)
+
+
+def _attempt(plan: Plan) -> BaseException | None:
+    """Train on the cluster; returns why that failed."""
+    try:
+        _fit_once(plan)
+    except (TrainingFailedError, RayError) as error:
+        _free_what_is_left()
+        return error
+    return None
 
 
 def _fit_once(plan: Plan) -> None:
@@ -200,6 +222,8 @@ def _worker(arguments: dict[str, Any]) -> None:
     """What each worker runs."""
     plan: Plan = arguments["plan"]
     logging.getLogger("ray").setLevel(logging.WARNING)
+    if plan.owner:
+        lock.refuse_unseen(plan.folder, plan.owner)
     context = get_context()
     share = threads(context.get_local_world_size())
     torch.set_num_threads(share)
