@@ -41,12 +41,14 @@ class Checkpoints:
         keep: int,
         inputs: Mapping[str, str] | None = None,
         owner: str | None = None,
+        identity: Mapping[str, Any] | None = None,
     ) -> None:
         """`place` is NAME; `inputs` are the fingerprints of the training data; `owner` is the id
-        of the holder of its lock."""
+        of the holder of its lock; `identity` is what markers tell of the training besides."""
         self.place, self.folder = place, storage.join(place, "checkpoints")
         self.recipe, self.keep = recipe, keep
         self.inputs, self.owner = dict(inputs or {}), owner
+        self.identity = dict(identity or {})
 
     def _uri(self, name: str, kind: str) -> str:
         return storage.join(self.folder, f"{name}.{kind}")
@@ -85,6 +87,7 @@ class Checkpoints:
         if self.owner and not lock.still_held(self.place, self.owner):
             raise UserError(f"another job has taken over {self.place}: this one stops")
         marker = {"step": step, "recipe": self.recipe, "inputs": self.inputs, "sha256": wanted}
+        marker |= self.identity
         storage.publish_json(marker, self._uri(name, "json"))
         for old in self._names()[: -self.keep]:
             # The marker is deleted first: without it the other file does not count.

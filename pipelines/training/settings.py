@@ -27,7 +27,8 @@ class TrainJob(DeviceJob):
     """Workers where there are no GPUs; with GPUs, there is one for each. --num-workers is for
     both."""
     steps: int = 1000
-    """Optimiser steps."""
+    """Optimiser steps. A training may be run again with more: it goes on from its newest
+    checkpoint, by the schedule of the new length."""
     batch_size: int = 8
     """Clips a step, over all workers."""
     accumulate: int = 1
@@ -74,6 +75,8 @@ class TrainJob(DeviceJob):
         "compile",
         "channels_last",
         "log_every",
+        "validate_every",
+        "checkpoint_every",
         "keep",
         "log_keys",
         "cache_gb",

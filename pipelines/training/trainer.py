@@ -93,11 +93,13 @@ class Plan:
     name: str = field(default_factory=lambda: f"vqvdm-{uuid.uuid4().hex}")
     """Name of the board in Ray."""
 
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    """What markers tell of the training besides."""
     resume: Reference | None = None
     """The checkpoint that all workers go on from."""
 
     def checkpoints(self) -> AgreedCheckpoints:
-        options = (self.recipe, self.config.keep, self.inputs, self.owner)
+        options = (self.recipe, self.config.keep, self.inputs, self.owner, self.identity)
         found = AgreedCheckpoints(self.folder, *options)
         found.agreed = self.resume
         return found
