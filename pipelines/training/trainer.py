@@ -10,10 +10,9 @@ import logging
 import shutil
 import tempfile
 import threading
-import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -33,13 +32,12 @@ from pipelines.cluster import find_user_error, resolve_switch
 from pipelines.devices import Devices, threads, worker_device
 from pipelines.io import lock
 from pipelines.io.markers import Marker
-from pipelines.io.progress import Progress
-from pipelines.tracking.run import Run
 from pipelines.training import stop
 from pipelines.training.board import Board
 from pipelines.training.checkpoints import AgreedCheckpoints, Reference
 from pipelines.training.loader import Loader
 from pipelines.training.loop import print_line, train
+from pipelines.training.messages import drawing_bar, poll_for_stop, relaying, run_of
 from pipelines.training.settings import TrainJob
 from pipelines.training.world import World
 from vqvdm.errors import UserError
@@ -48,8 +46,6 @@ from vqvdm.inference import resolve_precision
 VALIDATION_CLIPS = 64
 ATTEMPTS = 3
 """Failures in a row without a new checkpoint between them."""
-POLL_S = 1.0
-"""Time between two polls: by workers for a request to stop, by the driver for progress."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +86,8 @@ class Plan:
     """Id of the holder of the folder's lock."""
     bar: bool = False
     """Whether the driver has a terminal and draws a bar."""
+    node: str = ""
+    """Id of the driver's node."""
     name: str = field(default_factory=lambda: f"vqvdm-{uuid.uuid4().hex}")
     """Name of the board in Ray."""
 
@@ -111,7 +109,9 @@ def fit(plan: Plan) -> None:
     actor: Any = ray.remote(num_cpus=0, max_restarts=-1)(Board)
     board = actor.options(name=plan.name).remote()
     forwarding = stop.forwarding(lambda: ray.get(board.request_stop.remote()))
-    with forwarding, _bar(board) if plan.bar else nullcontext():
+    bar = drawing_bar(board) if plan.bar else nullcontext()
+    plan = replace(plan, node=ray.get_runtime_context().get_node_id())
+    with forwarding, relaying(board, plan.tracking_uri, plan.run_id), bar:
         _until_done(plan, _attempt)
 
 
@@ -165,29 +165,6 @@ def _fit_once(plan: Plan) -> None:
         shutil.rmtree(run_directory, ignore_errors=True)
 
 
-@contextmanager
-def _bar(board: Any) -> Iterator[None]:
-    """Within the context, draw the progress that the first worker reports."""
-    ended = threading.Event()
-
-    def draw() -> None:
-        while not ended.wait(POLL_S):
-            if reported := _ask(board.progress):
-                step, steps, words = reported
-                progress = Progress("steps", steps)
-                progress.done = step
-                print(f"\r{progress.bar()} {step}/{steps}  {words}\x1b[K", end="", flush=True)
-
-    thread = threading.Thread(target=draw, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-        print(flush=True)
-
-
 def _free_what_is_left() -> None:
     """Free what a dead controller had reserved: Ray keeps it as long as this job lasts."""
     # The id of a placement group ends with that of the job that made it.
@@ -238,7 +215,8 @@ def _worker(arguments: dict[str, Any]) -> None:
         resolve_switch(plan.config.channels_last, auto=True),
         resolve_switch(plan.config.compile, auto=device.type == "cuda"),
     )
-    run = Run(plan.tracking_uri, plan.run_id) if world.is_first else None
+    board = ray.get_actor(plan.name)
+    run = run_of(board, plan.tracking_uri, plan.run_id, plan.node) if world.is_first else None
     pinned = resolve_switch(plan.config.pin_memory, auto=True) and device.type == "cuda"
     loader = plan.data.loader(
         "train",
@@ -248,8 +226,7 @@ def _worker(arguments: dict[str, Any]) -> None:
     )
     held_out = plan.data.loader("val", cache_gb=plan.config.cache_gb)
     assert loader is not None
-    board = ray.get_actor(plan.name)
-    threading.Thread(target=_poll_for_stop, args=(board,), daemon=True).start()
+    threading.Thread(target=poll_for_stop, args=(board,), daemon=True).start()
     with closing(run) if run else nullcontext(), run.system_metrics() if run else nullcontext():
         train(
             plan.method(plan.config, world),
@@ -262,19 +239,3 @@ def _worker(arguments: dict[str, Any]) -> None:
             stop.requested,
             board.report.remote if plan.bar else print_line,
         )
-
-
-def _poll_for_stop(board: Any) -> None:
-    """Request a stop of this worker once the driver is asked to stop."""
-    while not stop.requested():
-        if _ask(board.stop_requested):
-            stop.request()
-        time.sleep(POLL_S)
-
-
-def _ask(method: Any) -> Any:
-    """The answer of the board; None while it moves to another node."""
-    try:
-        return ray.get(method.remote(), timeout=10 * POLL_S)
-    except RayError:
-        return None

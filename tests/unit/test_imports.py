@@ -52,7 +52,10 @@ MODEL_LIBRARIES = {
 }
 ROOMS = {
     "ray": PAGES
-    | {f"pipelines.{name}" for name in ("training.trainer", "cluster", "devices", "autoscaler")},
+    | {
+        f"pipelines.{name}"
+        for name in ("training.trainer", "training.messages", "cluster", "devices", "autoscaler")
+    },
     "mlflow": {
         f"pipelines.tracking.{name}"
         for name in ("run", "start", "server", "registry", "registered_model")
