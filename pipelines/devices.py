@@ -172,11 +172,6 @@ def _on_gpus(cluster: Cluster, request: Request) -> Devices:
             f"{workers} workers want {_gpus(each)} each, and the cluster has "
             f"{cluster.most_gpus:g}: pass --num-workers {int(slots)}{or_shared}, or --device cpu"
         )
-    if workers > cluster.most_cpus and request.share:
-        raise UserError(
-            f"{workers} workers want a core each, and the cluster has {cluster.most_cpus:g}: pass "
-            f"--num-workers {max(1, int(cluster.most_cpus))}, or add CPUs to the nodes with GPUs"
-        )
     card = f" ({', '.join(cluster.cards)})" if cluster.cards else ""
     among = f"{workers} workers with {_gpus(each)} each"
     if workers == 1:
@@ -237,7 +232,7 @@ def wait_for(devices: Devices, all_of_them: bool) -> None:
 
     An autoscaler starts nodes for what is requested, so it is.
     """
-    bundle = {"CPU": 1.0} | ({"GPU": devices.gpus_per_worker} if devices.gpus_per_worker else {})
+    bundle = {"GPU": devices.gpus_per_worker} if devices.kind == "cuda" else {"CPU": 1.0}
     count = devices.workers if all_of_them else 1
     found = ray.cluster_resources()
     if all(found.get(name, 0) >= amount * count for name, amount in bundle.items()):

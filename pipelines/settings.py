@@ -80,8 +80,9 @@ class PoolJob(DeviceJob):
     """GPUs of a worker where there are some; 0.5 puts two workers on each."""
 
     def check(self) -> None:
-        if not 0 < self.gpus_per_worker < math.inf:
-            raise UserError("--gpus-per-worker must be above 0")
+        each = self.gpus_per_worker
+        if not 0 < each < math.inf or (each > 1 and each % 1):
+            raise UserError("--gpus-per-worker must be a part of a GPU, or a whole number of them")
 
     def request(self) -> Request:
         return Request(self.device, self.num_workers, self.gpus_per_worker)

@@ -77,7 +77,6 @@ def test_one_function_decides(
             r"has 8: pass --num-workers 8 or --gpus-per-worker 0.5, or --device cpu",
         ),
         (EIGHT_CPUS, train(num_workers=32), r"--num-workers 32 .*8 CPUs, 0 GPUs: pass .*8"),
-        (Cluster(4, 8), train(num_workers=8), r"want a core each.*has 4: pass --num-workers 4"),
         (EIGHT_GPUS, Request(gpus_per_worker=9), r"--gpus-per-worker 9.* 8 GPUs: pass .* 8 or"),
         (NOTHING, train(), r"no CPUs for workers.*VQVDM_CLUSTER_MAY_START"),
     ],
