@@ -38,9 +38,10 @@ class Optimiser:
         """Add the gradient of a loss."""
         self.scaler.scale(loss).backward()
 
-    def scaled(self, loss: Tensor) -> Tensor:
-        """A scaled loss, for gradients taken by hand; divide these by `scale`."""
-        return self.scaler.scale(loss)
+    def gradient(self, loss: Tensor, at: Tensor) -> Tensor:
+        """The gradient of a loss at a tensor; it is scaled on the way there only."""
+        (gradient,) = torch.autograd.grad(self.scaler.scale(loss), at)
+        return gradient / self.scale if self.scaler.is_enabled() else gradient
 
     @property
     def scale(self) -> float:

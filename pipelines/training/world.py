@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -31,6 +31,8 @@ class World:
     """Whether 3D convolutions keep channels innermost in memory, which is faster for them."""
     compiled: bool = False
     """Whether nets go through `torch.compile`."""
+    backend: str | Callable[..., Any] = "inductor"
+    """What compiles them; another than PyTorch's own generates no code, which is faster to test."""
 
     @property
     def is_first(self) -> bool:
@@ -45,10 +47,13 @@ class World:
         return on_device(module, self.device) if self.channels_last else module.to(self.device)
 
     def compile(self, *modules: nn.Module) -> None:
-        """Compile modules in place, if that is enabled; the names of weights stay."""
+        """Compile modules in place, if that is enabled; the names of weights stay.
+
+        For each shape apart: there are few, and code for any shape is slower.
+        """
         for module in modules:
             if self.compiled:
-                module.compile()
+                module.compile(backend=self.backend, dynamic=False)
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """Average gradients over the workers."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import multiprocessing
 from dataclasses import replace
-from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -163,11 +162,10 @@ def test_other_arithmetic_trains_much_the_same(name: str, world: World, steps: i
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_compiled_nets_train_much_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_nets_train_much_the_same(name: str) -> None:
     # Traced and differentiated as on a GPU; only the generated code is left out, for time.
-    monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend="aot_eager"))
     expected, _ = trained(name, World(), steps=3)
-    curve, method = trained(name, World(compiled=True), steps=3)
+    curve, method = trained(name, World(compiled=True, backend="aot_eager"), steps=3)
     for found, wanted in zip(curve, expected, strict=True):
         assert found["loss"] == pytest.approx(wanted["loss"], rel=1e-3)
     _, plain = trained(name, World(), steps=1)
