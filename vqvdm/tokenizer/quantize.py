@@ -11,6 +11,7 @@ Shapes: B batch, C latent channels, T frames, H height, W width.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
 import torch
@@ -39,6 +40,7 @@ class Quantizer(Protocol):
 
     def bound(self, h_BCTHW: Tensor) -> Tensor: ...
     def __call__(self, z_BCTHW: Tensor) -> Quantized: ...
+    def buffers(self) -> Iterator[Tensor]: ...
 
     def start(self, z_NC: Tensor) -> None:
         """Place the codes by the first raw latents, unless they have been placed."""

@@ -5,7 +5,7 @@ Shapes: B batch, C channels, T frames, H height, W width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -41,7 +41,7 @@ class Critic:
     def __init__(self, config: TrainVQGAN, world: World) -> None:
         self.config, self.world = config, world
         self.nets = world.place(Discriminators(config.discriminator))
-        self.lecam = LeCAM(len(self.nets.names))
+        self.lecam = LeCAM(len(self.nets.names), world.device)
         world.compile(self.nets)
         self._ddp = world.wrap(self.nets)
         adamw = torch.optim.AdamW(
@@ -62,8 +62,8 @@ class Critic:
         self.nets.requires_grad_(True)
         return loss
 
-    def step(self, pairs: Sequence[Pair]) -> dict[str, Tensor]:
-        """Learn from all parts of a batch."""
+    def backward(self, pairs: Sequence[Pair]) -> dict[str, Tensor]:
+        """Add the gradient of all parts of a batch; its losses."""
         metrics = []
         for index, pair in enumerate(pairs):
             with self.world.collecting(self._ddp, last=index == len(pairs) - 1):
@@ -71,12 +71,13 @@ class Critic:
                 loss = found["discriminator"] + self.config.loss.lecam * found["lecam"]
                 self.optimiser.backward(loss / len(pairs))
                 metrics.append(found)
-        self.optimiser.step(self.config.discriminator_lr)
-        whole = mean_over_parts(metrics)
-        sides = [self._logit_names(side) for side in SIDES]
-        logits = self.world.mean({name: whole[name] for side in sides for name in side})
-        self.lecam.update(*([logits[name] for name in side] for side in sides))
-        return whole
+        return mean_over_parts(metrics)
+
+    def remember(self, metrics: Mapping[str, Tensor], took: Tensor) -> None:
+        """Add a step's logits to the means of LeCAM, unless it was skipped."""
+        sides = [[metrics[name] for name in self._logit_names(side)] for side in SIDES]
+        means = self.world.average(torch.stack([torch.stack(side) for side in sides]))
+        self.lecam.update(means[0], means[1], took)
 
     def _logit_names(self, side: str) -> list[str]:
         """What the mean logits of each discriminator are logged as."""
@@ -102,10 +103,10 @@ class Critic:
         return {
             "critic": self.nets.state_dict(),
             "critic_optimiser": self.optimiser.state(),
-            "lecam": {"real": self.lecam.real, "fake": self.lecam.fake},
+            "lecam": self.lecam.state(),
         }
 
     def load(self, state: dict[str, Any]) -> None:
         self.nets.load_state_dict(state["critic"])
         self.optimiser.load(state["critic_optimiser"])
-        self.lecam.real, self.lecam.fake = state["lecam"]["real"], state["lecam"]["fake"]
+        self.lecam.load(state["lecam"])

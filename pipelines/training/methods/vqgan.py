@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from pipelines.training.loader import Batch
 from pipelines.training.methods.base import mean_over_parts
 from pipelines.training.methods.critic import Critic, Pair
-from pipelines.training.optimise import Optimiser, scheduled_lr
+from pipelines.training.optimise import Optimiser, scheduled_lr, step_together
 from pipelines.training.perceptual import load_perceptual
 from pipelines.training.settings import TrainVQGAN
 from pipelines.training.world import Draws, World
@@ -145,13 +145,19 @@ class VQGANMethod:
                 metrics.append(self._backward(one, pull, weight, balance, len(parts)))
             pair = Pair(part.x_BCTHW, one.y_BCTHW.detach(), part.shown_B)
             passed.append(_Passed(pair, one.z_BCTHW.detach(), one.quantized.indices_BTHW))
-        norm = self.optimiser.step(scheduled_lr(step, self.config))
-        self._learn_codes(passed)
-        self.ema.update(self.vqgan, step)
-        whole = mean_over_parts(metrics) | {"gradient_norm": norm}
+        whole = mean_over_parts(metrics)
+        rates = [(self.optimiser, scheduled_lr(step, self.config))]
         if weight:
-            whole |= self.critic.step([one.pair for one in passed])
-        return whole | {"adversarial_weight": torch.tensor(weight)}
+            judged = self.critic.backward([one.pair for one in passed])
+            rates.append((self.critic.optimiser, self.config.discriminator_lr))
+        took = step_together(*rates)
+        self._learn_codes(passed, took)
+        self.ema.update(self.vqgan, step, took)
+        if weight:
+            whole |= judged
+            self.critic.remember(judged, took)
+        weighted = torch.full((), weight, device=self.world.device)
+        return whole | self.optimiser.metrics() | {"adversarial_weight": weighted}
 
     def _make(self, net: nn.Module, part: _Part) -> _Made:
         with self.world.autocast():
@@ -205,11 +211,15 @@ class VQGANMethod:
             z = torch.cat([self.vqgan.encode(part.x_BCTHW) for part in parts])
         self.vqgan.quantizer.start(as_rows(self.world.gather(z)))
 
-    def _learn_codes(self, passed: Sequence[_Passed]) -> None:
-        """Codes move by the whole batch, the same on all workers."""
+    def _learn_codes(self, passed: Sequence[_Passed], took: Tensor) -> None:
+        """Codes move by the whole batch, the same on all workers; not if the step was skipped."""
+        quantizer = self.vqgan.quantizer
+        before = [buffer.clone() for buffer in quantizer.buffers()]
         z = self.world.gather(torch.cat([one.z_BCTHW for one in passed]))
         indices = self.world.gather(torch.cat([one.indices_BTHW for one in passed]))
-        self.vqgan.quantizer.learn(as_rows(z), indices.flatten())
+        quantizer.learn(as_rows(z), indices.flatten())
+        for buffer, old in zip(quantizer.buffers(), before, strict=True):
+            buffer.copy_(torch.where(took, buffer, old))
 
     @torch.no_grad()
     def validate(self, batches: Iterable[Batch]) -> dict[str, float]:

@@ -132,8 +132,10 @@ def test_lecam_follows_each_discriminator() -> None:
     assert metrics["logits/real_video"].item() == pytest.approx(judged.mean().item(), rel=1e-4)
     for side, means in (("real", method.critic.lecam.real), ("fake", method.critic.lecam.fake)):
         logits = [metrics[f"logits/{side}_{name}"].item() for name in ("video", "image")]
-        assert len({*means}) == 2
-        assert means == pytest.approx([(1 - method.critic.lecam.decay) * logit for logit in logits])
+        assert len({*means.tolist()}) == 2
+        assert means.tolist() == pytest.approx(
+            [(1 - method.critic.lecam.decay) * logit for logit in logits]
+        )
 
 
 def test_the_preview_shows_clips_beside_reconstructions() -> None:

@@ -25,6 +25,8 @@ TOKENIZERS = {
 }
 """Presets whose tokenizers differ."""
 
+pytestmark = pytest.mark.filterwarnings("ignore:TF32")  # said when oneDNN is switched on again
+
 
 @pytest.fixture(autouse=True)
 def arithmetic() -> Iterator[None]:
