@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from vqvdm.checkpoint import on_device
 from vqvdm.seeds import mix
+from vqvdm.transfer import to_device
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -126,7 +127,7 @@ class Draws:
         self._generator = torch.Generator().manual_seed(mix(seed, step))
 
     def _share(self, whole: Tensor) -> Tensor:
-        return whole.chunk(self._count)[self._index].to(self._device)
+        return to_device(whole.chunk(self._count)[self._index], self._device)
 
     def normal(self, rows: int, *shape: int) -> Tensor:
         """Standard normal numbers (rows, *shape), where `rows` is the share of this part."""
