@@ -40,7 +40,7 @@ class _Part(NamedTuple):
     shown_B: Tensor
 
 
-class _Made(NamedTuple):
+class _Output(NamedTuple):
     """What the tokenizer makes of clips."""
 
     y_BCTHW: Tensor
@@ -52,7 +52,7 @@ class _Made(NamedTuple):
     quantized: Quantized
 
 
-class _Pull(NamedTuple):
+class _Gradients(NamedTuple):
     """The losses of reconstructions, and their gradients at these."""
 
     losses: dict[str, Tensor]
@@ -81,11 +81,11 @@ class _Through(nn.Module):
         super().__init__()
         self.vqgan, self.to_last = vqgan, vqgan.decoder[:-1]
 
-    def forward(self, x_BCTHW: Tensor) -> _Made:
+    def forward(self, x_BCTHW: Tensor) -> _Output:
         z = self.vqgan.encode(x_BCTHW)
         quantized = self.vqgan.quantizer(z)
         h = self.to_last(quantized.z_BCTHW)
-        return _Made(self.vqgan.last_layer(h).float(), h, z, quantized)
+        return _Output(self.vqgan.last_layer(h).float(), h, z, quantized)
 
 
 class VQGANMethod:
@@ -129,20 +129,24 @@ class VQGANMethod:
         if step == 0:
             self._place_codes(parts)
         weight = adversarial_weight(step, self.config.steps, self.config.loss)
-        pulls: list[_Pull] = []
+        of_parts: list[_Gradients] = []
         balance = None
         if weight and len(parts) > 1:
             # One balance for the whole batch: its parts go through the tokenizer once more.
-            pulls = [self._pull(part, self._make(self._through, part), True) for part in parts]
-            balance = self._balance(pulls)
+            of_parts = [
+                self._gradients(part, self._forward(self._through, part), True) for part in parts
+            ]
+            balance = self._balance(of_parts)
         passed, metrics = [], []
         for index, part in enumerate(parts):
             with self.world.collecting(self._through_ddp, last=index == len(parts) - 1):
-                one = self._make(self._through_ddp, part)
-                pull = pulls[index] if pulls else self._pull(part, one, bool(weight))
+                one = self._forward(self._through_ddp, part)
+                gradients = (
+                    of_parts[index] if of_parts else self._gradients(part, one, bool(weight))
+                )
                 if weight and balance is None:
-                    balance = self._balance([pull])
-                metrics.append(self._backward(one, pull, weight, balance, len(parts)))
+                    balance = self._balance([gradients])
+                metrics.append(self._backward(one, gradients, weight, balance, len(parts)))
             pair = Pair(part.x_BCTHW, one.y_BCTHW.detach(), part.shown_B)
             passed.append(_Passed(pair, one.z_BCTHW.detach(), one.quantized.indices_BTHW))
         whole = mean_over_parts(metrics)
@@ -156,17 +160,17 @@ class VQGANMethod:
         if weight:
             whole |= judged
             self.critic.remember(judged, took)
-        weighted = torch.full((), weight, device=self.world.device)
-        return whole | self.optimiser.metrics() | {"adversarial_weight": weighted}
+        whole |= self.optimiser.metrics()
+        return whole | {"adversarial_weight": torch.full((), weight, device=self.world.device)}
 
-    def _make(self, net: nn.Module, part: _Part) -> _Made:
+    def _forward(self, net: nn.Module, part: _Part) -> _Output:
         with self.world.autocast():
             return net(part.x_BCTHW)
 
-    def _pull(self, part: _Part, made: _Made, judged: bool) -> _Pull:
+    def _gradients(self, part: _Part, output: _Output, judged: bool) -> _Gradients:
         """Gradients at the reconstructions, so that each net that judges them is passed once."""
         x, shown = part
-        y = made.y_BCTHW.detach().requires_grad_()
+        y = output.y_BCTHW.detach().requires_grad_()
         reconstruction, losses = reconstruction_loss(x, y, self.config.loss), {}
         if self.perceptual:
             perceptual = self.perceptual(one_frame(x, shown), one_frame(y, shown))
@@ -175,32 +179,37 @@ class VQGANMethod:
         losses["reconstruction"] = reconstruction.detach()
         gradient = self.optimiser.gradient(reconstruction, y)
         if not judged:
-            return _Pull(losses, gradient)
+            return _Gradients(losses, gradient)
         adversarial = self.critic.adversarial_loss(Pair(x, y, shown))
         losses["adversarial"] = adversarial.detach()
         both = (gradient, self.optimiser.gradient(adversarial, y))
-        h, last = made.h_BCTHW.detach(), self.vqgan.last_layer
-        return _Pull(losses, *both, torch.stack([last.weight_gradient(h, g) for g in both]))
+        h, last = output.h_BCTHW.detach(), self.vqgan.last_layer
+        return _Gradients(losses, *both, torch.stack([last.weight_gradient(h, g) for g in both]))
 
-    def _balance(self, pulls: Sequence[_Pull]) -> Tensor:
+    def _balance(self, of_parts: Sequence[_Gradients]) -> Tensor:
         """The adaptive weight, from gradients averaged over parts and workers: one for all."""
-        parts = [pull.last_2OC for pull in pulls if pull.last_2OC is not None]
+        parts = [gradients.last_2OC for gradients in of_parts if gradients.last_2OC is not None]
         return adaptive_weight(*self.world.average(torch.stack(parts).mean(0)))
 
     def _backward(
-        self, made: _Made, pull: _Pull, weight: float, balance: Tensor | None, parts: int
+        self,
+        output: _Output,
+        gradients: _Gradients,
+        weight: float,
+        balance: Tensor | None,
+        parts: int,
     ) -> dict[str, Tensor]:
         """Add the gradient of one of several parts; its losses."""
-        found = pull.losses | {"vq": made.quantized.loss.detach()}
-        gradient, loss = pull.reconstruction_BCTHW, found["reconstruction"]
+        found = gradients.losses | {"vq": output.quantized.loss.detach()}
+        gradient, loss = gradients.reconstruction_BCTHW, found["reconstruction"]
         if balance is not None:
-            assert pull.adversarial_BCTHW is not None
-            gradient = gradient + weight * balance * pull.adversarial_BCTHW
+            assert gradients.adversarial_BCTHW is not None
+            gradient = gradient + weight * balance * gradients.adversarial_BCTHW
             loss = loss + weight * balance * found["adversarial"]
             found["adversarial_balance"] = balance
         # The gradient of this sum at the reconstructions is the one that was found there.
-        at_y = (gradient * made.y_BCTHW).sum()
-        self.optimiser.backward((at_y + self.config.loss.vq * made.quantized.loss) / parts)
+        at_y = (gradient * output.y_BCTHW).sum()
+        self.optimiser.backward((at_y + self.config.loss.vq * output.quantized.loss) / parts)
         return found | {"loss": loss + self.config.loss.vq * found["vq"]}
 
     @torch.no_grad()
