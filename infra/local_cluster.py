@@ -79,6 +79,11 @@ def up(wanted: int = PORT) -> str:
     if state:
         print(f"a cluster runs already at {state['address']}")
         return state["address"]
+    if " " in sys.executable:
+        sys.exit(
+            f"error: Ray starts no cluster from a path with a space ({sys.executable}): move the "
+            "repository; `python jobs/…` runs here too, without a cluster"
+        )
     address = f"http://127.0.0.1:{wanted}"
     if is_ray(address):
         sys.exit(f"error: another Ray already answers at {address}: stop it with `ray stop`")

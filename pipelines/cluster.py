@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import shlex
 import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -81,10 +82,10 @@ def join_ray() -> None:
     options, joined = ray_options(), ray.is_initialized()
     if "address" not in options:
         refuse_dead_cluster(os.environ.get("RAY_ADDRESS", ""))
-    else:
-        _prepare_own_ray()
     try:
-        ray.init(**options)
+        with _short_paths(options) if "address" in options else nullcontext():
+            ray.init(**options)
+        logging.getLogger("ray").setLevel(logging.WARNING)
         if "address" in options and not joined:
             _own.add(ray.get_runtime_context().gcs_address)
     except AuthenticationError as error:
@@ -109,14 +110,26 @@ def _starts_own() -> bool:
     return named == "local" or (named is None and not noted_cluster_answers())
 
 
-def _prepare_own_ray() -> None:
-    """Spare a Ray of our own what this machine does not allow."""
-    if len(os.fsencode(tempfile.gettempdir())) > LONGEST_TEMPORARY:
-        # Paths of sockets have at most 107 bytes, and Ray appends some 70.
-        os.environ.setdefault("RAY_TMPDIR", "/tmp")
+@contextmanager
+def _short_paths(options: dict[str, Any]) -> Iterator[None]:
+    """Spare a Ray of our own, which starts within the context, what this machine does not allow."""
     if not os.access(os.path.expanduser("~"), os.W_OK):
         # Otherwise Ray would write a token into ~/.ray.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    folder = tempfile.gettempdir()
+    if len(os.fsencode(folder)) <= LONGEST_TEMPORARY:
+        yield
+        return
+    # Paths of sockets have at most 107 bytes, and Ray appends some 70. Only workers use the folder.
+    os.environ.setdefault("RAY_TMPDIR", "/tmp")
+    before = os.environ.get("TMPDIR")
+    os.environ["TMPDIR"] = "/tmp"
+    options.setdefault("runtime_env", {}).setdefault("env_vars", {})["TMPDIR"] = folder
+    try:
+        yield
+    finally:
+        del os.environ["TMPDIR"]
+        os.environ |= {"TMPDIR": before} if before else {}
 
 
 def refuse_dead_cluster(address: str, timeout_s: float = 5.0) -> None:
@@ -151,11 +164,15 @@ def ray_options(own: bool = False) -> dict[str, Any]:
     own = own or _starts_own()
     if own:
         options["address"] = "local"
+        # What it says at its start concerns clusters that others use too: it has a token.
+        options["logging_level"] = logging.ERROR
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
         # Ray Train would print every line of a worker twice.
         runtime_env: dict[str, Any] = {"env_vars": {"RAY_TRAIN_ENABLE_PRINT_PATCH": "0"}}
         if own:  # Its processes inherit the driver's environment.
             runtime_env["env_vars"]["RAY_ADDRESS"] = _address_of_own()
+            # Ray starts workers by a shell, which would end the path at a space.
+            runtime_env["py_executable"] = shlex.quote(sys.executable)
         else:
             runtime_env["worker_process_setup_hook"] = _variables_setter()
         options["runtime_env"] = runtime_env
@@ -179,8 +196,14 @@ def _address_of_own() -> str:
     the address in the note, which another Ray on this machine may have written. The other Ray
     would report the training as dead, and its workers would be ended.
     """
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+    except OSError as error:
+        raise UserError(
+            f"Ray needs the address 127.0.0.1, which this machine lacks ({error.strerror}): "
+            "`ip address add 127.0.0.1/8 dev lo`, or set RAY_ADDRESS to join a cluster"
+        ) from error
     os.environ["RAY_GCS_SERVER_PORT"] = str(port)  # `ray.init` has no argument for it
     return f"127.0.0.1:{port}"
 

@@ -1,5 +1,6 @@
 """The local cluster: which port it takes."""
 
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -51,3 +52,10 @@ def test_a_port_that_is_taken_is_left_to_its_program(port: int) -> None:
     other = local_cluster.free_port(port)
     assert other != port and local_cluster.free_port(other) == other
     assert not local_cluster.is_ray(f"http://127.0.0.1:{other}")
+
+
+def test_a_path_with_a_space_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_cluster, "running", lambda: None)
+    monkeypatch.setattr(sys, "executable", "/home/my files/.venv/bin/python")
+    with pytest.raises(SystemExit, match="from a path with a space"):
+        local_cluster.up()

@@ -1,8 +1,10 @@
 """Finding a cluster, and the variables of its workers."""
 
+import errno
 import logging
 import os
 import socket
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -35,6 +37,26 @@ def test_workers_of_a_cluster_get_the_drivers_variables(monkeypatch: pytest.Monk
     finally:
         for name in mine:
             os.environ.pop(name, None)
+
+
+def test_paths_with_a_space_reach_the_shell_that_starts_workers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+    monkeypatch.setattr(sys, "executable", "/my clone/.venv/bin/python")
+    runtime_env = cluster.ray_options(own=True)["runtime_env"]
+    assert runtime_env["py_executable"] == "'/my clone/.venv/bin/python'"
+
+
+def test_a_machine_without_the_loopback_address_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
+
+    monkeypatch.setattr(socket, "create_server", refuse)
+    with pytest.raises(UserError, match=r"needs the address 127\.0\.0\.1"):
+        cluster.ray_options(own=True)
 
 
 def test_a_submitted_job_brings_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
