@@ -2,6 +2,7 @@
 
 PYTHON ?= python3.11
 BIN := .venv/bin
+UI_PORT ?= 5000
 # Jobs and Ray's workers find `python3` and `ray` on the path.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
@@ -46,7 +47,9 @@ up: .venv/.installed  ## start a local Ray cluster for `ray job submit`
 down: .venv/.installed  ## stop it
 	$(BIN)/python infra/local_cluster.py down
 
-ui: .venv/.installed  ## the MLflow UI on http://127.0.0.1:5000
+ui: .venv/.installed  ## the MLflow UI on http://127.0.0.1:5000, or another UI_PORT
 	@mkdir -p runs
-	$(BIN)/mlflow ui --host 127.0.0.1 --port 5000 \
+	@$(BIN)/python -c 'import socket; socket.create_server(("127.0.0.1", $(UI_PORT)))' 2>/dev/null || \
+	    { echo "error: port $(UI_PORT) is taken: make ui UI_PORT=5001"; exit 2; }
+	$(BIN)/mlflow ui --host 127.0.0.1 --port $(UI_PORT) \
 	    --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/runs/mlflow.db}

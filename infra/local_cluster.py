@@ -6,9 +6,11 @@ It is identified by its process id, so that no other Ray on the machine is touch
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -49,15 +51,46 @@ def healthy(address: str) -> bool:
     return True
 
 
-def up(port: int = PORT) -> str:
-    """Start a cluster that runs jobs in the repository; returns the address for jobs."""
+def is_ray(address: str) -> bool:
+    """Whether it is a Ray that answers: it tells its version, or wants its token."""
+    try:
+        with urllib.request.urlopen(f"{address}/api/version", timeout=5) as answer:
+            return b"ray_version" in answer.read(10_000)
+    except urllib.error.HTTPError as error:
+        return error.code in (401, 403)
+    except (OSError, http.client.HTTPException):
+        return False
+
+
+def free_port(wanted: int) -> int:
+    """A port that nothing listens on: the wanted one if possible."""
+    for port in (wanted, 0):
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)) as server:
+            return server.getsockname()[1]
+    sys.exit("error: no port of 127.0.0.1 is free")
+
+
+def up(wanted: int = PORT) -> str:
+    """Start a cluster that runs jobs in the repository; returns the address for jobs.
+
+    Where another program has the wanted port, a free one is taken.
+    """
     state = running()
     if state:
         print(f"a cluster runs already at {state['address']}")
         return state["address"]
-    address = f"http://127.0.0.1:{port}"
-    if healthy(address):
+    if " " in sys.executable:
+        sys.exit(
+            f"error: Ray starts no cluster from a path with a space ({sys.executable}): move the "
+            "repository; `python jobs/…` runs here too, without a cluster"
+        )
+    address = f"http://127.0.0.1:{wanted}"
+    if is_ray(address):
         sys.exit(f"error: another Ray already answers at {address}: stop it with `ray stop`")
+    port = free_port(wanted)
+    if port != wanted:
+        print(f"note: port {wanted} is taken by another program: Ray gets {port}")
+    address = f"http://127.0.0.1:{port}"
     STATE.parent.mkdir(exist_ok=True)
     environment = os.environ | AUTHENTICATED | {"RAY_TRAIN_ENABLE_PRINT_PATCH": "0"}
     subprocess.run(

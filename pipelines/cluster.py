@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import shlex
 import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +24,70 @@ LONGEST_TEMPORARY = 36
 """Bytes of the path of a temporary folder in which Ray can make its sockets."""
 
 
+_own: set[str] = set()
+"""Addresses of the Rays that this process started."""
+
+
 def local_cpus() -> int:
-    """Cores this process may use."""
+    """Cores this process may use, at least 1."""
+    cores = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0))
+    limit = cgroup_cpus()
+    return max(1, min(cores, int(limit))) if limit else cores
+
+
+def cgroup_cpus(root: Path = Path("/")) -> float | None:
+    """CPUs that the control groups of this process allow, which containers set; None for all.
+
+    A group may use no more than each group above it. Within a container the group's own path may
+    be that of the host: then only the top of what is mounted is the container's.
+    """
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return None
+    mounts = root / "sys/fs/cgroup"
+    limits = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            tops, limit = [mounts, mounts / "unified"], _limit_v2
+        elif "cpu" in controllers.split(","):
+            tops, limit = [mounts / "cpu", mounts / controllers], _limit_v1
+        else:
+            continue
+        group = Path(path.lstrip("/"))
+        limits += [limit(top / level) for top in tops for level in (group, *group.parents)]
+    return min((found for found in limits if found), default=None)
+
+
+def _limit_v2(group: Path) -> float | None:
+    with suppress(OSError, ValueError):
+        quota, period = (group / "cpu.max").read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    return None
+
+
+def _limit_v1(group: Path) -> float | None:
+    with suppress(OSError, ValueError):
+        quota = int((group / "cpu.cfs_quota_us").read_text())
+        period = int((group / "cpu.cfs_period_us").read_text())
+        return quota / period if quota > 0 else None
+    return None
 
 
 def join_ray() -> None:
     """Join the running cluster, or start one in this process; `UserError` if neither works."""
-    options = ray_options()
+    options, joined = ray_options(), ray.is_initialized()
     if "address" not in options:
         refuse_dead_cluster(os.environ.get("RAY_ADDRESS", ""))
-    else:
-        _prepare_own_ray()
     try:
-        ray.init(**options)
+        with _short_paths(options) if "address" in options else nullcontext():
+            ray.init(**options)
+        logging.getLogger("ray").setLevel(logging.WARNING)
+        if "address" in options and not joined:
+            _own.add(ray.get_runtime_context().gcs_address)
     except AuthenticationError as error:
         raise UserError(
             "the Ray cluster wants a token: export RAY_AUTH_MODE=token, and put the cluster's "
@@ -45,14 +95,41 @@ def join_ray() -> None:
         ) from error
 
 
-def _prepare_own_ray() -> None:
-    """Spare a Ray of our own what this machine does not allow."""
-    if len(os.fsencode(tempfile.gettempdir())) > LONGEST_TEMPORARY:
-        # Paths of sockets have at most 107 bytes, and Ray appends some 70.
-        os.environ.setdefault("RAY_TMPDIR", "/tmp")
+def is_own_ray() -> bool:
+    """Whether this process started the Ray that it uses: such a Ray has no autoscaler."""
+    return ray.get_runtime_context().gcs_address in _own
+
+
+def joins_cluster() -> bool:
+    """Whether `join_ray` would join a cluster that runs, rather than start one."""
+    return ray.is_initialized() or not _starts_own()
+
+
+def _starts_own() -> bool:
+    named = os.environ.get("RAY_ADDRESS")
+    return named == "local" or (named is None and not noted_cluster_answers())
+
+
+@contextmanager
+def _short_paths(options: dict[str, Any]) -> Iterator[None]:
+    """Spare a Ray of our own, which starts within the context, what this machine does not allow."""
     if not os.access(os.path.expanduser("~"), os.W_OK):
         # Otherwise Ray would write a token into ~/.ray.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    folder = tempfile.gettempdir()
+    if len(os.fsencode(folder)) <= LONGEST_TEMPORARY:
+        yield
+        return
+    # Paths of sockets have at most 107 bytes, and Ray appends some 70. Only workers use the folder.
+    os.environ.setdefault("RAY_TMPDIR", "/tmp")
+    before = os.environ.get("TMPDIR")
+    os.environ["TMPDIR"] = "/tmp"
+    options.setdefault("runtime_env", {}).setdefault("env_vars", {})["TMPDIR"] = folder
+    try:
+        yield
+    finally:
+        del os.environ["TMPDIR"]
+        os.environ |= {"TMPDIR": before} if before else {}
 
 
 def refuse_dead_cluster(address: str, timeout_s: float = 5.0) -> None:
@@ -84,15 +161,18 @@ def ray_options(own: bool = False) -> dict[str, Any]:
         "logging_level": logging.WARNING,
         "log_to_driver": True,
     }
-    named = os.environ.get("RAY_ADDRESS")
-    own = own or named == "local" or (named is None and not noted_cluster_answers())
+    own = own or _starts_own()
     if own:
         options["address"] = "local"
+        # What it says at its start concerns clusters that others use too: it has a token.
+        options["logging_level"] = logging.ERROR
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
         # Ray Train would print every line of a worker twice.
         runtime_env: dict[str, Any] = {"env_vars": {"RAY_TRAIN_ENABLE_PRINT_PATCH": "0"}}
         if own:  # Its processes inherit the driver's environment.
             runtime_env["env_vars"]["RAY_ADDRESS"] = _address_of_own()
+            # Ray starts workers by a shell, which would end the path at a space.
+            runtime_env["py_executable"] = shlex.quote(sys.executable)
         else:
             runtime_env["worker_process_setup_hook"] = _variables_setter()
         options["runtime_env"] = runtime_env
@@ -116,8 +196,14 @@ def _address_of_own() -> str:
     the address in the note, which another Ray on this machine may have written. The other Ray
     would report the training as dead, and its workers would be ended.
     """
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+    except OSError as error:
+        raise UserError(
+            f"Ray needs the address 127.0.0.1, which this machine lacks ({error.strerror}): "
+            "`ip address add 127.0.0.1/8 dev lo`, or set RAY_ADDRESS to join a cluster"
+        ) from error
     os.environ["RAY_GCS_SERVER_PORT"] = str(port)  # `ray.init` has no argument for it
     return f"127.0.0.1:{port}"
 
@@ -168,7 +254,8 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
             continue
         seen.append(found)
         yield found
-        waiting += [getattr(found, "cause", None), found.__cause__]
+        names = ("cause", "controller_failure", "__cause__")
+        waiting += [getattr(found, name, None) for name in names]
         waiting += getattr(found, "worker_failures", {}).values()
 
 

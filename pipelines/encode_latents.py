@@ -12,13 +12,14 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import ray
 
 from pipelines import tasks
-from pipelines.cluster import join_ray, set_up_ray_data
+from pipelines.cluster import set_up_ray_data
+from pipelines.devices import choose_devices, describe_devices
 from pipelines.io import checksums, lock, storage, workspace
 from pipelines.io.markers import Marker, content_fingerprint, files_of, filled_with, load_markers
 from pipelines.io.progress import Progress
@@ -65,6 +66,7 @@ def encode_latents(config: EncodeLatents) -> str:
     if found and not config.overwrite:
         workspace.refuse_other(folder, found, spec_hash)
     if config.dry_run:
+        print(describe_devices(replace(config.request(), at_most=len(sources))))
         return f"would encode {total} clips in {len(sources)} shards into {folder}"
 
     inputs = {"clips": clips["fingerprint"], "vqgan": vqgan["fingerprint"]}
@@ -106,25 +108,22 @@ def encode_shards(
 
 def on_actors(actor: Any, rows: list[dict], config: EncodeLatents) -> Iterator[dict]:
     """Process rows by a pool of actors, each with the encoder; yields results in any order."""
-    join_ray()
+    devices = choose_devices(replace(config.request(), at_most=len(rows)))
     set_up_ray_data(ray.data.DataContext.get_current())
-    resources = ray.cluster_resources()
-    gpus = int(resources.get("GPU", 0))
-    actors = config.num_workers or max(1, min(gpus or int(resources.get("CPU", 1)), len(rows)))
     vqgan = config.workspace.vqgan(config.vqgan)
 
     def start(rows: list[dict], where: dict[str, Any]) -> Iterable[dict]:
         graph = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
             tasks.actor(actor),
-            fn_constructor_args=(vqgan, config.batch_size, config.precision),
+            fn_constructor_args=(vqgan, config.batch_size, config.precision, devices.kind),
             num_cpus=1,
-            num_gpus=1 if gpus else 0,
-            concurrency=actors,
+            num_gpus=devices.gpus_per_worker,
+            concurrency=devices.workers,
             **where,
         )
         return graph.iter_rows()
 
-    yield from tasks.done(rows, start, needs="GPU" if gpus else "CPU")
+    yield from tasks.done(rows, start, needs="GPU" if devices.gpus_per_worker else "CPU")
 
 
 def latents_index(

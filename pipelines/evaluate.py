@@ -9,13 +9,15 @@ Workers sample or decode, and return features; pixels stay in the workers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import ray
 
-from pipelines.cluster import join_ray, local_cpus, set_up_ray_data
+from pipelines.cluster import set_up_ray_data
+from pipelines.devices import Devices, choose_devices, describe_devices
 from pipelines.evaluation import metrics as measure
 from pipelines.evaluation import report
 from pipelines.evaluation.batches import (
@@ -53,6 +55,7 @@ def evaluate(config: Evaluate) -> str:
         workspace.refuse_other(folder, done["recipe"], inputs.recipe)
     if config.dry_run:
         chosen = config.chosen
+        print(describe_devices(config.request()))
         return (
             f"would compare {chosen.repeats} × {chosen.num_samples} samples with real clips "
             f"({config.protocol}), into {folder}"
@@ -65,7 +68,7 @@ def evaluate(config: Evaluate) -> str:
     reading = lock.reading("evaluate", space.clips, space.ldm(config.ldm))
     run_of_job = start_run("evaluate", config, lineage)
     with reading, lock.writing(folder, "evaluate"), run_of_job as run:
-        result, shown = compare(inputs)
+        result, shown = compare(inputs, choose_devices(config.request()))
         card = storage.read_bytes(storage.join(space.ldm(config.ldm), "MODEL_CARD.md"))
         page = report.page(inputs.bundle, inputs.index["spec"], result, shown, card.decode())
         storage.publish_bytes(page.encode(), storage.join(folder, "report.html"))
@@ -79,7 +82,7 @@ def evaluate(config: Evaluate) -> str:
     return headline(result["metrics"])
 
 
-def compare(inputs: Inputs) -> tuple[dict[str, Any], report.ReportClips]:
+def compare(inputs: Inputs, devices: Devices) -> tuple[dict[str, Any], report.ReportClips]:
     """The content of `metrics.json`, and the videos on the report."""
     config, chosen, wanted = inputs.config, inputs.config.chosen, set(inputs.config.wanted)
     markers = load_markers(config.workspace.clips, inputs.index, "shard_videos")
@@ -93,10 +96,11 @@ def compare(inputs: Inputs) -> tuple[dict[str, Any], report.ReportClips]:
         "ssim" in wanted,
     )
     metrics = Metrics(strict=config.metrics != "all")
-    real = extract_real_clips(inputs, spec, markers, extract)
+    by_workers = partial(extract, devices=devices)
+    real = extract_real_clips(inputs, spec, markers, by_workers)
     check_rates(config, inputs.bundle["fps"], real)
     measure.refuse_early(metrics, inputs, real)
-    sets, shown = extract_model(inputs, spec, markers, real)
+    sets, shown = extract_model(inputs, spec, markers, real, by_workers)
 
     left = [name for name in config.wanted if name not in metrics.not_measured]
     if inputs.detector:
@@ -105,21 +109,21 @@ def compare(inputs: Inputs) -> tuple[dict[str, Any], report.ReportClips]:
     if inputs.classifier:
         measure.scores(metrics, sets, inputs.classifier.name)
     measure.scalars(metrics, left, sets)
-    return result(inputs, metrics, sets, measure_speed(config)), shown
+    return result(inputs, metrics, sets, measure_speed(config, devices)), shown
 
 
 def extract(
-    inputs: Inputs, spec: FeatureSpec, batches: Sequence[Batch]
+    inputs: Inputs, spec: FeatureSpec, batches: Sequence[Batch], devices: Devices
 ) -> Iterator[tuple[Batch, Features]]:
     """The features of every batch: first the cached ones, then as workers finish them."""
     progress = Progress("videos", sum(len(batch.indices) for batch in batches))
-    for batch, data in _cached_or_by_workers(inputs, spec, batches):
+    for batch, data in _cached_or_by_workers(inputs, spec, batches, devices):
         progress.add(len(batch.indices))
         yield batch, unpack(data)
 
 
 def _cached_or_by_workers(
-    inputs: Inputs, spec: FeatureSpec, batches: Sequence[Batch]
+    inputs: Inputs, spec: FeatureSpec, batches: Sequence[Batch], devices: Devices
 ) -> Iterator[tuple[Batch, bytes]]:
     folder = inputs.config.workspace.features
     there = {file.uri for file in storage.walk(folder)}
@@ -132,33 +136,32 @@ def _cached_or_by_workers(
         else:
             yield batch, data
     if left:  # Otherwise no worker is started.
-        yield from _by_workers(inputs, spec, left)
+        yield from _by_workers(inputs, spec, left, devices)
 
 
 def _by_workers(
-    inputs: Inputs, spec: FeatureSpec, batches: Sequence[Batch]
+    inputs: Inputs, spec: FeatureSpec, batches: Sequence[Batch], devices: Devices
 ) -> Iterator[tuple[Batch, bytes]]:
-    join_ray()
     set_up_ray_data(ray.data.DataContext.get_current())
-    resources = ray.cluster_resources()
-    gpus = int(resources.get("GPU", 0))
-    workers = inputs.config.num_workers or gpus or int(resources.get("CPU", 1))
-    workers = max(1, min(workers, len(batches)))
     # Rows are numbers and bytes, which Ray passes on without pickling.
     rows = [{"batch": number} for number in range(len(batches))]
     graph = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         FeatureWorker,  # type: ignore[arg-type]
-        fn_constructor_args=(inputs, spec, batches, max(1, local_cpus() // workers)),
+        fn_constructor_args=(inputs, spec, batches, devices),
         num_cpus=1,
-        num_gpus=1 if gpus else 0,
-        concurrency=workers,
+        num_gpus=devices.gpus_per_worker,
+        concurrency=min(devices.workers, len(batches)),
     )
     for row in graph.iter_rows():
         yield batches[row["batch"]], row["features"]
 
 
 def extract_model(
-    inputs: Inputs, spec: FeatureSpec, markers: Sequence[Marker], real: RealClips
+    inputs: Inputs,
+    spec: FeatureSpec,
+    markers: Sequence[Marker],
+    real: RealClips,
+    by_workers: Callable[..., Iterator[tuple[Batch, Features]]],
 ) -> tuple[Sets, report.ReportClips]:
     """Features of reconstructions and samples, and the videos for the report."""
     config, chosen = inputs.config, inputs.config.chosen
@@ -187,7 +190,7 @@ def extract_model(
         ],
     )
     shown = report.ReportClips()
-    for batch, found in extract(inputs, spec, batches):
+    for batch, found in by_workers(inputs, spec, batches):
         indices = np.array(batch.indices)
         if batch.requests:
             sets.samples[int(batch.group.split()[1])].add(found, indices)
@@ -221,9 +224,7 @@ def _add_neighbours(
         sample.nearest_source, sample.nearest_fps = clip.source, clip.fps
 
 
-def measure_speed(config: Evaluate) -> dict[str, Any]:
-    """Run `time_sampling` in a worker, which has a GPU if the cluster has one."""
-    join_ray()
-    gpus = int(ray.cluster_resources().get("GPU", 0))
-    task = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0)(time_sampling)
-    return ray.get(task.remote(config))
+def measure_speed(config: Evaluate, devices: Devices) -> dict[str, Any]:
+    """Run `time_sampling` in a worker."""
+    task = ray.remote(num_cpus=1, num_gpus=devices.gpus_per_worker)(time_sampling)
+    return ray.get(task.remote(config, devices))

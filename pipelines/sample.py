@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import ray
 
-from pipelines.cluster import join_ray, local_cpus, set_up_ray_data
+from pipelines.cluster import set_up_ray_data
+from pipelines.devices import choose_devices, describe_devices
 from pipelines.io import checksums, lock, storage, workspace
 from pipelines.io.progress import Progress
 from pipelines.io.workspace import require
@@ -38,22 +40,17 @@ GRID = 16, 8
 
 def sampling_graph(config: Sample, batches: Sequence[SampleBatch]) -> Any:
     """A Ray dataset that has the batches made, and yields the rows of their videos."""
-    join_ray()
+    devices = choose_devices(replace(config.request(), at_most=len(batches)))
     set_up_ray_data(ray.data.DataContext.get_current())
-    resources = ray.cluster_resources()
-    gpus = int(resources.get("GPU", 0))
-    actors = config.num_workers or gpus or int(resources.get("CPU", 1))
-    actors = max(1, min(actors, len(batches)))
-    threads = max(1, local_cpus() // actors)
     bundle = config.workspace.ldm(config.ldm)
     # Rows are numbers, which Ray passes on without pickling.
     rows = [{"batch": number} for number in range(len(batches))]
     return ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         PublishingWorker,  # type: ignore[arg-type]
-        fn_constructor_args=(bundle, config, "auto", threads, batches),
+        fn_constructor_args=(bundle, config, "auto", devices, batches),
         num_cpus=1,
-        num_gpus=1 if gpus else 0,
-        concurrency=actors,
+        num_gpus=devices.gpus_per_worker,
+        concurrency=min(devices.workers, len(batches)),
     )
 
 
@@ -79,14 +76,15 @@ def sample(config: Sample) -> str:
         for number in range(config.num_per_class)
     ]
     recipe = checksums.fingerprint([config.recipe(), bundle["fingerprint"]])
+    groups = in_batches(requests, config.batch_size)
     if config.dry_run:
+        print(describe_devices(replace(config.request(), at_most=len(groups))))
         return f"would sample {len(requests)} videos of {len(classes)} classes into {folder}"
     done = published_rows(folder)
     if done and not config.overwrite:
         workspace.refuse_other(folder, done[0]["recipe"], recipe)
         verify_samples(folder, done)
         return f"{len(done)} videos are there already, verified"
-    groups = in_batches(requests, config.batch_size)
     batches = [SampleBatch(folder, recipe, tuple(group)) for group in groups]
     reading = lock.reading("sample", space.ldm(config.ldm))
     run_of_job = start_run("sample", config, {"ldm": bundle["fingerprint"]})

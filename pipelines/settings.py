@@ -11,11 +11,13 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
+from pipelines.devices import Request
 from pipelines.io import storage
 from pipelines.io.workspace import Workspace
 from vqvdm.errors import UserError
 
 Switch = Literal["auto", "on", "off"]
+Device = Literal["auto", "cpu", "cuda"]
 
 
 def parse_rates(text: str, word: str) -> list[float]:
@@ -46,7 +48,7 @@ class Job:
     """Name of the preset, for tracking; set by the command line, and not a setting itself."""
 
     NOT_RECIPE: ClassVar[frozenset[str]] = frozenset(
-        ("root", "num_workers", "overwrite", "dry_run")
+        ("root", "num_workers", "overwrite", "dry_run", "device", "gpus_per_worker")
     )
 
     @property
@@ -56,6 +58,34 @@ class Job:
     def recipe(self) -> dict[str, Any]:
         """The settings that decide the result, as plain JSON values."""
         return {k: v for k, v in asdict(self).items() if k not in self.NOT_RECIPE}
+
+
+@dataclass(frozen=True)
+class DeviceJob(Job):
+    """Further settings of jobs that may run on GPUs."""
+
+    device: Device = "auto"
+    """cpu, cuda, or auto: GPUs where the cluster has some or may start some."""
+
+    def request(self) -> Request:
+        """What is asked of the cluster."""
+        return Request(self.device, self.num_workers)
+
+
+@dataclass(frozen=True)
+class PoolJob(DeviceJob):
+    """Further settings of jobs whose workers do not talk to each other."""
+
+    gpus_per_worker: float = 1.0
+    """GPUs of a worker where there are some; 0.5 puts two workers on each."""
+
+    def check(self) -> None:
+        each = self.gpus_per_worker
+        if not 0 < each < math.inf or (each > 1 and each % 1):
+            raise UserError("--gpus-per-worker must be a part of a GPU, or a whole number of them")
+
+    def request(self) -> Request:
+        return Request(self.device, self.num_workers, self.gpus_per_worker)
 
 
 @dataclass(frozen=True)

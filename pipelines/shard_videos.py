@@ -14,8 +14,9 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,10 @@ WAVE = 16_384
 """Shards whose plans are in memory at a time: a million videos."""
 
 
+ROUNDS = 4
+"""The first tells which classes have clips, the second numbers them; others are for retries."""
+
+
 @dataclass
 class Plans:
     """The plans of all shards in order; each is made an object only when it is needed."""
@@ -55,6 +60,15 @@ class Plans:
     decode_limits: DecodeLimits
     near_duplicates: dict[int, NearDuplicate] = field(default_factory=dict)
     """Near-duplicates, by row."""
+    listed_classes: set[str] = field(default_factory=set)
+    """Classes of all videos, also of those that give no clip."""
+    earlier_classes: tuple[str, ...] | None = None
+    """Classes of the shards that are there, if they may differ."""
+
+    def with_classes(self, classes: Iterable[str]) -> Plans:
+        """The same for other classes: of shards that are there, only the labels change."""
+        spec = replace(self.spec, classes=tuple(sorted(classes)))
+        return replace(self, spec=spec, earlier_classes=self.spec.classes)
 
     def __len__(self) -> int:
         return len(self.places)
@@ -67,7 +81,15 @@ class Plans:
                 if found := self.near_duplicates.get(row):
                     [kept] = self.sources.take(np.array([found.kept]))
                     duplicates[source.id] = kept.path, found.bits / FRAMES
-            yield ShardPlan(self.folder, name, sources, self.spec, self.decode_limits, duplicates)
+            yield ShardPlan(
+                self.folder,
+                name,
+                sources,
+                self.spec,
+                self.decode_limits,
+                duplicates,
+                self.earlier_classes,
+            )
 
 
 def plan_shards(config: ShardVideos) -> Plans:
@@ -76,14 +98,19 @@ def plan_shards(config: ShardVideos) -> Plans:
     if config.limit and config.limit < len(sources):
         rows = np.linspace(0, len(sources) - 1, config.limit).round().astype(int)
         sources = [sources[row] for row in rows]
-    classes = tuple(sorted({source.label for source in sources if source.label is not None}))
+    listed = {source.label for source in sources if source.label is not None}
+    hash = checksums.fingerprint([FORMAT, config.recipe()])
+    index = workspace.published(config.workspace.clips, "index.json") or {}
+    index = index if index.get("spec_hash") == hash else {}
+    # Whether a class has clips is known once its videos were cut: if not, it is left out.
+    classes = tuple(sorted(listed - set(index.get("without_clips", ()))))
     spec = ClipSpec(
         config.frames,
         config.size,
         config.stride or config.frames,
         tuple(config.rates),
         classes,
-        checksums.fingerprint([FORMAT, config.recipe()]),
+        hash,
         config.scenes,
         config.crop_bars,
         config.limits,
@@ -95,7 +122,8 @@ def plan_shards(config: ShardVideos) -> Plans:
         for place in assign_shards(table, config.videos_per_shard)
     }
     limits = DecodeLimits(config.timeout_s, config.max_memory_gb)
-    return Plans(table, places, spec, config.workspace.clips, limits)
+    plans = Plans(table, places, spec, config.workspace.clips, limits, listed_classes=listed)
+    return replace(plans, earlier_classes=tuple(index["classes"])) if index else plans
 
 
 def on_workers(
@@ -154,11 +182,26 @@ def run_plans(plans: Plans, config: ShardVideos, report: Report, begin: Callable
         )
 
 
-def clips_index(spec: ClipSpec, made: list[Shard]) -> dict:
+def run_until_classes_hold(
+    plans: Plans, config: ShardVideos, place: Path, begin: Callable[[], Run]
+) -> tuple[Plans, Report]:
+    """Make every shard, with the indices of just those classes that turn out to have clips."""
+    for attempt in range(ROUNDS):
+        (place / f"{attempt}").mkdir()
+        report = Report(place / f"{attempt}")
+        run_plans(plans, config, report, begin)
+        if not report.clips_of or set(report.clips_of) == set(plans.spec.classes):
+            return plans, report
+        plans = plans.with_classes(report.clips_of)
+    raise RuntimeError(f"classes with clips differ in each of {ROUNDS} rounds")
+
+
+def clips_index(plans: Plans, made: list[Shard]) -> dict:
     """`clips/index.json`: the content of the shards."""
-    counts = Counter[str]()
+    counts, spec = Counter[str](), plans.spec
     for shard in made:
         counts[shard.split] += shard.clips
+    without = sorted(plans.listed_classes - set(spec.classes))
     return {
         "spec": json.loads(checksums.json_bytes(asdict(spec) | {"format": FORMAT})),
         "spec_hash": spec.hash,
@@ -168,6 +211,7 @@ def clips_index(spec: ClipSpec, made: list[Shard]) -> dict:
         "fingerprint": content_fingerprint(made),
         # The account is published before the index: its fingerprint here proves that it is there.
         "account": checksums.fingerprint([shard.account for shard in made]),
+        **({"without_clips": without} if without else {}),
     }
 
 
@@ -190,11 +234,10 @@ def shard_videos(config: ShardVideos) -> str:
             workspace.refuse_other(folder, found, spec.hash)
         if config.filters.min_distance:
             plans.near_duplicates = find_near_duplicates(plans, config)
-        report = Report(place)
-        run_plans(plans, config, report, begin)
+        plans, report = run_until_classes_hold(plans, config, place, begin)
         assert report.videos == videos, report.videos
-        print(report.table(), flush=True)
-        index = clips_index(spec, report.shards)
+        print(report.table(), *report.notes_on_classes(plans.listed_classes), sep="\n", flush=True)
+        index = clips_index(plans, report.shards)
         clips = sum(index["counts"].values())
         if not clips:
             report.manifest.publish(config.workspace.manifest)

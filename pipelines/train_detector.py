@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from pipelines.cluster import join_ray, local_cpus
+from pipelines.cluster import local_cpus
+from pipelines.devices import Kind, choose_devices, describe_devices, worker_device
 from pipelines.evaluation.settings import TrainDetector
 from pipelines.io import checksums, lock, storage, workspace
 from pipelines.io.arrays import clip_arrays
@@ -43,9 +45,11 @@ def _pairs(loader: Loader, config: TrainDetector) -> Iterator[tuple[Tensor, Tens
         )
 
 
-def _train(config: TrainDetector, markers: list[Marker], classes: list[str]) -> dict[str, Any]:
+def _train(
+    config: TrainDetector, markers: list[Marker], classes: list[str], kind: Kind = "cpu"
+) -> dict[str, Any]:
     """Train and measure; returns the TorchScript file's bytes and the figures."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = worker_device(kind)
     torch.set_num_threads(local_cpus())
     torch.manual_seed(config.seed)
     folder = config.workspace.clips
@@ -109,7 +113,9 @@ def train_detector(config: TrainDetector) -> str:
     done = workspace.published(folder, "config.json")
     if done and not config.overwrite:
         workspace.refuse_other(folder, done["recipe"], recipe)
+    one = replace(config.request(), num_workers=1)  # One worker trains.
     if config.dry_run:
+        print(describe_devices(one))
         return f"would train {config.steps} steps on {index['counts']['train']} clips into {folder}"
     if done and not config.overwrite:
         if storage.sha256(storage.join(folder, "detector.pt")) != done["sha256"]:
@@ -122,11 +128,10 @@ def train_detector(config: TrainDetector) -> str:
     refuse_missing(classes, markers)
     reading = lock.reading("train_detector", space.clips)
     run_of_job = start_run("train_detector", config, {"clips": index["fingerprint"]})
+    devices = choose_devices(one)
     with reading, lock.writing(folder, "train_detector"), run_of_job as run:
-        join_ray()
-        gpus = int(ray.cluster_resources().get("GPU", 0))
-        task = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0)(_train)
-        made = ray.get(task.remote(config, markers, classes))
+        task = ray.remote(num_cpus=1, num_gpus=devices.gpus_per_worker)(_train)
+        made = ray.get(task.remote(config, markers, classes, devices.kind))
         uri = storage.join(folder, "detector.pt")
         storage.publish_bytes(made["file"], uri)
         metadata = {

@@ -34,6 +34,19 @@ def zero_last(module: nn.Module) -> nn.Module:
     return module
 
 
+class Chain(nn.Sequential):
+    """A sequence that `torch.compile` takes as one piece.
+
+    It skips the code of PyTorch's own modules: of an `nn.Sequential` that is compiled in place,
+    each layer would be compiled by itself.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self:
+            x = layer(x)
+        return x
+
+
 def conv3d(channels_in: int, channels_out: int, factorised: bool = False) -> nn.Module:
     """A 3x3x3 convolution, or a 1x3x3 followed by a 3x1x1 one at 4/9 of the cost."""
     if not factorised:
@@ -71,6 +84,17 @@ class DepthToSpace(nn.Module):
         return rearrange(
             self.mix(x_BCTHW), "b (c p q r) t h w -> b c (t p) (h q) (w r)", p=p, q=q, r=r
         )
+
+    def weight_gradient(self, x_BCTHW: Tensor, gradient_BCTHW: Tensor) -> Tensor:
+        """The gradient of the weight, (out, in), from an input and the gradient of its output.
+
+        In float32, whatever the layer computes in.
+        """
+        p, q, r = self.block
+        folded = rearrange(
+            gradient_BCTHW, "b c (t p) (h q) (w r) -> b (c p q r) t h w", p=p, q=q, r=r
+        )
+        return torch.einsum("bothw,bcthw->oc", folded.float(), x_BCTHW.float())
 
 
 def sinusoidal_encoding(value_B: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:

@@ -33,6 +33,8 @@ from vqvdm.metrics.pixels import WINDOW
 FORMAT = 1
 """Changed whenever the same videos would give other features."""
 
+CPU = torch.device("cpu")
+
 Features = dict[str, NDArray]
 """What is extracted, by name: `features` of the detector, `probabilities`, `psnr` and so on."""
 
@@ -95,9 +97,8 @@ def unpack(data: bytes) -> Features:
 class FeatureExtractor:
     """Holds the networks; turns videos into features."""
 
-    def __init__(self, spec: FeatureSpec) -> None:
-        self.spec = spec
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    def __init__(self, spec: FeatureSpec, device: torch.device = CPU) -> None:
+        self.spec, self.device = spec, device
         self._detector: Detector | None = spec.detector.load(self.device) if spec.detector else None
         self._classifier: Detector | None = None
         if spec.classifier:
@@ -170,10 +171,9 @@ def frame_classifier(state: bytes) -> FrameClassifier:
     return net.eval()
 
 
-def reconstructor(bundle: str) -> Callable[[Frames], Frames]:
+def reconstructor(bundle: str, device: torch.device = CPU) -> Callable[[Frames], Frames]:
     """A function that encodes and decodes videos with the bundle's tokenizer."""
     names = ("vqgan/config.json", "vqgan/model.safetensors")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory(prefix="vqvdm-") as folder:
         storage.download_folder(bundle, Path(folder), names)
         vqgan = load_vqgan(Path(folder, "vqgan"), device)

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from pipelines.evaluation.protocols import PROTOCOLS, Protocol, ProtocolName
 from pipelines.sampling.settings import Sampling
-from pipelines.settings import Job
+from pipelines.settings import DeviceJob
 from vqvdm.errors import UserError
 
 METRICS = ("psnr", "ssim", "lpips", "rfvd", "fvd", "kvd", "is", "accuracy", "motion")
@@ -87,7 +87,7 @@ class Evaluate(Sampling):
 
 
 @dataclass(frozen=True)
-class TrainDetector(Job):
+class TrainDetector(DeviceJob):
     """Train a detector on the labelled clips, for inception score and Fréchet distance."""
 
     name: str = "own"
@@ -102,7 +102,7 @@ class TrainDetector(Job):
     """Height and width that clips are resized to."""
     seed: int = 0
 
-    NOT_RECIPE: ClassVar[frozenset[str]] = Job.NOT_RECIPE | {"name"}
+    NOT_RECIPE: ClassVar[frozenset[str]] = DeviceJob.NOT_RECIPE | {"name"}
 
     def check(self) -> None:
         for name in ("steps", "batch_size"):

@@ -10,15 +10,16 @@ import numpy as np
 import torch
 
 from pipelines.cluster import local_cpus
+from pipelines.devices import Devices
 from pipelines.evaluation.settings import Evaluate
 from pipelines.sampling.worker import SamplingWorker
 
 
-def time_sampling(config: Evaluate) -> dict[str, Any]:
+def time_sampling(config: Evaluate, devices: Devices) -> dict[str, Any]:
     """Seconds for 100 sampling steps and for decoding, one video at a time, without a queue."""
-    torch.set_num_threads(local_cpus())
-    worker = SamplingWorker(config.workspace.ldm(config.ldm), config, "auto", local_cpus())
+    worker = SamplingWorker(config.workspace.ldm(config.ldm), config, "auto", devices)
     generator = worker.generator
+    torch.set_num_threads(local_cpus())  # It is alone.
     label = generator.classes[0] if generator.classes else None
     fps = float(generator.metadata["fps"][0])
     steps = min(10, config.steps)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 
 from pipelines.cluster import local_cpus
+from pipelines.devices import Devices, worker_device
 from pipelines.evaluation.batches import Batch, ClipRef
 from pipelines.evaluation.features import (
     FORMAT,
@@ -43,14 +45,19 @@ class FeatureWorker:
     """Holds the feature extractor and, if they are needed, generator and tokenizer."""
 
     def __init__(
-        self, inputs: Inputs, spec: FeatureSpec, batches: Sequence[Batch], threads: int
+        self, inputs: Inputs, spec: FeatureSpec, batches: Sequence[Batch], devices: Devices
     ) -> None:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(devices.threads())
         self.batches = batches
-        self.inputs, self.extractor, self.threads = inputs, FeatureExtractor(spec), threads
+        self.inputs, self.spec, self.devices = inputs, spec, devices
         self.space = inputs.config.workspace
         self._generator: SamplingWorker | None = None
         self._reconstruct: Any = None
+
+    @cached_property
+    def extractor(self) -> FeatureExtractor:
+        """Loaded at first use: an error at the start of an actor could not be told in one line."""
+        return FeatureExtractor(self.spec, worker_device(self.devices.kind))
 
     def __call__(self, row: dict) -> dict:
         """Takes {"batch": its number}, adds {"features": safetensors as bytes}."""
@@ -62,7 +69,7 @@ class FeatureWorker:
     def _samples(self, batch: Batch) -> Features:
         config = self.inputs.config
         bundle = self.space.ldm(config.ldm)
-        self._generator = self._generator or SamplingWorker(bundle, config, "auto", self.threads)
+        self._generator = self._generator or SamplingWorker(bundle, config, "auto", self.devices)
         videos = self._generator.videos(batch.requests)
         classes = self.inputs.bundle["classes"]
         index_N = [classes.index(r.label) if r.label else -1 for r in batch.requests]
@@ -92,7 +99,7 @@ class FeatureWorker:
 
     def _compare(self, videos: Frames, show: list[int]) -> Features:
         bundle = self.space.ldm(self.inputs.config.ldm)
-        self._reconstruct = self._reconstruct or reconstructor(bundle)
+        self._reconstruct = self._reconstruct or reconstructor(bundle, self.extractor.device)
         found = self.extractor.compare(videos, self._reconstruct)
         made = found.pop("reconstructed")
         return found | {"shown": videos[show], "shown_made": made[show]}

@@ -33,6 +33,9 @@ STALE_S = 20.0
 SETTLE_S = 0.3
 """After this time, a job that locks at the same moment has written its note too."""
 
+SEEN_S = 10.0
+"""After this time, a shared folder shows a note to every node: network disks cache for seconds."""
+
 _held: set[str] = set()
 """Owners of the notes that this process holds."""
 
@@ -84,6 +87,19 @@ def reading(job: str, *folders: str) -> Iterator[None]:
 def still_held(folder: str, owner: str) -> bool:
     """Whether no other job has taken the lock; a lock that was removed was not taken."""
     return _is_of(folder, NAME, owner)
+
+
+def refuse_unseen(folder: str, owner: str) -> None:
+    """`UserError` if this process does not see the lock of an owner on another node."""
+    deadline = time.monotonic() + SEEN_S
+    while (workspace.published(folder, NAME) or {}).get("owner") != owner:
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"{socket.gethostname()} does not see the lock of this job in {folder}: the root "
+                "is not shared between the nodes (pass an s3:// URI or a folder that all of them "
+                "mount), or another job has taken it over"
+            )
+        time.sleep(0.5)
 
 
 def _refuse_writer(folder: str) -> None:

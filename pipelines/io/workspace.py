@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import secrets
 from dataclasses import dataclass
 from typing import Any
 
 from pipelines.io import storage
 from vqvdm.errors import UserError
 
+ID_FILE = "root.json"
 GARBLED = (json.JSONDecodeError, UnicodeDecodeError)
 """Errors of reading a file that is not JSON."""
 
@@ -21,6 +23,16 @@ class Workspace:
 
     def _at(self, *parts: str) -> str:
         return storage.join(self.root, *parts)
+
+    @property
+    def id(self) -> str:
+        """The root's own id, in a file that moves with it; made when it is first asked for."""
+        known = published(self.root, ID_FILE)
+        if known is None:
+            storage.publish_json({"id": secrets.token_hex(8)}, self._at(ID_FILE))
+            # Of two jobs that make one at the same time, the last one's counts.
+            known = storage.read_json(self._at(ID_FILE))
+        return known["id"]
 
     @property
     def videos(self) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipelines.devices import Kind, worker_device
 from pipelines.io import checksums, shards, storage
 from pipelines.io.markers import Marker, finished
 from pipelines.io.scratch import scratch
@@ -76,14 +77,21 @@ def origin_of(marker: Marker) -> Origin | None:
 class Encoder:
     """A VQGAN's encoder on this worker's device."""
 
-    def __init__(self, vqgan: str, batch_size: int, precision: str) -> None:
+    def __init__(self, vqgan: str, batch_size: int, precision: str, device: Kind = "cpu") -> None:
         # Ray gives an actor one core here: more threads would only compete for it.
         torch.set_num_threads(1)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.dtype = resolve_precision(precision, self.device)
+        self._kind, self._precision = device, precision
         self.batch_size, self._place = batch_size, vqgan
         # The next batch is decoded while the network works on this one.
         self._decoder = ThreadPoolExecutor(1)
+
+    @cached_property
+    def device(self) -> torch.device:
+        return worker_device(self._kind)
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        return resolve_precision(self._precision, self.device)
 
     @cached_property
     def vqgan(self) -> VQGAN | Pixels:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pipelines.settings import Job
+from pipelines.settings import PoolJob
 from vqvdm.errors import UserError
 from vqvdm.inference import Precision
 
 
 @dataclass(frozen=True)
-class EncodeLatents(Job):
+class EncodeLatents(PoolJob):
     """Encode every clip with a trained VQGAN and cache the latents."""
 
     vqgan: str = "base"
@@ -28,13 +28,14 @@ class EncodeLatents(Job):
     """Largest difference that --audit accepts, in standard deviations of a latent channel: far
     above the differences between hardware, far below those between latents."""
 
-    NOT_RECIPE: ClassVar[frozenset[str]] = Job.NOT_RECIPE | {
+    NOT_RECIPE: ClassVar[frozenset[str]] = PoolJob.NOT_RECIPE | {
         "audit",
         "audit_clips",
         "audit_tolerance",
     }
 
     def check(self) -> None:
+        super().check()
         for name in ("batch_size", "audit_clips"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} must be at least 1")

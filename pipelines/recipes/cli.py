@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import tyro
@@ -28,21 +29,35 @@ Page = Callable[[Any], str]
 """A job's page: takes its settings, returns its main figure in words."""
 
 
+CODE = Path(__file__).resolve().parents[1]
+"""The folder of the pipelines that run."""
 RAY_ADVICE = "\nFailed to apply UDF transform"
 """The beginning of the text that Ray Data appends to the error message of a task."""
 
 
 def main(page: Page) -> None:
     """Run a job's page with the settings that the command line gives, and exit."""
-    if sys.getfilesystemencoding() != "utf-8":
-        # In a C locale the names of files could not be read: start again in UTF-8 mode.
-        environment = os.environ | {"PYTHONUTF8": "1"}
-        os.execve(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]], environment)
+    if changes := _wanted_variables(Path(sys.argv[0])):
+        arguments = [sys.executable, "-X", "utf8", *sys.orig_argv[1:]]
+        os.execve(sys.executable, arguments, os.environ | changes)
     for stream in (sys.stdout, sys.stderr):
         # File names need not be text; they are printed all the same.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     sys.exit(run(page, sys.argv[1:]))
+
+
+def _wanted_variables(job: Path) -> dict[str, str]:
+    """Variables with which Python has to start again, if any."""
+    changes = {}
+    if sys.getfilesystemencoding() != "utf-8":  # In a C locale names of files cannot be read.
+        changes["PYTHONUTF8"] = "1"
+    beside = job.resolve().parents[1] / "pipelines"
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if beside.is_dir() and not beside.samefile(CODE) and str(beside.parent) not in paths:
+        # Another copy of the repository is installed here: the one beside the job runs.
+        changes["PYTHONPATH"] = os.pathsep.join(filter(None, [str(beside.parent), *paths]))
+    return changes
 
 
 def run(page: Page, arguments: list[str]) -> int:

@@ -51,7 +51,7 @@ def demo() -> Preset:
     return Preset(
         shard_videos=ShardVideos(size=64, fps="8,16"),
         train_vqgan=TrainVQGAN(
-            num_workers=2,
+            cpu_workers=2,
             steps=800,
             batch_size=4,
             lr=3e-3,
@@ -67,7 +67,7 @@ def demo() -> Preset:
             loss=LossConfig(adversarial_start=0.75),
         ),
         train_ldm=TrainLDM(
-            num_workers=2,
+            cpu_workers=2,
             steps=1300,
             batch_size=16,
             lr=2e-3,

@@ -6,13 +6,13 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pipelines.settings import Job
+from pipelines.settings import PoolJob
 from vqvdm.diffusion.samplers import SamplingOptions
 from vqvdm.errors import UserError
 
 
 @dataclass(frozen=True)
-class Sampling(Job):
+class Sampling(PoolJob):
     """How videos are sampled."""
 
     ldm: str = "base"
@@ -30,6 +30,7 @@ class Sampling(Job):
     seed: int = 0
 
     def check(self) -> None:
+        super().check()
         self.options.check()
 
     @property
@@ -44,7 +45,7 @@ class Sample(Sampling):
     output: str | None = None
     """Name to publish under: samples/OUTPUT; by default the model's."""
 
-    NOT_RECIPE: ClassVar[frozenset[str]] = Job.NOT_RECIPE | {"output"}
+    NOT_RECIPE: ClassVar[frozenset[str]] = PoolJob.NOT_RECIPE | {"output"}
 
     classes: str = "all"
     """Classes to sample, separated by commas, or all."""

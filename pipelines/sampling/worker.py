@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from pipelines.devices import Devices, worker_device
 from pipelines.io import checksums, storage, workspace
 from pipelines.sampling.settings import Sample, Sampling
 from pipelines.video import Frames
@@ -60,11 +61,16 @@ class Request:
 class SamplingWorker:
     """Holds the generator; turns requests into videos."""
 
-    def __init__(self, bundle: str, config: Sampling, precision: Precision, threads: int) -> None:
-        torch.set_num_threads(threads)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.device, self.config = device, config
-        self._bundle, self._precision = bundle, precision
+    def __init__(
+        self, bundle: str, config: Sampling, precision: Precision, devices: Devices
+    ) -> None:
+        torch.set_num_threads(devices.threads())
+        self.config = config
+        self._bundle, self._precision, self._kind = bundle, precision, devices.kind
+
+    @cached_property
+    def device(self) -> torch.device:
+        return worker_device(self._kind)
 
     @cached_property
     def generator(self) -> VideoGenerator:
@@ -93,10 +99,10 @@ class PublishingWorker(SamplingWorker):
         bundle: str,
         config: Sample,
         precision: Precision,
-        threads: int,
+        devices: Devices,
         batches: Sequence[SampleBatch],
     ) -> None:
-        super().__init__(bundle, config, precision, threads)
+        super().__init__(bundle, config, precision, devices)
         self.batches = batches
 
     def __call__(self, row: dict) -> dict:

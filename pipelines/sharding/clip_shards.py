@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from contextlib import AbstractContextManager
@@ -11,7 +12,7 @@ from functools import cache
 from pipelines.io import checksums, storage
 from pipelines.io.connection import is_refusal
 from pipelines.io.markers import Marker, finished
-from pipelines.io.shards import ShardWriter
+from pipelines.io.shards import ShardWriter, read_shard
 from pipelines.sharding import manifest
 from pipelines.sharding.clips import (
     ClipSpec,
@@ -51,6 +52,8 @@ class ShardPlan:
     decode_limits: DecodeLimits = DecodeLimits()
     near_duplicates: dict[str, tuple[str, float]] = field(default_factory=dict)
     """By the id of a near-duplicate: the path of the video that is kept, and their distance."""
+    earlier_classes: tuple[str, ...] | None = None
+    """Classes by which the shard may have been made before: then only its labels change."""
 
     @property
     def made_from(self) -> str:
@@ -68,6 +71,11 @@ def clip_key(source: Source, clip: EncodedClip, spec: ClipSpec) -> str:
     """A name for a clip that depends on the video's path, the span and the settings only."""
     span = [clip.fps, clip.start_frame, spec.frames]
     return checksums.fingerprint([FORMAT, source.id, span, spec.size])
+
+
+def class_index(label: str | None, classes: tuple[str, ...]) -> int | None:
+    """The index of a label; None without one, or for a class that is not known to have clips."""
+    return classes.index(label) if label in classes else None
 
 
 @cache
@@ -147,10 +155,10 @@ class VideoTask:
             raise error
 
     def _add(self, clip: EncodedClip) -> None:
-        label, classes = self.source.label, self.spec.classes
+        label = self.source.label
         metadata = {
             "label": label,
-            "class_index": classes.index(label) if label is not None else None,
+            "class_index": class_index(label, self.spec.classes),
             "fps": clip.fps,
             "start_s": clip.start_s,
             "frames": self.spec.frames,
@@ -194,6 +202,8 @@ def make_shard(row: dict) -> dict:
     marker = finished(plan.folder, plan.name, plan.made_from)
     if marker and not (row["retry"] and failures(marker)):
         return {"name": plan.name, "marker": marker.to_json(), "made": False}
+    if marker := _relabelled(plan):
+        return {"name": plan.name, "marker": marker.to_json(), "made": True}
     with ShardWriter(plan.folder, plan.name) as writer:
         accounts = [(source, VideoTask(source, plan, writer).run()) for source in plan.sources]
         marker = writer.publish(
@@ -203,6 +213,23 @@ def make_shard(row: dict) -> dict:
             manifest.to_marker(accounts),
         )
     return {"name": plan.name, "marker": marker.to_json(), "made": True}
+
+
+def _relabelled(plan: ShardPlan) -> Marker | None:
+    """Copy the shard that is there if it differs by its classes only; nothing is decoded."""
+    if plan.earlier_classes is None:
+        return None
+    earlier = replace(plan, spec=replace(plan.spec, classes=plan.earlier_classes))
+    found = finished(plan.folder, plan.name, earlier.made_from)
+    if found is None:
+        return None
+    with ShardWriter(plan.folder, plan.name) as writer:
+        for sample in read_shard(plan.folder, found, "shard_videos"):
+            metadata = json.loads(sample.members["json"])
+            metadata["class_index"] = class_index(metadata["label"], plan.spec.classes)
+            changed = {"json": checksums.json_bytes(metadata)}
+            writer.add(sample.key, sample.members | changed)
+        return writer.publish(found.sources, found.spec_hash, plan.made_from, found.details)
 
 
 def failures(marker: Marker) -> int:

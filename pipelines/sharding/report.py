@@ -27,6 +27,10 @@ SHEET_COLUMNS, SHEET_ROWS = 4, 12
 """Clips in a row, each shown by four of its frames, and number of rows."""
 PEEK_BYTES = 4 << 20
 """How much of a shard is read for the sheet."""
+FEW_CLIPS = 8
+"""Training clips of a class below which a note names it."""
+NAMED = 10
+"""Classes that a note names."""
 ADVICE = {
     "too_short": "lower --frames, or raise --fps",
     "no_frame_rate": "pass --fps",
@@ -68,6 +72,8 @@ class Report:
     def __init__(self, place: Path) -> None:
         self.manifest = ManifestWriter(place)
         self.videos = self.failed = self.frames = self.made = 0
+        self.clips_of: dict[str, Counter[str]] = {}
+        """Clips of each split, by class."""
         self._shards: list[Shard] = []
         self._cells: dict[str, Counter[str]] = {}
         self._rejected: list[list[Any]] = []
@@ -91,6 +97,9 @@ class Report:
             row[source.split] += 1
             row["clips"] += account.clips
             row["dropped"] += len(account.dropped)
+            if source.label is not None and account.clips:
+                of_class = self.clips_of.setdefault(source.label, Counter())
+                of_class[source.split] += account.clips
             self._rejected += _rejected_rows(source, account)
 
     def counts(self) -> dict[str, int]:
@@ -111,6 +120,21 @@ class Report:
             figures = " ".join(f"{cells.get(column, 0):>9}" for column in columns)
             lines.append(f"{name:<{width}} {figures}")
         return "\n".join(lines)
+
+    def notes_on_classes(self, listed: set[str]) -> list[str]:
+        """Lines on the listed classes that have no clips, and on those with few to train on."""
+        without = sorted(listed - set(self.clips_of))
+        few = [
+            f"{name} ({clips['train']})"
+            for name, clips in sorted(self.clips_of.items())
+            if clips["train"] < FEW_CLIPS
+        ]
+        notes = []
+        if without:
+            notes.append(f"note: left out, as they give no clip: {_listing(without)}")
+        if few:
+            notes.append(f"note: fewer than {FEW_CLIPS} clips to train on: {_listing(few)}")
+        return notes
 
     def why_no_clips(self, account: str) -> str:
         """One line: which reasons took how many videos, and what to change about the first."""
@@ -146,6 +170,12 @@ class Report:
         run.bytes(self.table().encode(), "videos/summary.txt")
         if sheet := contact_sheet(folder, self.shards):
             run.bytes(sheet, "videos/contact_sheet.png")
+
+
+def _listing(classes: list[str]) -> str:
+    more = f" and {len(classes) - NAMED} more" if len(classes) > NAMED else ""
+    count = f"{len(classes)} class{'es' if len(classes) > 1 else ''}"
+    return f"{count}, {', '.join(classes[:NAMED])}{more}"
 
 
 def _rejected_rows(source: Source, account: Account) -> list[list[Any]]:

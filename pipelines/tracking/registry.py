@@ -127,6 +127,12 @@ def _version_of(client: MlflowClient, name: str, fingerprint: str) -> ModelVersi
     return None
 
 
+def _moved(client: MlflowClient, fingerprint: str) -> ModelVersion | None:
+    """The version of a bundle whose root had another name when it was registered."""
+    found = client.search_model_versions(f"tags.fingerprint = '{fingerprint}'", max_results=1)
+    return found[0] if found else None
+
+
 def distance_of(metrics: Mapping[str, float]) -> tuple[str, float] | None:
     """The figure that decides: FVD by any detector."""
     for name, value in sorted(metrics.items()):
@@ -142,9 +148,10 @@ def judge(run: Run, root: str, fingerprint: str, result: Mapping[str, Any]) -> s
     """
     client, name = MlflowClient(run.uri), model_name(root)
     try:
-        version = _version_of(client, name, fingerprint)
+        version = _version_of(client, name, fingerprint) or _moved(client, fingerprint)
         if version is None:
             return "champion: this model is in no registry"
+        name = version.name
         for metric, value in result["metrics"].items():
             # Some stores allow no slash in the tags of versions.
             client.set_model_version_tag(

@@ -8,6 +8,7 @@ fingerprint of its output, and the next job searches for the run that made its i
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -17,11 +18,15 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
+from mlflow.entities import Run as Record
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
 
 from pipelines.io import checksums, storage
 from pipelines.io.workspace import Workspace
 from pipelines.tracking.run import Run
 from pipelines.tracking.server import client_of, experiment_of, explained, tracking_uri
+from vqvdm.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DIGEST_LENGTH = 36
@@ -90,22 +95,18 @@ def _begin(uri: str, stage: str, config: Settings, inputs: Mapping[str, str]) ->
 
 def _found_or_new(uri: str, stage: str, config: Settings, inputs: Mapping[str, str]) -> Run:
     client = client_of(uri)
-    experiment = experiment_of(client, uri)
-    identity = checksums.fingerprint([stage, config.workspace.root, config.recipe(), inputs])
-    unfinished = client.search_runs(
-        [experiment],
-        f"tags.identity = '{identity}' and attributes.status != 'FINISHED'",
-        max_results=1,
-    )
-    if unfinished:
-        run = Run(uri, unfinished[0].info.run_id)
-        client.update_run(run.id, status="RUNNING")
+    # The root's id moves with it, and tells apart roots that two machines call the same.
+    identity = checksums.fingerprint([stage, config.workspace.id, config.recipe(), inputs])
+    found = _named(client, identity) or _unfinished(client, uri, identity)
+    if found:
+        client.update_run(found.info.run_id, status="RUNNING")
     else:
         root = config.workspace.root.rstrip("/").rsplit("/", 1)[-1]
         name = getattr(config, "name", None) or getattr(config, "output", None)
         words = f"{stage} {name}" if name else stage
-        started = client.create_run(experiment, run_name=_text(f"{root}: {words}"))
-        run = Run(uri, started.info.run_id)
+        found = client.create_run(experiment_of(client, uri), run_name=_text(f"{root}: {words}"))
+    run, experiment, known = Run(uri, found.info.run_id), found.info.experiment_id, found.data
+    begun = "identity" in known.tags
     tags = {
         "stage": stage,
         "preset": config.preset,
@@ -121,11 +122,45 @@ def _found_or_new(uri: str, stage: str, config: Settings, inputs: Mapping[str, s
     client.log_batch(
         run.id,
         tags=[RunTag(k, _text(v)) for k, v in tags.items()],
-        params=[] if unfinished else [Param(k, _text(v)) for k, v in _flat(asdict(config)).items()],
+        params=[
+            Param(name, _text(value))
+            for name, value in _flat(asdict(config)).items()
+            if not begun and name not in known.params
+        ],
     )
-    if inputs and not unfinished:
+    if inputs and not begun:
         client.log_inputs(run.id, _datasets(config.workspace.root, inputs))
     run.json({"preset": config.preset} | asdict(config), "config.json")
+    return run
+
+
+def _unfinished(client: MlflowClient, uri: str, identity: str) -> Record | None:
+    query = f"tags.identity = '{identity}' and attributes.status != 'FINISHED'"
+    found = client.search_runs([experiment_of(client, uri)], query, max_results=1)
+    return found[0] if found else None
+
+
+def _named(client: MlflowClient, identity: str) -> Record | None:
+    """The run that `MLFLOW_RUN_ID` names; `UserError` if it cannot be this job's."""
+    id = os.environ.get("MLFLOW_RUN_ID")
+    if not id:
+        return None
+    try:
+        run = client.get_run(id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        raise UserError(f"MLFLOW_RUN_ID={id} is not in the tracking store: unset it") from error
+    if run.info.lifecycle_stage == "deleted":
+        raise UserError(
+            f"the run MLFLOW_RUN_ID={id} was deleted: restore it, or unset the variable"
+        )
+    if run.data.tags.get("identity", identity) != identity:
+        stage = run.data.tags.get("stage")
+        raise UserError(
+            f"MLFLOW_RUN_ID={id} is the run of another job ({stage}): unset it, then each job "
+            "has a run of its own"
+        )
     return run
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class Board:
-    """The request to stop, and the progress of a training. Ray runs it as an actor, so it imports
-    little."""
+    """The request to stop, the progress of a training, and what it logs where a worker cannot
+    reach the tracking database. Ray runs it as an actor, so it imports little."""
 
     def __init__(self) -> None:
         self._stop = False
         self._progress: tuple[int, int, str] | None = None
+        self._log: list[Any] = []
 
     def request_stop(self) -> None:
         self._stop = True
@@ -24,3 +27,12 @@ class Board:
     def progress(self) -> tuple[int, int, str] | None:
         """The last report."""
         return self._progress
+
+    def log(self, message: Any) -> None:
+        """Keep what a worker logs for the driver."""
+        self._log.append(message)
+
+    def take_log(self) -> list[Any]:
+        """What was logged since the last call."""
+        taken, self._log = self._log, []
+        return taken

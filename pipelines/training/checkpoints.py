@@ -1,13 +1,17 @@
 """Checkpoints to resume from: one file each, with a marker written last.
 
-The newest one that matches its marker is used; a damaged one is reported and skipped.
+The newest one that matches its marker is used; a damaged one is reported and skipped. The driver
+chooses it, and every worker loads the same bytes.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,14 @@ from pipelines.io import lock, storage, workspace
 from pipelines.io.scratch import scratch
 from vqvdm.checkpoint import load_state, save_state
 from vqvdm.errors import UserError
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Names one checkpoint, and its bytes."""
+
+    step: int
+    sha256: str
 
 
 class Checkpoints:
@@ -29,12 +41,14 @@ class Checkpoints:
         keep: int,
         inputs: Mapping[str, str] | None = None,
         owner: str | None = None,
+        identity: Mapping[str, Any] | None = None,
     ) -> None:
         """`place` is NAME; `inputs` are the fingerprints of the training data; `owner` is the id
-        of the holder of its lock."""
+        of the holder of its lock; `identity` is what markers tell of the training besides."""
         self.place, self.folder = place, storage.join(place, "checkpoints")
         self.recipe, self.keep = recipe, keep
         self.inputs, self.owner = dict(inputs or {}), owner
+        self.identity = dict(identity or {})
 
     def _uri(self, name: str, kind: str) -> str:
         return storage.join(self.folder, f"{name}.{kind}")
@@ -73,6 +87,7 @@ class Checkpoints:
         if self.owner and not lock.still_held(self.place, self.owner):
             raise UserError(f"another job has taken over {self.place}: this one stops")
         marker = {"step": step, "recipe": self.recipe, "inputs": self.inputs, "sha256": wanted}
+        marker |= self.identity
         storage.publish_json(marker, self._uri(name, "json"))
         for old in self._names()[: -self.keep]:
             # The marker is deleted first: without it the other file does not count.
@@ -81,9 +96,27 @@ class Checkpoints:
 
     def sweep(self) -> None:
         """Remove what a killed writer left. No other process may be writing at the time."""
-        for name in set(self._names("safetensors")) - set(self._names()):
-            storage.delete(self._uri(name, "safetensors"))
+        for name in sorted(set(self._names("safetensors")) - set(self._names())):
+            uri = self._uri(name, "safetensors")
+            print(f"{uri} has no marker, as it was not finished: removed", flush=True)
+            storage.delete(uri)
         storage.discard_unfinished(self.folder)
+
+    def newest_intact(self) -> Reference | None:
+        """The newest checkpoint whose bytes are those of its marker.
+
+        Newer ones are damaged: they are named, and removed, or they would count among those that
+        are kept. No other process may be writing at the time.
+        """
+        for name in reversed(self._names()):
+            marker, uri = self._marker(name), self._uri(name, "safetensors")
+            if marker and _sha256(uri) == marker["sha256"]:
+                return Reference(marker["step"], marker["sha256"])
+            print(f"{uri} is damaged: removed", flush=True)
+            for kind in ("json", "safetensors"):
+                with suppress(FileNotFoundError):
+                    storage.delete(self._uri(name, kind))
+        return None
 
     def newest_step(self) -> int | None:
         """Step of the newest checkpoint by its name, unverified."""
@@ -96,7 +129,25 @@ class Checkpoints:
         return next((marker for marker in markers if marker), None)
 
     def _marker(self, name: str) -> dict[str, Any] | None:
-        return workspace.published(self.folder, f"{name}.json")
+        """A marker that is complete."""
+        found = workspace.published(self.folder, f"{name}.json")
+        wanted = {"step", "recipe", "sha256"}
+        return found if isinstance(found, dict) and wanted <= found.keys() else None
+
+    def load(self, found: Reference) -> Any:
+        """The state of a checkpoint; `UserError` if there is another one, or none, in its place."""
+        uri = self._uri(f"step-{found.step:08d}", "safetensors")
+        try:
+            with storage.local_copy(uri) as path:
+                if storage.sha256(path) == found.sha256:
+                    return load_state(Path(path))
+        except FileNotFoundError:
+            pass
+        raise UserError(
+            f"{uri} on {socket.gethostname()} is not the checkpoint that the job goes on from: "
+            "the root is not shared between the nodes (pass an s3:// URI or a folder that all of "
+            "them mount), or another job has changed it"
+        )
 
     def newest(self, verbose: bool = True) -> Any | None:
         """The newest state that is intact, or None; prints the damaged ones if `verbose`."""
@@ -110,6 +161,23 @@ class Checkpoints:
                 pass
             if verbose:
                 print(f"{uri} is damaged: skipped", flush=True)
+        return None
+
+
+class AgreedCheckpoints(Checkpoints):
+    """The checkpoints of a worker, which goes on from where all of them do."""
+
+    agreed: Reference | None = None
+
+    def newest(self, verbose: bool = True) -> Any | None:
+        """The state that the driver told to go on from; `UserError` if it is not found here."""
+        return self.load(self.agreed) if self.agreed else None
+
+
+def _sha256(uri: str) -> str | None:
+    try:
+        return storage.sha256(uri)
+    except FileNotFoundError:
         return None
 
 

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-
-from torch import Tensor
 
 from pipelines.tracking.run import Run
 from pipelines.training.checkpoints import Checkpoints, KeyLog
 from pipelines.training.loader import Batch, Loader
 from pipelines.training.methods.base import Method
+from pipelines.training.optimise import refuse_standstill
 from pipelines.training.settings import TrainJob
 from pipelines.training.world import World
 from pipelines.video.encoder import encode_h264
-from vqvdm.errors import UserError
 
 CHECK_EVERY = 8
-"""Steps on a GPU between two checks for losses that are not finite and for requests to stop."""
+"""Steps on a GPU between two checks for skipped steps and for requests to stop."""
 
 Report = Callable[[int, int, str], None]
 """Takes the step, the number of steps, and a summary in words."""
@@ -69,7 +66,7 @@ def train(
         due = step % config.checkpoint_every == 0 or last
         # Reading a number waits for the GPU, so it is not done at every step.
         if due or world.device.type == "cpu" or step % CHECK_EVERY == 0:
-            _refuse_not_finite(metrics, step)
+            refuse_standstill(metrics, step, config.steps, checkpoints.newest_step)
             stop = world.any(stop_requested())
         if keys:
             keys.note(step, world.gather_keys(batch.keys))
@@ -124,17 +121,6 @@ class _Waiting:
         self.clock.wait_s += time.monotonic() - self.started
 
 
-def _refuse_not_finite(metrics: Mapping[str, Tensor], step: int) -> None:
-    """`UserError` before a broken state is saved: earlier checkpoints stay usable."""
-    for name in ("loss", "gradient_norm"):
-        value = metrics[name].item()
-        if not math.isfinite(value):
-            raise UserError(
-                f"the {name.replace('_', ' ')} is {value} at step {step}: lower --lr and run the "
-                "job again with --overwrite"
-            )
-
-
 def _log(
     means: Mapping[str, float],
     step: int,
@@ -154,7 +140,8 @@ def _log(
     }
     run.metrics(values, step)
     speed = f"{rate * config.batch_size:.1f} clips/s  {left_s:.0f} s left"
-    report(step, config.steps, f"loss {means['loss']:.4f}  {speed}")
+    skipped = f"{means['skipped_steps']:.0f} steps skipped  " if means["skipped_steps"] else ""
+    report(step, config.steps, f"loss {means['loss']:.4f}  {skipped}{speed}")
 
 
 def _validate(method: Method, batches: Iterable[Batch], step: int, run: Run) -> dict[str, float]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pipelines.settings import Job, Switch
+from pipelines.devices import Request
+from pipelines.settings import DeviceJob, Switch
 from vqvdm.diffusion.objectives import ObjectiveConfig
 from vqvdm.diffusion.unet import UNetConfig
 from vqvdm.errors import UserError
@@ -19,11 +20,15 @@ PIXEL_SPACE = "none"
 
 
 @dataclass(frozen=True)
-class TrainJob(Job):
+class TrainJob(DeviceJob):
     """Settings of both trainings."""
 
+    cpu_workers: int = 1
+    """Workers where there are no GPUs; with GPUs, there is one for each. --num-workers is for
+    both."""
     steps: int = 1000
-    """Optimiser steps."""
+    """Optimiser steps. A training may be run again with more: it goes on from its newest
+    checkpoint, by the schedule of the new length."""
     batch_size: int = 8
     """Clips a step, over all workers."""
     accumulate: int = 1
@@ -63,12 +68,15 @@ class TrainJob(Job):
     pin_memory: Switch = "auto"
     """Pinned memory, from which a GPU copies asynchronously; auto is on with a GPU."""
 
-    NOT_RECIPE: ClassVar[frozenset[str]] = Job.NOT_RECIPE | {
+    NOT_RECIPE: ClassVar[frozenset[str]] = DeviceJob.NOT_RECIPE | {
+        "cpu_workers",
         "name",
         "accumulate",
         "compile",
         "channels_last",
         "log_every",
+        "validate_every",
+        "checkpoint_every",
         "keep",
         "log_keys",
         "cache_gb",
@@ -78,16 +86,21 @@ class TrainJob(Job):
 
     def check(self) -> None:
         counts = ("steps", "batch_size", "accumulate", "log_every", "validate_every")
-        for name in (*counts, "checkpoint_every", "keep"):
+        for name in (*counts, "checkpoint_every", "keep", "cpu_workers"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} must be at least 1")
         if not self.cache_gb > 0:
             raise UserError("--cache-gb must be above 0")
         if self.loader_threads is not None and self.loader_threads < 1:
             raise UserError("--loader-threads must be at least 1")
-        parts = self.workers * self.accumulate
+        if self.batch_size % self.accumulate or self.num_workers:
+            self.check_share(self.num_workers or 1)
+
+    def check_share(self, workers: int) -> None:
+        """`UserError` if a batch does not divide among workers."""
+        parts = workers * self.accumulate
         if self.batch_size % parts:
-            among = f"{self.workers} workers"
+            among = f"{workers} workers"
             if self.accumulate > 1:
                 among += f" in {self.accumulate} parts each"
             near = max(1, round(self.batch_size / parts)) * parts
@@ -96,9 +109,10 @@ class TrainJob(Job):
                 f"choose a multiple of {parts}, such as {near}"
             )
 
-    @property
-    def workers(self) -> int:
-        return self.num_workers or 1
+    def request(self) -> Request:
+        """What is asked of the cluster: workers of which each has an equal share of a batch."""
+        share = self.batch_size // self.accumulate
+        return Request(self.device, self.num_workers, 1.0, self.cpu_workers, share=share)
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipelines.devices import choose_devices, describe_devices
 from pipelines.io import checksums, lock, storage, workspace
 from pipelines.tracking import registry
 from pipelines.tracking.start import start_run
 from pipelines.training.checkpoints import Checkpoints
 from pipelines.training.methods.base import Method
 from pipelines.training.settings import TrainJob
-from pipelines.training.trainer import Data, Plan, fit, threads_per_worker
+from pipelines.training.trainer import Data, Plan, fit
 from pipelines.training.world import World
 from vqvdm.checkpoint import weights_fingerprint
 from vqvdm.errors import IncompleteError, UserError
@@ -42,7 +43,33 @@ class Stage:
 
     @property
     def recipe(self) -> str:
-        return checksums.fingerprint([self.config.recipe(), dict(self.inputs)])
+        """The fingerprint that has always been recorded. It depends on what may change."""
+        return self._recipe_of(self.config.steps)
+
+    def _recipe_of(self, steps: int) -> str:
+        config = self.config
+        often = {"validate_every": config.validate_every}
+        often |= {"checkpoint_every": config.checkpoint_every, "steps": steps}
+        return checksums.fingerprint([config.recipe() | often, dict(self.inputs)])
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What is recorded besides: the fingerprint of what may not change when a training goes
+        on, and its steps, which may."""
+        lasting = {k: v for k, v in self.config.recipe().items() if k != "steps"}
+        training = checksums.fingerprint([lasting, dict(self.inputs)])
+        return {"training": training, "steps": self.config.steps}
+
+    def steps_of(self, found: Mapping[str, Any], reached: int) -> int | None:
+        """Steps that the training which left `found` was to do; None if it was another training.
+
+        `reached` is the step of its newest checkpoint. What was recorded before trainings could
+        be prolonged is known by the fingerprint of all settings.
+        """
+        if "training" in found:
+            return found["steps"] if found["training"] == self.identity["training"] else None
+        known = (self.config.steps, reached)
+        return next((n for n in known if self._recipe_of(n) == found["recipe"]), None)
 
 
 def run_stage(stage: Stage) -> str:
@@ -50,13 +77,19 @@ def run_stage(stage: Stage) -> str:
     config = stage.config
     done = workspace.published(stage.folder, "config.json")
     checkpoints = Checkpoints(stage.folder, stage.recipe, config.keep)
+    reached = checkpoints.newest_step() or 0
     found = done or checkpoints.found()
+    before = stage.steps_of(found, reached) if found else None
     if found and not config.overwrite:
-        _refuse_other(stage, found)
+        if before is None:
+            _refuse_other(stage, found)
+        else:
+            _refuse_fewer(stage, before, max(reached, before if done else 0), bool(done))
     clips = sum(len(marker.keys) for marker in stage.data.markers if marker.split == "train")
     if config.dry_run:
+        print(describe_devices(config.request()))
         return f"would train {config.steps} steps on {clips} clips into {stage.folder}"
-    same = found is not None and found["recipe"] == stage.recipe
+    same = before == config.steps
     if done and same:
         if _is_intact(stage.folder, done):
             return f"{stage.folder} is there already, verified"
@@ -73,10 +106,25 @@ def run_stage(stage: Stage) -> str:
         return _train_and_publish(stage, checkpoints, owner)
 
 
-def _refuse_other(stage: Stage, found: Mapping[str, Any]) -> None:
-    """`UserError` if the folder was filled from another input, which is named, or settings."""
-    if found["recipe"] == stage.recipe:
+def _refuse_fewer(stage: Stage, before: int, reached: int, done: bool) -> None:
+    """`UserError` if a training of `before` steps cannot go on to the steps of the settings."""
+    steps = stage.config.steps
+    if steps == before:
         return
+    if steps < reached:
+        raise UserError(
+            f"--steps {steps} is less than the {reached} that {stage.folder} has been trained: "
+            "pass at least as many to go on, or --overwrite to train it anew"
+        )
+    if done and not Checkpoints(stage.folder, stage.recipe, stage.config.keep).found():
+        raise UserError(
+            f"{stage.folder} was trained {before} steps, and has no checkpoint to go on from: "
+            "pass --overwrite to train it anew, or another --name"
+        )
+
+
+def _refuse_other(stage: Stage, found: Mapping[str, Any]) -> None:
+    """`UserError` names the input or the settings by which another training filled the folder."""
     before = found.get("inputs", {})
     for what, fingerprint in stage.inputs.items():
         if before.get(what, fingerprint) != fingerprint:
@@ -91,6 +139,8 @@ def _refuse_other(stage: Stage, found: Mapping[str, Any]) -> None:
 def _train_and_publish(stage: Stage, checkpoints: Checkpoints, owner: str) -> str:
     """Train under the lock of `owner`; returns the main figure in words."""
     config = stage.config
+    devices = choose_devices(config.request())
+    config.check_share(devices.workers)
     with start_run(stage.name, config, stage.inputs) as run:
         fit(
             Plan(
@@ -101,10 +151,11 @@ def _train_and_publish(stage: Stage, checkpoints: Checkpoints, owner: str) -> st
                 stage.recipe,
                 run.uri,
                 run.id,
-                threads_per_worker(config),
+                devices,
                 stage.inputs,
                 owner,
                 sys.stdout.isatty(),
+                identity=stage.identity,
             )
         )
         state = checkpoints.newest()
@@ -144,6 +195,7 @@ def _publish(stage: Stage, method: Method, validation: Mapping[str, float]) -> s
             storage.download_folder(uri, folder / name, ("model.safetensors", "config.json"))
         (folder / "MODEL_CARD.md").write_text(_card(stage, validation))
         config = json.loads((folder / "config.json").read_text())
+        config |= stage.identity
         config |= {"recipe": stage.recipe, "inputs": dict(stage.inputs), "about": stage.lineage}
         config["validation"] = dict(validation)
         (folder / "config.json").write_bytes(checksums.json_bytes(config))

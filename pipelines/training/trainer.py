@@ -10,11 +10,10 @@ import logging
 import shutil
 import tempfile
 import threading
-import time
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
@@ -29,15 +28,16 @@ from ray.util.placement_group import (
     remove_placement_group,
 )
 
-from pipelines.cluster import find_user_error, join_ray, local_cpus, resolve_switch
+from pipelines.cluster import find_user_error, resolve_switch
+from pipelines.devices import Devices, threads, worker_device
+from pipelines.io import lock
 from pipelines.io.markers import Marker
-from pipelines.io.progress import Progress
-from pipelines.tracking.run import Run
 from pipelines.training import stop
 from pipelines.training.board import Board
-from pipelines.training.checkpoints import Checkpoints
+from pipelines.training.checkpoints import AgreedCheckpoints, Reference
 from pipelines.training.loader import Loader
 from pipelines.training.loop import print_line, train
+from pipelines.training.messages import drawing_bar, poll_for_stop, relaying, run_of
 from pipelines.training.settings import TrainJob
 from pipelines.training.world import World
 from vqvdm.errors import UserError
@@ -46,8 +46,6 @@ from vqvdm.inference import resolve_precision
 VALIDATION_CLIPS = 64
 ATTEMPTS = 3
 """Failures in a row without a new checkpoint between them."""
-POLL_S = 1.0
-"""Time between two polls: by workers for a request to stop, by the driver for progress."""
 
 
 @dataclass(frozen=True)
@@ -81,60 +79,78 @@ class Plan:
     """Fingerprint of settings and input."""
     tracking_uri: str
     run_id: str
-    threads: int
+    devices: Devices = field(default_factory=Devices)
     inputs: Mapping[str, str] = field(default_factory=dict)
     """Fingerprints of the training data."""
     owner: str | None = None
     """Id of the holder of the folder's lock."""
     bar: bool = False
     """Whether the driver has a terminal and draws a bar."""
+    node: str = ""
+    """Id of the driver's node."""
     name: str = field(default_factory=lambda: f"vqvdm-{uuid.uuid4().hex}")
     """Name of the board in Ray."""
 
-    def checkpoints(self) -> Checkpoints:
-        return Checkpoints(self.folder, self.recipe, self.config.keep, self.inputs, self.owner)
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    """What markers tell of the training besides."""
+    resume: Reference | None = None
+    """The checkpoint that all workers go on from."""
+
+    def checkpoints(self) -> AgreedCheckpoints:
+        options = (self.recipe, self.config.keep, self.inputs, self.owner, self.identity)
+        found = AgreedCheckpoints(self.folder, *options)
+        found.agreed = self.resume
+        return found
 
 
 def fit(plan: Plan) -> None:
     """Train on the cluster until all steps are done, or the driver is asked to stop."""
-    join_ray()
-    cpus = int(ray.cluster_resources().get("CPU", 0))
-    gpus = int(ray.cluster_resources().get("GPU", 0))
-    workers = plan.config.workers
-    # A cluster that grows on demand may start without CPUs.
-    if cpus and workers > max(cpus, gpus):
-        raise UserError(
-            f"--num-workers {workers} is more than the cluster has: {cpus} CPUs, {gpus} GPUs"
-        )
-    scaling = ScalingConfig(num_workers=workers, use_gpu=gpus >= workers)
-    checkpoints = plan.checkpoints()
-    checkpoints.sweep()
-    reached, failures = checkpoints.newest_step() or 0, 0
     # The board may run on any node, and restarts on another one if its node dies.
     actor: Any = ray.remote(num_cpus=0, max_restarts=-1)(Board)
     board = actor.options(name=plan.name).remote()
     forwarding = stop.forwarding(lambda: ray.get(board.request_stop.remote()))
-    with forwarding, _bar(board) if plan.bar else nullcontext():
-        while reached < plan.config.steps and not stop.requested():
-            try:
-                _fit_once(plan, scaling)
-                failure = None
-            except (TrainingFailedError, RayError) as error:
-                failure = error
-                _free_what_is_left()
-            before, reached = reached, checkpoints.newest_step() or 0
-            failures = failures + 1 if reached == before else 1
-            if failure is None:
-                failures = 0
-            elif find_user_error(failure) or failures == ATTEMPTS:
-                # Another attempt does not correct a user's mistake.
-                raise failure
-            if reached < plan.config.steps and not stop.requested():
-                why = f" ({_first_line(failure)})" if failure else ""
-                print(f"a worker was lost{why}: going on from step {reached}", flush=True)
+    bar = drawing_bar(board) if plan.bar else nullcontext()
+    plan = replace(plan, node=ray.get_runtime_context().get_node_id())
+    with forwarding, relaying(board, plan.tracking_uri, plan.run_id), bar:
+        _until_done(plan, _attempt)
 
 
-def _fit_once(plan: Plan, scaling: ScalingConfig) -> None:
+def _until_done(plan: Plan, attempt: Callable[[Plan], BaseException | None]) -> None:
+    """Attempt the training until all steps are done, as long as it gets further."""
+    checkpoints = plan.checkpoints()
+    checkpoints.sweep()
+    found, failures = checkpoints.newest_intact(), 0
+    while (before := found.step if found else 0) < plan.config.steps and not stop.requested():
+        failure = attempt(replace(plan, resume=found))
+        found = checkpoints.newest_intact()
+        reached = found.step if found else 0
+        failures = failures + 1 if reached <= before else int(failure is not None)
+        if failure and (find_user_error(failure) or failures >= ATTEMPTS):
+            # Another attempt does not correct a user's mistake.
+            raise failure
+        if failures >= ATTEMPTS:
+            raise UserError(
+                f"the workers have trained {failures} times without a new checkpoint in "
+                f"{plan.folder}: check that every node writes there, or pass an s3:// URI"
+            )
+        if reached < plan.config.steps and not stop.requested():
+            why = f" ({_first_line(failure)})" if failure else ""
+            print(f"a worker was lost{why}: going on from step {reached}", flush=True)
+
+
+def _attempt(plan: Plan) -> BaseException | None:
+    """Train on the cluster; returns why that failed."""
+    try:
+        _fit_once(plan)
+    except (TrainingFailedError, RayError) as error:
+        _free_what_is_left()
+        return error
+    return None
+
+
+def _fit_once(plan: Plan) -> None:
+    devices = plan.devices
+    scaling = ScalingConfig(num_workers=devices.workers, use_gpu=devices.kind == "cuda")
     # Ray Train's run directory is not needed: checkpoints lie under the root.
     run_directory = tempfile.mkdtemp(prefix="vqvdm-train-")
     try:
@@ -147,29 +163,6 @@ def _fit_once(plan: Plan, scaling: ScalingConfig) -> None:
         ).fit()
     finally:
         shutil.rmtree(run_directory, ignore_errors=True)
-
-
-@contextmanager
-def _bar(board: Any) -> Iterator[None]:
-    """Within the context, draw the progress that the first worker reports."""
-    ended = threading.Event()
-
-    def draw() -> None:
-        while not ended.wait(POLL_S):
-            if reported := _ask(board.progress):
-                step, steps, words = reported
-                progress = Progress("steps", steps)
-                progress.done = step
-                print(f"\r{progress.bar()} {step}/{steps}  {words}\x1b[K", end="", flush=True)
-
-    thread = threading.Thread(target=draw, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-        print(flush=True)
 
 
 def _free_what_is_left() -> None:
@@ -192,6 +185,8 @@ class _TorchBackend(TorchConfig().backend_cls):  # type: ignore[misc]
     """
 
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
+        if worker_group.get_resources_per_worker().get("GPU", 0):
+            worker_group.execute(worker_device, "cuda")  # NCCL would say less.
         super().on_start(worker_group, backend_config)
         worker_group.execute(stop.install_handler)
 
@@ -202,17 +197,16 @@ class _TorchConfig(TorchConfig):
         return _TorchBackend
 
 
-def threads_per_worker(config: TrainJob) -> int:
-    """Threads that share this machine's cores among the workers."""
-    return max(1, local_cpus() // config.workers)
-
-
 def _worker(arguments: dict[str, Any]) -> None:
     """What each worker runs."""
     plan: Plan = arguments["plan"]
     logging.getLogger("ray").setLevel(logging.WARNING)
-    torch.set_num_threads(plan.threads)
-    context, device = get_context(), get_device()
+    if plan.owner:
+        lock.refuse_unseen(plan.folder, plan.owner)
+    context = get_context()
+    share = threads(context.get_local_world_size())
+    torch.set_num_threads(share)
+    device = get_device() if plan.devices.kind == "cuda" else worker_device("cpu")
     world = World(
         context.get_world_rank(),
         context.get_world_size(),
@@ -221,18 +215,18 @@ def _worker(arguments: dict[str, Any]) -> None:
         resolve_switch(plan.config.channels_last, auto=True),
         resolve_switch(plan.config.compile, auto=device.type == "cuda"),
     )
-    run = Run(plan.tracking_uri, plan.run_id) if world.is_first else None
+    board = ray.get_actor(plan.name)
+    run = run_of(board, plan.tracking_uri, plan.run_id, plan.node) if world.is_first else None
     pinned = resolve_switch(plan.config.pin_memory, auto=True) and device.type == "cuda"
     loader = plan.data.loader(
         "train",
-        threads=plan.config.loader_threads or max(2, plan.threads),
+        threads=plan.config.loader_threads or max(2, share),
         cache_gb=plan.config.cache_gb,
         pinned=pinned,
     )
     held_out = plan.data.loader("val", cache_gb=plan.config.cache_gb)
     assert loader is not None
-    board = ray.get_actor(plan.name)
-    threading.Thread(target=_poll_for_stop, args=(board,), daemon=True).start()
+    threading.Thread(target=poll_for_stop, args=(board,), daemon=True).start()
     with closing(run) if run else nullcontext(), run.system_metrics() if run else nullcontext():
         train(
             plan.method(plan.config, world),
@@ -245,19 +239,3 @@ def _worker(arguments: dict[str, Any]) -> None:
             stop.requested,
             board.report.remote if plan.bar else print_line,
         )
-
-
-def _poll_for_stop(board: Any) -> None:
-    """Request a stop of this worker once the driver is asked to stop."""
-    while not stop.requested():
-        if _ask(board.stop_requested):
-            stop.request()
-        time.sleep(POLL_S)
-
-
-def _ask(method: Any) -> Any:
-    """The answer of the board; None while it moves to another node."""
-    try:
-        return ray.get(method.remote(), timeout=10 * POLL_S)
-    except RayError:
-        return None

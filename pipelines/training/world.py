@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from vqvdm.checkpoint import on_device
 from vqvdm.seeds import mix
+from vqvdm.transfer import to_device
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -31,6 +32,8 @@ class World:
     """Whether 3D convolutions keep channels innermost in memory, which is faster for them."""
     compiled: bool = False
     """Whether nets go through `torch.compile`."""
+    backend: str | Callable[..., Any] = "inductor"
+    """What compiles them; another than PyTorch's own generates no code, which is faster to test."""
 
     @property
     def is_first(self) -> bool:
@@ -45,10 +48,13 @@ class World:
         return on_device(module, self.device) if self.channels_last else module.to(self.device)
 
     def compile(self, *modules: nn.Module) -> None:
-        """Compile modules in place, if that is enabled; the names of weights stay."""
+        """Compile modules in place, if that is enabled; the names of weights stay.
+
+        For each shape apart: there are few, and code for any shape is slower.
+        """
         for module in modules:
             if self.compiled:
-                module.compile()
+                module.compile(backend=self.backend, dynamic=False)
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """Average gradients over the workers."""
@@ -121,7 +127,7 @@ class Draws:
         self._generator = torch.Generator().manual_seed(mix(seed, step))
 
     def _share(self, whole: Tensor) -> Tensor:
-        return whole.chunk(self._count)[self._index].to(self._device)
+        return to_device(whole.chunk(self._count)[self._index], self._device)
 
     def normal(self, rows: int, *shape: int) -> Tensor:
         """Standard normal numbers (rows, *shape), where `rows` is the share of this part."""

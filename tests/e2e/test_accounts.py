@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -84,6 +86,46 @@ def _check_artifacts(root: Path) -> None:
     sheet = Image.open(client.download_artifacts(run.info.run_id, "videos/contact_sheet.png"))
     assert sheet.width == 4 * 4 * 64
     assert sheet.height % 64 == 0 and 5 * 64 <= sheet.height <= 12 * 64
+
+
+def _indices(root: Path) -> dict[str, int]:
+    """The class indices that the clips have, by label."""
+    found = set()
+    for file in (root / "clips").glob("*.tar"):
+        with tarfile.open(file) as tar:
+            for member in tar:
+                if member.name.endswith(".json"):
+                    content = json.loads(tar.extractfile(member).read())
+                    found.add((content["label"], content["class_index"]))
+    assert len(found) == len(dict(found))
+    return dict(found)
+
+
+@pytest.mark.e2e
+def test_classes_without_clips_are_left_out(job, tmp_path: Path):
+    folder, root = tmp_path / "videos", tmp_path / "root"
+    for name in ("apple", "berry", "cherry"):
+        (folder / name).mkdir(parents=True)
+    write(folder / "berry/1.mp4", "libx264", count=40)
+    write(folder / "cherry/1.mp4", "libx264", count=20)
+    (folder / "apple/1.mp4").write_text("a shopping list")
+    flags = ("--videos", folder, "--root", root, "--val-fraction", 0, *FLAGS)
+
+    outcome = job("shard_videos", *flags)
+    assert outcome.status == 0, outcome.stderr
+    assert "note: left out, as they give no clip: 1 class, apple" in outcome.stdout
+    assert "note: fewer than 8 clips to train on: 1 class, cherry (5)" in outcome.stdout
+    index = storage.read_json(f"{root}/clips/index.json")
+    assert (index["classes"], index["without_clips"]) == (["berry", "cherry"], ["apple"])
+    assert _indices(root) == {"berry": 0, "cherry": 1}
+    assert "verified" in job("shard_videos", *flags).stdout
+
+    write(folder / "apple/1.mp4", "libx264", count=40)
+    outcome = job("shard_videos", *flags)
+    assert outcome.status == 0, outcome.stderr
+    index = storage.read_json(f"{root}/clips/index.json")
+    assert index["classes"] == ["apple", "berry", "cherry"] and "without_clips" not in index
+    assert _indices(root) == {"apple": 0, "berry": 1, "cherry": 2}
 
 
 @pytest.mark.e2e

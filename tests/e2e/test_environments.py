@@ -1,10 +1,12 @@
-"""Jobs run in unusual environments: no home, a C locale, a long temporary folder, odd names."""
+"""Jobs run in unusual environments: no home, a C locale, a long temporary folder, odd paths."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +17,7 @@ from pipelines.video.encoder import write_file
 
 REPOSITORY = Path(__file__).parents[2]
 ENVIRONMENTS = {
-    "a home that is not there": {"HOME": "/proc/nowhere"},
-    "a C locale": {"LC_ALL": "C", "PYTHONUTF8": "0"},
+    "a C locale, without a home": {"HOME": "/proc/nowhere", "LC_ALL": "C", "PYTHONUTF8": "0"},
     "a long temporary folder": {"TMPDIR": "{tmp}/" + "x" * 70},
 }
 
@@ -24,6 +25,7 @@ ENVIRONMENTS = {
 @pytest.mark.e2e
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_a_job_runs_in(name: str, tmp_path: Path):
+    """From a clone whose path is odd too, with a Python of its own; on videos of odd names."""
     folder = tmp_path / "vidéos" / "чай 茶"
     folder.mkdir(parents=True)
     video = np.random.default_rng(0).integers(0, 256, (32, 64, 64, 3), np.uint8)
@@ -31,19 +33,40 @@ def test_a_job_runs_in(name: str, tmp_path: Path):
     odd = os.fsencode(folder) + b"/\xff\xfe.mp4"
     with open(odd, "wb") as file:
         file.write((folder / "🎬.mp4").read_bytes())
+    os.mkfifo(folder / "pipe.mp4")
     changes = {k: v.format(tmp=tmp_path) for k, v in ENVIRONMENTS[name].items()}
     if "TMPDIR" in changes:
         Path(changes["TMPDIR"]).mkdir()
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "AWS_"))}
+    environment.pop("PYTHONPATH", None)
     environment |= {"RAY_ADDRESS": "local", "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/m.db"}
-    environment |= {"PYTHONPATH": str(REPOSITORY)} | changes
-    command = [sys.executable, "jobs/shard_videos.py", "--root", str(tmp_path / "root")]
+    clone, python = odd_clone(tmp_path / ".hidden ü" / "my clone")
+    command = [str(python), str(clone / "jobs/shard_videos.py"), "--root", str(tmp_path / "root")]
     done = subprocess.run(
         [*command, "--videos", str(folder.parent)],
-        cwd=REPOSITORY, env=environment, capture_output=True, timeout=300,
+        cwd=tmp_path, env=environment | changes, capture_output=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr.decode(errors="replace")
+    assert b"the code beside the job" in done.stdout
+    assert b"oken" not in done.stderr, done.stderr.decode(errors="replace")
     rows = manifest.read(str(tmp_path / "root/videos.parquet")).to_pylist()
-    assert [(row["label"], row["status"], row["clips"]) for row in rows] == [
-        ("чай 茶", "ok", 3)
-    ] * 2
+    found = sorted((row["label"], row["status"], row["clips"]) for row in rows)
+    assert found == [("чай 茶", "ok", 3)] * 2 + [("чай 茶", "rejected", 0)]
+
+
+def odd_clone(clone: Path) -> tuple[Path, Path]:
+    """A copy of the repository that says so, and a Python in it that knows the installed packages.
+
+    One of these is the repository that the tests are of: the copy has to go before it.
+    """
+    for package in ("jobs", "pipelines", "vqvdm"):
+        shutil.copytree(REPOSITORY / package, clone / package)
+    page = clone / "pipelines" / "shard_videos.py"
+    page.write_text(page.read_text() + '\n\nprint("the code beside the job")\n')
+    command = [sys.executable, "-m", "venv", "--without-pip", clone / ".venv"]
+    subprocess.run(command, check=True, timeout=60)
+    [packages] = (clone / ".venv" / "lib").glob("python*/site-packages")
+    (packages / "installed.pth").write_text(
+        f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n"
+    )
+    return clone, clone / ".venv" / "bin" / "python"

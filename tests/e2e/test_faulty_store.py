@@ -46,7 +46,7 @@ def without_ray(patch: pytest.MonkeyPatch) -> None:
 
     def on_actors(actor: Any, rows: list[dict], config: Any) -> Iterator[dict]:
         vqgan = config.workspace.vqgan(config.vqgan)
-        yield from map(actor(vqgan, config.batch_size, config.precision), rows)
+        yield from map(actor(vqgan, config.batch_size, config.precision, "cpu"), rows)
 
     patch.setattr(shard_page, "on_workers", on_workers)
     patch.setattr(encode_page, "on_actors", on_actors)

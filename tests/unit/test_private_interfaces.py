@@ -44,11 +44,12 @@ def _ray_train_installs_handlers() -> bool:
 
 def _ray_errors_carry_causes() -> bool:
     from ray.exceptions import RayTaskError
-    from ray.train import TrainingFailedError, WorkerGroupError
+    from ray.train import ControllerError, TrainingFailedError, WorkerGroupError
 
     return (
         "cause" in inspect.signature(RayTaskError.__init__).parameters
         and issubclass(WorkerGroupError, TrainingFailedError)
+        and "controller_failure" in inspect.signature(ControllerError.__init__).parameters
         and "worker_failures" in inspect.signature(WorkerGroupError.__init__).parameters
     )
 

@@ -20,6 +20,9 @@ from vqvdm.layers import conv3d, group_norm, sinusoidal_encoding, zero, zero_las
 
 MIN_NORM = 1e-3
 """Queries and keys are divided by their norm, but at least by this, to bound their gradients."""
+SEQUENCES_AT_ONCE = 65_535
+"""CUDA's fused attention kernels take no more, as their grids have no more rows; attention among
+the frames at each of 16x16 positions has 65,536 of 256 clips."""
 
 
 @dataclass(frozen=True)
@@ -116,9 +119,16 @@ class ResidualBlock(nn.Module):
 def attend(q_BHLD: Tensor, k_BHLD: Tensor, v_BHLD: Tensor) -> Tensor:
     """Softmax attention. Fused kernels are faster on GPUs only: the sequences here are short."""
     if q_BHLD.device.type != "cpu":
-        return F.scaled_dot_product_attention(q_BHLD, k_BHLD, v_BHLD)
+        return attend_fused(q_BHLD, k_BHLD, v_BHLD)
     scores = (q_BHLD * q_BHLD.shape[-1] ** -0.5) @ k_BHLD.transpose(-2, -1)
     return scores.softmax(dim=-1) @ v_BHLD
+
+
+def attend_fused(q_BHLD: Tensor, k_BHLD: Tensor, v_BHLD: Tensor) -> Tensor:
+    """Softmax attention by fused kernels, over at most `SEQUENCES_AT_ONCE` sequences each."""
+    parts = zip(*(x.split(SEQUENCES_AT_ONCE) for x in (q_BHLD, k_BHLD, v_BHLD)), strict=True)
+    done = [F.scaled_dot_product_attention(q, k, v) for q, k, v in parts]
+    return done[0] if len(done) == 1 else torch.cat(done)
 
 
 class Attention(nn.Module):

@@ -5,7 +5,7 @@ Shapes: B batch, C channels, T frames, H height, W width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -81,15 +81,28 @@ class LeCAM:
     """Keeps real logits near the mean of past fake ones, and the reverse (Tseng et al., 2021,
     equation 4). This regularises discriminators that have little data. Each has its own means."""
 
-    def __init__(self, discriminators: int, decay: float = 0.99) -> None:
+    def __init__(
+        self, discriminators: int, device: torch.device | None = None, decay: float = 0.99
+    ) -> None:
         self.decay = decay
-        self.real, self.fake = [0.0] * discriminators, [0.0] * discriminators
+        self.real, self.fake = torch.zeros(2, discriminators, device=device)
 
-    def update(self, real: Sequence[float], fake: Sequence[float]) -> None:
-        """Add a step's mean logits of each discriminator, taken over all workers."""
+    def update(self, real: Tensor, fake: Tensor, took: Tensor | None = None) -> None:
+        """Add a step's mean logits of each discriminator, taken over all workers; `took` is a
+        truth value on the device, and nothing changes where it is false."""
+        for name, new in (("real", real), ("fake", fake)):
+            old = getattr(self, name)
+            mean = self.decay * old + (1 - self.decay) * new
+            setattr(self, name, mean if took is None else torch.where(took, mean, old))
+
+    def state(self) -> dict[str, Tensor]:
+        return {"real": self.real, "fake": self.fake}
+
+    def load(self, state: Mapping[str, Tensor | Sequence[float]]) -> None:
+        """Restore the means; older states hold numbers instead of tensors."""
         self.real, self.fake = (
-            [self.decay * mean + (1 - self.decay) * new for mean, new in zip(*side, strict=True)]
-            for side in ((self.real, real), (self.fake, fake))
+            torch.as_tensor(state[side], dtype=torch.float32, device=self.real.device)
+            for side in ("real", "fake")
         )
 
     def penalty(self, real_logits: Sequence[Tensor], fake_logits: Sequence[Tensor]) -> Tensor:

@@ -11,11 +11,14 @@ Shapes: B batch, C latent channels, T frames, H height, W width.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from vqvdm.transfer import to_device
 
 COMMITMENT = 0.25
 """Weight of the commitment loss."""
@@ -39,6 +42,7 @@ class Quantizer(Protocol):
 
     def bound(self, h_BCTHW: Tensor) -> Tensor: ...
     def __call__(self, z_BCTHW: Tensor) -> Quantized: ...
+    def buffers(self) -> Iterator[Tensor]: ...
 
     def start(self, z_NC: Tensor) -> None:
         """Place the codes by the first raw latents, unless they have been placed."""
@@ -95,6 +99,7 @@ class Codebook(nn.Module):
     def __init__(self, channels: int, size: int, cosine: bool = False, decay: float = 0.95) -> None:
         super().__init__()
         self.codebook_size, self.cosine, self.decay = size, cosine, decay
+        self._known_placed = False
         self.register_buffer("placed", torch.tensor(False))
         self.register_buffer("counts_K", torch.ones(size))
         self.register_buffer("sums_KC", torch.zeros(size, channels))
@@ -172,13 +177,16 @@ class Codebook(nn.Module):
 
     def _gather(self, z_NC: Tensor, indices_N: Tensor) -> tuple[Tensor, Tensor]:
         """How many latents took each code, and their sum."""
-        counts_K = torch.bincount(indices_N, minlength=self.codebook_size)
+        counts_K = indices_N.new_zeros(self.codebook_size)  # bincount would wait for a GPU
+        counts_K.scatter_add_(0, indices_N, torch.ones_like(indices_N))
         return counts_K, torch.zeros_like(self.sums_KC).index_add_(0, indices_N, z_NC)
 
     @torch.no_grad()
     def _place(self, z_NC: Tensor) -> None:
         """k-means, started from random latents; a code that no latent took stays where it is."""
-        if self.placed:
+        # The buffer is read once, as that waits for a GPU.
+        self._known_placed = self._known_placed or bool(self.placed)
+        if self._known_placed:
             return
         codes_KC = _draw(z_NC, self.codebook_size)
         for _ in range(KMEANS_ROUNDS):
@@ -198,23 +206,34 @@ class Codebook(nn.Module):
         self.codes_KC.copy_(self._direction(self.sums_KC / smooth_K[:, None]))
 
     def _replace_unused(self, z_NC: Tensor) -> None:
-        """Put random latents in the place of codes whose count fell below 1."""
-        unused = (self.counts_K < 1).nonzero().flatten()
-        if not len(unused):
-            return
-        if len(unused) > len(z_NC):  # the rest waits for the next step
-            kept = torch.randperm(len(unused), device=unused.device)[: len(z_NC)]
-            unused = unused[kept].sort().values
-        drawn = _draw(self._direction(z_NC), len(unused))
-        self.codes_KC[unused] = self.sums_KC[unused] = drawn
-        self.counts_K[unused] = 1.0
+        """Put random latents in the place of codes whose count fell below 1.
+
+        How many these are is not read, as that would wait for a GPU: the draws do not depend on it.
+        """
+        unused_K = self.counts_K < 1
+        drawn_MC = _draw(self._direction(z_NC), min(len(z_NC), self.codebook_size))
+        if len(drawn_MC) < self.codebook_size:  # the rest waits for the next step
+            unused_K = _some(unused_K, len(drawn_MC))
+        place_K = unused_K.cumsum(0).clamp(1, len(drawn_MC)) - 1
+        for rows_KC in (self.codes_KC, self.sums_KC):
+            rows_KC.copy_(torch.where(unused_K[:, None], drawn_MC[place_K], rows_KC))
+        self.counts_K.masked_fill_(unused_K, 1.0)
 
 
 def _draw(z_NC: Tensor, count: int) -> Tensor:
-    """Random latents, all different if there are enough."""
+    """Random latents, all different if there are enough. The same on any device."""
     if len(z_NC) >= count:
-        return z_NC[torch.randperm(len(z_NC), device=z_NC.device)[:count]]
-    return z_NC[torch.randint(0, len(z_NC), (count,), device=z_NC.device)]
+        drawn = torch.randperm(len(z_NC))[:count]
+    else:
+        drawn = torch.randint(0, len(z_NC), (count,))
+    return z_NC[to_device(drawn, z_NC.device)]
+
+
+def _some(marked_K: Tensor, count: int) -> Tensor:
+    """`count` of the marked positions at random, or all if there are no more."""
+    order_K = to_device(torch.rand(len(marked_K)), marked_K.device)
+    first = order_K.masked_fill(~marked_K, 2.0).topk(count, largest=False).indices
+    return marked_K & torch.zeros_like(marked_K).index_fill_(0, first, True)
 
 
 # Files and checkpoints keep the names and shapes that vector_quantize_pytorch gave these buffers,
@@ -234,6 +253,8 @@ def _to_stored_keys(module: nn.Module, state: dict[str, Tensor], prefix: str, _:
 
 
 def _from_stored_keys(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    assert isinstance(module, Codebook)
+    module._known_placed = False
     for name, key in STORED_KEYS.items():
         if prefix + key in state:
             value = state.pop(prefix + key)

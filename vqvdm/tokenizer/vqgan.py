@@ -15,7 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from vqvdm.errors import UserError
-from vqvdm.layers import DepthToSpace, Size3, SpaceToDepth, conv3d, group_norm, product, zero_last
+from vqvdm.layers import (
+    Chain,
+    DepthToSpace,
+    Size3,
+    SpaceToDepth,
+    conv3d,
+    group_norm,
+    product,
+    zero_last,
+)
 from vqvdm.tokenizer.quantize import Codebook, FiniteScalar, Quantized, Quantizer
 
 
@@ -115,7 +124,7 @@ class VQGAN(nn.Module):
             encoder += [ResidualBlock(width, config.factorised) for _ in range(depth)]
             channels = width
         encoder += [group_norm(channels), nn.SiLU()]
-        self.encoder = nn.Sequential(*encoder, nn.Conv3d(channels, config.latent_channels, 1))
+        self.encoder = Chain(*encoder, nn.Conv3d(channels, config.latent_channels, 1))
 
         # Never on the meta device: FSQ computes tables that are not in the weights' file.
         with torch.device("cpu"):
@@ -132,14 +141,14 @@ class VQGAN(nn.Module):
             decoder += [ResidualBlock(width, config.factorised) for _ in range(depths[level])]
             decoder += [group_norm(width), nn.SiLU()]
             decoder.append(DepthToSpace(width, out, config.blocks[level]))
-        self.decoder = nn.Sequential(*decoder)
+        self.decoder = Chain(*decoder)
 
     @property
-    def last_weight(self) -> Tensor:
-        """Weight of the decoder's last layer."""
+    def last_layer(self) -> DepthToSpace:
+        """The decoder's last layer."""
         last = self.decoder[-1]
         assert isinstance(last, DepthToSpace)
-        return last.mix.weight
+        return last
 
     def encode(self, x_BCTHW: Tensor) -> Tensor:
         """Pixels in [-1, 1] to raw latents: continuous, before quantisation."""
@@ -149,7 +158,8 @@ class VQGAN(nn.Module):
     def decode(self, z_BCTHW: Tensor) -> Tensor:
         """Raw latents to pixels in about [-1, 1]; quantises first, as in training."""
         # The quantiser stays in float32, whatever the decoder computes in.
-        return self.decoder(self.quantizer(z_BCTHW).z_BCTHW.to(self.last_weight.dtype))
+        dtype = self.last_layer.mix.weight.dtype
+        return self.decoder(self.quantizer(z_BCTHW).z_BCTHW.to(dtype))
 
     def forward(self, x_BCTHW: Tensor) -> tuple[Tensor, Quantized]:
         """Pixels to their reconstruction and the quantised latents."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from pipelines.io import storage
 from pipelines.training.loader import Batch
 from pipelines.training.methods.base import mean_over_parts
-from pipelines.training.optimise import Optimiser, scheduled_lr
+from pipelines.training.optimise import Optimiser, scheduled_lr, step_together
 from pipelines.training.settings import TrainLDM
 from pipelines.training.world import Draws, World
 from pipelines.video import Frames
@@ -91,9 +91,9 @@ class LDMMethod:
                 loss = self._loss(self._ddp, part, draws, self.config.objective.class_dropout)
                 self.optimiser.backward(loss / len(parts))
             metrics.append({"loss": loss})
-        norm = self.optimiser.step(scheduled_lr(step, self.config))
-        self.ema.update(self.denoiser, step)
-        return mean_over_parts(metrics) | {"gradient_norm": norm}
+        took = step_together((self.optimiser, scheduled_lr(step, self.config)))
+        self.ema.update(self.denoiser, step, took)
+        return mean_over_parts(metrics) | self.optimiser.metrics()
 
     @torch.no_grad()
     def validate(self, batches: Iterable[Batch]) -> dict[str, float]:

@@ -5,7 +5,7 @@ Shapes: B batch, C channels, T frames, H height, W width.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from pipelines.training.loader import Batch
 from pipelines.training.methods.base import mean_over_parts
-from pipelines.training.optimise import Optimiser, scheduled_lr
+from pipelines.training.methods.critic import Critic, Pair
+from pipelines.training.optimise import Optimiser, scheduled_lr, step_together
 from pipelines.training.perceptual import load_perceptual
 from pipelines.training.settings import TrainVQGAN
 from pipelines.training.world import Draws, World
@@ -26,50 +27,65 @@ from vqvdm.ema import EMA
 from vqvdm.generator import from_uint8, to_uint8
 from vqvdm.metrics.pixels import psnr
 from vqvdm.seeds import mix
-from vqvdm.tokenizer.discriminator import Discriminators, one_frame
-from vqvdm.tokenizer.losses import (
-    LeCAM,
-    adaptive_weight,
-    adversarial_weight,
-    discriminator_hinge,
-    feature_matching,
-    generator_hinge,
-    reconstruction_loss,
-)
+from vqvdm.tokenizer.discriminator import one_frame
+from vqvdm.tokenizer.losses import adaptive_weight, adversarial_weight, reconstruction_loss
 from vqvdm.tokenizer.quantize import Quantized, as_rows, codebook_usage
 from vqvdm.tokenizer.vqgan import VQGAN
 
-SIDES = ("real", "fake")
+
+class _Part(NamedTuple):
+    """A part of a batch: clips, and the frame of each that image networks see."""
+
+    x_BCTHW: Tensor
+    shown_B: Tensor
+
+
+class _Output(NamedTuple):
+    """What the tokenizer makes of clips."""
+
+    y_BCTHW: Tensor
+    """Reconstructions."""
+    h_BCTHW: Tensor
+    """The input of the decoder's last layer."""
+    z_BCTHW: Tensor
+    """Raw latents."""
+    quantized: Quantized
+
+
+class _Gradients(NamedTuple):
+    """The losses of reconstructions, and their gradients at these."""
+
+    losses: dict[str, Tensor]
+    reconstruction_BCTHW: Tensor
+    """Gradient of the reconstruction loss, the perceptual loss included, where there is one."""
+    adversarial_BCTHW: Tensor | None = None
+    last_2OC: Tensor | None = None
+    """Both gradients at the weight of the decoder's last layer."""
 
 
 class _Passed(NamedTuple):
-    """What became of one part of a batch in the tokenizer, and the losses of it."""
+    """What the codebook and the discriminators learn from."""
 
-    x_BCTHW: Tensor
-    y_BCTHW: Tensor
+    pair: Pair
     z_BCTHW: Tensor
-    """Raw latents."""
     indices_BTHW: Tensor
-    shown_B: Tensor
-    """The frame of each clip that image networks see, the same in all losses."""
-    reconstruction: Tensor
-    """The perceptual loss included, where there is one."""
-    vq: Tensor
-    perceptual: Tensor | None
-    adversarial: Tensor | None
 
 
 class _Through(nn.Module):
-    """Pixels to reconstructions, with the latents on the way: what DDP is wrapped around."""
+    """Pixels to reconstructions, with what lies on the way: what DDP is wrapped around.
+
+    The decoder's last layer is apart, so that its input is at hand when the rest is compiled.
+    """
 
     def __init__(self, vqgan: VQGAN) -> None:
         super().__init__()
-        self.vqgan = vqgan
+        self.vqgan, self.to_last = vqgan, vqgan.decoder[:-1]
 
-    def forward(self, x_BCTHW: Tensor) -> tuple[Tensor, Tensor, Quantized]:
+    def forward(self, x_BCTHW: Tensor) -> _Output:
         z = self.vqgan.encode(x_BCTHW)
         quantized = self.vqgan.quantizer(z)
-        return self.vqgan.decoder(quantized.z_BCTHW), z, quantized
+        h = self.to_last(quantized.z_BCTHW)
+        return _Output(self.vqgan.last_layer(h).float(), h, z, quantized)
 
 
 class VQGANMethod:
@@ -79,13 +95,12 @@ class VQGANMethod:
         self.config, self.world = config, world
         torch.manual_seed(config.seed)
         self.vqgan = world.place(VQGAN(config.model))
-        self.critic = world.place(Discriminators(config.discriminator))
-        self.lecam = LeCAM(len(self.critic.names))
+        self.critic = Critic(config, world)
         self.perceptual = config.perceptual and load_perceptual(config.perceptual, world.device)
         self.ema = EMA(self.vqgan, config.ema_decay)
-        world.compile(self.vqgan.encoder, self.vqgan.decoder, self.critic)
         self._through = _Through(self.vqgan)
-        self._through_ddp, self._critic_ddp = world.wrap(self._through), world.wrap(self.critic)
+        world.compile(self.vqgan.encoder, self._through.to_last)
+        self._through_ddp = world.wrap(self._through)
         adamw = torch.optim.AdamW(
             self.vqgan.parameters(),
             config.lr,
@@ -94,149 +109,126 @@ class VQGANMethod:
             fused=True,
         )
         self.optimiser = Optimiser(adamw, world, config.grad_clip)
-        adamw = torch.optim.AdamW(
-            self.critic.parameters(), config.discriminator_lr, (0.5, 0.9), fused=True
-        )
-        self.critic_optimiser = Optimiser(adamw, world, config.grad_clip)
 
     def _pixels(self, batch: Batch) -> Tensor:
         return from_uint8(batch.to(self.world.device).tensors["video"])
 
+    def _parts(self, batch: Batch, step: int) -> list[_Part]:
+        """The parts of a batch as pixels, and a frame of each clip drawn at random."""
+        parts = []
+        for index, part in enumerate(split := batch.split(self.config.accumulate)):
+            x = self._pixels(part)
+            draws = Draws(self.world, self.config.seed, step, index, len(split))
+            parts.append(_Part(x, (draws.uniform(len(x)) * x.shape[2]).long()))
+        return parts
+
     def train_step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
         # Dead codes are replaced at random: a seed a step makes a resumed training the same.
         torch.manual_seed(mix(self.config.seed, step))
-        parts = batch.split(self.config.accumulate)
+        parts = self._parts(batch, step)
         if step == 0:
             self._place_codes(parts)
         weight = adversarial_weight(step, self.config.steps, self.config.loss)
+        of_parts: list[_Gradients] = []
         balance = None
         if weight and len(parts) > 1:
-            # One weight for the whole batch: its parts go through once more, for that alone.
-            balance = self._balance(self._passes(self._through, parts, step, judged=True))
+            # One balance for the whole batch: its parts go through the tokenizer once more.
+            of_parts = [
+                self._gradients(part, self._forward(self._through, part), True) for part in parts
+            ]
+            balance = self._balance(of_parts)
         passed, metrics = [], []
-        for one in self._passes(self._through_ddp, parts, step, judged=bool(weight)):
-            loss = one.reconstruction + self.config.loss.vq * one.vq
-            found = {"reconstruction": one.reconstruction, "vq": one.vq}
-            if one.perceptual is not None:
-                found["perceptual"] = one.perceptual
-            if one.adversarial is not None:
-                balance = self._balance([one]) if balance is None else balance
-                loss = loss + weight * balance * one.adversarial
-                found |= {"adversarial": one.adversarial, "adversarial_balance": balance}
-            self.optimiser.backward(loss / len(parts))
-            passed.append(one._replace(y_BCTHW=one.y_BCTHW.detach(), z_BCTHW=one.z_BCTHW.detach()))
-            metrics.append(found | {"loss": loss})
-        norm = self.optimiser.step(scheduled_lr(step, self.config))
-        self._learn_codes(passed)
-        self.ema.update(self.vqgan, step)
-        whole = mean_over_parts(metrics) | {"gradient_norm": norm}
-        if weight:
-            whole |= self._critic_step(passed)
-        return whole | {"adversarial_weight": torch.tensor(weight)}
-
-    def _passes(
-        self, net: nn.Module, parts: Sequence[Batch], step: int, judged: bool
-    ) -> Iterator[_Passed]:
-        """Each part of a batch through the tokenizer, and before the discriminators."""
         for index, part in enumerate(parts):
-            x = self._pixels(part)
-            draws = Draws(self.world, self.config.seed, step, index, len(parts))
-            shown = (draws.uniform(len(x)) * x.shape[2]).long()
-            with self.world.collecting(net, last=index == len(parts) - 1):
-                with self.world.autocast():
-                    y, z, quantized = net(x)
-                y = y.float()
-                reconstruction, perceptual = reconstruction_loss(x, y, self.config.loss), None
-                if self.perceptual:
-                    perceptual = self.perceptual(one_frame(x, shown), one_frame(y, shown))
-                    reconstruction = reconstruction + self.config.loss.perceptual * perceptual
-                yield _Passed(
-                    x,
-                    y,
-                    z,
-                    quantized.indices_BTHW,
-                    shown,
-                    reconstruction,
-                    quantized.loss,
-                    perceptual,
-                    self._adversarial_loss(x, y, shown) if judged else None,
+            with self.world.collecting(self._through_ddp, last=index == len(parts) - 1):
+                one = self._forward(self._through_ddp, part)
+                gradients = (
+                    of_parts[index] if of_parts else self._gradients(part, one, bool(weight))
                 )
+                if weight and balance is None:
+                    balance = self._balance([gradients])
+                metrics.append(self._backward(one, gradients, weight, balance, len(parts)))
+            pair = Pair(part.x_BCTHW, one.y_BCTHW.detach(), part.shown_B)
+            passed.append(_Passed(pair, one.z_BCTHW.detach(), one.quantized.indices_BTHW))
+        whole = mean_over_parts(metrics)
+        rates = [(self.optimiser, scheduled_lr(step, self.config))]
+        if weight:
+            judged = self.critic.backward([one.pair for one in passed])
+            rates.append((self.critic.optimiser, self.config.discriminator_lr))
+        took = step_together(*rates)
+        self._learn_codes(passed, took)
+        self.ema.update(self.vqgan, step, took)
+        if weight:
+            whole |= judged
+            self.critic.remember(judged, took)
+        whole |= self.optimiser.metrics()
+        return whole | {"adversarial_weight": torch.full((), weight, device=self.world.device)}
+
+    def _forward(self, net: nn.Module, part: _Part) -> _Output:
+        with self.world.autocast():
+            return net(part.x_BCTHW)
+
+    def _gradients(self, part: _Part, output: _Output, judged: bool) -> _Gradients:
+        """Gradients at the reconstructions, so that each net that judges them is passed once."""
+        x, shown = part
+        y = output.y_BCTHW.detach().requires_grad_()
+        reconstruction, losses = reconstruction_loss(x, y, self.config.loss), {}
+        if self.perceptual:
+            perceptual = self.perceptual(one_frame(x, shown), one_frame(y, shown))
+            reconstruction = reconstruction + self.config.loss.perceptual * perceptual
+            losses["perceptual"] = perceptual.detach()
+        losses["reconstruction"] = reconstruction.detach()
+        gradient = self.optimiser.gradient(reconstruction, y)
+        if not judged:
+            return _Gradients(losses, gradient)
+        adversarial = self.critic.adversarial_loss(Pair(x, y, shown))
+        losses["adversarial"] = adversarial.detach()
+        both = (gradient, self.optimiser.gradient(adversarial, y))
+        h, last = output.h_BCTHW.detach(), self.vqgan.last_layer
+        return _Gradients(losses, *both, torch.stack([last.weight_gradient(h, g) for g in both]))
+
+    def _balance(self, of_parts: Sequence[_Gradients]) -> Tensor:
+        """The adaptive weight, from gradients averaged over parts and workers: one for all."""
+        parts = [gradients.last_2OC for gradients in of_parts if gradients.last_2OC is not None]
+        return adaptive_weight(*self.world.average(torch.stack(parts).mean(0)))
+
+    def _backward(
+        self,
+        output: _Output,
+        gradients: _Gradients,
+        weight: float,
+        balance: Tensor | None,
+        parts: int,
+    ) -> dict[str, Tensor]:
+        """Add the gradient of one of several parts; its losses."""
+        found = gradients.losses | {"vq": output.quantized.loss.detach()}
+        gradient, loss = gradients.reconstruction_BCTHW, found["reconstruction"]
+        if balance is not None:
+            assert gradients.adversarial_BCTHW is not None
+            gradient = gradient + weight * balance * gradients.adversarial_BCTHW
+            loss = loss + weight * balance * found["adversarial"]
+            found["adversarial_balance"] = balance
+        # The gradient of this sum at the reconstructions is the one that was found there.
+        at_y = (gradient * output.y_BCTHW).sum()
+        self.optimiser.backward((at_y + self.config.loss.vq * output.quantized.loss) / parts)
+        return found | {"loss": loss + self.config.loss.vq * found["vq"]}
 
     @torch.no_grad()
-    def _place_codes(self, parts: Sequence[Batch]) -> None:
+    def _place_codes(self, parts: Sequence[_Part]) -> None:
         """Start the codes among the latents of the first batch, those of all workers."""
-        with self.world.autocast():
-            z = torch.cat([self.vqgan.encode(self._pixels(part)) for part in parts])
+        # Compiling another graph for a single pass would take longer than the pass.
+        with self.world.autocast(), torch.compiler.set_stance("force_eager"):
+            z = torch.cat([self.vqgan.encode(part.x_BCTHW) for part in parts])
         self.vqgan.quantizer.start(as_rows(self.world.gather(z)))
 
-    def _learn_codes(self, passed: Sequence[_Passed]) -> None:
-        """Codes move by the whole batch, the same on all workers."""
+    def _learn_codes(self, passed: Sequence[_Passed], took: Tensor) -> None:
+        """Codes move by the whole batch, the same on all workers; not if the step was skipped."""
+        quantizer = self.vqgan.quantizer
+        before = [buffer.clone() for buffer in quantizer.buffers()]
         z = self.world.gather(torch.cat([one.z_BCTHW for one in passed]))
         indices = self.world.gather(torch.cat([one.indices_BTHW for one in passed]))
-        self.vqgan.quantizer.learn(as_rows(z), indices.flatten())
-
-    def _adversarial_loss(self, x_BCTHW: Tensor, y_BCTHW: Tensor, shown_B: Tensor) -> Tensor:
-        """What the discriminators hold against reconstructions."""
-        matching = self.config.loss.feature_matching
-        self.critic.requires_grad_(False)
-        with self.world.autocast():
-            fake = self.critic(y_BCTHW, shown_B)
-            loss = generator_hinge(fake.logits)
-            if matching:
-                loss = loss + matching * feature_matching(self.critic(x_BCTHW, shown_B), fake)
-        self.critic.requires_grad_(True)
-        return loss
-
-    def _balance(self, passes: Iterable[_Passed]) -> Tensor:
-        """The adaptive weight, from gradients averaged over parts and workers: one for all."""
-        last, scale = self.vqgan.last_weight, self.optimiser.scale
-        sums = [torch.zeros_like(last), torch.zeros_like(last)]
-        parts = 0
-        for one in passes:
-            assert one.adversarial is not None
-            parts += 1
-            for total, loss in zip(sums, (one.reconstruction, one.adversarial), strict=True):
-                (gradient,) = torch.autograd.grad(
-                    self.optimiser.scaled(loss), last, retain_graph=True
-                )
-                total += gradient / scale
-        return adaptive_weight(*(self.world.average(total / parts) for total in sums))
-
-    def _critic_step(self, passed: Sequence[_Passed]) -> dict[str, Tensor]:
-        metrics = []
-        for index, one in enumerate(passed):
-            with self.world.collecting(self._critic_ddp, last=index == len(passed) - 1):
-                found = self._judge(one)
-                loss = found["discriminator"] + self.config.loss.lecam * found["lecam"]
-                self.critic_optimiser.backward(loss / len(passed))
-                metrics.append(found)
-        self.critic_optimiser.step(self.config.discriminator_lr)
-        whole = mean_over_parts(metrics)
-        sides = [self._logit_names(side) for side in SIDES]
-        logits = self.world.mean({name: whole[name] for side in sides for name in side})
-        self.lecam.update(*([logits[name] for name in side] for side in sides))
-        return whole
-
-    def _logit_names(self, side: str) -> list[str]:
-        """What the mean logits of each discriminator are logged as."""
-        return [f"logits/{side}_{name}" for name in self.critic.names]
-
-    def _judge(self, one: _Passed) -> dict[str, Tensor]:
-        """Losses of the discriminators on real clips and their reconstructions."""
-        with self.world.autocast():
-            both = self._critic_ddp(
-                torch.cat([one.x_BCTHW, one.y_BCTHW]), torch.cat([one.shown_B, one.shown_B])
-            )
-        real, fake = both.halves()
-        means = {
-            name: logits.detach().float().mean()
-            for side, part in zip(SIDES, (real, fake), strict=True)
-            for name, logits in zip(self._logit_names(side), part.logits, strict=True)
-        }
-        return {
-            "discriminator": discriminator_hinge(real.logits, fake.logits),
-            "lecam": self.lecam.penalty(real.logits, fake.logits),
-        } | means
+        quantizer.learn(as_rows(z), indices.flatten())
+        for buffer, old in zip(quantizer.buffers(), before, strict=True):
+            buffer.copy_(torch.where(took, buffer, old))
 
     @torch.no_grad()
     def validate(self, batches: Iterable[Batch]) -> dict[str, float]:
@@ -268,19 +260,14 @@ class VQGANMethod:
         return {
             "vqgan": self.vqgan.state_dict(),
             "ema": self.ema.average.state_dict(),
-            "critic": self.critic.state_dict(),
             "optimiser": self.optimiser.state(),
-            "critic_optimiser": self.critic_optimiser.state(),
-            "lecam": {"real": self.lecam.real, "fake": self.lecam.fake},
-        }
+        } | self.critic.state()
 
     def load(self, state: dict[str, Any]) -> None:
         self.vqgan.load_state_dict(state["vqgan"])
         self.ema.average.load_state_dict(state["ema"])
-        self.critic.load_state_dict(state["critic"])
         self.optimiser.load(state["optimiser"])
-        self.critic_optimiser.load(state["critic_optimiser"])
-        self.lecam.real, self.lecam.fake = state["lecam"]["real"], state["lecam"]["fake"]
+        self.critic.load(state)
 
     def export(self, folder: Path) -> None:
         save_model(folder, self.ema.average, {"model": asdict(self.config.model)})

@@ -1,8 +1,10 @@
 """Finding a cluster, and the variables of its workers."""
 
+import errno
 import logging
 import os
 import socket
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -35,6 +37,26 @@ def test_workers_of_a_cluster_get_the_drivers_variables(monkeypatch: pytest.Monk
     finally:
         for name in mine:
             os.environ.pop(name, None)
+
+
+def test_paths_with_a_space_reach_the_shell_that_starts_workers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+    monkeypatch.setattr(sys, "executable", "/my clone/.venv/bin/python")
+    runtime_env = cluster.ray_options(own=True)["runtime_env"]
+    assert runtime_env["py_executable"] == "'/my clone/.venv/bin/python'"
+
+
+def test_a_machine_without_the_loopback_address_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
+
+    monkeypatch.setattr(socket, "create_server", refuse)
+    with pytest.raises(UserError, match=r"needs the address 127\.0\.0\.1"):
+        cluster.ray_options(own=True)
 
 
 def test_a_submitted_job_brings_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,9 +149,15 @@ def test_the_reservation_of_a_killed_driver_expires_soon(monkeypatch: pytest.Mon
 class FrameworkError(Exception):
     """Carries errors as frameworks do: in attributes."""
 
-    def __init__(self, cause: object = None, worker_failures: object = None) -> None:
+    def __init__(
+        self,
+        cause: object = None,
+        worker_failures: object = None,
+        controller_failure: object = None,
+    ) -> None:
         super().__init__("a task failed")
         self.cause = cause
+        self.controller_failure = controller_failure
         if worker_failures is not None:
             self.worker_failures = worker_failures
 
@@ -155,6 +183,7 @@ MISTAKE = UserError("pass --root")
         chained(MISTAKE),
         FrameworkError(cause=MISTAKE),
         FrameworkError(worker_failures={0: OSError("gone"), 1: FrameworkError(cause=MISTAKE)}),
+        FrameworkError(controller_failure=FrameworkError(cause=MISTAKE)),
         CopiedError(cause=MISTAKE),
         chained(chained(FrameworkError(cause=chained(MISTAKE)))),
     ],
@@ -174,3 +203,65 @@ def test_circles_end() -> None:
     a, b = FrameworkError(), FrameworkError()
     a.cause, b.cause = b, a
     assert find_user_error(a) is None
+
+
+def write(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("files", "cpus"),
+    [
+        ({}, None),
+        ({"proc/self/cgroup": "0::/\n"}, None),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "max 100000\n"}, None),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "150000 100000\n"}, 1.5),
+        (  # A group may use no more than the one above it.
+            {
+                "proc/self/cgroup": "0::/pod/container\n",
+                "sys/fs/cgroup/pod/cpu.max": "200000 100000\n",
+                "sys/fs/cgroup/pod/container/cpu.max": "max 100000\n",
+            },
+            2.0,
+        ),
+        (  # The host's path, of which the container sees the end alone.
+            {
+                "proc/self/cgroup": "0::/kubepods/pod1/abc\n",
+                "sys/fs/cgroup/cpu.max": "50000 100000\n",
+            },
+            0.5,
+        ),
+        (
+            {
+                "proc/self/cgroup": "5:memory:/docker/a\n4:cpu,cpuacct:/docker/a\n",
+                "sys/fs/cgroup/cpu,cpuacct/docker/a/cpu.cfs_quota_us": "300000\n",
+                "sys/fs/cgroup/cpu,cpuacct/docker/a/cpu.cfs_period_us": "100000\n",
+            },
+            3.0,
+        ),
+        (
+            {
+                "proc/self/cgroup": "4:cpu,cpuacct:/docker/a\n",
+                "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n",
+                "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
+            },
+            None,
+        ),
+    ],
+)
+def test_limits_of_containers_are_seen(
+    files: dict[str, str], cpus: float | None, tmp_path: Path
+) -> None:
+    assert cluster.cgroup_cpus(write(tmp_path, files)) == cpus
+
+
+@pytest.mark.parametrize(("limit", "cores"), [(None, 8), (0.5, 1), (1.9, 1), (3.0, 3), (64.0, 8)])
+def test_cores_are_those_within_the_limit(
+    limit: float | None, cores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
+    monkeypatch.setattr(cluster, "cgroup_cpus", lambda: limit)
+    assert cluster.local_cpus() == cores

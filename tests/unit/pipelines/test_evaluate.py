@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipelines.devices import Devices
 from pipelines.evaluate import evaluate, extract
 from pipelines.evaluation.batches import Batch
 from pipelines.evaluation.features import FeatureSpec, cache_uri, cached
@@ -120,14 +121,16 @@ def test_no_worker_is_started_for_cached_features(
 
     asked: list[Batch] = []
 
-    def by_workers(_: object, __: object, batches: list[Batch]) -> Any:
+    def by_workers(_: object, __: object, batches: list[Batch], ___: object) -> Any:
         asked.extend(batches)
         yield from ()
 
     monkeypatch.setattr(importlib.import_module("pipelines.evaluate"), "_by_workers", by_workers)
-    seen = [(batch.key, found["fps"][0]) for batch, found in extract(inputs, spec, batches)]
+    seen = [
+        (batch.key, found["fps"][0]) for batch, found in extract(inputs, spec, batches, Devices())
+    ]
     assert seen == [("key0", 0.0), ("key1", 1.0), ("key2", 2.0)] and not asked
     Path(cache_uri(folder, "key1")).write_bytes(b"torn")
     Path(cache_uri(folder, "key2")).unlink()
-    assert [batch.key for batch, _ in extract(inputs, spec, batches)] == ["key0"]
+    assert [batch.key for batch, _ in extract(inputs, spec, batches, Devices())] == ["key0"]
     assert [batch.key for batch in asked] == ["key1", "key2"]

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from pipelines import sample as page
+from pipelines.devices import Devices
 from pipelines.io import lock, storage
 from pipelines.sample import Request, grid_of, sample, verify_samples, wanted_classes
 from pipelines.sampling.settings import Sample
@@ -80,7 +81,7 @@ class InThisProcess:
 
     def __call__(self, config: Sample, batches: Sequence[SampleBatch]) -> InThisProcess:
         bundle = config.workspace.ldm(config.ldm)
-        self.worker = PublishingWorker(bundle, config, "fp32", 1, batches)
+        self.worker = PublishingWorker(bundle, config, "fp32", Devices(), batches)
         return self
 
     def iter_rows(self) -> Iterator[dict]:

@@ -1,6 +1,7 @@
 """Settings: what is refused, and what counts as the recipe."""
 
 import json
+import math
 from dataclasses import FrozenInstanceError, asdict, replace
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,20 @@ def test_the_recipe_does_not_depend_on_machines(job: type[Job]) -> None:
 )
 def test_the_recipe_is_what_decides_the_result(a: Job, b: Job, same: bool) -> None:
     assert (a.recipe() == b.recipe()) == same
+
+
+@pytest.mark.parametrize("each", [0.0, -1.0, 1.5, math.inf, math.nan])
+def test_parts_of_several_gpus_are_refused(each: float) -> None:
+    for config in (Sample(), EncodeLatents(), Evaluate()):
+        config.check()
+        with pytest.raises(UserError, match="--gpus-per-worker must be"):
+            replace(config, gpus_per_worker=each).check()
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_devices_are_no_part_of_a_recipe(job: type[Job]) -> None:
+    names = {"device", "gpus_per_worker", "cpu_workers", "checkpoint_every", "validate_every"}
+    assert not names & set(job().recipe())
 
 
 def test_places_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -326,6 +326,32 @@ def test_a_shard_is_made_once(tmp_path: Path) -> None:
     assert make_shard(row) == first
 
 
+def test_other_classes_change_labels_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is decoded again."""
+    plan = ShardPlan(
+        str(tmp_path / "clips"),
+        "train-000000",
+        (source(plain(tmp_path / "a.mp4")),),
+        SPEC,
+        DECODE_LIMITS,
+    )
+    before = Marker.from_json(make_shard({"plan": plan, "retry": False})["marker"])
+    clips = list(shards.read_shard(plan.folder, before, "shard_videos"))
+    assert {json.loads(sample.members["json"])["class_index"] for sample in clips} == {1}
+
+    monkeypatch.setattr(clip_shards, "decoding_process", None)
+    fewer = replace(plan, spec=replace(SPEC, classes=("b",)), earlier_classes=SPEC.classes)
+    row = make_shard({"plan": fewer, "retry": False})
+    assert row["made"]
+    after = Marker.from_json(row["marker"])
+    assert (after.keys, after.details) == (before.keys, before.details)
+    for old, new in zip(clips, shards.read_shard(plan.folder, after, "shard_videos"), strict=True):
+        assert new.members["mp4"] == old.members["mp4"]
+        metadata = json.loads(old.members["json"]) | {"class_index": 0}
+        assert json.loads(new.members["json"]) == metadata
+    assert not make_shard({"plan": fewer, "retry": False})["made"]
+
+
 def test_of_five_hundred_videos_only_what_changed_is_made_again(tmp_path: Path) -> None:
     videos = tmp_path / "videos"
     videos.mkdir()

@@ -74,3 +74,15 @@ def test_the_model_is_left_alone() -> None:
     ema.update(net, 3)
     for name, tensor in net.state_dict().items():
         assert torch.equal(tensor, before[name])
+
+
+def test_a_skipped_step_moves_nothing() -> None:
+    net = model()
+    ema, plain = EMA(net, 0.5), EMA(net, 0.5)
+    before = [p.clone() for p in ema.average.parameters()]
+    move(net)
+    ema.update(net, 3, torch.tensor(False))
+    assert all(map(torch.equal, ema.average.parameters(), before))
+    ema.update(net, 3, torch.tensor(True))
+    plain.update(net, 3)
+    assert all(map(torch.equal, ema.average.parameters(), plain.average.parameters()))

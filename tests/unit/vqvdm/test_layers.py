@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from vqvdm.layers import (
+    Chain,
     DepthToSpace,
     Size3,
     SpaceToDepth,
@@ -110,3 +111,24 @@ def test_sinusoidal_encoding_is_float32(dtype: torch.dtype) -> None:
 
 def test_product_of_strides() -> None:
     assert product([(2, 4, 4), (2, 2, 1), (1, 3, 2)]) == (4, 24, 8)
+
+
+def test_the_gradient_of_the_last_weight_is_autograds() -> None:
+    torch.manual_seed(0)
+    layer = DepthToSpace(5, 3, (1, 2, 3))
+    x_BCTHW, gradient = torch.randn(2, 5, 2, 3, 4), torch.randn(2, 3, 2, 6, 12)
+    (expected,) = torch.autograd.grad(layer(x_BCTHW), layer.mix.weight, gradient)
+    found_OC = layer.weight_gradient(x_BCTHW, gradient)
+    torch.testing.assert_close(found_OC, expected[:, :, 0, 0, 0], atol=1e-5, rtol=1e-5)
+    half = layer.weight_gradient(x_BCTHW.half(), 1e-9 * gradient)
+    torch.testing.assert_close(1e9 * half, found_OC, atol=0.05, rtol=0.01)  # does not vanish
+
+
+def test_a_chain_is_the_sequence_with_its_names() -> None:
+    torch.manual_seed(0)
+    chain = Chain(nn.Linear(2, 3), nn.SiLU(), nn.Linear(3, 1))
+    sequence = nn.Sequential(*chain)
+    assert list(chain.state_dict()) == list(sequence.state_dict())
+    x = torch.randn(4, 2)
+    assert torch.equal(chain(x), sequence(x))
+    assert type(chain[:-1]) is Chain

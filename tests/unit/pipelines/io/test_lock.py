@@ -138,3 +138,14 @@ def test_a_lock_that_this_process_could_not_remove_is_taken_at_once(folder: str)
     with lock.writing(folder, "train_ldm") as owner:
         assert lock.still_held(folder, owner)
     assert storage.walk(folder) == []
+
+
+def test_a_node_that_does_not_see_the_lock_says_so(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "SEEN_S", 0.0)
+    with lock.writing(folder, "train_ldm") as owner:
+        lock.refuse_unseen(folder, owner)
+        for elsewhere, who in ((folder, "another"), (f"{folder}-of-this-node", owner)):
+            with pytest.raises(UserError, match=r"does not see the lock .*not shared .*s3://"):
+                lock.refuse_unseen(elsewhere, who)

@@ -118,3 +118,16 @@ def test_relative_paths_are_refused_in_a_shipped_copy(
     assert "--videos raw" in mistake(capsys, shard_videos, *root, "--videos", "raw")
     assert cli.run(shard_videos, root) == 0
     assert cli.run(shard_videos, ["--root", "s3://bucket/a", "--videos", "~/videos"]) == 0
+
+
+def test_the_code_beside_the_job_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    here = Path(cli.__file__).parents[2]
+    assert cli._wanted_variables(here / "jobs/shard_videos.py") == {}
+    assert cli._wanted_variables(tmp_path / "bin/a_tool") == {}
+    (tmp_path / "pipelines").mkdir()
+    job = tmp_path / "jobs/shard_videos.py"
+    wanted = {"PYTHONPATH": f"{tmp_path}:/elsewhere"}
+    assert cli._wanted_variables(job) == wanted
+    monkeypatch.setenv("PYTHONPATH", wanted["PYTHONPATH"])
+    assert cli._wanted_variables(job) == {}

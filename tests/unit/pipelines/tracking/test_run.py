@@ -122,6 +122,44 @@ def test_another_job_starts_a_run_of_its_own(job: Sample) -> None:
     assert status(failed) == "FAILED"
 
 
+def test_a_run_goes_on_after_its_root_moved(job: Sample, tmp_path: Path) -> None:
+    failed = fail(job, RuntimeError("broken"))
+    moved = tmp_path.with_name(tmp_path.name + "-moved")
+    tmp_path.rename(moved)
+    again = done("sample", replace(job, root=str(moved)))
+    assert again.id == failed.id
+    assert record(again).data.tags["root"] == str(moved)
+
+
+def test_two_roots_of_the_same_name_have_runs_of_their_own(job: Sample, tmp_path: Path) -> None:
+    """As in two containers, of which each has its own /data/root."""
+    first = fail(job, RuntimeError("broken"))
+    tmp_path.rename(tmp_path.with_name(tmp_path.name + "-elsewhere"))
+    assert done("sample", job).id != first.id
+
+
+def test_the_run_that_is_named_is_taken(job: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = MlflowClient(tracking_uri())
+    experiment = client.create_experiment(f"of {root_name(job)}")
+    mine = client.create_run(experiment, run_name="mine").info.run_id
+    client.log_param(mine, "seed", "of my own")
+    monkeypatch.setenv("MLFLOW_RUN_ID", mine)
+    assert done("sample", job, output="abc").id == mine
+    found = client.get_run(mine)
+    assert (found.info.run_name, found.info.status) == ("mine", "FINISHED")
+    assert (found.data.params["seed"], found.data.params["output"]) == ("of my own", "mine")
+    assert found.data.tags["stage"] == "sample"
+    assert done("sample", job).id == mine
+    with pytest.raises(UserError, match="is the run of another job"):
+        done("evaluate", job)
+    client.delete_run(mine)
+    with pytest.raises(UserError, match="was deleted"):
+        done("sample", job)
+    monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
+    with pytest.raises(UserError, match="is not in the tracking store"):
+        done("sample", job)
+
+
 def test_the_maker_of_an_input_is_found_by_content(job: Sample, tmp_path: Path) -> None:
     maker = done("train_ldm", job, output=f"made in {tmp_path.name}")
     done("train_ldm", Sample(root=job.root, steps=9), output="something else")

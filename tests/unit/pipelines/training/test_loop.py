@@ -24,6 +24,7 @@ from pipelines.training.loop import train
 from pipelines.training.methods.base import Method
 from pipelines.training.methods.ldm import LDMMethod
 from pipelines.training.methods.vqgan import VQGANMethod
+from pipelines.training.optimise import scheduled_lr
 from pipelines.training.settings import TrainJob, TrainLDM, TrainVQGAN
 from pipelines.training.world import World
 from pipelines.video.encoder import encode_lossless
@@ -187,8 +188,61 @@ def test_a_finished_training_is_left_as_it_is(tmp_path: Path) -> None:
     assert [path for path in expected if not same(expected[path], found[path])] == []
 
 
-def test_a_loss_that_is_not_finite_stops_with_a_cure(tmp_path: Path) -> None:
-    place = Place(tmp_path, CONFIGS["ldm"], mean=math.nan)
-    with pytest.raises(UserError, match=r"nan at step 1.*--lr"):
+@pytest.mark.parametrize(("every", "told"), [(2, "the checkpoint of step 2 is intact"), (4, "")])
+def test_a_training_that_skips_every_step_ends_with_a_cure(
+    tmp_path: Path, every: int, told: str
+) -> None:
+    config = replace(CONFIGS["ldm"], checkpoint_every=every)
+    place = Place(tmp_path, config, mean=math.nan)
+    with pytest.raises(UserError, match=rf"of 4 steps.* up to step 4.*{told}.*lower --lr") as found:
         place.run("whole")
-    assert not (tmp_path / "whole").exists()
+    assert "--overwrite" not in str(found.value)
+    assert ("another --name" in str(found.value)) == bool(told)
+    assert Checkpoints(str(tmp_path / "whole"), "recipe", 2).newest_step() == (2 if told else None)
+
+
+@pytest.mark.parametrize("name", ["adversarial", "vq", "ldm"])
+def test_how_often_is_validated_and_saved_changes_nothing(tmp_path: Path, name: str) -> None:
+    often = replace(CONFIGS[name], validate_every=1, checkpoint_every=1)
+    rarely = replace(CONFIGS[name], validate_every=100, checkpoint_every=100)
+    assert often.recipe() == rarely.recipe()
+    found = [leaves(Place(tmp_path / each, config).run("trained")[0].state())
+             for each, config in (("often", often), ("rarely", rarely))]  # fmt: skip
+    assert [path for path in found[0] if not same(found[0][path], found[1][path])] == []
+    places = [str(tmp_path / each / "trained") for each in ("often", "rarely")]
+    states = [Checkpoints(place, "recipe", 2).newest() for place in places]
+    assert states[0]["validation"] == states[1]["validation"]
+
+
+def test_more_steps_go_on_by_the_schedule_of_their_number(tmp_path: Path) -> None:
+    short = Place(tmp_path, CONFIGS["ldm"])
+    short.run("trained")
+    longer = Place(tmp_path, replace(CONFIGS["ldm"], steps=6))
+    method, noted = longer.run("trained")
+    assert {step for _, step in noted.values} == {5, 6}
+    state = Checkpoints(str(tmp_path / "trained"), "recipe", 2).newest()
+    assert (state["step"], state["position"]) == (6, 24)
+    again, _ = longer.run("trained")
+    expected, found = leaves(method.state()), leaves(again.state())
+    assert [path for path in expected if not same(expected[path], found[path])] == []
+    rates = {value for path, value in found.items() if path.endswith("/lr")}
+    assert rates == {scheduled_lr(5, longer.config)}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_checkpoint_of_an_older_version_is_gone_on_from(tmp_path: Path, name: str) -> None:
+    place = Place(tmp_path, CONFIGS[name])
+    whole, _ = place.run("whole")
+    with pytest.raises(KilledError):
+        place.run("older", Mortal)
+    checkpoints = Checkpoints(str(tmp_path / "older"), "recipe", 2)
+    state = checkpoints.newest()
+    assert state is not None
+    for kind in ("optimiser", "critic_optimiser"):  # it counted no skipped steps
+        state["method"].get(kind, {}).pop("skipped", None)
+    if lecam := state["method"].get("lecam"):  # and kept numbers
+        state["method"]["lecam"] = {side: mean.tolist() for side, mean in lecam.items()}
+    checkpoints.save(2, state)
+    resumed, _ = place.run("older")
+    expected, found = leaves(whole.state()), leaves(resumed.state())
+    assert [path for path in expected if not same(expected[path], found[path])] == []

@@ -115,12 +115,12 @@ def test_vqgan_validation_tells_quality_and_use_of_the_codebook() -> None:
 def test_the_discriminator_learns_once_it_has_a_say(start: float) -> None:
     loss = LossConfig(adversarial=0.1, adversarial_start=start, adversarial_ramp=0.0)
     method = vqgan_method(loss=loss)
-    before = {name: value.clone() for name, value in method.critic.state_dict().items()}
+    before = {name: value.clone() for name, value in method.critic.nets.state_dict().items()}
     metrics = method.train_step(clips(), 5)
-    moved = any(not torch.equal(v, before[k]) for k, v in method.critic.state_dict().items())
+    moved = any(not torch.equal(v, before[k]) for k, v in method.critic.nets.state_dict().items())
     assert moved == ("discriminator" in metrics) == ("adversarial" in metrics) == (start == 0.0)
     assert (metrics["adversarial_weight"].item() > 0) == moved
-    assert all(parameter.requires_grad for parameter in method.critic.parameters())
+    assert all(parameter.requires_grad for parameter in method.critic.nets.parameters())
 
 
 def test_lecam_follows_each_discriminator() -> None:
@@ -128,12 +128,14 @@ def test_lecam_follows_each_discriminator() -> None:
     metrics = {}
     for step in range(2):  # the first has no weight yet
         metrics = method.train_step(clips(), step)
-    judged, _ = method.critic.video(from_uint8(clips().tensors["video"]))
+    judged, _ = method.critic.nets.video(from_uint8(clips().tensors["video"]))
     assert metrics["logits/real_video"].item() == pytest.approx(judged.mean().item(), rel=1e-4)
-    for side, means in (("real", method.lecam.real), ("fake", method.lecam.fake)):
+    for side, means in (("real", method.critic.lecam.real), ("fake", method.critic.lecam.fake)):
         logits = [metrics[f"logits/{side}_{name}"].item() for name in ("video", "image")]
-        assert len({*means}) == 2
-        assert means == pytest.approx([(1 - method.lecam.decay) * logit for logit in logits])
+        assert len({*means.tolist()}) == 2
+        assert means.tolist() == pytest.approx(
+            [(1 - method.critic.lecam.decay) * logit for logit in logits]
+        )
 
 
 def test_the_preview_shows_clips_beside_reconstructions() -> None:

@@ -1,5 +1,6 @@
 """A training job in a place that was used before."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,21 +28,47 @@ def stage(clips: str, **changes: Any) -> Stage:
 
 
 def left_by(before: Stage) -> dict[str, Any]:
+    return {"recipe": before.recipe, "inputs": dict(before.inputs)} | before.identity
+
+
+def left_before(before: Stage) -> dict[str, Any]:
+    """As it was recorded before trainings could be prolonged."""
     return {"recipe": before.recipe, "inputs": dict(before.inputs)}
 
 
-def test_the_same_recipe_goes_on_at_another_scale() -> None:
-    _refuse_other(stage("a", num_workers=4, accumulate=2, keep=5), left_by(stage("a")))
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_workers": 4, "accumulate": 2, "keep": 5, "device": "cuda", "cpu_workers": 3},
+        {"checkpoint_every": 7, "validate_every": 9},
+        {"steps": 7},
+    ],
+)
+def test_the_same_training_is_known_whatever_may_change(changes: dict[str, Any]) -> None:
+    assert stage("a", **changes).steps_of(left_by(stage("a")), 0) == 1000
+
+
+@pytest.mark.parametrize("changes", [{"lr": 0.5}, {"seed": 7}, {"batch_size": 16}])
+def test_other_settings_are_another_training(changes: dict[str, Any]) -> None:
+    for left in (left_by, left_before):
+        assert stage("a", **changes).steps_of(left(stage("a")), 1000) is None
+    with pytest.raises(UserError, match="other settings"):
+        _refuse_other(stage("a", **changes), left_by(stage("a")))
+
+
+def test_fingerprints_recorded_before_are_known() -> None:
+    recorded = {"recipe": "c2ebf6ee9951beba", "inputs": {"clips": "a"}}
+    assert stage("a").steps_of(recorded, 400) == 1000
+    assert stage("a", steps=2000).steps_of(recorded, 1000) == 1000
+    assert stage("a", steps=2000).steps_of(recorded, 400) is None  # nothing tells of how many
+    assert stage("b").steps_of(recorded, 1000) is None
+    ldm = replace(stage("a"), config=TrainLDM(steps=400_000))
+    assert ldm.steps_of({"recipe": "54a5541ff7683d7f"}, 200_000) == 200_000
 
 
 def test_input_that_changed_is_named() -> None:
     with pytest.raises(UserError, match=r"the clips have changed .*\(a, now b\): pass --overwrite"):
         _refuse_other(stage("b"), left_by(stage("a")))
-
-
-def test_other_settings_are_refused() -> None:
-    with pytest.raises(UserError, match="other settings"):
-        _refuse_other(stage("a", steps=7), left_by(stage("a")))
 
 
 @pytest.mark.parametrize(("workers", "parts", "near"), [(2, 1, 4), (3, 2, 6), (8, 1, 8)])
@@ -67,10 +94,13 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return begun
 
 
-def publish(stage: Stage, weights: bytes = b"weights") -> None:
+Left = Callable[[Stage], dict[str, Any]]
+
+
+def publish(stage: Stage, weights: bytes = b"weights", left: Left = left_by) -> None:
     storage.publish_bytes(weights, f"{stage.folder}/model.safetensors")
     fingerprint = storage.sha256(f"{stage.folder}/model.safetensors")[:16]
-    config = left_by(stage) | {"fingerprint": fingerprint}
+    config = left(stage) | {"fingerprint": fingerprint}
     storage.publish_json(config, f"{stage.folder}/config.json")
 
 
@@ -91,12 +121,66 @@ def test_what_is_done_is_verified_and_a_damaged_one_made_again(
         assert trainings == [["lock.json"]]
 
 
+def saved(stage: Stage, step: int, left: Left = left_by) -> None:
+    about = stage.identity if left is left_by else {}
+    checkpoints = Checkpoints(stage.folder, stage.recipe, 2, stage.inputs, identity=about)
+    checkpoints.save(step, {"step": step})
+
+
+@pytest.mark.parametrize("left", [left_by, left_before])
+@pytest.mark.parametrize("done", [True, False])
+def test_more_steps_go_on(
+    left: Left, done: bool, tmp_path: Path, trainings: list[list[str]]
+) -> None:
+    before = replace(stage("a"), folder=str(tmp_path))
+    saved(before, 1000 if done else 600, left)
+    if done:
+        publish(before, left=left)
+        assert "is there already, verified" in run_stage(before)
+    longer = replace(before, config=replace(before.config, steps=2000, checkpoint_every=50))
+    if left is left_before:
+        # How often was saved is part of the fingerprint then, and the steps are if it is done.
+        steps = 2000 if done else 1000
+        longer = replace(longer, config=replace(before.config, steps=steps))
+    assert run_stage(longer) == "trained"
+    kept = ["config.json", "model.safetensors"] if done else []
+    step = 1000 if done else 600
+    checkpoint = [f"step-{step:08d}.json", f"step-{step:08d}.safetensors"]
+    assert sorted(trainings[0]) == sorted([*kept, *checkpoint, "lock.json"])
+
+
+def test_fewer_steps_than_were_trained_are_refused(
+    tmp_path: Path, trainings: list[list[str]]
+) -> None:
+    before = replace(stage("a"), folder=str(tmp_path))
+    saved(before, 600)
+    fewer = replace(before, config=replace(before.config, steps=500))
+    with pytest.raises(UserError, match=r"--steps 500 is less than the 600 .*--overwrite"):
+        run_stage(fewer)
+    publish(before)
+    with pytest.raises(UserError, match=r"--steps 500 is less than the 1000"):
+        run_stage(fewer)
+    assert run_stage(replace(before, config=replace(before.config, dry_run=True)))
+    assert trainings == []
+
+
+def test_a_training_without_checkpoints_cannot_go_on(
+    tmp_path: Path, trainings: list[list[str]]
+) -> None:
+    before = replace(stage("a"), folder=str(tmp_path))
+    publish(before)
+    longer = replace(before, config=replace(before.config, steps=2000))
+    with pytest.raises(UserError, match=r"trained 1000 steps, and has no checkpoint .*--overwrite"):
+        run_stage(longer)
+    assert trainings == []
+
+
 @pytest.mark.parametrize("steps", [1000, 7])
 def test_overwriting_resumes_what_the_same_command_left(
     steps: int, tmp_path: Path, trainings: list[list[str]]
 ) -> None:
     killed = replace(stage("a"), folder=str(tmp_path))
-    Checkpoints(str(tmp_path), killed.recipe, 2, killed.inputs).save(3, {"step": 3})
+    saved(killed, 3)
     run_stage(replace(stage("a", overwrite=True, steps=steps), folder=str(tmp_path)))
     kept = "step-00000003.safetensors" in trainings[0]
     assert kept == (steps == killed.config.steps)

@@ -1,11 +1,16 @@
 """Random draws that do not depend on the number of workers, and means over workers."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from pipelines.training.world import Draws, World
+from vqvdm.tokenizer.vqgan import VQGAN, VQGANConfig
 
 
 @pytest.mark.parametrize("name", ["normal", "uniform"])
@@ -73,3 +78,20 @@ def test_a_single_worker_wraps_nothing_and_waits_for_nobody() -> None:
     module = nn.Linear(1, 1)
     assert World().wrap(module) is module
     World().barrier()
+
+
+def test_a_net_is_compiled_as_one_piece_for_each_shape() -> None:
+    shapes = []
+
+    def note(graph: GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Any]:
+        shapes.append(inputs[-1].shape)
+        return graph.forward
+
+    net = VQGAN(VQGANConfig(widths=(8, 16), depths=(1, 1)))
+    world = World(compiled=True, backend=note)
+    to_last = net.decoder[:-1]
+    world.compile(net.encoder, to_last)
+    for clips in (1, 2, 1, 3):
+        z_BCTHW = net.encode(torch.zeros(clips, 3, 4, 8, 8))
+        assert torch.equal(net.last_layer(to_last(z_BCTHW)), net.decoder(z_BCTHW))
+    assert len(shapes) == 2 * 3

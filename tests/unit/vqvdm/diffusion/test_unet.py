@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from vqvdm.diffusion import unet
 from vqvdm.diffusion.unet import (
     Block,
     ResidualBlock,
@@ -176,3 +177,30 @@ def test_every_parameter_learns(factorised: bool) -> None:
     net(torch.randn(4, 4, 2, 4, 4), torch.rand(4), labels, fps).square().sum().backward()
     silent = [n for n, p in net.named_parameters() if p.grad is None or not p.grad.any()]
     assert not silent
+
+
+@pytest.mark.parametrize("at_once", [2, 3, 7, 8])
+def test_many_sequences_attend_in_parts(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unet, "SEQUENCES_AT_ONCE", at_once)
+    generator = torch.Generator().manual_seed(0)
+    given = [torch.randn(7, 2, 5, 4, generator=generator, requires_grad=True) for _ in range(3)]
+    weights = torch.randn(7, 2, 5, 4, generator=generator)
+    found, expected = (f(*given) for f in (unet.attend_fused, unet.attend))
+    torch.testing.assert_close(found, expected)
+    gradients = [torch.autograd.grad((y * weights).sum(), given) for y in (found, expected)]
+    torch.testing.assert_close(*gradients)
+
+
+def test_no_kernel_gets_more_sequences_than_its_grid_has_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sizes, attention = [], unet.F.scaled_dot_product_attention
+
+    def note(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        sizes.append(len(q))
+        return attention(q, k, v)
+
+    monkeypatch.setattr(unet.F, "scaled_dot_product_attention", note)
+    clips = torch.randn(256 * 16 * 16, 1, 2, 4)  # as in `ucf101`
+    assert unet.attend_fused(clips, clips, clips).shape == clips.shape
+    assert sizes == [65_535, 1]

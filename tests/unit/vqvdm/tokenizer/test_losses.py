@@ -1,5 +1,7 @@
 """The losses of the VQGAN against hand-made values."""
 
+import math
+
 import pytest
 import torch
 
@@ -100,8 +102,8 @@ def test_feature_matching_by_hand_and_for_the_generator_only() -> None:
 
 def test_lecam_holds_logits_near_the_means_of_the_other_side() -> None:
     lecam = LeCAM(1, decay=0.5)
-    lecam.update(real=[2.0], fake=[-2.0])
-    assert (lecam.real, lecam.fake) == ([1.0], [-1.0])
+    lecam.update(real=torch.tensor([2.0]), fake=torch.tensor([-2.0]))
+    assert (lecam.real.tolist(), lecam.fake.tolist()) == ([1.0], [-1.0])
     real, fake = torch.tensor([1.0]), torch.tensor([-1.0])
     assert lecam.penalty([real], [fake]).item() == pytest.approx(2.0**2 + 2.0**2)
     far = lecam.penalty([3 * real], [3 * fake]).item()
@@ -111,9 +113,20 @@ def test_lecam_holds_logits_near_the_means_of_the_other_side() -> None:
 
 def test_lecam_holds_each_discriminator_near_its_own_means() -> None:
     lecam = LeCAM(2, decay=0.0)
-    lecam.update(real=[2.0, 30.0], fake=[-2.0, 10.0])
+    lecam.update(real=torch.tensor([2.0, 30.0]), fake=torch.tensor([-2.0, 10.0]))
     real, fake = [torch.tensor([1.0]), torch.tensor([20.0])], [torch.zeros(1), torch.tensor([25.0])]
     by_hand = ((1 + 2) ** 2 + (2 - 0) ** 2) + ((20 - 10) ** 2 + (30 - 25) ** 2)
     assert lecam.penalty(real, fake).item() == pytest.approx(by_hand / 2)
-    with pytest.raises(ValueError, match="zip"):
-        lecam.update(real=[1.0], fake=[1.0])
+
+
+def test_lecam_forgets_a_skipped_step_and_loads_what_older_versions_saved() -> None:
+    lecam = LeCAM(2, decay=0.5)
+    lecam.load({"real": [2.0, 4.0], "fake": [-2.0, -4.0]})
+    for took, expected in ((False, [2.0, 4.0]), (True, [1.0, 2.0])):
+        new = torch.zeros(2) if took else torch.full((2,), math.nan)
+        lecam.update(real=new, fake=new, took=torch.tensor(took))
+        assert lecam.real.tolist() == expected
+        assert lecam.fake.tolist() == [-mean for mean in expected]
+    again = LeCAM(2)
+    again.load(lecam.state())
+    assert again.real.tolist() == [1.0, 2.0]

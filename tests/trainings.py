@@ -1,0 +1,58 @@
+"""Small trainings of both stages, and a batch for either."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from pipelines.training.loader import Batch
+from pipelines.training.methods.base import Method
+from pipelines.training.methods.ldm import LDMMethod
+from pipelines.training.methods.vqgan import VQGANMethod
+from pipelines.training.settings import TrainLDM, TrainVQGAN
+from pipelines.training.world import World
+from vqvdm.diffusion.unet import UNetConfig
+from vqvdm.tokenizer.discriminator import DiscriminatorConfig
+from vqvdm.tokenizer.losses import LossConfig
+from vqvdm.tokenizer.vqgan import VQGANConfig
+
+
+def batch() -> Batch:
+    g = torch.Generator().manual_seed(0)
+    tensors = {
+        "video": torch.randint(0, 256, (4, 4, 16, 16, 3), dtype=torch.uint8, generator=g),
+        "latent": torch.randn(4, 3, 2, 4, 4, generator=g),
+        "class_index": torch.tensor([0, 1, -1, 0]),
+        "fps": torch.tensor([8.0, 8.0, 8.0, 8.0]),
+    }
+    return Batch(["a", "b", "c", "d"], tensors)
+
+
+def vqgan(world: World, quantizer: str, size: int, accumulate: int) -> VQGANMethod:
+    net = VQGANConfig(((2, 4, 4),), (8,), (1,), quantizer=quantizer, codebook_size=size)  # type: ignore[arg-type]
+    config = TrainVQGAN(
+        steps=10,
+        batch_size=4,
+        accumulate=accumulate,
+        model=net,
+        discriminator=DiscriminatorConfig(width=8, levels=2),
+        loss=LossConfig(adversarial_start=0.0, adversarial_ramp=0.0, feature_matching=1.0),
+    )
+    return VQGANMethod(config, world)
+
+
+def ldm(world: World, accumulate: int) -> LDMMethod:
+    index = {"shape": [3, 2, 4, 4], "classes": ["a", "b"], "fps": [8.0]}
+    index |= {"mean": [0.0] * 3, "std": [1.0] * 3}
+    unet = UNetConfig(width=8, multipliers=(1, 2), depths=(1, 1), head_width=8)
+    config = TrainLDM(steps=10, batch_size=4, accumulate=accumulate, model=unet)
+    return LDMMethod(config, world, index)
+
+
+METHODS: dict[str, Callable[[World, int], Method]] = {
+    "fsq": lambda world, accumulate: vqgan(world, "fsq", 16, accumulate),
+    "vq": lambda world, accumulate: vqgan(world, "vq", 16, accumulate),
+    "more codes than latents": lambda world, accumulate: vqgan(world, "vq", 400, accumulate),
+    "ldm": ldm,
+}

@@ -1,0 +1,170 @@
+"""Attempts of a training: what each goes on from, and when there is no other."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipelines.io import storage
+from pipelines.io.arrays import latent_arrays
+from pipelines.training import stop
+from pipelines.training.checkpoints import Reference
+from pipelines.training.loader import Loader
+from pipelines.training.loop import train
+from pipelines.training.methods.ldm import LDMMethod
+from pipelines.training.trainer import ATTEMPTS, Data, Plan, _until_done
+from pipelines.training.world import World
+from tests.unit.pipelines.training.test_loop import CONFIGS, Place, leaves, same
+from vqvdm.errors import UserError
+
+FOUR = replace(CONFIGS["ldm"], checkpoint_every=1, keep=3)
+
+
+@pytest.fixture(autouse=True)
+def not_stopped() -> None:
+    stop._requested.clear()
+
+
+class Training:
+    """A training whose attempts run in this process."""
+
+    def __init__(self, tmp_path: Path, name: str = "trained") -> None:
+        self.place = Place(tmp_path, FOUR)
+        data = Data(str(tmp_path / "data"), self.place.markers, "job", latent_arrays)
+        folder = str(tmp_path / name)
+        self.plan = Plan(FOUR, LDMMethod, data, folder, "recipe", "", "")
+        self.begun: list[int] = []
+
+    def attempt(self, plan: Plan) -> BaseException | None:
+        loader = Loader(plan.data.folder, plan.data.markers, "job", plan.data.decode)
+        method = LDMMethod(plan.config, World(), self.place.index)
+        self.begun.append(plan.resume.step if plan.resume else 0)
+        torch.manual_seed(len(self.begun))  # the state of the global generator does not matter
+        train(method, plan.config, World(), loader, lambda: [], plan.checkpoints(), None)
+        return None
+
+    def finish(self) -> dict[str, Any]:
+        """Train until it is done; returns all that a checkpoint holds."""
+        _until_done(self.plan, self.attempt)
+        found = leaves(self.plan.checkpoints().load(self.newest))
+        # Tensors lie in the file, which tests damage.
+        return {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in found.items()}
+
+    @property
+    def newest(self) -> Reference:
+        found = self.plan.checkpoints().newest_intact()
+        assert found
+        return found
+
+
+def truncate(path: Path) -> None:
+    path.with_suffix(".safetensors").write_bytes(path.read_bytes()[:-100])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "truncated": truncate,
+    "flipped": flip,
+    "no file": lambda path: path.unlink(),
+    "no marker": lambda path: path.with_suffix(".json").unlink(),
+    "half a marker": lambda path: path.with_suffix(".json").write_text('{"step": 4}'),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_the_checkpoint_before_a_damaged_one_is_used(
+    damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    training = Training(tmp_path)
+    whole = training.finish()
+    assert training.begun == [0]
+    last = tmp_path / "trained/checkpoints/step-00000004.safetensors"
+    DAMAGES[damage](last)
+    capsys.readouterr()
+    again = training.finish()
+    assert training.begun == [0, 3]
+    said = capsys.readouterr().out
+    assert f"{last} " in said and "removed" in said
+    assert "resuming at step 3" in said
+    assert [path for path in whole if not same(whole[path], again[path])] == []
+
+
+def test_a_damaged_one_does_not_count_among_those_that_are_kept(tmp_path: Path) -> None:
+    checkpoints = replace(Training(tmp_path).plan, config=replace(FOUR, keep=2)).checkpoints()
+    for step in (10, 20):
+        checkpoints.save(step, {"step": step})
+    flip(tmp_path / "trained/checkpoints/step-00000020.safetensors")
+    found = checkpoints.newest_intact()
+    assert found and found.step == 10
+    checkpoints.save(12, {"step": 12})
+    checkpoints.save(14, {"step": 14})
+    found = checkpoints.newest_intact()
+    assert found and checkpoints.load(found) == {"step": 14}
+    names = sorted(path.name for path in (tmp_path / "trained/checkpoints").glob("*.json"))
+    assert names == ["step-00000012.json", "step-00000014.json"]
+
+
+def test_all_workers_load_the_same_bytes(tmp_path: Path) -> None:
+    training = Training(tmp_path)
+    training.finish()
+    agreed = training.newest
+    mine = replace(training.plan, resume=agreed).checkpoints()
+    assert mine.newest()["step"] == 4
+    # A disk of this node alone holds another training, or an earlier state of this one.
+    other = replace(training.plan, resume=Reference(4, "0" * 64)).checkpoints()
+    with pytest.raises(UserError, match=r"step-00000004.* is not the checkpoint .*not shared"):
+        other.newest()
+    later = replace(training.plan, resume=Reference(5, agreed.sha256)).checkpoints()
+    with pytest.raises(UserError, match=r"step-00000005.*not shared.*s3://"):
+        later.newest()
+    assert training.plan.checkpoints().newest() is None  # all begin anew, whatever lies here
+
+
+def test_checkpoints_that_never_arrive_end_the_job(tmp_path: Path) -> None:
+    training = Training(tmp_path)
+    elsewhere = str(tmp_path / "disk of another node")
+
+    def on_another_node(plan: Plan) -> BaseException | None:
+        return training.attempt(replace(plan, folder=elsewhere))
+
+    with pytest.raises(UserError, match=rf"trained {ATTEMPTS} times without a new checkpoint"):
+        _until_done(training.plan, on_another_node)
+    assert training.begun == [0] * ATTEMPTS
+
+
+@pytest.mark.parametrize("steps", [(), (1,), (1, 2)])
+def test_failures_count_from_the_last_checkpoint(steps: tuple[int, ...], tmp_path: Path) -> None:
+    training, begun = Training(tmp_path), []
+
+    def die(plan: Plan) -> BaseException | None:
+        begun.append(plan.resume.step if plan.resume else 0)
+        if len(begun) <= len(steps):
+            plan.checkpoints().save(steps[len(begun) - 1], {"step": steps[len(begun) - 1]})
+        return OSError("gone")
+
+    with pytest.raises(OSError, match="gone"):
+        _until_done(training.plan, die)
+    assert begun == ([0, *steps] + [steps[-1] if steps else 0] * (ATTEMPTS - 1))[: len(begun)]
+    assert len(begun) == len(steps) + ATTEMPTS - bool(steps)
+
+
+def test_a_users_mistake_is_not_tried_again(tmp_path: Path) -> None:
+    training = Training(tmp_path)
+    with pytest.raises(UserError, match="pass --root"):
+        _until_done(training.plan, lambda _: UserError("pass --root"))
+
+
+def test_what_was_not_finished_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    left = tmp_path / "trained/checkpoints/step-00000009.safetensors"
+    storage.publish_bytes(b"half", str(left))
+    Training(tmp_path).plan.checkpoints().sweep()
+    assert f"{left} has no marker" in capsys.readouterr().out
+    assert not left.exists()
