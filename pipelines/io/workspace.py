@@ -29,7 +29,8 @@ class Workspace:
         """The root's own id, in a file that moves with it; made when it is first asked for."""
         known = published(self.root, ID_FILE)
         if known is None:
-            storage.publish_json({"id": secrets.token_hex(8)}, self._at(ID_FILE))
+            made = {"id": secrets.token_hex(8)}
+            storage.publish_json(made, self._at(ID_FILE), check=False)
             # Of two jobs that make one at the same time, the last one's counts.
             known = storage.read_json(self._at(ID_FILE))
         return known["id"]

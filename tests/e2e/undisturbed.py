@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.io import storage
-from pipelines.io.workspace import Workspace
+from pipelines.io.workspace import ID_FILE, Workspace
 from pipelines.training.methods.vqgan import VQGANMethod
 from pipelines.training.settings import TrainVQGAN
 from pipelines.training.world import World
@@ -40,8 +40,9 @@ class Undisturbed:
 
 
 def names_and_sums(root: str) -> dict[str, str]:
-    """Checksums of all that lies below a root, by name."""
-    return {file.uri[len(root) + 1 :]: storage.sha256(file.uri) for file in storage.walk(root)}
+    """Checksums of all that lies below a root, by name, except for its id, which is random."""
+    names = {file.uri[len(root) + 1 :] for file in storage.walk(root)} - {ID_FILE}
+    return {name: storage.sha256(storage.join(root, name)) for name in sorted(names)}
 
 
 def publish_vqgan(root: str, folder: Path) -> None:
