@@ -245,6 +245,7 @@ class ClipCutter:
 def _own_rate(times_s: list[float], native_fps: float) -> float:
     """The rate of a clip of all frames: that of the video, unless it varies."""
     steps_s = np.diff(times_s)
+    assert (steps_s > 0).all(), times_s
     # Time stamps are rounded, in many formats to milliseconds.
     if not len(steps_s) or np.abs(steps_s - 1 / native_fps).max() < 0.2 / native_fps:
         return native_fps

@@ -7,15 +7,15 @@ rate to cut at). A path is relative to the folder of videos, absolute, or a URI.
 from __future__ import annotations
 
 import io
+import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv
-import pyarrow.json
 import pyarrow.parquet as pq
 
 from pipelines.io import storage
@@ -63,7 +63,7 @@ def _read(uri: str) -> pa.Table:
         if suffix == ".parquet":
             return pq.read_table(data)
         if suffix == ".jsonl":
-            return pa.json.read_json(data)
+            return pa.table(_json_columns(data, uri))
         # Labels are text: classes named 007, NA or null stay so.
         types = dict.fromkeys(TEXT, pa.string()) | dict.fromkeys(NUMBERS, pa.string())
         options = pa.csv.ConvertOptions(
@@ -74,6 +74,29 @@ def _read(uri: str) -> pa.Table:
         raise UserError(f"--labels {uri}: no such file; or pass folder or none") from None
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"--labels {uri}: is no valid {suffix[1:]} table: {error}") from None
+
+
+def _json_columns(lines: Iterable[bytes], uri: str) -> dict[str, list[Any]]:
+    """The known columns of JSON-lines; Arrow's own reader ends the process at a line `null`."""
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"--labels {uri}: line {number} is not JSON: {error}") from None
+        if not isinstance(row, dict):
+            raise UserError(f"--labels {uri}: line {number} is no object with path and label")
+        for name in (*TEXT, *NUMBERS):
+            if isinstance(row.get(name), bool | list | dict):
+                raise UserError(f"--labels {uri}: line {number}: {name} is no text or number")
+        rows.append(row)
+    names = [name for name in (*TEXT, *NUMBERS) if any(name in row for row in rows)]
+    return {
+        name: [None if (value := row.get(name)) is None else str(value) for row in rows]
+        for name in names
+    }
 
 
 def _column(table: pa.Table, name: str, uri: str) -> list[Any]:

@@ -71,7 +71,7 @@ def read_frames(
     shaper, damage = Shaper(size, bars), _Damage(start_s, end_s)
     shown: _Timed | None = None
     with closing(decoded):
-        for following in chain((one.snapped(start_s, end_s) for one in decoded), [None]):
+        for following in chain(_snapped(decoded, start_s, end_s), [None]):
             if following and following.lost:
                 damage.note(following, shown)
             if shown and (picture := _picture(shown, following, shaper, start_s, end_s)):
@@ -103,13 +103,6 @@ class _Timed(NamedTuple):
     fresh: bool = False
     half_frame_s: float = 0.0
 
-    def snapped(self, *times_s: float) -> _Timed:
-        """With its time set to one that is less than half a frame away."""
-        for time_s in times_s:
-            if abs(self.time_s - time_s) < self.half_frame_s:
-                return self._replace(time_s=time_s)
-        return self
-
     def after(self, earlier: _Timed | None) -> _Timed:
         """Marked as fresh if it does not continue what is shown before it.
 
@@ -124,6 +117,18 @@ class _Timed(NamedTuple):
 
 
 Decoded = Generator[_Timed, None, None]
+
+
+def _snapped(decoded: Decoded, *times_s: float) -> Iterator[_Timed]:
+    """Sets the time of a frame to one that is less than half a frame away."""
+    last_s = -math.inf
+    for one in decoded:
+        # A header may give any rate: half of the frame itself and of the one before are limits too.
+        lengths_s = (one.length_s or math.inf, one.time_s - last_s)
+        limit_s = min(one.half_frame_s, *(0.49 * length_s for length_s in lengths_s))
+        near_s = [time_s for time_s in times_s if abs(one.time_s - time_s) < limit_s]
+        last_s = one.time_s
+        yield one._replace(time_s=near_s[0]) if near_s else one
 
 
 def _picture(

@@ -127,6 +127,11 @@ def video_stream(container: av.container.InputContainer) -> av.VideoStream:
     streams = [s for s in container.streams.video if not s.disposition & cover]
     if not streams:
         raise VideoError("no_video_stream")
+    # PyAV knows no size, and nothing else, of a stream without a decoder.
+    decodable = [s for s in streams if s.codec_context is not None]
+    if not decodable:
+        raise VideoError("unknown_codec")
+    streams = decodable
     moving = _moving(container.name) if len(streams) > 1 else set()
 
     def rank(stream: av.VideoStream) -> tuple[bool, bool, int]:
@@ -207,6 +212,8 @@ def probe(path: str, frames_fps: float | None = None) -> VideoInfo:
             duration = container.duration / 1e6
             if "matroska" in container.format.name and _counts_from_zero(path):
                 duration -= max(0, container.start_time or 0) / 1e6
+        if duration is not None and not duration > 0:
+            duration = None  # A damaged header may give anything.
         rate = frame_rate(stream)
         codec = {"libdav1d": "av1"}.get(stream.codec_context.name, stream.codec_context.name)
         fps = None if rate is None else float(rate)

@@ -14,6 +14,7 @@ FAILURES = {
     "unreadable": "FFmpeg finds no video format in the file, or one that lists other files; its "
     "index may be cut off.",
     "no_video_stream": "The file holds no video: only sound, or a cover.",
+    "unknown_codec": "FFmpeg has no decoder for the video, or its header names none.",
     "no_frame_size": "The header gives no width or height.",
     "no_frame_rate": "Neither header nor time stamps give the frame rate.",
     "damaged": "Some frames do not decode cleanly, or the file ends early. Clips of clean frames "

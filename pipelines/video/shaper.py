@@ -21,8 +21,14 @@ HD_HEIGHT, HD_WIDTH = 720, 1280
 HDR = (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)
 """Transfer functions of high dynamic range: PQ and HLG (BT.2100)."""
 
-UNSPECIFIED_MATRIX = 2
-"""In the numbering of ITU-T H.273, which FFmpeg uses."""
+UNSPECIFIED = 2
+"""In the numbering of ITU-T H.273, as below."""
+MATRICES = {n: n for n in (0, 1, UNSPECIFIED, 4, 5, 6, 7, 9)} | {10: 9}
+"""Matrices that FFmpeg converts; others are reserved or unknown, or a header is damaged."""
+TRANSFERS = frozenset((1, UNSPECIFIED, *range(4, 9), *range(11, 19)))
+"""Transfer functions that it converts."""
+PRIMARIES = frozenset((1, UNSPECIFIED, *range(4, 13), 22))
+"""Primaries that it converts; with some others it crashes."""
 
 
 class Bars(NamedTuple):
@@ -50,6 +56,7 @@ class Shaper:
         wide, high = frame.width - left - right, frame.height - top - bottom
         width, height = _short_side(wide * aspect, high, self.size)
         part = self._filtered(frame) if self.bars or frame.interlaced_frame else frame
+        part.colorspace = MATRICES.get(frame.colorspace, UNSPECIFIED)
         matrix = Colorspace.ITU709 if _is_unmarked_hd(frame) else None
         wide_colour = _is_wide_colour(frame)
         # Planar, not packed RGB: for packed RGB FFmpeg is slower and halves the colours' horizontal
@@ -114,7 +121,11 @@ class Shaper:
 
 def _is_unmarked_hd(frame: av.VideoFrame) -> bool:
     large = frame.height >= HD_HEIGHT or frame.width >= HD_WIDTH
-    return large and not frame.format.is_rgb and frame.colorspace == UNSPECIFIED_MATRIX
+    return (
+        large
+        and not frame.format.is_rgb
+        and MATRICES.get(frame.colorspace, UNSPECIFIED) == UNSPECIFIED
+    )
 
 
 def _is_wide_colour(frame: av.VideoFrame) -> bool:
@@ -131,8 +142,11 @@ def _in_screen_colours(planes: list[NDArray], tags: av.VideoFrame) -> av.VideoFr
     for plane, square in zip(frame.planes, planes, strict=True):
         rows = np.frombuffer(memoryview(plane), np.uint16).reshape(size, -1)
         rows[:, :size] = square
-    frame.colorspace, frame.color_range = tags.colorspace, tags.color_range
-    frame.color_trc, frame.color_primaries = tags.color_trc, tags.color_primaries
+    frame.colorspace = MATRICES.get(tags.colorspace, UNSPECIFIED)
+    frame.color_range = tags.color_range
+    transfer, primaries = tags.color_trc, tags.color_primaries
+    frame.color_trc = transfer if transfer in TRANSFERS else ColorTrc.BT709
+    frame.color_primaries = primaries if primaries in PRIMARIES else ColorPrimaries.BT2020
     return _colour_converter(size, tags.color_trc).reformat(
         frame,
         format="gbrp",

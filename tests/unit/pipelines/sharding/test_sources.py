@@ -154,8 +154,10 @@ def test_labels_from_a_table(tmp_path: Path, suffix: str) -> None:
         ("labels.csv", "path,label\na.mp4,x\na.mp4,y\n", "a.mp4 twice"),
         ("labels.csv", "path,label\na.mp4,x\nb.mp4,\n", "b.mp4 has no label"),
         ("labels.csv", "path,label,split\na.mp4,x,val\nb.mp4,y,\n", "some have none"),
-        ("labels.jsonl", '{"path": "a.mp4", "label": ', "no valid jsonl"),
-        ("labels.jsonl", '{"path": "a.mp4", "label": {"a": 1}}', "column label"),
+        ("labels.jsonl", '{"path": "a.mp4", "label": ', "line 1 is not JSON"),
+        ("labels.jsonl", '{"path": "a.mp4", "label": "x"}\nnull', "line 2 is no object"),
+        ("labels.jsonl", "[" * 100_000, "line 1 is not JSON"),
+        ("labels.jsonl", '{"path": "a.mp4", "label": {"a": 1}}', "line 1: label is no text"),
         ("labels.parquet", "path,label", "no valid parquet"),
     ],
 )

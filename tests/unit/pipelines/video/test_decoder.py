@@ -3,13 +3,15 @@
 `test_shard_videos` covers odd and damaged files.
 """
 
+import math
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pipelines.video import encoder as video
-from pipelines.video.decoder import Picture, read_frames
+from pipelines.video.decoder import Picture, _snapped, _Timed, read_frames
 from pipelines.video.header import VideoInfo, images, probe
 from pipelines.video.luma import sample_luma
 from pipelines.video.reasons import VideoError
@@ -22,6 +24,7 @@ from tests.odd_videos import (
     REORDERED,
     image_folder,
     number_of,
+    patch,
     plain,
     write,
 )
@@ -75,6 +78,25 @@ def test_parts_hold_the_frames_of_the_whole(name: str, tmp_path: Path) -> None:
     between = list(read_frames(str(path), 64, 0.34, 0.9))
     assert numbers(between) == list(range(8, 23))
     assert [p.time_s >= 0.34 for p in between] == [False] + 14 * [True]
+
+
+def test_frames_are_not_drawn_together_by_a_header_that_gives_a_slow_rate() -> None:
+    slow = [_Timed(n / 25, None, 1 / 25, half_frame_s=0.5) for n in range(20)]
+    times = [one.time_s for one in _snapped((one for one in slow), 0.4, math.inf)]
+    assert times == pytest.approx([n / 25 for n in range(20)])
+
+
+def test_a_negative_length_is_none(tmp_path: Path) -> None:
+    """The duration of a WebM, a number of eight bytes after 0x4489."""
+    path = write(tmp_path / "a.mkv", "libx264")
+    patch(path, b"\x44\x89\x88", struct.pack(">d", -5e9), 3)
+    assert probe(str(path)).duration_s is None
+
+
+def test_a_codec_that_is_not_known(tmp_path: Path) -> None:
+    path = patch(write(tmp_path / "a.mp4", "libx264"), b"avc1", b"zzzz")
+    with pytest.raises(VideoError, match="unknown_codec"):
+        probe(str(path))
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.avi", "a.ts"])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from pipelines.video.shaper import Bars, Shaper
-from tests.odd_videos import BT709_TO_BT2020, bt2020_planes, pq_frame, ten_bit_frame
+from tests.odd_videos import BT709_TO_BT2020, bt2020_planes, pq_code, pq_frame, ten_bit_frame
 
 BT601, BT709 = (0.299, 0.114), (0.2126, 0.0722)
 """Shares of red and blue in the brightness."""
@@ -83,3 +83,18 @@ def test_wide_colours_of_standard_range() -> None:
     planes = bt2020_planes(np.broadcast_to(code, (64, 96, 3)))
     red, green, blue = shaped(ten_bit_frame(planes, transfer=14))
     assert red >= 250 and max(green, blue) <= 40  # Unconverted they are 210, 84 and 46.
+
+
+@pytest.mark.parametrize("tag", range(24))
+def test_any_tags_are_taken(tag: int) -> None:
+    """Those that are reserved or unknown as unspecified ones: headers may be damaged."""
+    frame = yuv((200, 30, 30), BT601, 64)
+    frame.colorspace, frame.color_trc, frame.color_primaries = tag, tag, tag
+    assert np.isfinite(shaped(frame)).all()
+    white = ten_bit_frame(bt2020_planes(np.full((64, 96, 3), pq_code(np.array(203.0)))), 16)
+    for name in ("colorspace", "color_primaries"):
+        before = getattr(white, name)
+        setattr(white, name, tag)
+        if tag != 0 or name != "colorspace":  # RGB in the guise of YUV
+            assert min(shaped(white)) > 240, name
+        setattr(white, name, before)
