@@ -50,7 +50,7 @@ def _on_latents(config: TrainLDM) -> Stage:
         name="train_ldm",
         config=config,
         method=partial(LDMMethod, data=index, vqgan=space.vqgan(config.vqgan)),
-        data=Data(folder, markers, "encode_latents", latent_arrays),
+        data=Data(folder, markers, "encode_latents", latent_arrays, are_arrays=True),
         folder=space.ldm(config.name),
         inputs={"latents": index["fingerprint"], "vqgan": index["vqgan"]},
         lineage={"latents": index["spec_hash"], "clips": index["clips"]},

@@ -19,8 +19,8 @@ def clip_arrays(members: Members) -> Arrays:
 
 
 def latent_arrays(members: Members) -> Arrays:
-    """A latent sample: raw latent float32 (C, T, H, W), class index, frames a second."""
-    return {"latent": decode_array(members["npy"])} | _labels(members)
+    """A latent sample: raw latent (C, T, H, W) as it is stored, class index, frames a second."""
+    return {"latent": _stored_array(members["npy"])} | _labels(members)
 
 
 def pixel_arrays(members: Members) -> Arrays:
@@ -31,7 +31,16 @@ def pixel_arrays(members: Members) -> Arrays:
 
 def decode_array(data: bytes) -> np.ndarray:
     """A .npy file in memory as float32; pickled objects are refused."""
-    return np.load(io.BytesIO(data), allow_pickle=False).astype(np.float32)
+    return _stored_array(data).astype(np.float32)
+
+
+def widened(array: np.ndarray) -> np.ndarray:
+    """Stored half precision as float32, which holds the same numbers; else as it is."""
+    return array.astype(np.float32) if array.dtype == np.float16 else array
+
+
+def _stored_array(data: bytes) -> np.ndarray:
+    return np.load(io.BytesIO(data), allow_pickle=False)
 
 
 def _labels(members: Members) -> Arrays:

@@ -13,9 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipelines.io.arrays import Arrays, Members
+from pipelines.io.arrays import Arrays, Members, widened
 from pipelines.io.markers import Marker
+from pipelines.training.node_shards import NodeShards
 from pipelines.training.order import SampleOrder
+from pipelines.training.packed import PackedSamples
 from pipelines.training.shard_cache import ShardCache
 
 
@@ -57,23 +59,45 @@ class Loader:
         ahead: int = 4,
         cache_gb: float = 8.0,
         pinned: bool = False,
+        memory_gb: float = 0.0,
+        name: str | None = None,
     ) -> None:
         """`threads` threads read `ahead` batches ahead, `cache_gb` of remote shards are cached,
-        and `pinned` batches are copied to a GPU asynchronously."""
+        and `pinned` batches are copied to a GPU asynchronously. Samples that are stored as arrays
+        are kept in memory if all fit into `memory_gb`. Loaders of one `name` share what they
+        hold."""
         self.markers, self.decode = markers, decode
         self.ahead, self.pinned = ahead, pinned
-        self.cache = ShardCache(folder, markers, job, cache_gb)
+        self._shards = NodeShards(folder, job, name)
+        self.cache: ShardCache | PackedSamples
+        if memory_gb and PackedSamples.fits(self._shards, markers, memory_gb):
+            self.cache = PackedSamples(self._shards, markers, decode)
+        else:
+            self.cache = ShardCache(self._shards, markers, cache_gb)
         self._pool = ThreadPoolExecutor(threads)
+
+    def close(self) -> None:
+        """Free what is cached. What the loader has given stays valid; it gives nothing more."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self.cache.close()
+        self._shards.close()
 
     def _load(self, places: list[tuple[int, int]]) -> tuple[list[str], Arrays]:
         # No PyTorch in here: each thread would start its own pool, which competes with training's.
         keys = [self.markers[shard].keys[sample] for shard, sample in places]
+        stacked = (
+            self.cache.take(places)
+            if isinstance(self.cache, PackedSamples)
+            else self._decoded(self.cache, places, keys)
+        )
+        return keys, {name: widened(array) for name, array in stacked.items()}
+
+    def _decoded(self, cache: ShardCache, places: list[tuple[int, int]], keys: list[str]) -> Arrays:
         samples = [
-            self.decode(self.cache.read(shard, key))
+            self.decode(cache.read(shard, key))
             for (shard, _), key in zip(places, keys, strict=True)
         ]
-        names = samples[0].keys()
-        return keys, {name: np.stack([sample[name] for sample in samples]) for name in names}
+        return {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
 
     def train(
         self, seed: int, position: int, batch_size: int, rank: int = 0, world: int = 1

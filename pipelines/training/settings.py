@@ -61,7 +61,11 @@ class TrainJob(DeviceJob):
     log_keys: bool = False
     """Record which samples every step consumed, under NAME/keys."""
     cache_gb: float = 8.0
-    """Disk of each worker for copies of remote shards, including those read ahead."""
+    """Disk of each node for copies of remote shards, including those read ahead; its workers share
+    them."""
+    memory_gb: float = 4.0
+    """Memory of each node for latents: if all of them fit, they are loaded once, for all of its
+    workers; 0 is never."""
     loader_threads: int | None = None
     """Threads of each worker that read and decode ahead; by default its share of the cores, at
     least 2."""
@@ -80,6 +84,7 @@ class TrainJob(DeviceJob):
         "keep",
         "log_keys",
         "cache_gb",
+        "memory_gb",
         "loader_threads",
         "pin_memory",
     }
@@ -91,6 +96,8 @@ class TrainJob(DeviceJob):
                 raise UserError(f"--{name.replace('_', '-')} must be at least 1")
         if not self.cache_gb > 0:
             raise UserError("--cache-gb must be above 0")
+        if not self.memory_gb >= 0:
+            raise UserError("--memory-gb must be at least 0")
         if self.loader_threads is not None and self.loader_threads < 1:
             raise UserError("--loader-threads must be at least 1")
         if self.batch_size % self.accumulate or self.num_workers:

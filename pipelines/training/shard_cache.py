@@ -3,34 +3,34 @@
 from __future__ import annotations
 
 import itertools
-import os
-import tempfile
 import threading
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 
-from pipelines.io import shards, storage
 from pipelines.io.arrays import Members
-from pipelines.io.connection import is_local
 from pipelines.io.markers import Marker
 from pipelines.io.shards import ShardReader
+from pipelines.training.node_shards import NodeShards
+
+MOST_LOCAL = 256
+"""Local shards whose lists of members are held in memory: more than are read at a time."""
 
 
 class ShardCache:
     """Verified shards: of remote ones, copies of the most recently used.
 
     Shards that are expected are fetched and verified by threads in the background, as far as they
-    fit the limit.
+    fit the limit. The copies are those of all workers of the node; each has its own order of use.
     """
 
-    def __init__(self, folder: str, markers: list[Marker], job: str, cache_gb: float) -> None:
-        self.folder, self.markers, self.job = folder, markers, job
-        self.limit_bytes, self.held_bytes = cache_gb * 1e9, 0
+    def __init__(self, shards: NodeShards, markers: list[Marker], cache_gb: float) -> None:
+        self.shards, self.markers = shards, markers
+        sizes = [marker.bytes if shards.remote else 1 for marker in markers]
+        self.sizes, self.held = sizes, 0
+        self.limit = cache_gb * 1e9 if shards.remote else MOST_LOCAL
         self._open_shards: OrderedDict[int, Future[ShardReader]] = OrderedDict()
         self._lock = threading.Lock()
         self._fetchers = ThreadPoolExecutor(2)
-        self._temporary = tempfile.TemporaryDirectory(prefix="vqvdm-cache-")
 
     def read(self, shard: int, key: str) -> Members:
         """Members of one sample; `UserError` names a shard that does not match its marker."""
@@ -48,8 +48,8 @@ class ShardCache:
 
     def expect(self, wanted: list[int]) -> None:
         """Fetch shards that are read soon, in the order of need, as far as they fit."""
-        sizes = itertools.accumulate(self.markers[shard].bytes for shard in wanted)
-        fitting = [s for s, total in zip(wanted, sizes, strict=True) if total <= self.limit_bytes]
+        totals = itertools.accumulate(self.sizes[shard] for shard in wanted)
+        fitting = [s for s, total in zip(wanted, totals, strict=True) if total <= self.limit]
         with self._lock:
             for shard in fitting:
                 self._get(shard)
@@ -58,33 +58,29 @@ class ShardCache:
                 self._open_shards.move_to_end(shard)
             self._make_room(wanted[0])
 
+    def close(self) -> None:
+        """Drop all shards."""
+        self._fetchers.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            for shard, waiting in self._open_shards.items():
+                if waiting.done():
+                    self.shards.drop(self.markers[shard])
+            self._open_shards.clear()
+
     def _get(self, shard: int) -> Future[ShardReader]:
         if shard not in self._open_shards:
-            self._open_shards[shard] = self._fetchers.submit(self._fetch, shard)
-            self.held_bytes += self.markers[shard].bytes
+            self._open_shards[shard] = self._fetchers.submit(self.shards.take, self.markers[shard])
+            self.held += self.sizes[shard]
         return self._open_shards[shard]
 
     def _make_room(self, spared: int) -> None:
         """Drop the least recently used shards, but never the one in use."""
-        if self.held_bytes <= self.limit_bytes:
+        if self.held <= self.limit:
             return
         for shard in list(self._open_shards):
-            if self.held_bytes <= self.limit_bytes:
+            if self.held <= self.limit:
                 return
             if shard != spared and self._open_shards[shard].done():
                 del self._open_shards[shard]
-                self.held_bytes -= self.markers[shard].bytes
-                self._copy(shard).unlink(missing_ok=True)
-
-    def _copy(self, shard: int) -> Path:
-        return Path(self._temporary.name, f"{self.markers[shard].name}.tar")
-
-    def _fetch(self, shard: int) -> ShardReader:
-        marker = self.markers[shard]
-        uri = storage.join(self.folder, f"{marker.name}.tar")
-        path = uri
-        if not is_local(uri):
-            path = str(self._copy(shard))
-            with shards.missing_is_named(uri, self.job), storage.local_copy(uri) as copy:
-                os.replace(copy, path)
-        return shards.open_verified(path, marker, uri, self.job)
+                self.held -= self.sizes[shard]
+                self.shards.drop(self.markers[shard])

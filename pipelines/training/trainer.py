@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import ray
@@ -35,7 +36,7 @@ from pipelines.io.markers import Marker
 from pipelines.training import stop
 from pipelines.training.board import Board
 from pipelines.training.checkpoints import AgreedCheckpoints, Reference
-from pipelines.training.loader import Loader
+from pipelines.training.loader import Batch, Loader
 from pipelines.training.loop import print_line, train
 from pipelines.training.messages import drawing_bar, poll_for_stop, relaying, run_of
 from pipelines.training.settings import TrainJob
@@ -58,6 +59,8 @@ class Data:
     """The job that makes and repairs them."""
     decode: Any
     """Members of a sample to its tensors."""
+    are_arrays: bool = False
+    """Whether samples are stored as arrays of one shape, so that they may be kept in memory."""
 
     def loader(self, split: str, **options: Any) -> Loader | None:
         """A loader with the options of `Loader`; None where the split is empty."""
@@ -223,19 +226,35 @@ def _worker(arguments: dict[str, Any]) -> None:
         threads=plan.config.loader_threads or max(2, share),
         cache_gb=plan.config.cache_gb,
         pinned=pinned,
+        memory_gb=plan.config.memory_gb if plan.data.are_arrays else 0.0,
+        name=plan.name,
     )
-    held_out = plan.data.loader("val", cache_gb=plan.config.cache_gb)
     assert loader is not None
     threading.Thread(target=poll_for_stop, args=(board,), daemon=True).start()
-    with closing(run) if run else nullcontext(), run.system_metrics() if run else nullcontext():
+    logging_run = closing(run) if run else nullcontext()
+    with closing(loader), logging_run, run.system_metrics() if run else nullcontext():
         train(
             plan.method(plan.config, world),
             plan.config,
             world,
             loader,
-            lambda: held_out.first(VALIDATION_CLIPS, 16) if held_out else [],
+            validation_batches(plan),
             plan.checkpoints(),
             run,
             stop.requested,
             board.report.remote if plan.bar else print_line,
         )
+
+
+def validation_batches(plan: Plan) -> Callable[[], list[Batch]]:
+    """The batches of a validation: read when they are first asked for, and kept."""
+
+    @cache
+    def read() -> list[Batch]:
+        loader = plan.data.loader("val", cache_gb=plan.config.cache_gb, name=plan.name)
+        if loader is None:
+            return []
+        with closing(loader):
+            return list(loader.first(VALIDATION_CLIPS, 16))
+
+    return read

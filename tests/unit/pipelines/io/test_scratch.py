@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.io.scratch import PREFIX, scratch
+from pipelines.io.scratch import PREFIX, SharedScratch, scratch
 
 MAKER = """
 import time
@@ -56,3 +56,49 @@ def test_other_folders_are_kept(tmp_path: Path) -> None:
     with scratch():
         pass
     assert len(list(tmp_path.iterdir())) == 2
+
+
+SHARER = """
+import sys, time
+from pipelines.io.scratch import SharedScratch
+shared = SharedScratch("job")
+(shared.folder / "large").write_bytes(b"x" * 1000)
+print(shared.folder, flush=True)
+time.sleep(60)
+"""
+
+
+def test_the_last_process_removes_a_shared_folder(tmp_path: Path) -> None:
+    first, second = SharedScratch("job"), SharedScratch("job")
+    assert first.folder == second.folder == tmp_path / f"{PREFIX}job"
+    (first.folder / "file").write_text("")
+    first.close()
+    with scratch():
+        assert (second.folder / "file").exists()
+    second.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_shared_folder_outlives_a_killed_process_that_is_not_the_last(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", SHARER], stdout=subprocess.PIPE, text=True
+    ) as sharer:
+        assert sharer.stdout and sharer.stdout.readline()
+        mine = SharedScratch("job")
+        assert (mine.folder / "large").exists()
+        sharer.send_signal(signal.SIGKILL)
+    with scratch():
+        assert (mine.folder / "large").exists()
+    mine.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_only_killed_processes_shared_is_not_used_again(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", SHARER], stdout=subprocess.PIPE, text=True
+    ) as sharer:
+        assert sharer.stdout and sharer.stdout.readline()
+        sharer.send_signal(signal.SIGKILL)
+    mine = SharedScratch("job")
+    assert [path.name for path in mine.folder.iterdir()] == [".lock"]
+    mine.close()

@@ -8,30 +8,46 @@ import pytest
 
 from pipelines.io import storage
 from pipelines.training.loader import Loader
+from pipelines.training.node_shards import NodeShards
+from pipelines.training.shard_cache import ShardCache
 from tests.small_shards import KEYS, number, write_shards
 
 
-@pytest.mark.parametrize("remote", [False, True])
-def test_cached_shards_stay_within_their_limit(tmp_path: Path, remote: bool) -> None:
-    folder = f"memory://{uuid.uuid4().hex}/clips" if remote else str(tmp_path)
+def test_cached_shards_stay_within_their_limit() -> None:
+    folder = f"memory://{uuid.uuid4().hex}/clips"
     markers = write_shards(folder)
     largest = max(marker.bytes for marker in markers)
     loader = Loader(folder, markers, "job", number, cache_gb=1.5 * largest / 1e9)
+    assert isinstance(loader.cache, ShardCache)
     for batch in itertools.islice(loader.train(0, 0, 3), 30):
         assert batch.tensors["number"].tolist() == [KEYS.index(key) for key in batch.keys]
         # Shards being fetched and the one in use may exceed it.
-        assert loader.cache.held_bytes <= loader.cache.limit_bytes + 2 * largest
-    copies = list(Path(loader.cache._temporary.name).iterdir())
-    assert len(copies) <= (2 if remote else 0)
+        assert loader.cache.held <= loader.cache.limit + 2 * largest
+    copies = list(loader.cache.shards.folder.glob("*.tar"))
+    assert 0 < len(copies) <= 3
+
+
+def test_local_shards_are_read_where_they_are_and_hashed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    markers, hashed = write_shards(str(tmp_path)), []
+    whole = storage.sha256
+    monkeypatch.setattr(storage, "sha256", lambda uri: (hashed.append(uri), whole(uri))[1])
+    loader = Loader(str(tmp_path), markers, "job", number, cache_gb=1e-9)
+    for _ in itertools.islice(loader.train(0, 0, 3), 30):
+        pass
+    assert isinstance(loader.cache, ShardCache)
+    assert list(loader.cache.shards.folder.rglob("*.tar")) == []
+    assert sorted(hashed) == [f"{tmp_path}/{marker.name}.tar" for marker in markers]
 
 
 def test_the_next_shards_are_fetched_before_they_are_needed() -> None:
     folder = f"memory://{uuid.uuid4().hex}/clips"
-    loader = Loader(folder, write_shards(folder), "job", number)
-    loader.cache.expect([0, 2])
-    for waiting in loader.cache._open_shards.values():
+    cache = ShardCache(NodeShards(folder, "job"), write_shards(folder), 8.0)
+    cache.expect([0, 2])
+    for waiting in cache._open_shards.values():
         waiting.result(10)
     for name in ("train-000000.tar", "train-000002.tar"):
         storage.delete(storage.join(folder, name))
-    assert loader.cache.read(2, "c0")["txt"] == b"4"
-    assert loader.cache.read(0, "a0")["txt"] == b"0"
+    assert cache.read(2, "c0")["txt"] == b"4"
+    assert cache.read(0, "a0")["txt"] == b"0"

@@ -15,7 +15,7 @@ from pipelines.training.checkpoints import Reference
 from pipelines.training.loader import Loader
 from pipelines.training.loop import train
 from pipelines.training.methods.ldm import LDMMethod
-from pipelines.training.trainer import ATTEMPTS, Data, Plan, _until_done
+from pipelines.training.trainer import ATTEMPTS, Data, Plan, _until_done, validation_batches
 from pipelines.training.world import World
 from tests.unit.pipelines.training.test_loop import CONFIGS, Place, leaves, same
 from vqvdm.errors import UserError
@@ -168,3 +168,22 @@ def test_what_was_not_finished_is_named(tmp_path: Path, capsys: pytest.CaptureFi
     Training(tmp_path).plan.checkpoints().sweep()
     assert f"{left} has no marker" in capsys.readouterr().out
     assert not left.exists()
+
+
+def test_validation_clips_are_read_once_and_kept(tmp_path: Path) -> None:
+    training = Training(tmp_path)
+    held_out = [replace(marker, name=f"val{marker.name[5:]}") for marker in training.place.markers]
+    for path in (tmp_path / "data").glob("train-*"):
+        path.rename(path.with_name(f"val{path.name[5:]}"))
+    data = replace(training.plan.data, markers=[*training.place.markers, *held_out])
+    batches = validation_batches(replace(training.plan, data=data))
+    first = batches()
+    assert [key for batch in first for key in batch.keys] == [
+        key for marker in held_out for key in marker.keys
+    ]
+    storage.delete(str(tmp_path / "data"))
+    assert all(a is b for a, b in zip(first, batches(), strict=True))
+
+
+def test_without_validation_clips_there_are_no_batches(tmp_path: Path) -> None:
+    assert validation_batches(Training(tmp_path).plan)() == []
