@@ -11,5 +11,13 @@ def mix(*parts: int) -> int:
 
     PyTorch's generator on CPUs uses only 32 bits of a seed, too few to join the parts by shifts.
     """
-    sequence = np.random.SeedSequence([int(part) % 2**64 for part in parts])
-    return int(sequence.generate_state(1, np.uint32)[0])
+    return int(_sequence(parts).generate_state(1, np.uint32)[0])
+
+
+def mix64(*parts: int) -> int:
+    """As `mix`, in [0, 2^64)."""
+    return int(_sequence(parts).generate_state(1, np.uint64)[0])
+
+
+def _sequence(parts: tuple[int, ...]) -> np.random.SeedSequence:
+    return np.random.SeedSequence([int(part) % 2**64 for part in parts])

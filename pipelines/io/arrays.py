@@ -34,11 +34,6 @@ def decode_array(data: bytes) -> np.ndarray:
     return _stored_array(data).astype(np.float32)
 
 
-def widened(array: np.ndarray) -> np.ndarray:
-    """Stored half precision as float32, which holds the same numbers; else as it is."""
-    return array.astype(np.float32) if array.dtype == np.float16 else array
-
-
 def _stored_array(data: bytes) -> np.ndarray:
     return np.load(io.BytesIO(data), allow_pickle=False)
 

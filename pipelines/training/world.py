@@ -13,9 +13,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from vqvdm import draws
 from vqvdm.checkpoint import on_device
-from vqvdm.seeds import mix
-from vqvdm.transfer import to_device
+from vqvdm.seeds import mix64
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -116,25 +116,25 @@ class World:
 
 
 class Draws:
-    """Random numbers of one step: a function of seed and step, whatever the number of workers.
+    """Random numbers of one step: a function of seed, step and a sample's place in the global
+    batch, whatever the number of workers and of parts.
 
-    Every worker draws for the whole batch and takes its own rows, or those of one part of them.
+    Each worker draws for its own samples, on its device. Draws of one step differ from each other.
     """
 
     def __init__(self, world: World, seed: int, step: int, part: int = 0, parts: int = 1) -> None:
         self._device = world.device
-        self._count, self._index = world.size * parts, world.rank * parts + part
-        self._generator = torch.Generator().manual_seed(mix(seed, step))
+        self._part = world.rank * parts + part
+        self._seed, self._step, self._drawn = seed, step, 0
 
-    def _share(self, whole: Tensor) -> Tensor:
-        return to_device(whole.chunk(self._count)[self._index], self._device)
+    def _key(self) -> int:
+        self._drawn += 1
+        return mix64(self._seed, self._step, self._drawn)
 
     def normal(self, rows: int, *shape: int) -> Tensor:
         """Standard normal numbers (rows, *shape), where `rows` is the share of this part."""
-        whole = (rows * self._count, *shape)
-        return self._share(torch.randn(whole, generator=self._generator))
+        return draws.normal(self._key(), self._part * rows, (rows, *shape), self._device)
 
     def uniform(self, rows: int, *shape: int) -> Tensor:
         """Numbers in [0, 1), as `normal`."""
-        whole = (rows * self._count, *shape)
-        return self._share(torch.rand(whole, generator=self._generator))
+        return draws.uniform(self._key(), self._part * rows, (rows, *shape), self._device)

@@ -13,16 +13,25 @@ from pipelines.training.world import Draws, World
 from vqvdm.tokenizer.vqgan import VQGAN, VQGANConfig
 
 
+@pytest.mark.parametrize("parts", [1, 2, 4])
+@pytest.mark.parametrize("workers", [1, 2, 4])
 @pytest.mark.parametrize("name", ["normal", "uniform"])
-def test_two_workers_draw_what_one_draws(name: str) -> None:
+def test_workers_and_parts_draw_what_one_worker_draws(name: str, workers: int, parts: int) -> None:
     alone = Draws(World(), seed=3, step=7)
-    pair = [Draws(World(rank, 2), seed=3, step=7) for rank in range(2)]
-    for shape in ((3, 2), (), (4,)):  # one after another: the generators stay in step
-        whole = getattr(alone, name)(4, *shape)
-        shares = [getattr(draws, name)(2, *shape) for draws in pair]
-        assert whole.shape == (4, *shape)
-        assert torch.equal(torch.cat(shares), whole)
-        assert not torch.equal(*shares)
+    shares = [
+        Draws(World(rank, workers), 3, 7, part, parts)
+        for rank in range(workers)
+        for part in range(parts)
+    ]
+    seen = []
+    for shape in ((3, 5), (), (4,)):  # one after another
+        whole = getattr(alone, name)(16, *shape)
+        rows = 16 // len(shares)
+        assert whole.shape == (16, *shape)
+        found = torch.cat([getattr(draws, name)(rows, *shape) for draws in shares])
+        assert torch.equal(found, whole)
+        seen += whole.flatten().tolist()
+    assert len(set(seen)) == len(seen)  # neither among samples nor among draws
 
 
 def test_draws_are_a_function_of_seed_and_step() -> None:
