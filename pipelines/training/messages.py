@@ -13,6 +13,7 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError
+from ray.train import get_preemption_info
 
 from pipelines.io.progress import Progress
 from pipelines.tracking.relay import RelayedRun, is_of_one_machine, replay
@@ -27,6 +28,24 @@ def poll_for_stop(board: Any) -> None:
     """Request a stop of this worker once the driver is asked to stop."""
     while not stop.requested():
         if _ask(board.stop_requested):
+            stop.request()
+        time.sleep(POLL_S)
+
+
+def poll_for_drain(verbose: bool) -> None:
+    """Request a stop of this worker once Ray is about to take away a worker's node.
+
+    Ray Train lets the workers meet at each call, so this has a thread of its own.
+    """
+    while not stop.requested():
+        try:
+            info = get_preemption_info()
+        except RayError:
+            return  # The attempt ends.
+        if info:
+            if verbose:
+                nodes = ", ".join(node[:8] for node in info.preempted_node_ids)
+                print(f"the cluster takes node {nodes} away: saving first", flush=True)
             stop.request()
         time.sleep(POLL_S)
 

@@ -38,7 +38,7 @@ from pipelines.training.board import Board
 from pipelines.training.checkpoints import AgreedCheckpoints, Reference
 from pipelines.training.loader import Batch, Loader
 from pipelines.training.loop import print_line, train
-from pipelines.training.messages import drawing_bar, poll_for_stop, relaying, run_of
+from pipelines.training.messages import drawing_bar, poll_for_drain, poll_for_stop, relaying, run_of
 from pipelines.training.settings import TrainJob
 from pipelines.training.world import World
 from vqvdm.errors import UserError
@@ -230,7 +230,8 @@ def _worker(arguments: dict[str, Any]) -> None:
         name=plan.name,
     )
     assert loader is not None
-    threading.Thread(target=poll_for_stop, args=(board,), daemon=True).start()
+    for poll, argument in ((poll_for_stop, board), (poll_for_drain, world.is_first)):
+        threading.Thread(target=poll, args=(argument,), daemon=True).start()
     logging_run = closing(run) if run else nullcontext()
     with closing(loader), logging_run, run.system_metrics() if run else nullcontext():
         train(
