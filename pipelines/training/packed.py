@@ -41,7 +41,11 @@ class PackedSamples:
     def fits(shards: NodeShards, markers: list[Marker], memory_gb: float) -> bool:
         """Whether shards of arrays, which are larger than these, fit into memory and on disk."""
         needed = sum(marker.bytes for marker in markers)
-        return needed <= min(memory_gb * 1e9, shutil.disk_usage(shards.folder).free / 2)
+        if needed > memory_gb * 1e9:
+            return False
+        # Where another worker has reserved the space, it is no longer free.
+        made = _file(shards, markers).exists()
+        return made or needed <= shutil.disk_usage(shards.folder).free / 2
 
     def expect(self, wanted: list[int]) -> None:
         """Decode shards that are read soon."""
@@ -87,12 +91,16 @@ class PackedSamples:
         """The array in the file, which is made for the first sample of all."""
         with self._lock:
             if self._rows is None:
-                path = self.shards.folder / f"{self.markers[0].split}.npy"
+                path = _file(self.shards, self.markers)
                 with self.shards.locked(path.name):
                     if sample and not path.exists():
                         _make(path, self._count, _layout(sample))
                 self._rows = open_memmap(path, mode="r+")
             return self._rows
+
+
+def _file(shards: NodeShards, markers: list[Marker]) -> Path:
+    return shards.folder / f"{markers[0].split}.npy"
 
 
 def _layout(sample: Arrays) -> np.dtype:

@@ -4,7 +4,10 @@ import io
 import itertools
 import json
 import os
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -79,6 +82,28 @@ def test_what_does_not_fit_is_read_as_before(tmp_path: Path) -> None:
         for budget in (0.0, 0.99 * needed_gb, 1.01 * needed_gb)
     ]
     assert fits == [False, False, True]
+
+
+def test_a_disk_with_little_room_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    markers = write_latents(str(tmp_path), np.float16)
+    needed = sum(marker.bytes for marker in markers)
+
+    def packs(free: float) -> bool:
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+        options: dict[str, Any] = {"memory_gb": 1.0, "name": "little"}
+        loader = Loader(str(tmp_path), markers, "job", latent_arrays, **options)
+        kept.append(loader)
+        return isinstance(loader.cache, PackedSamples)
+
+    kept: list[Loader] = []
+    assert not packs(1.9 * needed)
+    assert packs(2.1 * needed)
+    next(kept[-1].train(0, 0, 4))
+    assert packs(1.9 * needed)  # the space is reserved: workers that come later use the same file
+    for loader in kept:
+        loader.close()
 
 
 def test_shards_are_needed_once(tmp_path: Path) -> None:
