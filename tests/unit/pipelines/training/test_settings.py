@@ -1,0 +1,33 @@
+"""Settings of trainings that make no sense are refused by name; the scale is no recipe."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from pipelines.training.settings import TrainLDM
+from vqvdm.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"cache_gb": 0.0}, "--cache-gb must be above 0"),
+        ({"cache_gb": float("nan")}, "--cache-gb must be above 0"),
+        ({"memory_gb": -1.0}, "--memory-gb must be at least 0"),
+        ({"memory_gb": float("nan")}, "--memory-gb must be at least 0"),
+        ({"loader_threads": 0}, "--loader-threads must be at least 1"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        replace(TrainLDM(), **changes).check()
+
+
+def test_caches_are_a_matter_of_scale() -> None:
+    config = TrainLDM()
+    config.check()
+    other = replace(config, memory_gb=0.0, cache_gb=1.0, loader_threads=1)
+    other.check()
+    assert other.recipe() == config.recipe()
+    assert replace(config, seed=1).recipe() != config.recipe()
