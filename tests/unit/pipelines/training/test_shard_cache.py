@@ -2,6 +2,7 @@
 
 import itertools
 import uuid
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -17,14 +18,18 @@ def test_cached_shards_stay_within_their_limit() -> None:
     folder = f"memory://{uuid.uuid4().hex}/clips"
     markers = write_shards(folder)
     largest = max(marker.bytes for marker in markers)
-    loader = Loader(folder, markers, "job", number, cache_gb=1.5 * largest / 1e9)
-    assert isinstance(loader.cache, ShardCache)
-    for batch in itertools.islice(loader.train(0, 0, 3), 30):
-        assert batch.tensors["number"].tolist() == [KEYS.index(key) for key in batch.keys]
-        # Shards being fetched and the one in use may exceed it.
-        assert loader.cache.held <= loader.cache.limit + 2 * largest
-    copies = list(loader.cache.shards.folder.glob("*.tar"))
-    assert 0 < len(copies) <= 3
+    with closing(Loader(folder, markers, "job", number, cache_gb=1.5 * largest / 1e9)) as loader:
+        assert isinstance(loader.cache, ShardCache)
+        with closing(loader.train(0, 0, 3)) as batches:
+            for batch in itertools.islice(batches, 30):
+                assert batch.tensors["number"].tolist() == [KEYS.index(k) for k in batch.keys]
+                # Shards being fetched and the one in use may exceed it.
+                assert loader.cache.held <= loader.cache.limit + 2 * largest
+        for threads in (loader._pool, loader.cache._fetchers):
+            threads.shutdown(wait=True, cancel_futures=True)
+        copies = list(loader.cache.shards.folder.glob("*.tar"))
+        assert 0 < len(copies) <= 3
+    assert not loader.cache.shards.folder.exists()
 
 
 def test_local_shards_are_read_where_they_are_and_hashed_once(
@@ -33,11 +38,11 @@ def test_local_shards_are_read_where_they_are_and_hashed_once(
     markers, hashed = write_shards(str(tmp_path)), []
     whole = storage.sha256
     monkeypatch.setattr(storage, "sha256", lambda uri: (hashed.append(uri), whole(uri))[1])
-    loader = Loader(str(tmp_path), markers, "job", number, cache_gb=1e-9)
-    for _ in itertools.islice(loader.train(0, 0, 3), 30):
-        pass
-    assert isinstance(loader.cache, ShardCache)
-    assert list(loader.cache.shards.folder.rglob("*.tar")) == []
+    with closing(Loader(str(tmp_path), markers, "job", number, cache_gb=1e-9)) as loader:
+        for _ in itertools.islice(loader.train(0, 0, 3), 30):
+            pass
+        assert isinstance(loader.cache, ShardCache)
+        assert list(loader.cache.shards.folder.rglob("*.tar")) == []
     assert sorted(hashed) == [f"{tmp_path}/{marker.name}.tar" for marker in markers]
 
 
