@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vqvdm.errors import UserError
+from vqvdm.transfer import memory_format
 
 Module = TypeVar("Module", bound=nn.Module)
 Config = TypeVar("Config")
@@ -127,5 +128,5 @@ def _unpack(node: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def on_device(module: Module, device: torch.device | str) -> Module:
-    """Move a module to a device, with 3D convolutions in their fastest memory layout."""
-    return module.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    """Move a module to a device, with 3D convolutions in their fastest memory layout there."""
+    return module.to(device, memory_format=memory_format(device))  # type: ignore[call-overload]

@@ -31,18 +31,20 @@ from vqvdm.diffusion.samplers import (
 )
 from vqvdm.diffusion.unet import UNet, UNetConfig
 from vqvdm.errors import UserError
-from vqvdm.inference import Precision, ready, resolve_precision
+from vqvdm.inference import Precision, prepare_device, ready, resolve_precision
 from vqvdm.seeds import mix
 from vqvdm.tokenizer.pixels import PIXELS, Pixels
 from vqvdm.tokenizer.vqgan import VQGAN, VQGANConfig
+from vqvdm.transfer import memory_format
 
 DEFAULT_OPTIONS = SamplingOptions()
+COMPILE_MODE = "reduce-overhead"
 
 
 def from_uint8(video_BTHWC: Tensor) -> Tensor:
     """Frames uint8 (B, T, H, W, 3) to pixels (B, 3, T, H, W) in [-1, 1]."""
     x = rearrange(video_BTHWC, "b t h w c -> b c t h w").float() / 127.5 - 1
-    return x.contiguous(memory_format=torch.channels_last_3d)
+    return x.contiguous(memory_format=memory_format(x.device))
 
 
 def to_uint8(x_BCTHW: Tensor) -> Tensor:
@@ -104,13 +106,17 @@ class VideoGenerator:
         folder: str | Path,
         device: torch.device | str = "cpu",
         precision: Precision = "auto",
+        compile: bool = False,
     ) -> VideoGenerator:
         """Load a local bundle, ldm/NAME; `UserError` if it is incomplete.
 
         `precision` applies to the denoiser and the decoder: `auto` is bf16 where the device is
-        fast at it. The sampler and the quantiser always compute in float32.
+        fast at it. The sampler and the quantiser always compute in float32. With `compile`, both
+        nets are compiled at the first batch, and again for every other number of videos: it pays
+        on a GPU for many batches of one size.
         """
         folder = Path(folder)
+        prepare_device(device)
         metadata = load_config(folder)
         config = as_config(UNetConfig, metadata["model"])
         dtype = resolve_precision(precision, torch.device(device))
@@ -119,10 +125,28 @@ class VideoGenerator:
             denoiser = UNet(config, channels, len(classes)).to(dtype)
         load_weights(folder, denoiser)
         vqgan = load_vqgan(folder / "vqgan", device, dtype)
-        ready(denoiser, device, dtype)
+        ready(denoiser, device, dtype, packed=not compile)
         if isinstance(vqgan, VQGAN):
-            ready(vqgan.decoder, device, dtype)
-        return cls(denoiser, vqgan, metadata)
+            ready(vqgan.decoder, device, dtype, packed=not compile)
+        generator = cls(denoiser, vqgan, metadata)
+        if compile:
+            generator.compile()
+        return generator
+
+    def compile(self, backend: str = "inductor", mode: str | None = COMPILE_MODE) -> None:
+        """Compile denoiser and decoder in place, for each number of videos apart.
+
+        The mode replays the kernels of a whole net as one CUDA graph, as launching those of
+        nets this small takes longer than running them. Another backend has no modes.
+        """
+        options = {"mode": mode} if backend == "inductor" else {}
+        self.denoiser.compile(backend=backend, dynamic=False, **options)
+        if isinstance(self.vqgan, VQGAN):
+            self.vqgan.decoder.compile(backend=backend, dynamic=False, **options)
+
+    def _predict(self, *inputs: Tensor) -> Tensor:
+        # A copy, because a CUDA graph writes every result to the same place.
+        return self.denoiser(*inputs).clone()
 
     @staticmethod
     def check_classes(wanted: Sequence[str | None], known: Sequence[str]) -> None:
@@ -166,7 +190,7 @@ class VideoGenerator:
         fps_B = torch.full((len(classes),), float(fps), device=device)
         noise = Noise(tuple(self.metadata["latents"]["shape"]), seeds, device)
         denoise = guided(
-            self.denoiser,
+            self._predict,
             len(self.classes),
             objective,
             class_B,

@@ -1,4 +1,4 @@
-"""Prepare nets to run rather than to train: choose the precision, pack the weights."""
+"""Prepare a device and nets to run on it: the precision, cuDNN's settings, packed weights."""
 
 from __future__ import annotations
 
@@ -15,28 +15,65 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
-    """The dtype to compute in. `auto` is bf16 where the device is fast at it, else fp32.
+BF16_FROM, FP16_FROM = (8, 0), (7, 0)
+"""Compute capabilities of the first GPUs with matrix units for these: A100, and V100 before it."""
 
-    A processor without bf16 instructions emulates them, a hundred times slower than fp32.
-    `UserError` for an unknown precision.
+
+def default_device() -> torch.device:
+    """The GPU, where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
+    """The dtype to compute in. `auto` is bf16 where the device is fast at it, else fp16 on a GPU
+    that is fast at that, else fp32.
+
+    A processor without bf16 instructions emulates them, a hundred times slower than fp32; so do
+    V100 and T4, which PyTorch counts among those that support bf16. `UserError` for an unknown
+    precision.
     """
     if precision == "auto":
-        if device.type == "cuda":
-            fast = torch.cuda.is_bf16_supported()
-        else:
-            features = torch.cpu.get_capabilities()
-            fast = features.get("avx512_bf16", False) or features.get("amx_tile", False)
-        precision = "bf16" if fast else "fp32"
+        precision = _fast_on_gpu(device) if device.type == "cuda" else _fast_on_cpu()
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     if precision not in dtypes:
         raise UserError(f"unknown precision {precision!r}: use auto, {', '.join(dtypes)}")
     return dtypes[precision]
 
 
-def ready(net: Module, device: torch.device | str, dtype: torch.dtype) -> Module:
-    """Prepare a net to run in `dtype` on a device, as fast as it can. It can no longer train."""
+def _fast_on_gpu(device: torch.device) -> str:
+    capability = torch.cuda.get_device_capability(device)
+    if capability >= BF16_FROM:
+        return "bf16"
+    return "fp16" if capability >= FP16_FROM else "fp32"
+
+
+def _fast_on_cpu() -> str:
+    features = torch.cpu.get_capabilities()
+    fast = features.get("avx512_bf16", False) or features.get("amx_tile", False)
+    return "bf16" if fast else "fp32"
+
+
+def prepare_device(device: torch.device | str, tf32: bool = False) -> None:
+    """Let cuDNN try its kernels for each new shape and keep the fastest. Does nothing on a CPU.
+
+    fp32 convolutions round to TF32, of 10 bits, only with `tf32`; PyTorch does so by default.
+    Products of fp32 matrices never do: beside mixed precision, what is left in fp32 chooses codes.
+    """
+    if torch.device(device).type != "cuda":
+        return
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.allow_tf32 = tf32
+    torch.set_float32_matmul_precision("highest")
+
+
+def ready(
+    net: Module, device: torch.device | str, dtype: torch.dtype, packed: bool = True
+) -> Module:
+    """Prepare a net to run in `dtype` on a device, as fast as it can. It can no longer train.
+
+    Weights are packed on a CPU, unless the net will be compiled.
+    """
     net = on_device(net.eval().requires_grad_(False), device).to(dtype)
-    if torch.device(device).type == "cpu" and torch.backends.mkldnn.is_available():
+    if packed and torch.device(device).type == "cpu" and torch.backends.mkldnn.is_available():
         pack(net)
     return net

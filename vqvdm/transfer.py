@@ -1,9 +1,20 @@
-"""Copies to a device that the host does not wait for."""
+"""How tensors lie on a device, and copies to it that the host does not wait for."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+FORMATS = {"cpu": torch.channels_last_3d, "cuda": torch.channels_last_3d}
+"""The layout in which the nets of this project, as a whole, are fastest on a kind of device.
+
+CUDA's group normalisation copies its input into the other layout, cuDNN's convolutions in half
+precision copy theirs into this one: `python -m benchmarks.gpu` measures both."""
+
+
+def memory_format(device: torch.device | str) -> torch.memory_format:
+    """The layout of videos and 3D convolutions on a device."""
+    return FORMATS.get(torch.device(device).type, torch.contiguous_format)
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

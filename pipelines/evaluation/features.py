@@ -104,7 +104,8 @@ class FeatureExtractor:
         if spec.classifier:
             same = spec.classifier == spec.detector
             self._classifier = self._detector if same else spec.classifier.load(self.device)
-        self._frames = frame_classifier(spec.frames) if spec.frames else None
+        self._frames = frame_classifier(spec.frames).to(device) if spec.frames else None
+        self._lpips: torch.jit.ScriptModule | None = None
 
     def extract(self, videos: Frames, class_index: NDArray, fps: NDArray) -> Features:
         """Features of real or sampled videos uint8 (N, T, H, W, 3), their classes and rates."""
@@ -134,10 +135,10 @@ class FeatureExtractor:
     def compare(self, videos: Frames, reconstruct: Callable[[Frames], Frames]) -> Features:
         """Compare real videos with their reconstructions, both uint8 (N, T, H, W, 3)."""
         made = reconstruct(videos)
-        x, y = (from_uint8(torch.from_numpy(each)) for each in (videos, made))
-        found: Features = {"reconstructed": made, "psnr": psnr(x, y).numpy()}
+        x, y = (from_uint8(torch.from_numpy(each).to(self.device)) for each in (videos, made))
+        found: Features = {"reconstructed": made, "psnr": psnr(x, y).cpu().numpy()}
         if self.spec.ssim and min(x.shape[-2:]) >= WINDOW:
-            found["ssim"] = ssim(x, y).numpy()
+            found["ssim"] = ssim(x, y).cpu().numpy()
         if self.spec.lpips:
             found["lpips"] = self._perceptual(x, y)
         if self._detector:
@@ -147,11 +148,12 @@ class FeatureExtractor:
     def _perceptual(self, x_BCTHW: torch.Tensor, y_BCTHW: torch.Tensor) -> NDArray:
         """Mean LPIPS over the frames of each video, (N,)."""
         assert self.spec.lpips and self.spec.lpips.uri
-        with storage.local_copy(self.spec.lpips.uri) as path:
-            net = torch.jit.load(path, map_location="cpu").eval()
+        if self._lpips is None:
+            with storage.local_copy(self.spec.lpips.uri) as path:
+                self._lpips = torch.jit.load(path, map_location=self.device).eval()
         means = []
         for x, y in zip(x_BCTHW, y_BCTHW, strict=True):
-            found = net(x.transpose(0, 1).contiguous(), y.transpose(0, 1).contiguous())
+            found = self._lpips(x.transpose(0, 1).contiguous(), y.transpose(0, 1).contiguous())
             if found.numel() != x.shape[1] or not found.isfinite().all():
                 raise UserError(
                     f"--lpips {self.spec.lpips.name} gives {tuple(found.shape)} for "

@@ -97,13 +97,14 @@ def train_frame_classifier(
 @torch.inference_mode()
 def detect(net: FrameClassifier, videos_NTHWC: NDArray[np.uint8], batch: int = 32) -> Detection:
     """Judge every frame alone; a video's features are the mean over its frames."""
+    device = next(net.parameters()).device
     probabilities, features = [], []
     for start in range(0, len(videos_NTHWC), batch):
         part = videos_NTHWC[start : start + batch]
-        seen = net.features(_frames(part))
+        seen = net.features(_frames(part).to(device))
         n = len(part)
         probabilities.append(rearrange(net.head(seen).softmax(-1), "(n t) c -> n t c", n=n))
         features.append(rearrange(seen, "(n t) d -> n t d", n=n).mean(1))
     return Detection(
-        torch.cat(probabilities).double().numpy(), torch.cat(features).double().numpy()
+        *(torch.cat(each).double().cpu().numpy() for each in (probabilities, features))
     )

@@ -34,6 +34,7 @@ from pipelines.training.loader import Loader
 from pipelines.video import Frames
 from pipelines.video.encoder import decode_clip
 from vqvdm.errors import UserError
+from vqvdm.inference import prepare_device
 
 AT_ONCE = 16
 """Clips that a worker decodes at once."""
@@ -57,7 +58,9 @@ class FeatureWorker:
     @cached_property
     def extractor(self) -> FeatureExtractor:
         """Loaded at first use: an error at the start of an actor could not be told in one line."""
-        return FeatureExtractor(self.spec, worker_device(self.devices.kind))
+        device = worker_device(self.devices.kind)
+        prepare_device(device)
+        return FeatureExtractor(self.spec, device)
 
     def __call__(self, row: dict) -> dict:
         """Takes {"batch": its number}, adds {"features": safetensors as bytes}."""
@@ -69,7 +72,9 @@ class FeatureWorker:
     def _samples(self, batch: Batch) -> Features:
         config = self.inputs.config
         bundle = self.space.ldm(config.ldm)
-        self._generator = self._generator or SamplingWorker(bundle, config, "auto", self.devices)
+        if self._generator is None:
+            batches = sum(bool(each.requests) for each in self.batches)
+            self._generator = SamplingWorker(bundle, config, "auto", self.devices, batches)
         videos = self._generator.videos(batch.requests)
         classes = self.inputs.bundle["classes"]
         index_N = [classes.index(r.label) if r.label else -1 for r in batch.requests]

@@ -26,7 +26,7 @@ from pipelines.video import Frames
 from pipelines.video.encoder import decode_clip
 from vqvdm.checkpoint import as_config
 from vqvdm.generator import from_uint8, load_vqgan
-from vqvdm.inference import resolve_precision
+from vqvdm.inference import prepare_device, resolve_precision
 from vqvdm.tokenizer.pixels import Pixels
 from vqvdm.tokenizer.vqgan import VQGAN, VQGANConfig
 
@@ -87,7 +87,9 @@ class Encoder:
 
     @cached_property
     def device(self) -> torch.device:
-        return worker_device(self._kind)
+        device = worker_device(self._kind)
+        prepare_device(device)
+        return device
 
     @cached_property
     def dtype(self) -> torch.dtype:

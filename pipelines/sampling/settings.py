@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pipelines.settings import PoolJob
+from pipelines.settings import PoolJob, Switch
 from vqvdm.diffusion.samplers import SamplingOptions
 from vqvdm.errors import UserError
 
@@ -28,6 +28,10 @@ class Sampling(PoolJob):
     batch_size: int = 20
     """Videos made at once by a worker."""
     seed: int = 0
+    compile: Switch = "auto"
+    """`torch.compile` of the nets; auto is on with a GPU and many batches for a worker."""
+
+    NOT_RECIPE: ClassVar[frozenset[str]] = PoolJob.NOT_RECIPE | {"compile"}
 
     def check(self) -> None:
         super().check()
@@ -45,7 +49,7 @@ class Sample(Sampling):
     output: str | None = None
     """Name to publish under: samples/OUTPUT; by default the model's."""
 
-    NOT_RECIPE: ClassVar[frozenset[str]] = PoolJob.NOT_RECIPE | {"output"}
+    NOT_RECIPE: ClassVar[frozenset[str]] = Sampling.NOT_RECIPE | {"output"}
 
     classes: str = "all"
     """Classes to sample, separated by commas, or all."""

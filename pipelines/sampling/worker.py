@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from pipelines.cluster import resolve_switch
 from pipelines.devices import Devices, worker_device
 from pipelines.io import checksums, storage, workspace
 from pipelines.sampling.settings import Sample, Sampling
@@ -29,6 +30,8 @@ BUNDLE = (
     "vqgan/config.json",
     "vqgan/model.safetensors",
 )
+COMPILE_FROM = 8
+"""Batches of each worker from which on compiling, about a minute, is worth its time on a GPU."""
 BATCHES = "batches"
 """Folder below the samples where finished batches are noted, while a job runs."""
 
@@ -62,11 +65,19 @@ class SamplingWorker:
     """Holds the generator; turns requests into videos."""
 
     def __init__(
-        self, bundle: str, config: Sampling, precision: Precision, devices: Devices
+        self,
+        bundle: str,
+        config: Sampling,
+        precision: Precision,
+        devices: Devices,
+        batches: int = 1,
     ) -> None:
+        """`batches` of videos are to come, for all workers together."""
         torch.set_num_threads(devices.threads())
         self.config = config
         self._bundle, self._precision, self._kind = bundle, precision, devices.kind
+        many = devices.kind == "cuda" and batches >= COMPILE_FROM * devices.workers
+        self._compiled = resolve_switch(config.compile, auto=many)
 
     @cached_property
     def device(self) -> torch.device:
@@ -78,17 +89,21 @@ class SamplingWorker:
         reported in one line."""
         with tempfile.TemporaryDirectory(prefix="vqvdm-") as folder:
             storage.download_folder(self._bundle, Path(folder), BUNDLE)
-            return VideoGenerator.load(folder, self.device, self._precision)
+            return VideoGenerator.load(folder, self.device, self._precision, self._compiled)
 
     def videos(self, requests: Sequence[Request]) -> Frames:
         """Videos uint8 (N, T, H, W, 3) of requests of one frame rate."""
-        config = self.config
-        return self.generator.sample(
-            [request.label for request in requests],
+        config, wanted = self.config, list(requests)
+        if self._compiled:
+            # Nets are compiled for each number of videos: a short batch is filled up.
+            wanted += [requests[0]] * (config.batch_size - len(requests))
+        videos = self.generator.sample(
+            [request.label for request in wanted],
             requests[0].fps,
-            seed=[request.seed(config.seed) for request in requests],
+            seed=[request.seed(config.seed) for request in wanted],
             options=config.options,
         )
+        return videos[: len(requests)]
 
 
 class PublishingWorker(SamplingWorker):
@@ -102,7 +117,7 @@ class PublishingWorker(SamplingWorker):
         devices: Devices,
         batches: Sequence[SampleBatch],
     ) -> None:
-        super().__init__(bundle, config, precision, devices)
+        super().__init__(bundle, config, precision, devices, len(batches))
         self.batches = batches
 
     def __call__(self, row: dict) -> dict:

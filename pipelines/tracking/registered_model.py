@@ -6,6 +6,7 @@ of `pipelines`.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import mlflow.models
@@ -13,14 +14,20 @@ import mlflow.pyfunc
 import numpy as np
 import pandas as pd
 
+DEVICE = "VQVDM_DEVICE"
+"""Environment variable: cpu, cuda or cuda:1; by default the GPU, where there is one."""
+
 
 class GeneratorModel(mlflow.pyfunc.PythonModel):  # type: ignore[name-defined]
     """Turns rows of requests into videos."""
 
     def load_context(self, context: Any) -> None:
         from vqvdm import VideoGenerator
+        from vqvdm.inference import default_device
 
-        self.generator = VideoGenerator.load(context.artifacts["bundle"])
+        # A server has no other settings than its environment.
+        device = os.environ.get(DEVICE) or default_device()
+        self.generator = VideoGenerator.load(context.artifacts["bundle"], device)
 
     def predict(
         self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 
+import torch
+
 from pipelines.tracking.run import Run
 from pipelines.training.checkpoints import Checkpoints, KeyLog
 from pipelines.training.loader import Batch, Loader
@@ -13,6 +15,7 @@ from pipelines.training.optimise import refuse_standstill
 from pipelines.training.settings import TrainJob
 from pipelines.training.world import World
 from pipelines.video.encoder import encode_h264
+from vqvdm.inference import prepare_device
 
 CHECK_EVERY = 8
 """Steps on a GPU between two checks for skipped steps and for requests to stop."""
@@ -42,6 +45,7 @@ def train(
     One worker gets a `run`, and calls `report` regularly. `stop_requested` is polled: if it is
     true for any worker, all workers save and end.
     """
+    prepare_device(world.device, tf32=world.dtype != torch.float32)
     state = checkpoints.newest(verbose=world.is_first)
     step, position = 0, 0
     validation_metrics: dict[str, float] = {}

@@ -135,7 +135,8 @@ def refuse_standstill(
     if "loss_scale" in metrics and metrics["loss_scale"] < SMALLEST_SCALE:
         name = f" and another --name, as step {kept} is saved here" if (kept := saved()) else ""
         raise UserError(
-            f"gradients overflow in fp16 repeatedly, up to step {step}: pass --precision bf16{name}"
+            f"gradients overflow in fp16 repeatedly, up to step {step}: pass --precision bf16, "
+            f"or fp32 on a GPU older than A100{name}"
         )
     in_a_row = int(metrics["skipped_in_a_row"])
     if in_a_row < min(MOST_SKIPPED, steps):

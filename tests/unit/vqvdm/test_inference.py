@@ -1,6 +1,7 @@
 """Nets made ready to run say what the plain ones say, in the precision asked for."""
 
 import copy
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from vqvdm.diffusion.unet import UNet, UNetConfig
 from vqvdm.errors import UserError
-from vqvdm.inference import ready, resolve_precision
+from vqvdm.inference import default_device, prepare_device, ready, resolve_precision
 from vqvdm.tokenizer.vqgan import VQGAN, VQGANConfig
 
 
@@ -89,7 +90,57 @@ def test_auto_on_a_processor(
     assert resolve_precision("auto", torch.device("cpu")) == expected
 
 
-@pytest.mark.parametrize(("fast", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
-def test_auto_on_a_gpu(monkeypatch: pytest.MonkeyPatch, fast: bool, expected: torch.dtype) -> None:
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: fast)
+@pytest.mark.parametrize(
+    ("card", "capability", "expected"),
+    [
+        ("GTX 1080", (6, 1), torch.float32),
+        ("V100", (7, 0), torch.float16),
+        ("T4", (7, 5), torch.float16),
+        ("A100", (8, 0), torch.bfloat16),
+        ("RTX 4090", (8, 9), torch.bfloat16),
+        ("H100", (9, 0), torch.bfloat16),
+        ("B200", (10, 0), torch.bfloat16),
+    ],
+)
+def test_auto_on_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, card: str, capability: tuple[int, int], expected: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    # What emulates bf16 counts as supporting it.
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)
     assert resolve_precision("auto", torch.device("cuda")) == expected
+
+
+@pytest.fixture
+def untouched() -> Iterator[None]:
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    yield
+    cudnn.benchmark, cudnn.allow_tf32 = before[:2]
+    torch.set_float32_matmul_precision(before[2])
+
+
+@pytest.mark.usefixtures("untouched")
+def test_a_gpu_is_prepared_and_fp32_means_fp32() -> None:
+    cudnn = torch.backends.cudnn
+    cudnn.benchmark, cudnn.allow_tf32 = False, True  # PyTorch's defaults
+    prepare_device("cpu")
+    assert (cudnn.benchmark, cudnn.allow_tf32) == (False, True)
+    prepare_device("cuda")
+    assert (cudnn.benchmark, cudnn.allow_tf32) == (True, False)
+    torch.set_float32_matmul_precision("high")
+    prepare_device(torch.device("cuda", 0), tf32=True)
+    assert (cudnn.benchmark, cudnn.allow_tf32) == (True, True)
+    # Codes are chosen by products in fp32: they are the same in every precision.
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_the_device_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    for available, expected in ((True, "cuda"), (False, "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda found=available: found)
+        assert default_device() == torch.device(expected)
+
+
+def test_what_will_be_compiled_is_not_packed() -> None:
+    kinds = {type(m) for m in ready(denoiser(), "cpu", torch.float32, packed=False).modules()}
+    assert nn.Conv3d in kinds

@@ -2,8 +2,18 @@
 
 import hashlib
 from dataclasses import replace
+from typing import ClassVar
 
-from pipelines.sampling.worker import Request, in_batches
+import numpy as np
+import pytest
+import torch
+
+from pipelines.devices import Devices, Kind
+from pipelines.evaluation.settings import Evaluate
+from pipelines.sampling.settings import Sample
+from pipelines.sampling.worker import COMPILE_FROM, Request, SamplingWorker, in_batches
+from pipelines.settings import Switch
+from pipelines.video import Frames
 
 DIGITS = ["zero", "one", "seven"]
 
@@ -39,3 +49,51 @@ def test_a_seed_does_not_depend_on_other_requests() -> None:
 def test_files_are_sorted_by_class() -> None:
     assert Request("zero", 12, 8.0).file == "zero/00012.mp4"
     assert Request(None, 0, 8.0).file == "unlabelled/00000.mp4"
+
+
+@pytest.mark.parametrize(
+    ("kind", "batches", "compile", "expected"),
+    [
+        ("cuda", 2 * COMPILE_FROM, "auto", True),
+        ("cuda", 2 * COMPILE_FROM - 1, "auto", False),  # too few for each of two workers
+        ("cpu", 1000, "auto", False),
+        ("cpu", 1, "on", True),
+        ("cuda", 1000, "off", False),
+    ],
+)
+def test_compiling_is_for_gpus_and_many_batches(
+    monkeypatch: pytest.MonkeyPatch,
+    kind: Kind,
+    batches: int,
+    compile: Switch,
+    expected: bool,
+) -> None:
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    devices = Devices(kind, workers=2)
+    worker = SamplingWorker("ldm", Sample(compile=compile), "auto", devices, batches)
+    assert worker._compiled == expected
+
+
+def test_a_compiled_net_sees_batches_of_one_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Made:
+        sizes: ClassVar[list[int]] = []
+
+        def sample(self, classes: list[str], fps: float, seed: list, options: object) -> Frames:
+            self.sizes.append(len(classes))
+            assert len(seed) == len(classes)
+            return np.array([number for _, _, number in seed])
+
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    for compile, sizes in (("on", [3, 3]), ("off", [3, 2])):
+        config = Sample(batch_size=3, compile=compile)  # type: ignore[arg-type]
+        worker = SamplingWorker("ldm", config, "auto", Devices())
+        worker.generator = Made()  # type: ignore[assignment]
+        Made.sizes.clear()
+        made = [worker.videos(group) for group in in_batches(requests(8, 8, 8, 8, 8), 3)]
+        assert Made.sizes == sizes
+        assert np.concatenate(made).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_compiling_is_no_part_of_the_recipe() -> None:
+    assert Sample(compile="on").recipe() == Sample(compile="off").recipe()
+    assert Evaluate(compile="on").recipe() == Evaluate().recipe()
