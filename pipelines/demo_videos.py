@@ -12,10 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from pipelines.io import storage
 from pipelines.settings import VideosJob
 from pipelines.video import Frames
-from pipelines.video.encoder import encode_h264
 from vqvdm.errors import UserError
 
 CLASSES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
@@ -85,6 +83,9 @@ def demo_videos(config: DemoVideos) -> str:
     """Write `config.count` videos, one folder a class; existing files are kept."""
     # Imported late: it takes a second, and every job imports the settings above.
     from sklearn.datasets import load_digits
+
+    from pipelines.io import storage
+    from pipelines.video.encoder import encode_h264
 
     digits = load_digits()
     by_class = [np.flatnonzero(digits.target == label) for label in range(10)]

@@ -20,6 +20,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from pipelines import autoscaler
 from pipelines.autoscaler import FIXED, Offer
 from pipelines.cluster import is_own_ray, join_ray, joins_cluster, local_cpus
+from pipelines.request import Request
 from vqvdm.errors import UserError
 
 Kind = Literal["cpu", "cuda"]
@@ -47,21 +48,6 @@ class Cluster:
     def most_gpus(self) -> float:
         """None is told of GPUs that only a request would reveal: they may be any number."""
         return max(self.gpus, math.inf if self.offer.gpus is None else self.offer.gpus)
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a job's settings say of devices and workers."""
-
-    device: str = "auto"
-    num_workers: int | None = None
-    gpus_per_worker: float = 1.0
-    cpu_workers: int | None = None
-    """Workers by default where there is no GPU; None is one for each core."""
-    at_most: int | None = None
-    """Tasks: more workers would have nothing to do."""
-    share: int | None = None
-    """Set if the workers train together: they divide this number of clips among them."""
 
 
 @dataclass(frozen=True)

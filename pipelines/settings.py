@@ -1,6 +1,7 @@
 """Settings of every job: its root, its scale, and whether it replaces earlier results.
 
-The settings of a job are a frozen dataclass in `settings.py` of its wing; `--help` lists them. A
+The settings of a job are a frozen dataclass in `settings.py` of its wing; `--help` lists them.
+They import neither Ray nor storage: nets are measured and tested where PyTorch is all there is. A
 *recipe* (model, data, optimiser, global batch) defines what is made. The *scale* (workers,
 threads) defines the resources used, and changes no result beyond floating-point order.
 """
@@ -9,12 +10,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pipelines.devices import Request
-from pipelines.io import storage
-from pipelines.io.workspace import Workspace
+from pipelines.request import Request
 from vqvdm.errors import UserError
+
+if TYPE_CHECKING:
+    from pipelines.io.workspace import Workspace
 
 Switch = Literal["auto", "on", "off"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -53,6 +55,9 @@ class Job:
 
     @property
     def workspace(self) -> Workspace:
+        from pipelines.io import storage
+        from pipelines.io.workspace import Workspace
+
         return Workspace(storage.absolute(self.root))
 
     def recipe(self) -> dict[str, Any]:
@@ -97,4 +102,6 @@ class VideosJob(Job):
 
     @property
     def videos_uri(self) -> str:
+        from pipelines.io import storage
+
         return storage.absolute(self.videos) if self.videos else self.workspace.videos

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from pipelines.training.loader import Batch
+from benchmarks.memory import MemoryBatch
 from pipelines.training.methods.base import Method
 from pipelines.training.methods.ldm import LDMMethod
 from pipelines.training.methods.vqgan import VQGANMethod
@@ -18,7 +18,7 @@ from vqvdm.tokenizer.losses import LossConfig
 from vqvdm.tokenizer.vqgan import VQGANConfig
 
 
-def batch() -> Batch:
+def batch() -> MemoryBatch:
     g = torch.Generator().manual_seed(0)
     tensors = {
         "video": torch.randint(0, 256, (4, 4, 16, 16, 3), dtype=torch.uint8, generator=g),
@@ -26,7 +26,7 @@ def batch() -> Batch:
         "class_index": torch.tensor([0, 1, -1, 0]),
         "fps": torch.tensor([8.0, 8.0, 8.0, 8.0]),
     }
-    return Batch(["a", "b", "c", "d"], tensors)
+    return MemoryBatch(tensors)
 
 
 def vqgan(world: World, quantizer: str, size: int, accumulate: int) -> VQGANMethod:

@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pipelines.io import storage
 from vqvdm.errors import UserError
 
 Perceptual = Callable[[Tensor, Tensor], Tensor]
@@ -21,6 +20,8 @@ Perceptual = Callable[[Tensor, Tensor], Tensor]
 
 def checksum(text: str) -> str:
     """The sha256 of the file at `URI#sha256=HEX`; `UserError` if it is missing or different."""
+    from pipelines.io import storage
+
     uri, _, expected = text.partition("#sha256=")
     try:
         found = storage.sha256(uri)
@@ -33,6 +34,8 @@ def checksum(text: str) -> str:
 
 def load_perceptual(text: str, device: torch.device) -> Perceptual:
     """The network at `URI#sha256=HEX`, frozen; `UserError` if it is not such a network."""
+    from pipelines.io import storage
+
     uri = text.partition("#")[0]
     with storage.local_copy(uri) as path:
         data = Path(path).read_bytes()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pipelines.devices import Request
+from pipelines.request import Request
 from pipelines.settings import DeviceJob, Switch
 from vqvdm.diffusion.objectives import ObjectiveConfig
 from vqvdm.diffusion.unet import UNetConfig
@@ -44,8 +44,8 @@ class TrainJob(DeviceJob):
     ema_decay: float = 0.995
     """Decay of the average of the weights that is published."""
     precision: Precision = "auto"
-    """Arithmetic of the network: auto is bf16 where the device is fast at it, fp16 with scaled losses
-    on GPUs that are fast at that alone (V100, T4), else fp32."""
+    """Arithmetic of the network: auto is bf16 where the device is fast at it, fp16, with scaled
+    losses, on GPUs that are fast at that alone (V100, T4), else fp32."""
     compile: Switch = "auto"
     """`torch.compile` of the nets; auto is on with a GPU."""
     channels_last: Switch = "auto"

@@ -5,6 +5,7 @@ below; a wing is one house of its own. Every foreign library has its rooms; noth
 """
 
 import ast
+import subprocess
 import sys
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
@@ -27,7 +28,7 @@ FLOORS: list[set[str]] = [
     {"pipelines.tracking", "pipelines.settings", "pipelines.tasks"},
     {"pipelines.io"},
     {"pipelines.devices"},
-    {"pipelines.video", "pipelines.cluster", "pipelines.autoscaler"},
+    {"pipelines.video", "pipelines.cluster", "pipelines.autoscaler", "pipelines.request"},
     {"vqvdm"},
 ]
 """From top to bottom. What stands on one floor imports neither its neighbours nor what is above."""
@@ -230,7 +231,38 @@ def test_neighbours_do_not_import_each_other() -> None:
 
 def test_pages_alone_lie_loose_in_pipelines() -> None:
     loose = {path.stem for path in (ROOT / "pipelines").glob("*.py")}
-    assert loose == JOBS | {"__init__", "settings", "cluster", "devices", "autoscaler", "tasks"}
+    assert loose == JOBS | {
+        "__init__", "settings", "cluster", "devices", "autoscaler", "request", "tasks",
+    }  # fmt: skip
+
+
+WITHOUT = """
+import importlib, sys
+
+class Refuses:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {blocked}:
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Refuses())
+for name in {modules}:
+    importlib.import_module(name)
+"""
+
+
+def test_nets_are_trained_where_pytorch_is_all_there_is() -> None:
+    """A GPU's machine may have no Ray: tests/gpu and benchmarks/gpu.py run there."""
+    blocked = {"ray", "av", "mlflow", "fsspec", "tyro", "webdataset", "s3fs", "sklearn", "pyarrow"}
+    wanted = [
+        "pipelines.recipes.presets", "pipelines.training.world", "pipelines.training.optimise",
+        "pipelines.training.settings", "pipelines.training.methods.ldm",
+        "pipelines.training.methods.vqgan", "tests.trainings",
+    ]  # fmt: skip
+    script = WITHOUT.format(blocked=blocked, modules=wanted)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_there_are_no_circles() -> None:

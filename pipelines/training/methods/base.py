@@ -1,4 +1,7 @@
-"""What the loop drives: an object that takes steps, validates, and says what to save."""
+"""What the loop drives: an object that takes steps, validates, and says what to save.
+
+Methods import neither Ray nor storage, and no video library: they run where PyTorch is.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,19 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from pipelines.training.loader import Batch
 from pipelines.video import Frames
+
+
+class Batch(Protocol):
+    """A worker's share of a step, from the loader or from memory."""
+
+    @property
+    def tensors(self) -> dict[str, Tensor]: ...
+
+    def split(self, parts: int) -> Sequence[Batch]:
+        """Parts of equal size, in order."""
+
+    def to(self, device: torch.device) -> Batch: ...
 
 
 class Method(Protocol):

@@ -15,9 +15,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from pipelines.io import storage
-from pipelines.training.loader import Batch
-from pipelines.training.methods.base import mean_over_parts
+from pipelines.training.methods.base import Batch, mean_over_parts
 from pipelines.training.optimise import Optimiser, scheduled_lr, step_together
 from pipelines.training.settings import TrainLDM
 from pipelines.training.world import Draws, World
@@ -111,6 +109,8 @@ class LDMMethod:
         if self.vqgan is None:
             return None
         if self._generator is None:
+            from pipelines.io import storage
+
             with storage.local_folder(self.vqgan) as folder:
                 vqgan = load_vqgan(folder, self.world.device)
             self._generator = VideoGenerator(self.ema.average, vqgan, self._about())

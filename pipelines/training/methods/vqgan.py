@@ -14,8 +14,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from pipelines.training.loader import Batch
-from pipelines.training.methods.base import mean_over_parts
+from pipelines.training.methods.base import Batch, mean_over_parts
 from pipelines.training.methods.critic import Critic, Pair
 from pipelines.training.optimise import Optimiser, scheduled_lr, step_together
 from pipelines.training.perceptual import load_perceptual

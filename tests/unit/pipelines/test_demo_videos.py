@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits
 
 from pipelines import demo_videos as page
 from pipelines.demo_videos import DemoVideos
-from pipelines.video import Frames, header
+from pipelines.video import Frames, encoder, header
 from vqvdm.errors import UserError
 
 
@@ -55,7 +55,7 @@ def test_every_video_has_a_digit_of_its_own(
         return np.zeros((1, 16, 16, 3), np.uint8)
 
     monkeypatch.setattr(page, "digit_video", record)
-    monkeypatch.setattr(page, "encode_h264", lambda frames, fps: b"")
+    monkeypatch.setattr(encoder, "encode_h264", lambda frames, fps: b"")
     page.demo_videos(small(tmp_path, count=200))
     assert len(set(digits)) == len(digits) == 200
     X, y = load_digits(return_X_y=True)
