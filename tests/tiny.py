@@ -10,6 +10,7 @@ import torch
 
 from vqvdm.checkpoint import save_model
 from vqvdm.diffusion.unet import UNet, UNetConfig
+from vqvdm.tokenizer.quantize import Codebook
 from vqvdm.tokenizer.vqgan import VQGAN, VQGANConfig
 
 TOKENIZER = VQGANConfig(
@@ -24,12 +25,15 @@ def write_bundle(
     fps: Sequence[float] = (8.0, 16.0),
     size: int = 32,
     seed: int = 0,
+    tokenizer: VQGANConfig = TOKENIZER,
 ) -> Path:
     """Publish ldm/NAME in `folder`: videos of 16 frames; another seed gives other weights."""
     torch.manual_seed(seed)
-    net, vqgan = UNet(DENOISER, 3, len(classes)), VQGAN(TOKENIZER)
+    net, vqgan = UNet(DENOISER, 3, len(classes)), VQGAN(tokenizer)
     for parameter in net.parameters():  # an untrained denoiser says nothing
         torch.nn.init.normal_(parameter, std=0.2)
+    if isinstance(vqgan.quantizer, Codebook):  # codes are placed by the first latents
+        vqgan.quantizer.start(torch.randn(256, tokenizer.codebook_channels))
     about = {
         "model": asdict(DENOISER),
         "objective": {"name": "flow", "class_dropout": 0.5},
@@ -41,6 +45,6 @@ def write_bundle(
         "inputs": {"latents": "1a7e47", "vqgan": "70ce71"},
     }  # fmt: skip
     save_model(folder, net, about)
-    save_model(folder / "vqgan", vqgan, {"model": asdict(TOKENIZER)})
+    save_model(folder / "vqgan", vqgan, {"model": asdict(tokenizer)})
     (folder / "MODEL_CARD.md").write_text("# A tiny model\n")
     return folder

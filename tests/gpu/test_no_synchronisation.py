@@ -1,6 +1,7 @@
 """On a GPU a training step only enqueues work."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -8,14 +9,17 @@ import torch
 from pipelines.training.world import World
 from tests.trainings import METHODS, batch
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
-
-@pytest.fixture
-def no_waiting() -> Iterator[None]:
-    torch.cuda.set_sync_debug_mode("error")
-    yield
-    torch.cuda.set_sync_debug_mode("default")
+@contextmanager
+def no_waiting(device: torch.device) -> Iterator[None]:
+    """CUDA raises an error where the host waits for it."""
+    if device.type == "cuda":
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        if device.type == "cuda":
+            torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize(
@@ -24,12 +28,16 @@ def no_waiting() -> Iterator[None]:
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("name", METHODS)
 def test_a_step_waits_for_nothing(
-    name: str, accumulate: int, dtype: torch.dtype, request: pytest.FixtureRequest
+    name: str, accumulate: int, dtype: torch.dtype, device: torch.device
 ) -> None:
-    method = METHODS[name](World(device=torch.device("cuda"), dtype=dtype), accumulate)
+    if name == "fsq":
+        pytest.importorskip("vector_quantize_pytorch")
+    if device.type == "cpu" and dtype == torch.bfloat16:
+        pytest.skip("gradients of 3D convolutions in bf16 are not always finite on CPUs")
+    method = METHODS[name](World(device=device, dtype=dtype), accumulate)
     for step in range(2):  # the first ones place codes, and set up libraries
         method.train_step(batch(), step)
-    request.getfixturevalue("no_waiting")
-    metrics = method.train_step(batch(), 2)
-    torch.cuda.set_sync_debug_mode("default")
+    more = batch()
+    with no_waiting(device):
+        metrics = method.train_step(more, 2)
     assert metrics["loss"].isfinite()
