@@ -24,12 +24,13 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.bundle import DENOISER, LATENT
 from benchmarks.data_plane import few, make_videos, shard
 from benchmarks.jobs import own_ray
 from benchmarks.loading import index, random_batch, void
 from benchmarks.quality import OURS, evaluated
 from benchmarks.results import PLACE, machine
-from benchmarks.sampling import CPU, DENOISER, LATENT, generator, in_turns, sample
+from benchmarks.sampling import CPU, generator, in_turns, sample
 from pipelines.cluster import local_cpus
 from pipelines.io import storage
 from pipelines.recipes.presets import ucf101

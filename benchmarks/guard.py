@@ -17,8 +17,9 @@ from collections.abc import Callable
 
 import torch
 
+from benchmarks.bundle import CLASSES, DENOISER, LATENT
 from benchmarks.peers import full_resolution
-from benchmarks.sampling import CLASSES, CPU, DENOISER, LATENT, in_turns
+from benchmarks.sampling import CPU, in_turns
 from pipelines.recipes.presets import ucf101, vdm
 from vqvdm.diffusion.unet import UNet
 from vqvdm.inference import ready, resolve_precision

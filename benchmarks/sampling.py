@@ -16,7 +16,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,40 +23,19 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import nn
 
+from benchmarks.bundle import CLASSES, DENOISER, LATENT, write_bundle
 from benchmarks.peers import full_resolution
 from benchmarks.peers.pixel_diffusion import STEPS, PixelDiffusion
 from benchmarks.results import Row, record, row
 from pipelines.cluster import local_cpus
-from pipelines.recipes.presets import ucf101
 from vqvdm import VideoGenerator
-from vqvdm.checkpoint import save_model
 from vqvdm.diffusion.unet import UNet
 from vqvdm.inference import Precision, ready, resolve_precision
-from vqvdm.tokenizer.quantize import Codebook
-from vqvdm.tokenizer.vqgan import VQGAN
 
-DENOISER = ucf101().train_ldm.model
-CLASSES = [f"class {index}" for index in range(101)]
-LATENT = (3, 4, 16, 16)
 BATCH = 16
 CPU = torch.device("cpu")
 PEER = "video-diffusion-pytorch 0.7.0, Unet3D 64"
 Clip = Callable[[], object]
-
-
-def write_bundle(folder: Path, latent: tuple[int, ...] = LATENT) -> None:
-    """Both nets of the preset `ucf101`, as `train_ldm` leaves them."""
-    vqgan = VQGAN(ucf101().train_vqgan.model)
-    assert isinstance(vqgan.quantizer, Codebook)
-    vqgan.quantizer.placed.fill_(True)  # as in a trained one
-    metadata = {
-        "model": asdict(DENOISER),
-        "classes": CLASSES,
-        "objective": {"name": "flow"},
-        "latents": {"shape": list(latent), "mean": [0.0] * 3, "std": [1.0] * 3},
-    }
-    save_model(folder, UNet(DENOISER, LATENT[0], len(CLASSES)), metadata)
-    save_model(folder / "vqgan", vqgan, {"model": asdict(vqgan.config)})
 
 
 def generator(precision: Precision = "auto", latent: tuple[int, ...] = LATENT) -> VideoGenerator:

@@ -1,0 +1,36 @@
+"""A bundle of untrained nets of the size of a preset: time and memory do not depend on weights."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from benchmarks.sizes import latent_shape
+from pipelines.recipes.presets import Preset, ucf101
+from vqvdm.checkpoint import save_model
+from vqvdm.diffusion.unet import UNet
+from vqvdm.tokenizer.quantize import Codebook
+from vqvdm.tokenizer.vqgan import VQGAN
+
+DENOISER = ucf101().train_ldm.model
+CLASSES = [f"class {index}" for index in range(101)]
+LATENT = latent_shape(ucf101())
+
+
+def write_bundle(
+    folder: Path, latent: tuple[int, ...] = LATENT, preset: Preset | None = None
+) -> None:
+    """Both nets of a preset, by default `ucf101`, as `train_ldm` leaves them."""
+    preset = preset or ucf101()
+    config = preset.train_ldm.model
+    vqgan = VQGAN(preset.train_vqgan.model)
+    assert isinstance(vqgan.quantizer, Codebook)
+    vqgan.quantizer.placed.fill_(True)  # as in a trained one
+    metadata = {
+        "model": asdict(config),
+        "classes": CLASSES,
+        "objective": {"name": "flow"},
+        "latents": {"shape": list(latent), "mean": [0.0] * 3, "std": [1.0] * 3},
+    }
+    save_model(folder, UNet(config, LATENT[0], len(CLASSES)), metadata)
+    save_model(folder / "vqgan", vqgan, {"model": asdict(vqgan.config)})
