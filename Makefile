@@ -7,7 +7,7 @@ UI_PORT ?= 5000
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos bench guard sizes lint up down ui
+.PHONY: help demo test chaos bench gpu guard sizes lint up down ui
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -29,6 +29,9 @@ chaos: .venv/.installed  ## kill workers, drivers, nodes and the S3 server of ru
 bench: .venv/.installed  ## measure against other tools; writes benchmarks/results.json
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m benchmarks
+
+gpu: .venv/.installed  ## tests and figures of a GPU, nine minutes, into runs/gpu
+	PYTHON=$(BIN)/python tests/gpu/run.sh
 
 guard: .venv/.installed  ## a minute of ratios that a change must not spoil
 	$(BIN)/python -m benchmarks.guard

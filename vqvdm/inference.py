@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from typing import Literal, TypeVar
 
 import torch
@@ -64,6 +66,14 @@ def prepare_device(device: torch.device | str, tf32: bool = False) -> None:
     torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = tf32
     torch.set_float32_matmul_precision("highest")
+
+
+def compiles_by_default(device: torch.device | str) -> bool:
+    """Whether nets that run often should go through `torch.compile`: on a GPU, where there is the
+    C compiler that Triton builds its kernels with."""
+    if torch.device(device).type != "cuda":
+        return False
+    return bool(os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang"))
 
 
 def ready(

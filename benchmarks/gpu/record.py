@@ -70,9 +70,8 @@ def machine(device: torch.device) -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else None,
         "cores": os.cpu_count(),
-        "commit": os.environ.get(COMMIT)
-        or _output("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"),
-        "changed": bool(_output("git", "-C", str(ROOT), "status", "--porcelain", "-uno")),
+        "commit": os.environ.get(COMMIT) or _git("rev-parse", "--short", "HEAD"),
+        "changed": bool(_git("status", "--porcelain", "-uno")),
     }
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
@@ -85,6 +84,10 @@ def machine(device: torch.device) -> dict[str, Any]:
         query = ("--query-gpu=driver_version", "--format=csv,noheader")
         found["driver"] = _output("nvidia-smi", *query)
     return found
+
+
+def _git(*arguments: str) -> str | None:
+    return _output("git", "-C", str(ROOT), *arguments)
 
 
 def _output(*command: str) -> str | None:

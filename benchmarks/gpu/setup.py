@@ -114,6 +114,6 @@ def tiny(record: Record, device: torch.device) -> Setup:
         ),
     )  # fmt: skip
     return Setup(
-        device, record, preset, repeats=1, warm=0, steps=(100, 20), peer_steps=1, batch=2, peer_width=8,
+        device, record, preset, repeats=1, warm=0, peer_steps=1, batch=2, peer_width=8,
         peer_size=16, precision="fp32", backend="eager", training_steps=1,
     )  # fmt: skip

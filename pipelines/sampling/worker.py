@@ -9,8 +9,9 @@ import hashlib
 import re
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -22,7 +23,7 @@ from pipelines.sampling.settings import Sample, Sampling
 from pipelines.video import Frames
 from pipelines.video.encoder import encode_h264
 from vqvdm.generator import VideoGenerator
-from vqvdm.inference import Precision
+from vqvdm.inference import Precision, compiles_by_default
 
 BUNDLE = (
     "config.json",
@@ -76,8 +77,9 @@ class SamplingWorker:
         torch.set_num_threads(devices.threads())
         self.config = config
         self._bundle, self._precision, self._kind = bundle, precision, devices.kind
-        many = devices.kind == "cuda" and batches >= COMPILE_FROM * devices.workers
-        self._compiled = resolve_switch(config.compile, auto=many)
+        many = batches >= COMPILE_FROM * devices.workers
+        auto = many and compiles_by_default(devices.kind)
+        self._compiled = resolve_switch(config.compile, auto)
 
     @cached_property
     def device(self) -> torch.device:
@@ -123,22 +125,25 @@ class PublishingWorker(SamplingWorker):
     def __call__(self, row: dict) -> dict:
         """Takes {"batch": the number of one}, adds {"rows": its rows, as JSON}."""
         batch = self.batches[row["batch"]]
-        rows = []
-        for request, video in zip(batch.requests, self.videos(batch.requests), strict=True):
-            mp4 = encode_h264(video, request.fps)
-            storage.publish_bytes(mp4, storage.join(batch.folder, request.file))
-            rows.append(
-                {
-                    "file": request.file,
-                    "class": request.label,
-                    "fps": request.fps,
-                    "seed": request.seed(self.config.seed),
-                    "sha256": hashlib.sha256(mp4).hexdigest(),
-                    "recipe": batch.recipe,
-                }
-            )
+        videos = self.videos(batch.requests)
+        # The device has nothing to do meanwhile: all cores of this worker encode.
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            rows = list(pool.map(partial(self._publish, batch), batch.requests, videos))
         batch.finish(rows)
         return row | {"rows": checksums.json_bytes(rows)}
+
+    def _publish(self, batch: SampleBatch, request: Request, video: Frames) -> dict:
+        """The row of a video that is encoded and uploaded."""
+        mp4 = encode_h264(video, request.fps)
+        storage.publish_bytes(mp4, storage.join(batch.folder, request.file))
+        return {
+            "file": request.file,
+            "class": request.label,
+            "fps": request.fps,
+            "seed": request.seed(self.config.seed),
+            "sha256": hashlib.sha256(mp4).hexdigest(),
+            "recipe": batch.recipe,
+        }
 
 
 @dataclass(frozen=True)

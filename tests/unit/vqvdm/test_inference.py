@@ -1,6 +1,7 @@
 """Nets made ready to run say what the plain ones say, in the precision asked for."""
 
 import copy
+import shutil
 from collections.abc import Iterator
 
 import pytest
@@ -9,7 +10,13 @@ from torch import Tensor, nn
 
 from vqvdm.diffusion.unet import UNet, UNetConfig
 from vqvdm.errors import UserError
-from vqvdm.inference import default_device, prepare_device, ready, resolve_precision
+from vqvdm.inference import (
+    compiles_by_default,
+    default_device,
+    prepare_device,
+    ready,
+    resolve_precision,
+)
 from vqvdm.tokenizer.vqgan import VQGAN, VQGANConfig
 
 
@@ -139,6 +146,30 @@ def test_the_device_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     for available, expected in ((True, "cuda"), (False, "cpu")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda found=available: found)
         assert default_device() == torch.device(expected)
+
+
+@pytest.mark.parametrize(
+    ("device", "variable", "found", "expected"),
+    [
+        ("cuda", None, "gcc", True),
+        ("cuda", None, "clang", True),
+        ("cuda", "/opt/cc", None, True),
+        ("cuda", None, None, False),  # python:slim has no compiler
+        ("cpu", None, "gcc", False),
+    ],
+)
+def test_compiling_wants_a_gpu_and_a_c_compiler(
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    variable: str | None,
+    found: str | None,
+    expected: bool,
+) -> None:
+    monkeypatch.delenv("CC", raising=False)
+    if variable:
+        monkeypatch.setenv("CC", variable)
+    monkeypatch.setattr(shutil, "which", lambda name: name if name == found else None)
+    assert compiles_by_default(device) == expected
 
 
 def test_what_will_be_compiled_is_not_packed() -> None:

@@ -1,7 +1,10 @@
 """Requests: batches of one frame rate, and a seed for each video."""
 
 import hashlib
+import json
+import threading
 from dataclasses import replace
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -10,8 +13,16 @@ import torch
 
 from pipelines.devices import Devices, Kind
 from pipelines.evaluation.settings import Evaluate
+from pipelines.sampling import worker as page
 from pipelines.sampling.settings import Sample
-from pipelines.sampling.worker import COMPILE_FROM, Request, SamplingWorker, in_batches
+from pipelines.sampling.worker import (
+    COMPILE_FROM,
+    PublishingWorker,
+    Request,
+    SampleBatch,
+    SamplingWorker,
+    in_batches,
+)
 from pipelines.settings import Switch
 from pipelines.video import Frames
 
@@ -69,6 +80,7 @@ def test_compiling_is_for_gpus_and_many_batches(
     expected: bool,
 ) -> None:
     monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    monkeypatch.setenv("CC", "cc")
     devices = Devices(kind, workers=2)
     worker = SamplingWorker("ldm", Sample(compile=compile), "auto", devices, batches)
     assert worker._compiled == expected
@@ -97,3 +109,28 @@ def test_a_compiled_net_sees_batches_of_one_size(monkeypatch: pytest.MonkeyPatch
 def test_compiling_is_no_part_of_the_recipe() -> None:
     assert Sample(compile="on").recipe() == Sample(compile="off").recipe()
     assert Evaluate(compile="on").recipe() == Evaluate().recipe()
+
+
+def test_videos_of_a_batch_are_encoded_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = threading.Barrier(2, timeout=30)  # one after the other would wait for ever
+
+    def encode(video: Frames, fps: float) -> bytes:
+        both.wait()
+        return bytes(video)
+
+    monkeypatch.setattr(page, "encode_h264", encode)
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    wanted = requests(8, 8, 8, 8)
+    batch = SampleBatch(str(tmp_path), "recipe", tuple(wanted))
+    worker = PublishingWorker("ldm", Sample(), "auto", Devices(), [batch])
+    monkeypatch.setattr(worker, "videos", lambda _: np.arange(4, dtype=np.uint8)[:, None])
+    rows = json.loads(worker({"batch": 0})["rows"])
+    assert [row["file"] for row in rows] == [request.file for request in wanted]
+    for number, row in enumerate(rows):
+        content = (tmp_path / row["file"]).read_bytes()
+        assert content == bytes([number])
+        assert row["sha256"] == hashlib.sha256(content).hexdigest()
+    assert batch.finished() == rows
