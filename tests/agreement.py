@@ -18,6 +18,15 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
     return ((found - expected).norm() / expected.norm().clamp(min=1e-12)).item()
 
 
+def differing(
+    found: Mapping[str, Tensor], expected: Mapping[str, Tensor], absolute: float = 1e-3
+) -> dict[str, tuple[float, float]]:
+    """Metrics that differ by more than a hundredth and `absolute`: means near zero cancel."""
+    assert found.keys() == expected.keys()
+    pairs = {name: (found[name].item(), value.item()) for name, value in expected.items()}
+    return {name: (a, b) for name, (a, b) in pairs.items() if abs(a - b) > absolute + 0.01 * abs(b)}
+
+
 def errors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, float]:
     """Relative errors by name, of floating-point tensors of both."""
     assert found.keys() == expected.keys()

@@ -24,11 +24,12 @@ def attend_plain(q_BHLD: Tensor, k_BHLD: Tensor, v_BHLD: Tensor) -> Tensor:
     return scores.softmax(dim=-1) @ v_BHLD
 
 
-ATTENTION: dict[str, Callable[..., Tensor]] = {
-    "fused": attend_fused,
-    "plain": attend_plain,
-    "compiled": torch.compile(attend_plain, dynamic=False),
-}
+def kinds(setup: Setup) -> dict[str, Callable[..., Tensor]]:
+    """Kinds of attention by name."""
+    found: dict[str, Callable[..., Tensor]] = {"fused": attend_fused, "plain": attend_plain}
+    if setup.is_gpu:
+        found["compiled"] = torch.compile(attend_plain, dynamic=False)
+    return found
 
 
 def shapes(setup: Setup, batch: int) -> dict[str, tuple[int, int, int, int]]:
@@ -57,9 +58,7 @@ def attention(setup: Setup, batch: int) -> None:
             for _ in range(3)
         ]
         weight = torch.randn(shape, device=setup.device, dtype=setup.dtype)
-        for kind, attend in ATTENTION.items():
-            if kind == "compiled" and not setup.is_gpu:
-                continue
+        for kind, attend in kinds(setup).items():
             work = partial(there_and_back, attend, inputs, weight)
             taken = [1e3 * each for each in setup.seconds(work, inner=10)]
             setup.record.add(f"attention, {name}, {batch} clips, {kind}", taken, "ms")

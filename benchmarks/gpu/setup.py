@@ -24,7 +24,7 @@ class Setup:
     device: torch.device
     record: Record
     preset: Preset
-    repeats: int = 5
+    repeats: int = 3
     steps: tuple[int, ...] = (100, 20)
     peer_steps: int = 20
     """Of the peer's 100 steps, at one clip; fewer at more."""

@@ -105,8 +105,8 @@ def throughput(
     setup.empty()
 
 
-def both_stages(setup: Setup) -> None:
-    """The parts of the record, in the order of their worth."""
+def both_stages(setup: Setup, compiled: bool) -> None:
+    """A part of the record for each, in the order of their worth."""
     vqgan, ldm = setup.preset.train_vqgan, setup.preset.train_ldm
     late = vqgan.steps - 1  # the discriminators have their full weight
     alone = gflop_of_stage_one(setup.preset)
@@ -116,13 +116,10 @@ def both_stages(setup: Setup) -> None:
         "stage one": (stage_one, clips, vqgan.batch_size, late, judged),
         "stage one without discriminators": (stage_one, clips, vqgan.batch_size, 1, alone),
     }
-    for compiled in (False, True)[: 1 + setup.is_gpu]:
-        for name, arguments in works.items():
-            if compiled and name == "stage one without discriminators":
-                continue  # a part of what is compiled for stage one
-            part = f"{name}, {'compiled' if compiled else 'eager'}"
-            setup.part(part, throughput, name, *arguments, compiled)
-            conclude(setup)
+    way = "compiled" if compiled else "eager"
+    for name, arguments in works.items():
+        setup.part(f"{name}, {way}", throughput, name, *arguments, compiled)
+        conclude(setup)
 
 
 def conclude(setup: Setup) -> None:

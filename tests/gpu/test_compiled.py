@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipelines.training.world import World
-from tests.agreement import TOLERANCE, errors, relative_error
+from tests.agreement import TOLERANCE, differing, relative_error
 from tests.tiny import write_bundle
 from tests.trainings import METHODS, batch
 from vqvdm.generator import COMPILE_MODE, VideoGenerator
@@ -43,8 +43,7 @@ def test_steps(name: str, device: torch.device, rehearsal: bool) -> None:
     for step, (found, expected) in enumerate(
         zip(*(_steps(name, world) for world in (compiled, World(device=device))), strict=True)
     ):
-        wrong = {key: error for key, error in errors(found, expected).items() if error > 1e-3}
-        assert not wrong, step
+        assert differing(found, expected) == {}, step
 
 
 def _steps(name: str, world: World) -> list[dict[str, torch.Tensor]]:

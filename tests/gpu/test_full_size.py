@@ -2,6 +2,7 @@
 discriminators join."""
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
@@ -74,7 +75,7 @@ def train(make: Callable[[], Method], inputs: dict[str, Any], config: TrainJob) 
         print(f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB at the peak")
         torch.cuda.reset_peak_memory_stats()
     assert found["skipped_steps"] == 0
-    assert 0 < found["loss"] < 100
+    assert math.isfinite(found["loss"])
     assert found["gradient_norm"] > 0
     return found
 

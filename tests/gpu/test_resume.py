@@ -21,9 +21,19 @@ Module = TypeVar("Module", bound=nn.Module)
 NAMES = [name for name in METHODS if name != "fsq"]  # its package is missing on some machines
 
 
-def weights(method: Method) -> dict[str, torch.Tensor]:
-    state = method.state()
-    return state.get("vqgan") or state["denoiser"]
+def apart(
+    found: Method, expected: Method, device: torch.device, dtype: torch.dtype = torch.float32
+) -> dict[str, float]:
+    """Weights that differ. A CPU repeats a step exactly; some kernels of a GPU add in any order,
+    and Adam divides each gradient by its size, however small, and codes near a tie may swap."""
+    states = [method.state() for method in (found, expected)]
+    ours, theirs = (state.get("vqgan") or state["denoiser"] for state in states)
+    limits = {torch.float32: 1e-2, torch.bfloat16: 1e-1}
+    limit = limits[dtype] if device.type == "cuda" else 1e-6
+    wrong = {key: error for key, error in errors(ours, theirs).items() if error > limit}
+    if device.type == "cuda":
+        wrong = {key: error for key, error in wrong.items() if "codebook" not in key}
+    return wrong
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
@@ -43,10 +53,7 @@ def test_a_training_goes_on(
             for method in (undisturbed, resumed):
                 metrics = method.train_step(batch(), step)
     assert metrics["skipped_steps"] == 0
-    found = errors(weights(resumed), weights(undisturbed))
-    # Some kernels of a GPU add in any order, and codes near a tie are chosen otherwise then.
-    wrong = {key: error for key, error in found.items() if error > 1e-3 and "codebook" not in key}
-    assert not wrong
+    assert apart(resumed, undisturbed, device, dtype) == {}
 
 
 class Grouped(World):
@@ -85,7 +92,5 @@ def test_a_group_of_one(name: str, accumulate: int, device: torch.device) -> Non
         for method in (alone, grouped):
             metrics = method.train_step(batch(), step)
     assert Grouped(device=device).mean(metrics)["skipped_steps"] == 0
-    found = errors(weights(grouped), weights(alone))
-    wrong = {key: error for key, error in found.items() if error > 1e-3 and "codebook" not in key}
-    assert not wrong
+    assert apart(grouped, alone, device) == {}
     dist.barrier()
