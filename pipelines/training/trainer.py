@@ -42,7 +42,7 @@ from pipelines.training.messages import drawing_bar, poll_for_drain, poll_for_st
 from pipelines.training.settings import TrainJob
 from pipelines.training.world import World
 from vqvdm.errors import UserError
-from vqvdm.inference import resolve_precision
+from vqvdm.inference import compiles_by_default, resolve_precision
 
 VALIDATION_CLIPS = 64
 ATTEMPTS = 3
@@ -216,7 +216,7 @@ def _worker(arguments: dict[str, Any]) -> None:
         device,
         resolve_precision(plan.config.precision, device),
         resolve_switch(plan.config.channels_last, auto=True),
-        resolve_switch(plan.config.compile, auto=device.type == "cuda"),
+        resolve_switch(plan.config.compile, auto=compiles_by_default(device)),
     )
     board = ray.get_actor(plan.name)
     run = run_of(board, plan.tracking_uri, plan.run_id, plan.node) if world.is_first else None
