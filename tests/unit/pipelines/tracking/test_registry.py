@@ -123,6 +123,18 @@ def test_an_unregistered_model_is_not_judged(run: Run, tmp_path: Path) -> None:
     assert "in no registry" in judge(run, str(tmp_path / "other"), "unknown", outcome(1.0))
 
 
+def test_a_model_is_known_by_its_old_name_after_its_root_moved(run: Run, tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    bundle = write_bundle(old / "ldm", seed=9)
+    register(run, str(old), str(bundle))
+    old.rename(new)
+    said = judge(run, str(new), fingerprint(new / "ldm"), outcome(3.0))
+    assert said == "champion: vqvdm-old/1 is the first, fvd_builtin 3"
+    model = pyfunc.load_model("models:/vqvdm-old@champion")
+    asked = pd.DataFrame({"class": ["seven"], "fps": [8.0]})
+    assert model.predict(asked, params={"steps": 1}).shape == (1, 16, 32, 32, 3)
+
+
 def test_a_store_without_a_registry_is_reported(
     run: Run, bundles: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

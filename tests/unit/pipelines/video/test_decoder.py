@@ -127,22 +127,6 @@ def test_damage_counts_where_it_is(name: str, place: float, tmp_path: Path) -> N
         assert (error is not None) == bool(wanted & lost), (first, error)
 
 
-def test_the_account_of_damage_is_in_words(tmp_path: Path) -> None:
-    path = plain(tmp_path / "a.avi")
-    data = bytearray(path.read_bytes())
-    place = data.find(b"00dc", len(data) // 2)
-    data[place + 8 : place + 200] = bytes(192)
-    path.write_bytes(data)
-    pictures = []
-    with pytest.raises(VideoError) as error:
-        for one in read_frames(str(path), 64):
-            pictures.append(one)
-    [fresh] = [one for one in pictures if one.fresh]
-    last = pictures[pictures.index(fresh) - 1]
-    expected = f"after {last.until_s:.2f} s, up to {fresh.time_s:.2f} s"
-    assert error.value.detail == f"frames do not decode {expected}"
-
-
 def test_recordings_that_were_joined(tmp_path: Path) -> None:
     """The time jumps back, and the size changes: both are read, and no clip holds both."""
     write(tmp_path / "a.ts", "mpeg2video", count=20)
@@ -172,10 +156,13 @@ def test_after_damage_the_next_key_frame_is_fresh(tmp_path: Path) -> None:
     data[place + 8 : place + 200] = bytes(192)
     path.write_bytes(data)
     pictures = []
-    with pytest.raises(VideoError, match="damaged"):
+    with pytest.raises(VideoError) as error:
         for picture in read_frames(str(path), 64):
             pictures.append(picture)
     [fresh] = [picture for picture in pictures if picture.fresh]
+    until_s = pictures[pictures.index(fresh) - 1].until_s
+    lost = f"after {until_s:.2f} s, up to {fresh.time_s:.2f} s"
+    assert error.value.detail == f"frames do not decode {lost}"
     assert number_of(fresh.pixels) % KEY_EVERY == 0
     before = [p for p in pictures if p.time_s < fresh.time_s]
     assert numbers(before) == list(range(len(before)))
