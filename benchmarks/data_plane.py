@@ -35,7 +35,7 @@ from benchmarks.jobs import own_ray
 from benchmarks.results import Row, record, row
 from pipelines import encode_latents as encoding
 from pipelines import shard_videos as sharding
-from pipelines.cluster import local_cpus
+from pipelines.cluster.cores import local_cpus
 from pipelines.io import shards, storage
 from pipelines.io.markers import load_markers
 from pipelines.io.progress import Progress

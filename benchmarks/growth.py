@@ -31,7 +31,7 @@ from benchmarks.loading import index, random_batch, void
 from benchmarks.quality import OURS, evaluated
 from benchmarks.results import PLACE, machine
 from benchmarks.sampling import CPU, generator, in_turns, sample
-from pipelines.cluster import local_cpus
+from pipelines.cluster.cores import local_cpus
 from pipelines.io import storage
 from pipelines.recipes.presets import ucf101
 from pipelines.training.methods.ldm import LDMMethod

@@ -8,7 +8,7 @@ import sys
 
 import ray
 
-from pipelines.cluster import ray_options
+from pipelines.cluster.join import ray_options
 from pipelines.recipes import cli
 
 

@@ -34,7 +34,7 @@ import torch
 import torch.distributed as dist
 
 from benchmarks.results import Row, record, row
-from pipelines.cluster import local_cpus
+from pipelines.cluster.cores import local_cpus
 from pipelines.io.arrays import clip_arrays, latent_arrays, pixel_arrays
 from pipelines.io.markers import Marker, shard_name
 from pipelines.io.shards import ShardWriter

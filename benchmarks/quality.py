@@ -25,7 +25,7 @@ from benchmarks.jobs import job, own_ray
 from benchmarks.loading import CLASSES, CLIP, index, random_batch, seconds_a_step, void
 from benchmarks.results import Row, record, row
 from benchmarks.sampling import CPU
-from pipelines.cluster import local_cpus
+from pipelines.cluster.cores import local_cpus
 from pipelines.demo_videos import demo_videos
 from pipelines.encode_latents import encode_latents
 from pipelines.evaluate import evaluate

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from pipelines.cluster import local_cpus
+from pipelines.cluster.cores import local_cpus
 
 PLACE = Path(__file__).parent / "results.json"
 

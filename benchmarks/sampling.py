@@ -27,7 +27,7 @@ from benchmarks.bundle import CLASSES, DENOISER, LATENT, write_bundle
 from benchmarks.peers import full_resolution
 from benchmarks.peers.pixel_diffusion import STEPS, PixelDiffusion
 from benchmarks.results import Row, record, row
-from pipelines.cluster import local_cpus
+from pipelines.cluster.cores import local_cpus
 from vqvdm import VideoGenerator
 from vqvdm.diffusion.unet import UNet
 from vqvdm.inference import Precision, ready, resolve_precision

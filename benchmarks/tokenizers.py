@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from benchmarks.peers import full_resolution
 from benchmarks.results import record, row
-from pipelines.cluster import local_cpus
+from pipelines.cluster.cores import local_cpus
 from pipelines.recipes.presets import ucf101
 from pipelines.sharding.clips import ClipSpec, CutRequest, EncodedClip, cut_video
 from pipelines.training.optimise import Optimiser, scheduled_lr, step_together

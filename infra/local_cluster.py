@@ -18,7 +18,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from pipelines.cluster import cluster_note, noted_cluster_answers
+from pipelines.cluster.join import cluster_note, noted_cluster_answers
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 STATE = REPOSITORY / "runs" / "ray_cluster.json"

@@ -17,9 +17,9 @@ from typing import Any
 
 import ray
 
-from pipelines import tasks
-from pipelines.cluster import set_up_ray_data
-from pipelines.devices import choose_devices, describe_devices
+from pipelines.cluster import tasks
+from pipelines.cluster.devices import choose_devices, describe_devices
+from pipelines.cluster.join import set_up_ray_data
 from pipelines.io import checksums, lock, storage, workspace
 from pipelines.io.markers import Marker, content_fingerprint, files_of, filled_with, load_markers
 from pipelines.io.progress import Progress

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import ray
 
-from pipelines.cluster import set_up_ray_data
-from pipelines.devices import Devices, choose_devices, describe_devices
+from pipelines.cluster.devices import Devices, choose_devices, describe_devices
+from pipelines.cluster.join import set_up_ray_data
 from pipelines.evaluation import metrics as measure
 from pipelines.evaluation import report
 from pipelines.evaluation.batches import (

@@ -14,8 +14,8 @@ from typing import Any
 
 import ray
 
-from pipelines.cluster import set_up_ray_data
-from pipelines.devices import choose_devices, describe_devices
+from pipelines.cluster.devices import choose_devices, describe_devices
+from pipelines.cluster.join import set_up_ray_data
 from pipelines.io import checksums, lock, storage, workspace
 from pipelines.io.progress import Progress
 from pipelines.io.workspace import require

@@ -12,7 +12,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pipelines.request import Request
+from pipelines.cluster.request import Request
 from vqvdm.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 
 Switch = Literal["auto", "on", "off"]
 Device = Literal["auto", "cpu", "cuda"]
+
+
+def resolve_switch(switch: Switch, auto: bool) -> bool:
+    """The value of a switch: `auto`, `on` or `off`."""
+    return auto if switch == "auto" else switch == "on"
 
 
 def parse_rates(text: str, word: str) -> list[float]:

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 import ray
 
-from pipelines import tasks
-from pipelines.cluster import join_ray, set_up_ray_data
+from pipelines.cluster import tasks
+from pipelines.cluster.join import join_ray, set_up_ray_data
 from pipelines.io import checksums, lock, storage, workspace
 from pipelines.io.markers import Marker, content_fingerprint, files_of, filled_with, shard_name
 from pipelines.io.progress import Progress

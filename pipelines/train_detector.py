@@ -18,8 +18,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from pipelines.cluster import local_cpus
-from pipelines.devices import Kind, choose_devices, describe_devices, worker_device
+from pipelines.cluster.cores import local_cpus
+from pipelines.cluster.devices import Kind, choose_devices, describe_devices, worker_device
 from pipelines.evaluation.settings import TrainDetector
 from pipelines.io import checksums, lock, storage, workspace
 from pipelines.io.arrays import clip_arrays

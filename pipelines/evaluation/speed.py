@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipelines.cluster import local_cpus
-from pipelines.devices import Devices
+from pipelines.cluster.cores import local_cpus
+from pipelines.cluster.devices import Devices
 from pipelines.evaluation.settings import Evaluate
 from pipelines.sampling.worker import SamplingWorker
 

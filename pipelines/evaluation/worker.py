@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipelines.cluster import local_cpus
-from pipelines.devices import Devices, worker_device
+from pipelines.cluster.cores import local_cpus
+from pipelines.cluster.devices import Devices, worker_device
 from pipelines.evaluation.batches import Batch, ClipRef
 from pipelines.evaluation.features import (
     FORMAT,

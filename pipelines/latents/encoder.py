@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipelines.devices import Kind, worker_device
+from pipelines.cluster.devices import Kind, worker_device
 from pipelines.io import checksums, shards, storage
 from pipelines.io.markers import Marker, finished
 from pipelines.io.scratch import scratch

@@ -19,7 +19,7 @@ from typing import Any
 
 import tyro
 
-from pipelines.cluster import find_user_error
+from pipelines.cluster.join import find_user_error
 from pipelines.io.connection import is_local
 from pipelines.recipes.presets import PRESETS, settings
 from pipelines.settings import Job

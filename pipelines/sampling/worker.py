@@ -16,10 +16,10 @@ from pathlib import Path
 
 import torch
 
-from pipelines.cluster import resolve_switch
-from pipelines.devices import Devices, worker_device
+from pipelines.cluster.devices import Devices, worker_device
 from pipelines.io import checksums, storage, workspace
 from pipelines.sampling.settings import Sample, Sampling
+from pipelines.settings import resolve_switch
 from pipelines.video import Frames
 from pipelines.video.encoder import encode_h264
 from vqvdm.generator import VideoGenerator

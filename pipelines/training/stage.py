@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipelines.devices import choose_devices, describe_devices
+from pipelines.cluster.devices import choose_devices, describe_devices
 from pipelines.io import checksums, lock, storage, workspace
 from pipelines.tracking import registry
 from pipelines.tracking.start import start_run

@@ -29,10 +29,11 @@ from ray.util.placement_group import (
     remove_placement_group,
 )
 
-from pipelines.cluster import find_user_error, resolve_switch
-from pipelines.devices import Devices, threads, worker_device
+from pipelines.cluster.devices import Devices, threads, worker_device
+from pipelines.cluster.join import find_user_error
 from pipelines.io import lock
 from pipelines.io.markers import Marker
+from pipelines.settings import resolve_switch
 from pipelines.training import stop
 from pipelines.training.board import Board
 from pipelines.training.checkpoints import AgreedCheckpoints, Reference

@@ -127,7 +127,7 @@ def local_ray(
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}")
         patch.setenv("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
         patch.delenv("RAY_ADDRESS", raising=False)
-        from pipelines.cluster import ray_options
+        from pipelines.cluster.join import ray_options
 
         with pytest.MonkeyPatch.context() as starting:
             # Inherited by workers; Ray's own files stay where they are.

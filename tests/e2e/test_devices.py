@@ -19,8 +19,8 @@ REPOSITORY = Path(__file__).parents[2]
 
 WITHOUT_CARD = """
 import ray
-from pipelines.cluster import find_user_error, ray_options
-from pipelines.devices import choose_devices
+from pipelines.cluster.join import find_user_error, ray_options
+from pipelines.cluster.devices import choose_devices
 from pipelines.training.settings import TrainVQGAN
 from pipelines.training.trainer import Data, Plan, fit
 
@@ -35,7 +35,7 @@ except Exception as error:
 """
 GROWING = """
 from dataclasses import replace
-from pipelines.devices import Request, choose_devices, describe_devices
+from pipelines.cluster.devices import Request, choose_devices, describe_devices
 print(describe_devices(Request(device="cpu", num_workers=32, share=32)))
 print(describe_devices(Request()))
 print(choose_devices(Request(num_workers=1, share=4)).kind)
@@ -77,7 +77,7 @@ def test_a_cluster_that_starts_nodes_with_gpus_is_asked_and_waited_for(tmp_path:
 
 
 def test_cuda_without_any_is_told_at_once(job: Runner, tmp_path: Path) -> None:
-    from pipelines.devices import Request, choose_devices
+    from pipelines.cluster.devices import Request, choose_devices
     from vqvdm.errors import UserError
 
     with pytest.raises(UserError, match="--device cuda, but the cluster has no GPU"):

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import ray
 
-from pipelines import tasks
-from pipelines.cluster import set_up_ray_data
+from pipelines.cluster import tasks
+from pipelines.cluster.join import set_up_ray_data
 from pipelines.io import room, storage
 from tests.e2e.conftest import Outcome, Runner
 from tests.e2e.undisturbed import JOBS, Undisturbed, names_and_sums, prepared

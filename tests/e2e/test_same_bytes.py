@@ -18,7 +18,7 @@ from tests.e2e.undisturbed import JOBS, Undisturbed, names_and_sums, publish_vqg
 
 FOUR_WORKERS = """
 import json, sys, ray
-from pipelines.cluster import ray_options
+from pipelines.cluster.join import ray_options
 from tests.e2e.conftest import run_job
 ray.init(num_cpus=4, include_dashboard=False, **ray_options(own=True))
 for command in json.loads(sys.argv[1]):

@@ -12,7 +12,7 @@ import pytest
 
 ALIVE = """
 import ray
-from pipelines import cluster
+from pipelines.cluster import join as cluster
 
 ray.init(num_cpus=1, **cluster.ray_options(own=True))
 note = cluster.cluster_note()

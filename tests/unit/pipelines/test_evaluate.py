@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines.devices import Devices
+from pipelines.cluster.devices import Devices
 from pipelines.evaluate import evaluate, extract
 from pipelines.evaluation.batches import Batch
 from pipelines.evaluation.features import FeatureSpec, cache_uri, cached

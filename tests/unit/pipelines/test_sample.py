@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from pipelines import sample as page
-from pipelines.devices import Devices
+from pipelines.cluster.devices import Devices
 from pipelines.io import lock, storage
 from pipelines.sample import Request, grid_of, sample, verify_samples, wanted_classes
 from pipelines.sampling.settings import Sample

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.devices import Devices, Kind
+from pipelines.cluster.devices import Devices, Kind
 from pipelines.evaluation.settings import Evaluate
 from pipelines.sampling import worker as page
 from pipelines.sampling.settings import Sample

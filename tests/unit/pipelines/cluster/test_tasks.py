@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipelines import tasks
+from pipelines.cluster import tasks
 from pipelines.io import room
 from vqvdm.errors import UserError
 

@@ -10,13 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipelines import cluster
-from pipelines.cluster import find_user_error
+from pipelines.cluster import join as cluster
+from pipelines.cluster.join import find_user_error
 from vqvdm.errors import UserError
-
-
-def test_there_is_a_core() -> None:
-    assert cluster.local_cpus() >= 1
 
 
 def test_workers_of_a_cluster_get_the_drivers_variables(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,65 +199,3 @@ def test_circles_end() -> None:
     a, b = FrameworkError(), FrameworkError()
     a.cause, b.cause = b, a
     assert find_user_error(a) is None
-
-
-def write(root: Path, files: dict[str, str]) -> Path:
-    for name, text in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(text)
-    return root
-
-
-@pytest.mark.parametrize(
-    ("files", "cpus"),
-    [
-        ({}, None),
-        ({"proc/self/cgroup": "0::/\n"}, None),
-        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "max 100000\n"}, None),
-        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "150000 100000\n"}, 1.5),
-        (  # A group may use no more than the one above it.
-            {
-                "proc/self/cgroup": "0::/pod/container\n",
-                "sys/fs/cgroup/pod/cpu.max": "200000 100000\n",
-                "sys/fs/cgroup/pod/container/cpu.max": "max 100000\n",
-            },
-            2.0,
-        ),
-        (  # The host's path, of which the container sees the end alone.
-            {
-                "proc/self/cgroup": "0::/kubepods/pod1/abc\n",
-                "sys/fs/cgroup/cpu.max": "50000 100000\n",
-            },
-            0.5,
-        ),
-        (
-            {
-                "proc/self/cgroup": "5:memory:/docker/a\n4:cpu,cpuacct:/docker/a\n",
-                "sys/fs/cgroup/cpu,cpuacct/docker/a/cpu.cfs_quota_us": "300000\n",
-                "sys/fs/cgroup/cpu,cpuacct/docker/a/cpu.cfs_period_us": "100000\n",
-            },
-            3.0,
-        ),
-        (
-            {
-                "proc/self/cgroup": "4:cpu,cpuacct:/docker/a\n",
-                "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n",
-                "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
-            },
-            None,
-        ),
-    ],
-)
-def test_limits_of_containers_are_seen(
-    files: dict[str, str], cpus: float | None, tmp_path: Path
-) -> None:
-    assert cluster.cgroup_cpus(write(tmp_path, files)) == cpus
-
-
-@pytest.mark.parametrize(("limit", "cores"), [(None, 8), (0.5, 1), (1.9, 1), (3.0, 3), (64.0, 8)])
-def test_cores_are_those_within_the_limit(
-    limit: float | None, cores: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
-    monkeypatch.setattr(cluster, "cgroup_cpus", lambda: limit)
-    assert cluster.local_cpus() == cores

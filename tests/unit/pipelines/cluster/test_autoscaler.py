@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import autoscaler
-from pipelines.autoscaler import FIXED, UNKNOWN, Offer
+from pipelines.cluster import autoscaler
+from pipelines.cluster.autoscaler import FIXED, UNKNOWN, Offer
 from vqvdm.errors import UserError
 
 FIXED_STATUS = """======== Autoscaler status: 2026-11-26 17:00:49.616259 ========

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from pipelines import devices
-from pipelines.autoscaler import FIXED, UNKNOWN, Offer
-from pipelines.devices import Cluster, Devices, Request, decide, look
+from pipelines.cluster import devices
+from pipelines.cluster.autoscaler import FIXED, UNKNOWN, Offer
+from pipelines.cluster.devices import Cluster, Devices, Request, decide, look
 from vqvdm.errors import UserError
 
 NOTHING = Cluster(0, 0)

@@ -17,10 +17,11 @@ import ray
 import torch
 from ray.util.placement_group import placement_group, remove_placement_group
 
-from pipelines import autoscaler
-from pipelines.autoscaler import FIXED, Offer
-from pipelines.cluster import is_own_ray, join_ray, joins_cluster, local_cpus
-from pipelines.request import Request
+from pipelines.cluster import autoscaler
+from pipelines.cluster.autoscaler import FIXED, Offer
+from pipelines.cluster.cores import local_cpus
+from pipelines.cluster.join import is_own_ray, join_ray, joins_cluster
+from pipelines.cluster.request import Request
 from vqvdm.errors import UserError
 
 Kind = Literal["cpu", "cuda"]
