@@ -202,7 +202,7 @@ def make_shard(row: dict) -> dict:
     marker = finished(plan.folder, plan.name, plan.made_from)
     if marker and not (row["retry"] and failures(marker)):
         return {"name": plan.name, "marker": marker.to_json(), "made": False}
-    if marker := _relabelled(plan):
+    if marker := _relabelled(plan, row["retry"]):
         return {"name": plan.name, "marker": marker.to_json(), "made": True}
     with ShardWriter(plan.folder, plan.name) as writer:
         accounts = [(source, VideoTask(source, plan, writer).run()) for source in plan.sources]
@@ -215,13 +215,14 @@ def make_shard(row: dict) -> dict:
     return {"name": plan.name, "marker": marker.to_json(), "made": True}
 
 
-def _relabelled(plan: ShardPlan) -> Marker | None:
+def _relabelled(plan: ShardPlan, retry: bool) -> Marker | None:
     """Copy the shard that is there if it differs by its classes only; nothing is decoded."""
-    if plan.earlier_classes is None:
+    if plan.earlier_classes in (None, plan.spec.classes):
         return None
+    assert plan.earlier_classes is not None
     earlier = replace(plan, spec=replace(plan.spec, classes=plan.earlier_classes))
     found = finished(plan.folder, plan.name, earlier.made_from)
-    if found is None:
+    if found is None or (retry and failures(found)):
         return None
     with ShardWriter(plan.folder, plan.name) as writer:
         for sample in read_shard(plan.folder, found, "shard_videos"):

@@ -352,6 +352,26 @@ def test_other_classes_change_labels_only(tmp_path: Path, monkeypatch: pytest.Mo
     assert not make_shard({"plan": fewer, "retry": False})["made"]
 
 
+@pytest.mark.parametrize("earlier", [SPEC.classes, ("b",)])
+def test_what_failed_is_tried_again_in_a_shard_that_was_published(
+    earlier: tuple[str, ...], tmp_path: Path
+) -> None:
+    path = tmp_path / "a.mp4"
+    path.write_text("a shopping list")
+    before = ShardPlan(
+        str(tmp_path / "clips"),
+        "train-000000",
+        (source(path),),
+        replace(SPEC, classes=earlier),
+        DECODE_LIMITS,
+    )
+    assert not Marker.from_json(make_shard({"plan": before, "retry": False})["marker"]).keys
+    plain(path)
+    plan = replace(before, spec=SPEC, earlier_classes=earlier)
+    again = Marker.from_json(make_shard({"plan": plan, "retry": True})["marker"])
+    assert len(again.keys) == COUNT // 4
+
+
 def test_of_five_hundred_videos_only_what_changed_is_made_again(tmp_path: Path) -> None:
     videos = tmp_path / "videos"
     videos.mkdir()
