@@ -52,6 +52,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="file of the figures, JSON")
     parser.add_argument("--minutes", type=float, default=9.0, help="start no part after them")
+    parser.add_argument("--only", default="", help="parts whose name this pattern is found in")
     parser.add_argument("--rehearse", action="store_true", help="everything tiny, on the CPU")
     asked = parser.parse_args()
     if not asked.rehearse and not torch.cuda.is_available():
@@ -60,7 +61,7 @@ def main() -> int:
     device = torch.device("cpu") if asked.rehearse else torch.device("cuda", 0)
     prepare_device(device)
     asked.out.parent.mkdir(parents=True, exist_ok=True)
-    record = Record(asked.out, device, asked.minutes, asked.rehearse)
+    record = Record(asked.out, device, asked.minutes, asked.rehearse, asked.only)
     measure((tiny if asked.rehearse else full)(record, device))
     for floor in record.data["floors"]:
         words = "met" if floor["met"] else "missed"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -101,8 +102,11 @@ def _output(*command: str) -> str | None:
 class Record:
     """Figures by name, and what became of the rest."""
 
-    def __init__(self, path: Path, device: torch.device, minutes: float, rehearsal: bool) -> None:
+    def __init__(
+        self, path: Path, device: torch.device, minutes: float, rehearsal: bool, only: str = ""
+    ) -> None:
         self.path, self.until = path, time.monotonic() + 60 * minutes
+        self.only = re.compile(only)
         self.data: dict[str, Any] = {
             "machine": machine(device),
             "rehearsal": rehearsal,
@@ -115,6 +119,8 @@ class Record:
 
     def part(self, name: str, work: Callable[[], None]) -> None:
         """One part of the work: what goes wrong in it is recorded, and does not end the rest."""
+        if not self.only.search(name):
+            return
         if time.monotonic() > self.until:
             self.data["skipped"].append(name)
             self.save()

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.bundle import CLASSES, write_bundle
+from benchmarks.gpu.profiling import kernels
 from benchmarks.gpu.setup import Setup
 from benchmarks.peers.pixel_diffusion import FRAMES, STEPS, PixelDiffusion
 from benchmarks.sizes import latent_shape
@@ -82,6 +83,7 @@ def ours(setup: Setup, way: str, clips: int) -> None:
             f"ours, {steps} steps, {clips} clips, {way}", setup.seconds(sample), "s",
             peak_mib=round(setup.peak_mib(sample)),
         )  # fmt: skip
+    kernels(setup, f"ours, {steps} steps, {clips} clips, {way}", sample)
     setup.empty()
 
 

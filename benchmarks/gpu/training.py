@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.bundle import CLASSES
+from benchmarks.gpu.profiling import kernels
 from benchmarks.gpu.setup import Setup
 from benchmarks.memory import MemoryBatch, random_batch
 from benchmarks.sizes import denoiser_size, gflop, latent_shape, tokenizer_size
@@ -102,6 +103,7 @@ def throughput(
     on_gpu = setup.seconds(train(there), setup.training_steps)
     waits = [max(0.0, 1 - b / a) for a, b in zip(taken, on_gpu, strict=True)]
     setup.record.add(f"data wait of {name}, {way}", waits, "of a step")
+    kernels(setup, f"{name}, {way}", train(there))
     setup.empty()
 
 
@@ -159,6 +161,7 @@ def encoding(setup: Setup, batch_size: int, compiled: bool) -> None:
     def add(name: str, work: Callable[[], object]) -> None:
         speeds = [batch_size / each for each in setup.seconds(work, setup.training_steps)]
         setup.record.add(f"{name}, {batch_size} clips, {way}", speeds, "clips/s")
+        kernels(setup, f"{name}, {batch_size} clips, {way}", work)
 
     add("encoder", encode)
     vqgan.decoder.to(setup.dtype)

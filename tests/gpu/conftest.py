@@ -19,8 +19,8 @@ REHEARSAL = os.environ.get("VQVDM_GPU_REHEARSAL") == "1"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What compiles comes last: it takes a minute for each net."""
-    items.sort(key=lambda item: "compiled" in item.nodeid)
+    """Full sizes come after the small ones, and what compiles last: a minute for each net."""
+    items.sort(key=lambda item: ("compiled" in item.nodeid, "full_size" in item.nodeid))
 
 
 @pytest.fixture(autouse=True)

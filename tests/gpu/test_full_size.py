@@ -60,7 +60,7 @@ def parts(device: torch.device, parameters: int, saved_bytes: int, batch_size: i
     fp32, as discriminators come on top."""
     if device.type != "cuda":
         return 1
-    room = 0.8 * torch.cuda.get_device_properties(device).total_memory
+    room = 0.8 * torch.cuda.mem_get_info(device)[0]
     room -= STATE_BYTES * parameters
     return next(n for n in (1, 2, 4, 8, 16, 32) if batch_size / n * saved_bytes < room)
 
