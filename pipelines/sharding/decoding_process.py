@@ -136,9 +136,20 @@ class _Done:
 
 
 def _limit_memory(gigabytes: float) -> None:
-    size = int(gigabytes * 2**30)
+    """Allow so much on top of what is mapped: modules built for GPUs take gigabytes of addresses,
+    which are not memory."""
+    size = _mapped() + int(gigabytes * 2**30)
     resource.setrlimit(resource.RLIMIT_AS, (size, size))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _mapped() -> int:
+    """Bytes of this process's addresses; 0 where the system does not tell."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+    except OSError:
+        return 0
+    return pages * resource.getpagesize()
 
 
 def _end_with(parent: int) -> None:
@@ -152,12 +163,15 @@ def serve(file_descriptor: int) -> None:
     """The main loop of the process: receives work from a pipe until the pipe is closed."""
     pipe = Connection(file_descriptor)
     threading.Thread(target=_end_with, args=[os.getppid()], daemon=True).start()
-    _limit_memory(pipe.recv())
+    gigabytes, limited = pipe.recv(), False
     while True:
         try:
             work, argument = pipe.recv()
         except EOFError:  # The parent ended, or closed the pipe.
             return
+        if not limited:  # what the first work imported came before
+            _limit_memory(gigabytes)
+            limited = True
         pipe.send("started")
         failed = None
         try:

@@ -1,11 +1,14 @@
 """The process that can be killed: results in order, and a restart after any failure."""
 
+import importlib
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
+from types import FunctionType, ModuleType
 
 import pytest
 
@@ -66,9 +69,44 @@ def test_a_failure_costs_one_piece_of_work(
         os.kill(before, 0)
 
 
-def test_a_process_that_does_not_start_is_not_the_fault_of_the_work() -> None:
+def test_a_process_that_does_not_start_is_not_the_fault_of_the_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "known_here_alone", module := ModuleType("known_here_alone"))
+    monkeypatch.setattr(module, "work", work := FunctionType(eval_each.__code__, {}), raising=False)
+    work.__module__, work.__qualname__ = "known_here_alone", "work"
     with pytest.raises(RuntimeError, match="does not start"):
-        run(DecodingProcess(max_memory_gb=0.001), ["1"])
+        list(DecodingProcess(max_memory_gb=1.0).run(work, ["1"], Deadline(20.0)))
+
+
+def test_modules_may_map_more_addresses_than_a_video_may_take(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As PyTorch's libraries for GPUs do."""
+    (tmp_path / "mapping_much.py").write_text(
+        "import mmap\n"
+        "mapped = [mmap.mmap(-1, 2**30, prot=mmap.PROT_READ) for _ in range(16)]\n"
+        "def work(size):\n"
+        "    yield len(bytearray(size))\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
+    work = importlib.import_module("mapping_much").work
+    process = DecodingProcess(max_memory_gb=1.0)
+    assert list(process.run(work, 2**29, Deadline(20.0))) == [2**29]
+    with pytest.raises(VideoError) as caught:
+        list(process.run(work, 2**31, Deadline(20.0)))
+    assert caught.value.reason == "out_of_memory"
+    process.close()
+
+
+def test_decoding_imports_no_torch() -> None:
+    """It takes seconds to import, and a core decodes in a process of its own."""
+    script = "import sys, pipelines.sharding.clips; print('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.strip() == "False"
 
 
 def test_unfinished_work_does_not_affect_the_next(process: DecodingProcess) -> None:
