@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vqvdm.errors import UserError
+from vqvdm.layers import Conv3d
 from vqvdm.transfer import memory_format
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -129,4 +130,8 @@ def _unpack(node: Any, tensors: dict[str, Tensor]) -> Any:
 
 def on_device(module: Module, device: torch.device | str) -> Module:
     """Move a module to a device, with 3D convolutions in their fastest memory layout there."""
-    return module.to(device, memory_format=memory_format(device))  # type: ignore[call-overload]
+    layout = memory_format(device)
+    for child in module.modules():
+        if isinstance(child, Conv3d):
+            child.layout = layout if torch.device(device).type == "cuda" else None
+    return module.to(device, memory_format=layout)  # type: ignore[call-overload]

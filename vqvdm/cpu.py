@@ -49,7 +49,7 @@ class PackedLinear(nn.Module):
 def pack(net: nn.Module) -> None:
     """Replace the convolutions of a net, and in bf16 its linear layers, by packed ones."""
     for name, child in net.named_children():
-        if type(child) is nn.Conv3d:
+        if isinstance(child, nn.Conv3d):
             setattr(net, name, PackedConv3d(child))
         elif type(child) is nn.Linear and child.weight.dtype == torch.bfloat16:
             setattr(net, name, PackedLinear(child))

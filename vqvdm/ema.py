@@ -6,7 +6,8 @@ import copy
 from typing import Generic, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -25,14 +26,12 @@ class EMA(Generic[Model]):
         self.average: Model = copy.deepcopy(model).eval().requires_grad_(False)
 
     @torch.no_grad()
-    def update(self, model: Model, step: int, took: Tensor | None = None) -> None:
-        """Move towards `model` after training step `step` (from 0). Buffers are copied.
-
-        `took` is a truth value on the device: where it is false, the weights stay.
-        """
+    def update(self, model: Model, step: int) -> None:
+        """Move towards `model` after training step `step` (from 0), also after a skipped one, which
+        left the model where it was. Buffers are copied."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        move = 1 - decay if took is None else torch.where(took, 1 - decay, 0.0)
-        for weight, new in zip(self.average.parameters(), model.parameters(), strict=True):
-            weight.lerp_(new, move)
+        # All weights at once, as on a GPU each of hundreds of operations costs the host time.
+        move = get_ema_multi_avg_fn(decay)
+        move(list(self.average.parameters()), list(model.parameters()), step)
         for buffer, copied in zip(self.average.buffers(), model.buffers(), strict=True):
             buffer.copy_(copied)

@@ -12,6 +12,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from vqvdm.transfer import laid
+
 Size3 = tuple[int, int, int]
 
 
@@ -47,13 +49,30 @@ class Chain(nn.Sequential):
         return x
 
 
+class Conv3d(nn.Conv3d):
+    """A 3D convolution that lays its input, its output and their gradients out for itself.
+
+    CUDA's group normalisation leaves tensors and gradients in another layout than cuDNN's
+    convolutions compute in. cuDNN would copy each of them, forwards and backwards; here the code
+    that `torch.compile` generates writes them where they belong.
+    """
+
+    layout: torch.memory_format | None = None
+    """None leaves tensors as they come."""
+
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        if self.layout is None:
+            return super().forward(x_BCTHW)
+        return laid(super().forward(laid(x_BCTHW, self.layout)), self.layout)
+
+
 def conv3d(channels_in: int, channels_out: int, factorised: bool = False) -> nn.Module:
     """A 3x3x3 convolution, or a 1x3x3 followed by a 3x1x1 one at 4/9 of the cost."""
     if not factorised:
-        return nn.Conv3d(channels_in, channels_out, 3, padding=1)
+        return Conv3d(channels_in, channels_out, 3, padding=1)
     return nn.Sequential(
-        nn.Conv3d(channels_in, channels_out, (1, 3, 3), padding=(0, 1, 1)),
-        nn.Conv3d(channels_out, channels_out, (3, 1, 1), padding=(1, 0, 0)),
+        Conv3d(channels_in, channels_out, (1, 3, 3), padding=(0, 1, 1)),
+        Conv3d(channels_out, channels_out, (3, 1, 1), padding=(1, 0, 0)),
     )
 
 
@@ -77,7 +96,7 @@ class DepthToSpace(nn.Module):
     def __init__(self, channels_in: int, channels_out: int, block: Size3) -> None:
         super().__init__()
         self.block = block
-        self.mix = nn.Conv3d(channels_in, channels_out * math.prod(block), 1)
+        self.mix = Conv3d(channels_in, channels_out * math.prod(block), 1)
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         p, q, r = self.block

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -15,6 +17,22 @@ precision copy theirs into this one: `python -m benchmarks.gpu` measures both.""
 def memory_format(device: torch.device | str) -> torch.memory_format:
     """The layout of videos and 3D convolutions on a device."""
     return FORMATS.get(torch.device(device).type, torch.contiguous_format)
+
+
+class _Laid(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layout: torch.memory_format) -> Tensor:
+        ctx.layout = layout
+        return x.contiguous(memory_format=layout)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0].contiguous(memory_format=ctx.layout), None
+
+
+def laid(x: Tensor, layout: torch.memory_format) -> Tensor:
+    """A tensor in a memory layout; its gradient gets it too."""
+    return _Laid.apply(x, layout)
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vqvdm.layers import group_norm
+from vqvdm.layers import Conv3d, group_norm
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class PatchDiscriminator(nn.Module):
             kernel_t, stride_t, padding_t = (4, 2, 1) if level else (3, 1, 1)
             if not temporal:
                 kernel_t, stride_t, padding_t = 1, 1, 0
-            conv = nn.Conv3d(
+            conv = Conv3d(
                 channels,
                 out,
                 (kernel_t, kernel, kernel),
@@ -70,7 +70,7 @@ class PatchDiscriminator(nn.Module):
             self.levels.append(nn.Sequential(conv, norm, nn.LeakyReLU(0.2)))
             channels = out
         last, around = ((3, 3, 3), (1, 1, 1)) if temporal else ((1, 3, 3), (0, 1, 1))
-        self.last = nn.Conv3d(channels, 1, last, padding=around)
+        self.last = Conv3d(channels, 1, last, padding=around)
 
     def forward(self, x_BCTHW: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Logits (B, 1, T', H', W'), and the features of each level."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from vqvdm.errors import UserError
 from vqvdm.layers import (
     Chain,
+    Conv3d,
     DepthToSpace,
     Size3,
     SpaceToDepth,
@@ -124,7 +125,7 @@ class VQGAN(nn.Module):
             encoder += [ResidualBlock(width, config.factorised) for _ in range(depth)]
             channels = width
         encoder += [group_norm(channels), nn.SiLU()]
-        self.encoder = Chain(*encoder, nn.Conv3d(channels, config.latent_channels, 1))
+        self.encoder = Chain(*encoder, Conv3d(channels, config.latent_channels, 1))
 
         # Never on the meta device: FSQ computes tables that are not in the weights' file.
         with torch.device("cpu"):

@@ -89,8 +89,8 @@ class LDMMethod:
                 loss = self._loss(self._ddp, part, draws, self.config.objective.class_dropout)
                 self.optimiser.backward(loss / len(parts))
             metrics.append({"loss": loss})
-        took = step_together((self.optimiser, scheduled_lr(step, self.config)))
-        self.ema.update(self.denoiser, step, took)
+        step_together((self.optimiser, scheduled_lr(step, self.config)))
+        self.ema.update(self.denoiser, step)
         return mean_over_parts(metrics) | self.optimiser.metrics()
 
     @torch.no_grad()

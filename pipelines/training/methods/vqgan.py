@@ -155,7 +155,7 @@ class VQGANMethod:
             rates.append((self.critic.optimiser, self.config.discriminator_lr))
         took = step_together(*rates)
         self._learn_codes(passed, took)
-        self.ema.update(self.vqgan, step, took)
+        self.ema.update(self.vqgan, step)
         if weight:
             whole |= judged
             self.critic.remember(judged, took)

@@ -8,6 +8,7 @@ from torch import nn
 
 from vqvdm.layers import (
     Chain,
+    Conv3d,
     DepthToSpace,
     Size3,
     SpaceToDepth,
@@ -132,3 +133,24 @@ def test_a_chain_is_the_sequence_with_its_names() -> None:
     x = torch.randn(4, 2)
     assert torch.equal(chain(x), sequence(x))
     assert type(chain[:-1]) is Chain
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last_3d, torch.contiguous_format])
+def test_a_convolution_lays_tensors_and_gradients_out(layout: torch.memory_format) -> None:
+    (other,) = {torch.channels_last_3d, torch.contiguous_format} - {layout}
+    plain, conv = (conv3d(4, 6) for _ in range(2))
+    assert isinstance(conv, Conv3d)
+    conv.load_state_dict(plain.state_dict())
+    conv.layout = layout
+    x_BCTHW = torch.randn(2, 4, 3, 5, 6).contiguous(memory_format=other).requires_grad_()
+    weight = torch.randn(2, 6, 3, 5, 6).contiguous(memory_format=other)
+    seen = []
+    y, expected = conv(x_BCTHW), plain(x_BCTHW)
+    assert y.is_contiguous(memory_format=layout)
+    # What arrives at the convolution itself, whose gradient function has the layout's before it.
+    y.grad_fn.next_functions[0][0].register_prehook(lambda gradients: seen.extend(gradients))
+    (found,) = torch.autograd.grad((y * weight).sum(), x_BCTHW)
+    (wanted,) = torch.autograd.grad((expected * weight).sum(), x_BCTHW)
+    assert [gradient.is_contiguous(memory_format=layout) for gradient in seen] == [True]
+    torch.testing.assert_close(y, expected)
+    torch.testing.assert_close(found, wanted)

@@ -179,6 +179,20 @@ def test_every_parameter_learns(factorised: bool) -> None:
     assert not silent
 
 
+@pytest.mark.parametrize("length", [1, 4, 8])
+def test_short_sequences_attend_without_products_of_matrices(length: int) -> None:
+    generator = torch.Generator().manual_seed(length)
+    shape = (7, 2, length, 16)
+    given = [torch.randn(shape, generator=generator, requires_grad=True) for _ in range(3)]
+    weights = torch.randn(shape, generator=generator)
+    found, expected = (f(*given) for f in (unet.attend_short, unet.attend))
+    torch.testing.assert_close(found, expected)
+    gradients = [torch.autograd.grad((y * weights).sum(), given) for y in (found, expected)]
+    torch.testing.assert_close(*gradients)
+    halves = [each.bfloat16() for each in given]
+    assert unet.attend_short(*halves).dtype == torch.bfloat16
+
+
 @pytest.mark.parametrize("at_once", [2, 3, 7, 8])
 def test_many_sequences_attend_in_parts(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unet, "SEQUENCES_AT_ONCE", at_once)
