@@ -13,7 +13,7 @@ from benchmarks.gpu.setup import Setup
 from benchmarks.gpu.training import clips, latents, stage_one, stage_two
 from benchmarks.sizes import latent_shape
 from vqvdm import transfer
-from vqvdm.diffusion.unet import attend_fused
+from vqvdm.diffusion.unet import attend_fused, attend_short
 
 LAYOUTS = {"channels last": torch.channels_last_3d, "contiguous": torch.contiguous_format}
 
@@ -28,7 +28,8 @@ def kinds(setup: Setup) -> dict[str, Callable[..., Tensor]]:
     """Kinds of attention by name."""
     found: dict[str, Callable[..., Tensor]] = {"fused": attend_fused, "plain": attend_plain}
     if setup.is_gpu:
-        found["compiled"] = torch.compile(attend_plain, dynamic=False)
+        found["plain, compiled"] = torch.compile(attend_plain, dynamic=False)
+        found["short, compiled"] = torch.compile(attend_short, dynamic=False)
     return found
 
 
