@@ -5,6 +5,7 @@
 #
 #     tests/gpu/jobs.sh                   results in runs/gpu
 #     OUT=/some/folder tests/gpu/jobs.sh
+#     VIDEOS=160 STEPS=100 tests/gpu/jobs.sh
 #     REHEARSE=1 tests/gpu/jobs.sh        few videos and steps, on the CPU
 set -uo pipefail
 cd "$(dirname "$0")/../.."
@@ -16,8 +17,10 @@ mkdir -p "$OUT"
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 device=cuda videos=() training=()
 if [ "${REHEARSE:-}" = 1 ]; then
-    device=cpu videos=(--count 40) training=(--steps 10)
+    device=cpu VIDEOS=40 STEPS=10
 fi
+[ -z "${VIDEOS:-}" ] || videos=(--count "$VIDEOS")
+[ -z "${STEPS:-}" ] || training=(--steps "$STEPS")
 failed=0
 
 job() {
