@@ -31,14 +31,13 @@ from vqvdm.diffusion.samplers import (
 )
 from vqvdm.diffusion.unet import UNet, UNetConfig
 from vqvdm.errors import UserError
-from vqvdm.inference import Precision, prepare_device, ready, resolve_precision
+from vqvdm.inference import GRAPHS, Precision, prepare_device, ready, resolve_precision
 from vqvdm.seeds import mix
 from vqvdm.tokenizer.pixels import PIXELS, Pixels
 from vqvdm.tokenizer.vqgan import VQGAN, VQGANConfig
 from vqvdm.transfer import memory_format
 
 DEFAULT_OPTIONS = SamplingOptions()
-COMPILE_MODE = "reduce-overhead"
 
 
 def from_uint8(video_BTHWC: Tensor) -> Tensor:
@@ -133,7 +132,7 @@ class VideoGenerator:
             generator.compile()
         return generator
 
-    def compile(self, backend: str = "inductor", mode: str | None = COMPILE_MODE) -> None:
+    def compile(self, backend: str = "inductor", mode: str | None = GRAPHS) -> None:
         """Compile denoiser and decoder in place, for each number of videos apart.
 
         The mode replays the kernels of a whole net as one CUDA graph, as launching those of

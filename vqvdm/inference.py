@@ -17,6 +17,8 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Module = TypeVar("Module", bound=nn.Module)
 
 
+GRAPHS = "reduce-overhead"
+"""The mode of `torch.compile` that replays all kernels of a net as one CUDA graph."""
 BF16_FROM, FP16_FROM = (8, 0), (7, 0)
 """Compute capabilities of the first GPUs with matrix units for these: A100, and V100 before it."""
 

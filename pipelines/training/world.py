@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from vqvdm import draws
 from vqvdm.checkpoint import on_device
+from vqvdm.inference import GRAPHS
 from vqvdm.seeds import mix64
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -47,14 +48,19 @@ class World:
         """A module on this worker's device, in the memory layout of the settings."""
         return on_device(module, self.device) if self.channels_last else module.to(self.device)
 
-    def compile(self, *modules: nn.Module) -> None:
+    def compile(self, *modules: nn.Module, replayed: bool = False) -> None:
         """Compile modules in place, if that is enabled; the names of weights stay.
 
-        For each shape apart: there are few, and code for any shape is slower.
+        For each shape apart: there are few, and code for any shape is slower. `replayed` is for a
+        module that runs once a step: all its kernels are launched at once, as a CUDA graph, where a
+        worker is alone. Gradients that wait for a second run would be overwritten by it, and others
+        are collected while they are computed.
         """
+        graphs = replayed and self.size == 1 and self.device.type == "cuda"
+        options = {"mode": GRAPHS} if graphs and self.backend == "inductor" else {}
         for module in modules:
             if self.compiled:
-                module.compile(backend=self.backend, dynamic=False)
+                module.compile(backend=self.backend, dynamic=False, **options)
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """Average gradients over the workers."""

@@ -5,7 +5,7 @@
 #
 #     tests/gpu/jobs.sh                   results in runs/gpu
 #     OUT=/some/folder tests/gpu/jobs.sh
-#     VIDEOS=160 STEPS=100 tests/gpu/jobs.sh
+#     VIDEOS=160 STEPS=100 COMPILE=off tests/gpu/jobs.sh
 #     REHEARSE=1 tests/gpu/jobs.sh        few videos and steps, on the CPU
 set -uo pipefail
 cd "$(dirname "$0")/../.."
@@ -20,7 +20,8 @@ if [ "${REHEARSE:-}" = 1 ]; then
     device=cpu VIDEOS=40 STEPS=10
 fi
 [ -z "${VIDEOS:-}" ] || videos=(--count "$VIDEOS")
-[ -z "${STEPS:-}" ] || training=(--steps "$STEPS")
+[ -z "${COMPILE:-}" ] || training=(--compile "$COMPILE")
+[ -z "${STEPS:-}" ] || training+=(--steps "$STEPS")
 failed=0
 
 job() {

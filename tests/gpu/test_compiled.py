@@ -9,7 +9,8 @@ from pipelines.training.world import World
 from tests.agreement import TOLERANCE, differing, relative_error
 from tests.tiny import write_bundle
 from tests.trainings import METHODS, batch
-from vqvdm.generator import COMPILE_MODE, VideoGenerator
+from vqvdm.generator import VideoGenerator
+from vqvdm.inference import GRAPHS
 from vqvdm.tokenizer.vqgan import VQGANConfig
 
 
@@ -21,7 +22,7 @@ def test_samples(precision: str, device: torch.device, rehearsal: bool, tmp_path
     if rehearsal and precision == "bf16":
         pytest.skip("one precision is enough to rehearse")
     eager, compiled = (VideoGenerator.load(bundle, device, precision) for _ in range(2))  # type: ignore[arg-type]
-    compiled.compile(*(("eager",) if rehearsal else ("inductor", COMPILE_MODE)))
+    compiled.compile(*(("eager",) if rehearsal else ("inductor", GRAPHS)))
     dtype = torch.float32 if precision == "fp32" else torch.bfloat16
     for sampler in ("euler", "heun", "dpm"):
         for seed in range(2):  # a graph is recorded, then replayed
@@ -48,4 +49,6 @@ def test_steps(name: str, device: torch.device, rehearsal: bool) -> None:
 
 def _steps(name: str, world: World) -> list[dict[str, torch.Tensor]]:
     method = METHODS[name](world, 1)
-    return [dict(method.train_step(batch(), step)) for step in (0, 1, 8)]
+    return [
+        dict(method.train_step(batch(), step)) for step in (0, 1, 2, 8)
+    ]  # graphs are recorded, then replayed

@@ -49,7 +49,7 @@ class LDMMethod:
         net = UNet(config.model, data["shape"][0], len(data["classes"]))
         self.denoiser = world.place(net)
         self.ema = EMA(self.denoiser, config.ema_decay)
-        world.compile(self.denoiser)
+        world.compile(self.denoiser, replayed=config.accumulate == 1)
         self._ddp = world.wrap(self.denoiser)
         adamw = torch.optim.AdamW(
             self.denoiser.parameters(),
