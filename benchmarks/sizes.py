@@ -8,7 +8,7 @@ Nothing is computed: the nets stand on PyTorch's `meta` device, which computes s
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,8 +19,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from pipelines.recipes import presets
 from pipelines.recipes.presets import PRESETS, Preset
 from pipelines.training.settings import PIXEL_SPACE
-from vqvdm.diffusion.unet import UNet
-from vqvdm.tokenizer.vqgan import VQGAN
+from pipelines.training.world import World
+from vqvdm.diffusion.unet import Block, UNet
+from vqvdm.tokenizer.vqgan import VQGAN, ResidualBlock
 
 CLASSES = 101
 GPUS_GIB = {"T4": 16, "RTX 4090": 24, "A100 40 GB": 40, "A100 80 GB": 80}
@@ -38,6 +39,9 @@ class Size:
     """Forward passes by name, FLOP = 2 multiply-adds."""
     saved_bytes: int
     """What a training step keeps for its way back, in fp32, for one clip."""
+    checkpointed_bytes: int
+    """The same with activation checkpointing, at its peak: the inputs of all blocks, and what the
+    largest one keeps while it is computed again."""
 
     @property
     def smallest_gpu(self) -> str:
@@ -70,6 +74,27 @@ def saved_bytes(run: Callable[[], Tensor]) -> int:
     return sum(kept.values())
 
 
+def checkpointed_bytes(
+    net: nn.Module, block: type[nn.Module], runs: Sequence[Callable[[], Tensor]]
+) -> int:
+    """The most bytes that are kept with activation checkpointing, which this enables in the net."""
+    largest = 0
+
+    def measure(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        nonlocal largest
+        hook.remove()
+        largest = max(largest, saved_bytes(lambda: module(*inputs)))
+
+    for module in net.modules():
+        if isinstance(module, block):
+            hook = module.register_forward_pre_hook(measure)
+            for run in runs:
+                run()
+            hook.remove()
+    World(activation_checkpointing=True).checkpoint_activations(net, block)
+    return sum(map(saved_bytes, runs)) + largest
+
+
 def tokenizer_size(preset: Preset) -> Size:
     spec, config = preset.shard_videos, preset.train_vqgan.model
     with torch.device("meta"):
@@ -82,6 +107,7 @@ def tokenizer_size(preset: Preset) -> Size:
         sum(p.numel() for p in net.parameters()),
         {"encode": gflop(encode), "decode": gflop(decode)},
         saved_bytes(encode) + saved_bytes(decode),
+        checkpointed_bytes(net, ResidualBlock, (encode, decode)),
     )
 
 
@@ -97,7 +123,13 @@ def denoiser_size(preset: Preset) -> Size:
         )
     step = lambda: net(*arguments)  # noqa: E731
     parameters = sum(p.numel() for p in net.parameters())
-    return Size("denoiser", parameters, {"step": gflop(step)}, saved_bytes(step))
+    return Size(
+        "denoiser",
+        parameters,
+        {"step": gflop(step)},
+        saved_bytes(step),
+        checkpointed_bytes(net, Block, (step,)),
+    )
 
 
 def sizes(name: str) -> list[Size]:
@@ -119,14 +151,18 @@ def latent_shape(preset: Preset) -> tuple[int, int, int, int]:
 
 
 def main() -> None:
-    print("| preset | net | parameters | GFLOP a clip | training, a clip | trains on, 8 clips |")
-    print("|---|---|---|---|---|---|")
+    print(
+        "| preset | net | parameters | GFLOP a clip | training, a clip | activation checkpointing "
+        "| trains on, 8 clips |"
+    )
+    print("|---|---|---|---|---|---|---|")
     for name in sys.argv[1:] or PRESETS:
         for size in sizes(name):
             arithmetic = ", ".join(f"{what} {value:.1f}" for what, value in size.gflop.items())
             print(
                 f"| {name} | {size.net} | {size.parameters / 1e6:.1f} M | {arithmetic} "
-                f"| {size.saved_bytes / 2**20:.0f} MiB | {size.smallest_gpu} |"
+                f"| {size.saved_bytes / 2**20:.0f} MiB | {size.checkpointed_bytes / 2**20:.0f} MiB "
+                f"| {size.smallest_gpu} |"
             )
 
 

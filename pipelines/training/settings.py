@@ -34,6 +34,9 @@ class TrainJob(DeviceJob):
     accumulate: int = 1
     """Parts in which a worker computes its share of a step, one after the other: less memory,
     the same step."""
+    activation_checkpointing: bool = False
+    """Compute the activations of each block again on the way back: a fraction of the memory, a
+    third more arithmetic, the same step."""
     lr: float = 1e-3
     """Highest learning rate; warmed up, then lowered along a half cosine."""
     warmup: int = 50
@@ -77,6 +80,7 @@ class TrainJob(DeviceJob):
         "cpu_workers",
         "name",
         "accumulate",
+        "activation_checkpointing",
         "compile",
         "channels_last",
         "log_every",

@@ -218,6 +218,7 @@ def _worker(arguments: dict[str, Any]) -> None:
         resolve_precision(plan.config.precision, device),
         resolve_switch(plan.config.channels_last, auto=True),
         resolve_switch(plan.config.compile, auto=compiles_by_default(device)),
+        activation_checkpointing=plan.config.activation_checkpointing,
     )
     board = ray.get_actor(plan.name)
     run = run_of(board, plan.tracking_uri, plan.run_id, plan.node) if world.is_first else None

@@ -6,12 +6,14 @@ import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
 
 from vqvdm import draws
 from vqvdm.checkpoint import on_device
@@ -35,6 +37,8 @@ class World:
     """Whether nets go through `torch.compile`."""
     backend: str | Callable[..., Any] = "inductor"
     """What compiles them; another than PyTorch's own generates no code, which is faster to test."""
+    activation_checkpointing: bool = False
+    """Whether blocks keep only their inputs, and are computed again on the way back."""
 
     @property
     def is_first(self) -> bool:
@@ -61,6 +65,19 @@ class World:
         for module in modules:
             if self.compiled:
                 module.compile(backend=self.backend, dynamic=False, **options)
+
+    def checkpoint_activations(self, net: nn.Module, block: type[nn.Module]) -> None:
+        """Keep only the inputs of all blocks of a kind in a net, if that is enabled, in place; the
+        names of weights stay (activation checkpointing; Chen et al., 2016, arXiv:1604.06174).
+
+        The way back computes each block once more. The blocks draw nothing at random.
+        """
+        for module in net.modules():
+            if self.activation_checkpointing and isinstance(module, block):
+                again = partial(
+                    checkpoint, module.forward, use_reentrant=False, preserve_rng_state=False
+                )
+                module.forward = again
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """Average gradients over the workers."""

@@ -191,7 +191,7 @@ class TemporalAttention(Attention):
 
 
 class Block(nn.Module):
-    """3D residual block, spatial attention, temporal attention."""
+    """3D residual block, spatial attention, temporal attention; of a skip connection too."""
 
     def __init__(
         self, channels_in: int, channels_out: int, level: int, embedding: int, config: UNetConfig
@@ -205,8 +205,12 @@ class Block(nn.Module):
         )
         self.temporal = TemporalAttention(channels_out, config.head_width)
 
-    def forward(self, x_BCTHW: Tensor, condition_BE: Tensor) -> Tensor:
-        return self.temporal(self.spatial(self.residual(x_BCTHW, condition_BE)))
+    def forward(
+        self, x_BCTHW: Tensor, condition_BE: Tensor, skip_BCTHW: Tensor | None = None
+    ) -> Tensor:
+        # Joined in here, the pair is not kept where activations are computed again.
+        x = x_BCTHW if skip_BCTHW is None else torch.cat([x_BCTHW, skip_BCTHW], dim=1)
+        return self.temporal(self.spatial(self.residual(x, condition_BE)))
 
 
 class UNet(nn.Module):
@@ -265,8 +269,5 @@ class UNet(nn.Module):
                 h = layer(h)
         h = self.middle(h, condition)
         for layer in self.up:
-            if isinstance(layer, Block):
-                h = layer(torch.cat([h, skips.pop()], dim=1), condition)
-            else:
-                h = layer(h)
+            h = layer(h, condition, skips.pop()) if isinstance(layer, Block) else layer(h)
         return self.last(h)

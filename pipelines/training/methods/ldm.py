@@ -22,7 +22,7 @@ from pipelines.training.world import Draws, World
 from pipelines.video import Frames
 from vqvdm.checkpoint import save_model
 from vqvdm.diffusion.objectives import add_noise, draw_times, drop_classes
-from vqvdm.diffusion.unet import UNet
+from vqvdm.diffusion.unet import Block, UNet
 from vqvdm.ema import EMA
 from vqvdm.generator import VideoGenerator, load_vqgan
 from vqvdm.tokenizer.pixels import PIXELS, Pixels
@@ -49,6 +49,7 @@ class LDMMethod:
         net = UNet(config.model, data["shape"][0], len(data["classes"]))
         self.denoiser = world.place(net)
         self.ema = EMA(self.denoiser, config.ema_decay)
+        world.checkpoint_activations(self.denoiser, Block)
         world.compile(self.denoiser, replayed=config.accumulate == 1)
         self._ddp = world.wrap(self.denoiser)
         adamw = torch.optim.AdamW(

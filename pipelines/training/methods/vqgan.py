@@ -29,7 +29,7 @@ from vqvdm.seeds import mix
 from vqvdm.tokenizer.discriminator import one_frame
 from vqvdm.tokenizer.losses import adaptive_weight, adversarial_weight, reconstruction_loss
 from vqvdm.tokenizer.quantize import Quantized, as_rows, codebook_usage
-from vqvdm.tokenizer.vqgan import VQGAN
+from vqvdm.tokenizer.vqgan import VQGAN, ResidualBlock
 
 
 class _Part(NamedTuple):
@@ -98,6 +98,7 @@ class VQGANMethod:
         self.perceptual = config.perceptual and load_perceptual(config.perceptual, world.device)
         self.ema = EMA(self.vqgan, config.ema_decay)
         self._through = _Through(self.vqgan)
+        world.checkpoint_activations(self.vqgan, ResidualBlock)
         world.compile(self.vqgan.encoder, self._through.to_last)
         self._through_ddp = world.wrap(self._through)
         adamw = torch.optim.AdamW(

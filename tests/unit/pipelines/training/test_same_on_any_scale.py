@@ -104,6 +104,8 @@ def as_one_of_two(rank: int, folder: Path) -> None:
         found[name] = curve
     halves, _ = trained("train_ldm", world, accumulate=2)  # both at once
     found["both"] = halves
+    again = replace(world, activation_checkpointing=True)
+    found["again"], _ = trained("train_ldm", again, accumulate=2)
     if rank == 0:
         torch.save(found, folder / "curves.pt")
     dist.destroy_process_group()
@@ -139,6 +141,7 @@ def test_two_workers_train_what_one_trains(
         assert len(curves[name]) == STEPS
         assert furthest(alone[name], curves[name], LOSSES) < TOLERANCE, name
     assert furthest(alone["train_ldm"], curves["both"], LOSSES) < TOLERANCE
+    assert curves["again"] == curves["both"]
 
 
 @pytest.mark.parametrize("name", CONFIGS)
