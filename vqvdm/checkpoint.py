@@ -84,7 +84,7 @@ def weights_fingerprint(folder: Path) -> str:
 def save_state(path: Path, state: Any) -> None:
     """Write nested dicts and lists of tensors and plain values into one safetensors file."""
     tensors: dict[str, Tensor] = {}
-    tree = json.dumps(_pack(state, tensors))
+    tree = json.dumps(_pack(state, tensors, set()))
     save_file(tensors, path, metadata={"tree": tree})
 
 
@@ -99,19 +99,22 @@ def load_state(path: Path) -> Any:
         raise ValueError(f"{path} is damaged: {error}") from error
 
 
-def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
+def _pack(value: Any, tensors: dict[str, Tensor], storages: set[int]) -> Any:
     """Replace tensors by their names. Dicts become lists of pairs, because JSON would turn all
-    keys into strings."""
+    keys into strings. `storages` are the addresses of the memory of `tensors`."""
     if isinstance(value, Tensor):
         name = str(len(tensors))
-        # A copy, because safetensors refuses tensors that share memory.
-        tensors[name] = value.detach().cpu().clone().contiguous()
+        tensor = value.detach().cpu().contiguous()
+        # Copied if need be, because safetensors refuses tensors that share memory.
+        address = tensor.untyped_storage().data_ptr()
+        tensors[name] = tensor.clone() if address in storages else tensor
+        storages.add(address)
         return {"tensor": name}
     if isinstance(value, dict):
-        return {"dict": [[key, _pack(item, tensors)] for key, item in value.items()]}
+        return {"dict": [[key, _pack(item, tensors, storages)] for key, item in value.items()]}
     if isinstance(value, list | tuple):
         kind = "tuple" if isinstance(value, tuple) else "list"
-        return {kind: [_pack(item, tensors) for item in value]}
+        return {kind: [_pack(item, tensors, storages) for item in value]}
     assert value is None or isinstance(value, bool | int | float | str), type(value)
     return {"value": value}
 

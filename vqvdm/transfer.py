@@ -1,4 +1,4 @@
-"""How tensors lie on a device, and copies to it that the host does not wait for."""
+"""How tensors lie on a device, and copies to and from it that the host does not wait for."""
 
 from __future__ import annotations
 
@@ -40,3 +40,12 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type != "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def to_host(tensor: Tensor) -> Tensor:
+    """A contiguous copy in the host's memory; of a GPU's tensor, it is there once the GPU has done
+    what it was given before, and the tensor may be changed at once."""
+    on_gpu = tensor.device.type == "cuda"
+    # PyTorch keeps freed pinned memory for the next copies, as it takes long to pin.
+    copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=on_gpu)
+    return copy.copy_(tensor.detach(), non_blocking=on_gpu)

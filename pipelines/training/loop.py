@@ -14,6 +14,7 @@ from pipelines.training.methods.base import Method
 from pipelines.training.optimise import refuse_standstill
 from pipelines.training.settings import TrainJob
 from pipelines.training.world import World
+from pipelines.training.writer import CheckpointWriter
 from pipelines.video.encoder import encode_h264
 from vqvdm.inference import prepare_device
 
@@ -61,28 +62,29 @@ def train(
     batches = loader.train(config.seed, position, config.batch_size, world.rank, world.size)
     clock = Clock(step)
     stop = False
-    while step < config.steps and not stop:
-        with clock.waiting():
-            batch = next(batches)
-        metrics = method.train_step(batch, step)
-        step, position = step + 1, position + config.batch_size
-        last = step == config.steps
-        due = step % config.checkpoint_every == 0 or last
-        # Reading a number waits for the GPU, so it is not done at every step.
-        if due or world.device.type == "cpu" or step % CHECK_EVERY == 0:
-            refuse_standstill(metrics, step, config.steps, checkpoints.newest_step)
-            stop = world.any(stop_requested())
-        if keys:
-            keys.note(step, world.gather_keys(batch.keys))
-        if step % config.log_every == 0 or last:
-            _log(world.mean(metrics), step, config, clock, run, report)
-        if (step % config.validate_every == 0 or last) and run:
-            validation_metrics = _validate(method, validation(), step, run)
-        if due or stop:
-            if world.is_first:
+    with CheckpointWriter(checkpoints, world.device) as writer:
+        while step < config.steps and not stop:
+            writer.check()
+            with clock.waiting():
+                batch = next(batches)
+            metrics = method.train_step(batch, step)
+            step, position = step + 1, position + config.batch_size
+            last = step == config.steps
+            due = step % config.checkpoint_every == 0 or last
+            # Reading a number waits for the GPU, so it is not done at every step.
+            if due or world.device.type == "cpu" or step % CHECK_EVERY == 0:
+                refuse_standstill(metrics, step, config.steps, writer.newest_step)
+                stop = world.any(stop_requested())
+            if keys:
+                keys.note(step, world.gather_keys(batch.keys))
+            if step % config.log_every == 0 or last:
+                _log(world.mean(metrics), step, config, clock, run, report)
+            if (step % config.validate_every == 0 or last) and run:
+                validation_metrics = _validate(method, validation(), step, run)
+            if (due or stop) and world.is_first:
                 if keys:
                     keys.publish(step)
-                checkpoints.save(
+                writer.save(
                     step,
                     {
                         "step": step,
@@ -91,7 +93,7 @@ def train(
                         "method": method.state(),
                     },
                 )
-            world.barrier()
+    world.barrier()
     if stop and world.is_first and step < config.steps:
         print(f"stop requested: saved at step {step}", flush=True)
     return step

@@ -8,6 +8,7 @@ import torch
 
 from pipelines.training.world import World
 from tests.trainings import METHODS, batch
+from vqvdm.transfer import to_host
 
 
 @contextmanager
@@ -41,3 +42,15 @@ def test_a_step_waits_for_nothing(
     with no_waiting(device):
         metrics = method.train_step(more, 2)
     assert metrics["loss"].isfinite()
+
+
+def test_a_copy_for_a_checkpoint_is_not_waited_for(device: torch.device) -> None:
+    weight = torch.ones(64, 64, 3, 3, 3, device=device).to(memory_format=torch.channels_last_3d)
+    to_host(weight)  # pins memory
+    with no_waiting(device):
+        copy = to_host(weight)
+        weight.zero_()  # as the next step does
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    assert copy.is_contiguous() and copy.is_pinned() == (device.type == "cuda")
+    assert (copy == 1).all()

@@ -155,3 +155,12 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
         load_config(tmp_path)
     with pytest.raises(UserError, match="holds no model"):
         load_weights(tmp_path / "nowhere", nn.Linear(1, 1))
+
+
+def test_tensors_may_share_memory(tmp_path: Path) -> None:
+    whole = torch.arange(6.0)
+    save_state(tmp_path / "state", {"whole": whole, "again": whole, "part": whole[2:4]})
+    found = load_state(tmp_path / "state")
+    assert torch.equal(found["whole"], whole)
+    assert torch.equal(found["again"], whole)
+    assert torch.equal(found["part"], whole[2:4])
