@@ -1,109 +1,108 @@
-"""Demo videos: real handwritten digits that bounce over a dark frame.
+"""Demo videos: digits in motion or games at play, one folder a class.
 
-Every video shows a different handwritten digit, so that splits share no handwriting. All digits
-move at one speed in pixels a *second*, so that the frame rate of a clip is visible.
+    (class, number) ──▶ frames ──▶ CLASS/CLASS-000.mp4 ──▶ val_list.txt (of games)
+
+Each video is a function of the seed, its class and its number. Those that are there are kept, so a
+job that was killed goes on where it stopped. Games are played in one task a video.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageOps
+import ray
 
-from pipelines.settings import VideosJob
-from pipelines.video import Frames
+from pipelines.cluster import tasks
+from pipelines.cluster.join import join_ray, set_up_ray_data
+from pipelines.demo.digits import digit_video, most_videos
+from pipelines.demo.games import game_video, require_ale
+from pipelines.demo.settings import DIGITS, GAMES, VAL_LIST, DemoVideos
+from pipelines.io import storage
+from pipelines.io.progress import Progress
+from pipelines.video.encoder import encode_h264
 from vqvdm.errors import UserError
 
-CLASSES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
-BACKGROUND = 16
-INK = 235
+VAL_EVERY, VAL_FIRST = 10, 1
+"""Of each game the videos number 1, 11, 21, … are kept for validation: their seeds are no others'
+seeds, and two videos of a game are enough to have one of them."""
+GAME_VIDEO = re.compile(rf"({'|'.join(GAMES)})/\1-(\d{{3,}})\.mp4")
 
 
-@dataclass(frozen=True)
-class DemoVideos(VideosJob):
-    """Write videos of handwritten digits in motion, one folder a class."""
-
-    count: int = 640
-    """Number of videos, each of another handwritten digit; a tenth of them in each class."""
-    size: int = 128
-    """Height and width in pixels."""
-    fps: float = 16.0
-    """Frames a second."""
-    duration_s: float = 4.0
-    """Length of a video."""
-    speed_px_s: float = 32.0
-    """Speed of the digits in pixels a second."""
-    seed: int = 0
+def video_path(label: str, number: int) -> str:
+    """Where a video lies below the folder of videos."""
+    return f"{label}/{label}-{number:03d}.mp4"
 
 
-def digit_sprite(image_88: NDArray[np.float64], size: int) -> Image.Image:
-    """An 8x8 handwritten digit (0 to 16) as a smooth mask of `size` pixels (0 to 1).
-
-    A dark border of one pixel allows positions between pixels without a cut edge.
-    """
-    mask = Image.fromarray((image_88 / 16).astype(np.float32))
-    return ImageOps.expand(mask.resize((size, size), Image.Resampling.BICUBIC), border=1)
+def write_digit(config: DemoVideos, label: str, number: int) -> None:
+    video = encode_h264(digit_video(config, label, number), config.format.fps)
+    storage.publish_bytes(video, storage.join(config.videos_uri, video_path(label, number)))
 
 
-def bounce(start: float, velocity: float, room: float, time_s: float) -> float:
-    """Position at a time, reflected at 0 and `room`."""
-    position = (start + velocity * time_s) % (2 * room)
-    return min(position, 2 * room - position)
+def write_games(config: DemoVideos, videos: list[tuple[str, int]]) -> Iterator[int]:
+    """Have games played and recorded, one task a video; yields the frames of each."""
+    folder, fps = config.videos_uri, config.format.fps
 
+    def write(row: dict) -> dict:
+        frames = game_video(config, row["label"], row["number"])
+        uri = storage.join(folder, video_path(row["label"], row["number"]))
+        storage.publish_bytes(encode_h264(frames, fps), uri)
+        return {"frames": len(frames)}
 
-def digit_video(
-    image_88: NDArray[np.float64], config: DemoVideos, rng: np.random.Generator
-) -> Frames:
-    """Frames (T, H, W, 3) of one digit in motion from a random place in a random direction."""
-    size, digit = config.size, config.size * 9 // 16
-    room = size - digit
-    angle = rng.uniform(0, 2 * np.pi)
-    x0, y0 = rng.uniform(0, room, 2)
-    sprite = digit_sprite(image_88, digit)
-    frames = []
-    for index in range(round(config.duration_s * config.fps)):
-        time_s = index / config.fps
-        x = bounce(x0, config.speed_px_s * np.cos(angle), room, time_s)
-        y = bounce(y0, config.speed_px_s * np.sin(angle), room, time_s)
-        # An affine map gives positions between pixels: with whole pixels the motion stutters.
-        mask = sprite.transform(
-            (size, size),
-            Image.Transform.AFFINE,
-            (1, 0, 1 - x, 0, 1, 1 - y),
-            Image.Resampling.BILINEAR,
+    def start(rows: list[dict], where: dict[str, Any]) -> Iterable[dict]:
+        graph = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+            tasks.task(write), num_cpus=1, concurrency=config.num_workers, **where
         )
-        frame = BACKGROUND + (INK - BACKGROUND) * np.asarray(mask).clip(0, 1)
-        frames.append(np.repeat(frame.round().astype(np.uint8)[..., None], 3, axis=-1))
-    return np.stack(frames)
+        return graph.iter_rows()
+
+    join_ray()
+    set_up_ray_data(ray.data.DataContext.get_current())
+    rows = [{"label": label, "number": number} for label, number in videos]
+    yield from (row["frames"] for row in tasks.done(rows, start))
+
+
+def val_list(paths: Iterable[str]) -> str:
+    """The paths of the videos for validation among those of games, one a line."""
+    found = filter(None, (GAME_VIDEO.fullmatch(path) for path in sorted(paths)))
+    chosen = [match[0] for match in found if int(match[2]) % VAL_EVERY == VAL_FIRST]
+    return "".join(f"{path}\n" for path in chosen)
 
 
 def demo_videos(config: DemoVideos) -> str:
-    """Write `config.count` videos, one folder a class; existing files are kept."""
-    # Imported late: it takes a second, and every job imports the settings above.
-    from sklearn.datasets import load_digits
-
-    from pipelines.io import storage
-    from pipelines.video.encoder import encode_h264
-
-    digits = load_digits()
-    by_class = [np.flatnonzero(digits.target == label) for label in range(10)]
-    most = 10 * min(map(len, by_class))
-    if not 1 <= config.count <= most:
-        raise UserError(f"--count must lie in 1 to {most}: every video shows a different digit")
-    folder = config.videos_uri
-    present = {file.uri for file in storage.walk(folder)}
+    """Write videos, one folder a class; existing files are kept."""
+    config.check()
+    count, classes, folder = config.format.count, config.classes, config.videos_uri
+    if config.kind == "games":
+        require_ale()
+    elif count > most_videos():
+        raise UserError(
+            f"--count must lie in 1 to {most_videos()}: every video shows a different digit"
+        )
+    present = {file.uri.removeprefix(f"{folder}/") for file in storage.walk(folder)}
+    refuse_other_kind(config, present)
     if config.dry_run:
-        return f"would write {config.count} videos into {folder}"
-    written = 0
-    for index in range(config.count):
-        label, number = index % 10, index // 10
-        uri = storage.join(folder, CLASSES[label], f"{CLASSES[label]}-{number:03d}.mp4")
-        if uri in present:
-            continue
-        image = digits.images[by_class[label][number]]
-        video = digit_video(image, config, np.random.default_rng([config.seed, index]))
-        storage.publish_bytes(encode_h264(video, config.fps), uri)
-        written += 1
-    return f"{config.count} videos, {written} of them new"
+        return f"would write {count} videos into {folder}"
+    videos = [(classes[index % len(classes)], index // len(classes)) for index in range(count)]
+    missing = [video for video in videos if video_path(*video) not in present]
+    if config.kind == "digits":
+        for video in missing:
+            write_digit(config, *video)
+    else:
+        progress = Progress("videos", len(missing))
+        for frames in write_games(config, missing) if missing else ():
+            progress.add(1, frames=frames)
+        listing = val_list(present | {video_path(*video) for video in missing})
+        storage.publish_bytes(listing.encode(), storage.join(folder, VAL_LIST))
+    return f"{count} videos, {len(missing)} of them new"
+
+
+def refuse_other_kind(config: DemoVideos, present: Iterable[str]) -> None:
+    """`UserError` if the folder holds videos of the other kind, which would become classes too."""
+    others = GAMES if config.kind == "digits" else DIGITS
+    found = sorted({path.split("/")[0] for path in present} & set(others))
+    if found:
+        raise UserError(
+            f"{config.videos_uri} holds videos of {found[0]}, not of {config.kind}: "
+            "pass another --root or --videos"
+        )

@@ -1,5 +1,6 @@
-"""The named recipes. `demo` is for a laptop; `ucf101` and `sky` are this project's best recipe
-at 16x128x128, and the `-paper` ones follow the paper.
+"""The named recipes. `demo` is for a laptop; `games` needs no download, and is for a GPU, its
+`-small` one for two cores; `ucf101` and `sky` are this project's best recipe at 16x128x128, and
+the `-paper` ones follow the paper.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 
-from pipelines.demo_videos import DemoVideos
+from pipelines.demo.settings import VAL_LIST, DemoVideos
 from pipelines.evaluation.settings import Evaluate, TrainDetector
 from pipelines.latents.settings import EncodeLatents
 from pipelines.sampling.settings import Sample
@@ -135,6 +136,50 @@ def sky() -> Preset:
     ).under("runs/sky")
 
 
+def games() -> Preset:
+    """Sixteen Atari games, 16x128x128 at 15 and 30 fps: the nets of `ucf101`, some hours of one
+    GPU."""
+    base = ucf101()
+    return replace(
+        base,
+        demo_videos=DemoVideos(kind="games"),
+        shard_videos=ShardVideos(fps="15,30", val_list=VAL_LIST),
+        train_vqgan=replace(base.train_vqgan, steps=60_000, warmup=1_000),
+        train_ldm=replace(base.train_ldm, steps=60_000, warmup=2_000, ema_decay=0.9995),
+        sample=Sample(fps=30.0, steps=50),
+        evaluate=Evaluate(steps=50),
+        train_detector=replace(base.train_detector, steps=5_000),
+    ).under("runs/games")
+
+
+def games_small() -> Preset:
+    """The same games, 16x64x64, from a quarter of the videos: an hour of two cores."""
+    base = demo()
+    return replace(
+        base,
+        demo_videos=DemoVideos(kind="games", count=512, size=128),
+        shard_videos=ShardVideos(size=64, fps="15,30", val_list=VAL_LIST),
+        train_vqgan=replace(
+            base.train_vqgan,
+            steps=4_500,
+            ema_decay=0.995,
+            validate_every=1_500,
+            checkpoint_every=500,
+            model=replace(base.train_vqgan.model, widths=(32, 128)),
+        ),
+        train_ldm=replace(
+            base.train_ldm,
+            steps=2_800,
+            ema_decay=0.995,
+            validate_every=1_400,
+            checkpoint_every=400,
+            model=replace(base.train_ldm.model, width=48),
+        ),
+        sample=Sample(fps=30.0, steps=20),
+        evaluate=Evaluate(steps=20, num_train=128),
+    ).under("runs/games-small")
+
+
 def _paper(base: Preset) -> Preset:
     """What the paper specifies: 3D convolutions with a VQ codebook and three losses, a diffusion
     model with class dropout 0.5, 100 sampling steps. It gives no widths, loss weights or learning
@@ -197,6 +242,8 @@ PRESETS: dict[str, Callable[[], Preset]] = {
     "demo": demo,
     "ucf101": ucf101,
     "sky": sky,
+    "games": games,
+    "games-small": games_small,
     "ucf101-paper": ucf101_paper,
     "sky-paper": sky_paper,
     "vdm": vdm,

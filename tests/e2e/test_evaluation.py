@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
 
-from pipelines.demo_videos import CLASSES
+from pipelines.demo.settings import DIGITS
 from pipelines.io import storage
 from pipelines.sampling.settings import Sample
 from pipelines.tracking import registry
@@ -157,7 +157,7 @@ def test_the_report_in_a_browser(evaluated: Evaluated, browser) -> None:
     assert '"num_samples": 70' in tab.inner_text("#settings")
     assert tab.locator("#samples .trio").count() == 10
     titles = tab.locator("#samples h3").all_inner_texts()
-    assert sorted(titles) == sorted(CLASSES)
+    assert sorted(titles) == sorted(DIGITS)
     rates = [text.split(", ")[1] for text in tab.locator("#samples figcaption").all_inner_texts()
              if ", " in text]  # fmt: skip
     assert rates[::2] == rates[1::2] and set(rates) == {"8 fps", "16 fps"}

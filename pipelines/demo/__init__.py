@@ -1,0 +1,1 @@
+"""The demo's videos: handwritten digits in motion, and games at random play."""
