@@ -111,6 +111,20 @@ def test_play_moves_and_repeats_exactly(game: str) -> None:
     assert frames.std((1, 2)).max(1).min() > 5
 
 
+@pytest.mark.parametrize("game", GAMES)
+def test_the_opening_is_over_before_a_video_begins(game: str) -> None:
+    """By then, what is played makes a difference."""
+    pytest.importorskip("ale_py")
+    screens = []
+    for player in range(2):
+        console = games.console(game, 0)
+        ticks = games.play(console, np.random.default_rng(player))
+        for _ in islice(ticks, round(games.SKIPPED_S[0] * TICKS_PER_S)):
+            pass
+        screens.append(console.getScreen())
+    assert (screens[0] != screens[1]).any()
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_seed_changes_the_play(seed: int) -> None:
     pytest.importorskip("ale_py")
