@@ -62,6 +62,13 @@ class Devices:
     workers_per_node: int = 1
     words: str = ""
     """One line: what the job runs on."""
+    numbers: tuple[int, ...] = ()
+    """Numbers of workers that a training may have, most first; none unless they train together."""
+
+    @property
+    def bundle(self) -> dict[str, float]:
+        """What Ray reserves for a worker."""
+        return {"GPU": self.gpus_per_worker} if self.kind == "cuda" else {"CPU": 1.0}
 
     def threads(self) -> int:
         """A worker's share of the cores of the machine that it runs on: call it in the worker."""
@@ -138,8 +145,27 @@ def decide(cluster: Cluster, request: Request) -> Devices:
             f"a node with GPUs (what an autoscaler may start is told by {autoscaler.DECLARED})"
         )
     if request.device == "cpu" or not cluster.most_gpus:
-        return _on_cpus(cluster, request)
-    return _on_gpus(cluster, request)
+        devices = _on_cpus(cluster, request)
+    else:
+        devices = _on_gpus(cluster, request)
+    return replace(devices, numbers=_numbers(devices.workers, request))
+
+
+def _numbers(workers: int, request: Request) -> tuple[int, ...]:
+    if not request.share:
+        return ()
+    least = request.at_least or workers
+    return tuple(n for n in range(workers, least - 1, -1) if request.share % n == 0)
+
+
+def _needed(workers: int, request: Request) -> int:
+    """The smallest number of workers that a job of so many at most runs with."""
+    return (_numbers(workers, request) or (workers,))[-1]
+
+
+def _or_fewer(workers: int, request: Request) -> str:
+    least = _needed(workers, request)
+    return f", or as few as {least}, as nodes come and go" if least < workers else ""
 
 
 def _on_gpus(cluster: Cluster, request: Request) -> Devices:
@@ -151,7 +177,7 @@ def _on_gpus(cluster: Cluster, request: Request) -> Devices:
             f"--gpus-per-worker {cluster.most_gpus:g} or less"
         )
     workers = request.num_workers or _default(int(there) or 1, request)
-    if workers > slots:
+    if _needed(workers, request) > slots:
         fraction = math.floor(100 * cluster.most_gpus / workers) / 100
         # Collectives between two workers on one GPU do not exist.
         or_shared = "" if request.share or not fraction else f" or --gpus-per-worker {fraction:g}"
@@ -168,6 +194,7 @@ def _on_gpus(cluster: Cluster, request: Request) -> Devices:
         words += f"; the cluster has {cluster.gpus:g} GPUs so far and starts more"
     elif there > workers and not request.num_workers:
         words += f"; the cluster has {cluster.gpus:g} GPUs"
+    words += _or_fewer(workers, request)
     per_node = math.ceil(workers / cluster.gpu_nodes)
     return Devices("cuda", workers, each, per_node, words)
 
@@ -182,7 +209,7 @@ def _on_cpus(cluster: Cluster, request: Request) -> Devices:
     if workers is None:
         wanted = request.cpu_workers or max(1, int(cluster.cpus))
         workers = _default(int(min(wanted, max(1, most))), request)
-    elif request.share and most and workers > most:
+    elif request.share and most and _needed(workers, request) > most:
         raise UserError(
             f"--num-workers {workers} is more than the cluster has: {most:g} CPUs, "
             f"{cluster.most_gpus:g} GPUs: pass --num-workers {max(1, int(most))}"
@@ -192,7 +219,7 @@ def _on_cpus(cluster: Cluster, request: Request) -> Devices:
     cores = f"{cluster.cpus:g} cores"
     if workers > cluster.cpus and most > cluster.cpus:
         cores += " so far, to which the cluster adds more"
-    words = f"running on the CPU: {among} on {cores}; {why}"
+    words = f"running on the CPU: {among} on {cores}; {why}{_or_fewer(workers, request)}"
     return Devices("cpu", workers, 0.0, math.ceil(workers / cluster.cpu_nodes), words)
 
 
@@ -219,8 +246,8 @@ def wait_for(devices: Devices, all_of_them: bool) -> None:
 
     An autoscaler starts nodes for what is requested, so it is.
     """
-    bundle = {"GPU": devices.gpus_per_worker} if devices.kind == "cuda" else {"CPU": 1.0}
-    count = devices.workers if all_of_them else 1
+    bundle = devices.bundle
+    count = devices.numbers[-1] if all_of_them else 1
     found = ray.cluster_resources()
     if all(found.get(name, 0) >= amount * count for name, amount in bundle.items()):
         return  # It has them, perhaps in use: Ray queues the workers.

@@ -16,5 +16,7 @@ class Request:
     """Workers by default where there is no GPU; None is one for each core."""
     at_most: int | None = None
     """Tasks: more workers would have nothing to do."""
+    at_least: int | None = None
+    """Workers with which a training begins and goes on; None is with all of them."""
     share: int | None = None
     """Set if the workers train together: they divide this number of clips among them."""

@@ -11,14 +11,25 @@ class Board:
 
     def __init__(self) -> None:
         self._stop = False
+        self._begun = self._ended = ""
         self._progress: tuple[int, int, str] | None = None
         self._log: list[Any] = []
 
     def request_stop(self) -> None:
         self._stop = True
 
-    def stop_requested(self) -> bool:
-        return self._stop
+    def end_attempt(self, attempt: str) -> None:
+        """Request a stop of the workers of one attempt only."""
+        self._ended = attempt
+
+    def stop_requested(self, attempt: str) -> bool:
+        """Whether the workers of an attempt, which ask as soon as they run, are to stop."""
+        self._begun = attempt
+        return self._stop or self._ended == attempt
+
+    def begun(self) -> str:
+        """The attempt whose workers run."""
+        return self._begun
 
     def report(self, step: int, steps: int, words: str) -> None:
         """Report the step, the number of steps, and a summary in words."""

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from typing import Any
 
 import ray
@@ -24,12 +25,17 @@ POLL_S = 1.0
 """Time between two polls: by workers for a request to stop, by the driver for progress."""
 
 
-def poll_for_stop(board: Any) -> None:
-    """Request a stop of this worker once the driver is asked to stop."""
+def poll_for_stop(board: Any, attempt: str) -> None:
+    """Request a stop of this worker once the driver is asked to stop, or ends the attempt."""
     while not stop.requested():
-        if _ask(board.stop_requested):
+        if _ask(partial(board.stop_requested.remote, attempt)):
             stop.request()
         time.sleep(POLL_S)
+
+
+def has_begun(board: Any, attempt: str) -> bool:
+    """Whether the workers of an attempt run."""
+    return _ask(board.begun.remote) == attempt
 
 
 def poll_for_drain(verbose: bool) -> None:
@@ -55,7 +61,7 @@ def drawing_bar(board: Any) -> Iterator[None]:
     """Within the context, draw the progress that the first worker reports."""
 
     def draw() -> None:
-        if reported := _ask(board.progress):
+        if reported := _ask(board.progress.remote):
             step, steps, words = reported
             progress = Progress("steps", steps)
             progress.done = step
@@ -73,7 +79,7 @@ def run_of(board: Any, uri: str, run_id: str, driver_node: str) -> Run:
     if ray.get_runtime_context().get_node_id() == driver_node or not is_of_one_machine(uri):
         return Run(uri, run_id)
     # An actor handles the calls of a process in order: an answer comes after all before it.
-    return RelayedRun(board.log.remote, lambda: _ask(board.progress))
+    return RelayedRun(board.log.remote, lambda: _ask(board.progress.remote))
 
 
 @contextmanager
@@ -85,7 +91,7 @@ def relaying(board: Any, uri: str, run_id: str) -> Iterator[None]:
     with closing(Run(uri, run_id)) as run:
 
         def log() -> None:
-            replay(run, _ask(board.take_log) or [])
+            replay(run, _ask(board.take_log.remote) or [])
 
         try:
             with _regularly(log):
@@ -112,9 +118,9 @@ def _regularly(action: Callable[[], object]) -> Iterator[None]:
         thread.join()
 
 
-def _ask(method: Any) -> Any:
-    """The answer of the board; None while it moves to another node."""
+def _ask(call: Callable[[], Any]) -> Any:
+    """The answer of the board to a call; None while it moves to another node."""
     try:
-        return ray.get(method.remote(), timeout=10 * POLL_S)
+        return ray.get(call(), timeout=10 * POLL_S)
     except RayError:
         return None

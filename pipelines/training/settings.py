@@ -26,6 +26,9 @@ class TrainJob(DeviceJob):
     cpu_workers: int = 1
     """Workers where there are no GPUs; with GPUs, there is one for each. --num-workers is for
     both."""
+    min_workers: int | None = None
+    """Begin as soon as there is room for this many workers, and go on with more, up to
+    --num-workers, or with fewer, as nodes come and go; by default, all are waited for."""
     steps: int = 1000
     """Optimiser steps. A training may be run again with more: it goes on from its newest
     checkpoint, by the schedule of the new length."""
@@ -78,6 +81,7 @@ class TrainJob(DeviceJob):
 
     NOT_RECIPE: ClassVar[frozenset[str]] = DeviceJob.NOT_RECIPE | {
         "cpu_workers",
+        "min_workers",
         "name",
         "accumulate",
         "activation_checkpointing",
@@ -105,6 +109,8 @@ class TrainJob(DeviceJob):
             raise UserError("--memory-gb must be at least 0")
         if self.loader_threads is not None and self.loader_threads < 1:
             raise UserError("--loader-threads must be at least 1")
+        if self.min_workers is not None and not 1 <= self.min_workers <= (self.num_workers or 0):
+            raise UserError("--min-workers must be at least 1, and --num-workers at least as many")
         if self.batch_size % self.accumulate or self.num_workers:
             self.check_share(self.num_workers or 1)
 
@@ -124,7 +130,13 @@ class TrainJob(DeviceJob):
     def request(self) -> Request:
         """What is asked of the cluster: workers of which each has an equal share of a batch."""
         share = self.batch_size // self.accumulate
-        return Request(self.device, self.num_workers, 1.0, self.cpu_workers, share=share)
+        return Request(
+            self.device,
+            self.num_workers,
+            cpu_workers=self.cpu_workers,
+            at_least=self.min_workers,
+            share=share,
+        )
 
 
 @dataclass(frozen=True)

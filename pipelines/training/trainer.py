@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import ray
@@ -30,6 +30,7 @@ from ray.util.placement_group import (
 )
 
 from pipelines.cluster.devices import Devices, threads, worker_device
+from pipelines.cluster.elastic import watching_for_more, workers_with_room
 from pipelines.cluster.join import find_user_error
 from pipelines.io import lock
 from pipelines.io.markers import Marker
@@ -39,7 +40,14 @@ from pipelines.training.board import Board
 from pipelines.training.checkpoints import AgreedCheckpoints, Reference
 from pipelines.training.loader import Batch, Loader
 from pipelines.training.loop import print_line, train
-from pipelines.training.messages import drawing_bar, poll_for_drain, poll_for_stop, relaying, run_of
+from pipelines.training.messages import (
+    drawing_bar,
+    has_begun,
+    poll_for_drain,
+    poll_for_stop,
+    relaying,
+    run_of,
+)
 from pipelines.training.settings import TrainJob
 from pipelines.training.world import World
 from vqvdm.errors import UserError
@@ -99,6 +107,8 @@ class Plan:
     """What markers tell of the training besides."""
     resume: Reference | None = None
     """The checkpoint that all workers go on from."""
+    attempt: str = ""
+    """Id of an attempt, which the driver may end."""
 
     def checkpoints(self) -> AgreedCheckpoints:
         options = (self.recipe, self.config.keep, self.inputs, self.owner, self.identity)
@@ -116,7 +126,7 @@ def fit(plan: Plan) -> None:
     bar = drawing_bar(board) if plan.bar else nullcontext()
     plan = replace(plan, node=ray.get_runtime_context().get_node_id())
     with forwarding, relaying(board, plan.tracking_uri, plan.run_id), bar:
-        _until_done(plan, _attempt)
+        _until_done(plan, partial(_attempt, board))
 
 
 def _until_done(plan: Plan, attempt: Callable[[Plan], BaseException | None]) -> None:
@@ -138,14 +148,25 @@ def _until_done(plan: Plan, attempt: Callable[[Plan], BaseException | None]) -> 
                 f"{plan.folder}: check that every node writes there, or pass an s3:// URI"
             )
         if reached < plan.config.steps and not stop.requested():
-            why = f" ({_first_line(failure)})" if failure else ""
-            print(f"a worker was lost{why}: going on from step {reached}", flush=True)
+            why = f"a worker was lost ({_first_line(failure)})" if failure else "workers have ended"
+            print(f"{why}: going on from step {reached}", flush=True)
 
 
-def _attempt(plan: Plan) -> BaseException | None:
-    """Train on the cluster; returns why that failed."""
+def _attempt(board: Any, plan: Plan) -> BaseException | None:
+    """Train on the cluster, with as many workers as there is room for, until it is done or there
+    is room for more; returns why that failed."""
+    workers, attempt = workers_with_room(plan.devices), uuid.uuid4().hex
+    if workers < plan.devices.workers:
+        print(f"training with {workers} workers of at most {plan.devices.workers}", flush=True)
+
+    def grow(more: int) -> None:
+        print(f"the cluster has room for {more} workers: saving first", flush=True)
+        board.end_attempt.remote(attempt)
+
+    devices = replace(plan.devices, workers=workers)
     try:
-        _fit_once(plan)
+        with watching_for_more(plan.devices, workers, partial(has_begun, board, attempt), grow):
+            _fit_once(replace(plan, devices=devices, attempt=attempt))
     except (TrainingFailedError, RayError) as error:
         _free_what_is_left()
         return error
@@ -232,8 +253,9 @@ def _worker(arguments: dict[str, Any]) -> None:
         name=plan.name,
     )
     assert loader is not None
-    for poll, argument in ((poll_for_stop, board), (poll_for_drain, world.is_first)):
-        threading.Thread(target=poll, args=(argument,), daemon=True).start()
+    polls = partial(poll_for_stop, board, plan.attempt), partial(poll_for_drain, world.is_first)
+    for poll in polls:
+        threading.Thread(target=poll, daemon=True).start()
     logging_run = closing(run) if run else nullcontext()
     with closing(loader), logging_run, run.system_metrics() if run else nullcontext():
         train(

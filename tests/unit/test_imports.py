@@ -62,6 +62,7 @@ ROOMS = {
             "cluster.join",
             "cluster.devices",
             "cluster.autoscaler",
+            "cluster.elastic",
             "cluster.tasks",
         )
     },

@@ -125,6 +125,35 @@ def test_the_decision_in_words(cluster: Cluster, request_: Request, words: str) 
     assert decide(cluster, request_).words == words
 
 
+@pytest.mark.parametrize(
+    ("cluster", "request_", "numbers"),
+    [
+        (EIGHT_GPUS, train(num_workers=8, at_least=2), (8, 4, 2)),
+        (EIGHT_GPUS, train(num_workers=8), (8,)),
+        (EIGHT_GPUS, train(num_workers=6, share=12, at_least=2), (6, 4, 3, 2)),
+        (Cluster(8, 2), train(num_workers=8, at_least=2), (8, 4, 2)),  # more may come
+        (EIGHT_CPUS, train(num_workers=32, at_least=4), (32, 16, 8, 4)),
+        (EIGHT_GPUS, Request(num_workers=8), ()),  # workers that do not talk to each other
+    ],
+)
+def test_a_training_may_have_fewer_workers_that_divide_its_batch(
+    cluster: Cluster, request_: Request, numbers: tuple[int, ...]
+) -> None:
+    found = decide(cluster, request_)
+    assert found.numbers == numbers
+    assert found.workers == request_.num_workers
+    fewer = len(numbers) > 1
+    told = f", or as few as {min(numbers)}, as nodes come and go" if fewer else ""
+    assert found.words.endswith(told) and ("as few" in found.words) == fewer
+
+
+def test_fewer_than_the_fewest_cannot_be_had() -> None:
+    with pytest.raises(UserError, match=r"8 workers want one GPU each, .* has 2"):
+        decide(Cluster(8, 2), train(num_workers=8, at_least=4))
+    with pytest.raises(UserError, match="--num-workers 32 is more than the cluster has: 8 CPUs"):
+        decide(EIGHT_CPUS, train(num_workers=32, at_least=16))
+
+
 def test_workers_share_the_cores_of_their_node(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "local_cpus", lambda: 16)
     assert decide(EIGHT_GPUS, train()).threads() == 4  # of 8 workers, 4 are on a node

@@ -17,6 +17,9 @@ from vqvdm.errors import UserError
         ({"memory_gb": -1.0}, "--memory-gb must be at least 0"),
         ({"memory_gb": float("nan")}, "--memory-gb must be at least 0"),
         ({"loader_threads": 0}, "--loader-threads must be at least 1"),
+        ({"min_workers": 2}, "--num-workers at least as many"),
+        ({"min_workers": 0, "num_workers": 2}, "--min-workers must be at least 1"),
+        ({"min_workers": 4, "num_workers": 2}, "--num-workers at least as many"),
     ],
 )
 def test_what_makes_no_sense_is_refused(changes: dict[str, Any], message: str) -> None:
@@ -28,6 +31,7 @@ def test_caches_are_a_matter_of_scale() -> None:
     config = TrainLDM()
     config.check()
     other = replace(config, memory_gb=0.0, cache_gb=1.0, loader_threads=1)
+    other = replace(other, num_workers=4, min_workers=2)
     other.check()
     assert other.recipe() == config.recipe()
     assert replace(config, seed=1).recipe() != config.recipe()
