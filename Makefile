@@ -1,6 +1,6 @@
 # Two commands matter: `make demo` and `make test`. Both make .venv first.
 
-PYTHON ?= python3.11
+# The newest of Python 3.11 to 3.13 that is there, or the one in PYTHON.
 BIN := .venv/bin
 UI_PORT ?= 5000
 # Jobs and Ray's workers find `python3` and `ray` on the path.
@@ -13,8 +13,7 @@ help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 
 .venv/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@PYTHON=$(PYTHON) infra/environment.sh
 	@touch $@
 
 demo: .venv/.installed  ## from nothing to sampled videos, on a local Ray cluster

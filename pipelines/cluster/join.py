@@ -44,6 +44,15 @@ def join_ray() -> None:
             "the Ray cluster wants a token: export RAY_AUTH_MODE=token, and put the cluster's "
             "token into ~/.ray/auth_token or RAY_AUTH_TOKEN"
         ) from error
+    except RuntimeError as error:
+        # Ray names both versions, in several lines.
+        words = str(error).split()
+        if words[:2] != ["Version", "mismatch:"]:
+            raise
+        raise UserError(
+            f"this Python or Ray is not the cluster's: {' '.join(words[2:])}: use the cluster's "
+            "versions here, or `ray job submit`, which starts the job with them"
+        ) from error
 
 
 def is_own_ray() -> bool:

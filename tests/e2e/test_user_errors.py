@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,44 @@ def test_wrong_credentials(s3_server: str, monkeypatch: pytest.MonkeyPatch):
     assert outcome.status == 2
     assert "AWS_ACCESS_KEY_ID" in outcome.stderr
     assert outcome.stderr.count("\n") == 1
+
+
+OTHER_PYTHON = """
+import sys
+from pipelines.cluster.join import join_ray
+from pipelines.recipes import cli
+
+
+class Version(tuple):
+    major, minor, micro = 3, 99, 0
+
+
+def shard_videos(config):
+    sys.version_info = Version((3, 99, 0, "final", 0))
+    join_ray()
+
+
+sys.exit(cli.run(shard_videos, []))
+"""
+
+
+@pytest.mark.e2e
+def test_a_cluster_of_another_python_is_told(local_ray):
+    import ray
+
+    done = subprocess.run(
+        [sys.executable, "-c", OTHER_PYTHON],
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2, done.stderr
+    [line] = done.stderr.splitlines()
+    assert line.startswith("error: this Python or Ray is not the cluster's: ")
+    assert f"Python: {'.'.join(map(str, sys.version_info[:3]))} This process" in line
+    assert "Python: 3.99.0: use the cluster's versions" in line
 
 
 @pytest.mark.e2e
