@@ -3,14 +3,16 @@
 # The newest of Python 3.11 to 3.13 that is there, or the one in PYTHON.
 BIN := .venv/bin
 UI_PORT ?= 5000
+# Two files of tests at once: most wait for processes to start.
+AT_ONCE := -n 2 --dist loadfile
 # Jobs and Ray's workers find `python3` and `ray` on the path.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos bench gpu guard sizes lint up down ui
+.PHONY: help demo test test-fast chaos bench gpu guard sizes lint up down ui
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 
 .venv/.installed: pyproject.toml constraints.txt
 	@PYTHON=$(PYTHON) infra/environment.sh
@@ -20,7 +22,10 @@ demo: .venv/.installed  ## from nothing to sampled videos, on a local Ray cluste
 	$(BIN)/python infra/demo.py
 
 test: .venv/.installed  ## all tests but the slow ones
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest $(AT_ONCE) -m 'not slow'
+
+test-fast: .venv/.installed  ## a minute of unit tests, for in between
+	$(BIN)/python -m pytest $(AT_ONCE) -m 'not slow and not e2e and not long' tests/unit
 
 chaos: .venv/.installed  ## kill workers, drivers, nodes and the S3 server of running jobs, 180 times
 	$(BIN)/python -m pytest tests/e2e/test_kills.py tests/e2e/test_training_kills.py

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 from collections.abc import Iterator
 
 import pytest
 
 from infra import local_cluster
+from tests.e2e.conftest import free_port
 
 REPOSITORY = local_cluster.REPOSITORY
 
@@ -16,11 +18,16 @@ REPOSITORY = local_cluster.REPOSITORY
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     store = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    with pytest.MonkeyPatch.context() as patch:
+    with (
+        tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        # Other tests, which may run beside these, have Rays of their own.
+        patch.setenv("RAY_TMPDIR", folder)
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}")
         patch.setattr(local_cluster, "STATE", store.with_name("cluster.json"))
         patch.setattr(local_cluster, "LOG", store.with_name("cluster.log"))
-        yield local_cluster.up()
+        yield local_cluster.up(free_port())
         local_cluster.down()
 
 

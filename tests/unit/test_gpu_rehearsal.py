@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.long
 def test_the_tests_of_gpus_pass_at_small_sizes() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "tests/gpu"],

@@ -272,6 +272,16 @@ def test_nets_are_trained_where_pytorch_is_all_there_is() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_videos_are_decoded_without_pytorch() -> None:
+    """A decoding process is started for each task, and PyTorch takes ten times what is needed."""
+    wanted = ["pipelines.sharding.decoding_process", "pipelines.sharding.clips"]
+    script = WITHOUT.format(blocked={"torch", "ray", "mlflow"}, modules=wanted)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_there_are_no_circles() -> None:
     project = {name: imported & GRAPH.keys() for name, imported in GRAPH.items()}
     try:

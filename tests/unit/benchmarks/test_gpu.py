@@ -16,6 +16,7 @@ from pipelines.recipes.presets import ucf101
 CPU = torch.device("cpu")
 
 
+@pytest.mark.long
 def test_a_rehearsal_has_every_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = tmp_path / "new" / "gpu.json"
     arguments = ["gpu", "--out", str(place), "--rehearse"]

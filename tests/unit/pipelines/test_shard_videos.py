@@ -372,6 +372,7 @@ def test_what_failed_is_tried_again_in_a_shard_that_was_published(
     assert len(again.keys) == COUNT // 4
 
 
+@pytest.mark.long
 def test_of_five_hundred_videos_only_what_changed_is_made_again(tmp_path: Path) -> None:
     videos = tmp_path / "videos"
     videos.mkdir()

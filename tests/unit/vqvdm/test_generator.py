@@ -70,6 +70,7 @@ def test_a_video_for_each_class_named(generator: VideoGenerator) -> None:
     assert len(np.unique(videos)) > 10
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("objective", ["flow", "v", "epsilon"])
 def test_compiled_nets_sample_the_same(bundle: Bundle, objective: str) -> None:
     folder = bundle(objective=objective)

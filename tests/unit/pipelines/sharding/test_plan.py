@@ -130,6 +130,7 @@ def report(count: int) -> None:
     print(shards, time.process_time() - started, peak)
 
 
+@pytest.mark.long
 def test_planning_costs_grow_no_faster_than_the_videos() -> None:
     (fewer_s, fewer_gb), (more_s, more_gb) = planned_apart(10_000), planned_apart(100_000)
     assert more_s < 30 * fewer_s  # Ten, and room for a busy machine; squares would be 100.

@@ -510,6 +510,7 @@ def test_the_experiment_is_the_one_that_is_named(
         start_run("sample", job).__enter__()
 
 
+@pytest.mark.long
 def test_a_database_of_another_version_is_named(
     job: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

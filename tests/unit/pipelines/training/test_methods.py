@@ -183,6 +183,7 @@ def moving_squares(seed: int, count: int = 8) -> Batch:
     return Batch([str(k) for k in range(count)], {"video": torch.from_numpy(video)})
 
 
+@pytest.mark.long
 def test_switching_the_discriminators_on_costs_less_than_a_decibel() -> None:
     steps, start = 400, 0.5
     net = VQGANConfig(blocks=((2, 4, 4),), widths=(16,), depths=(1,), codebook_size=64)

@@ -30,12 +30,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:TF32")  # said when oneDNN is sw
 
 @pytest.fixture(autouse=True)
 def arithmetic() -> Iterator[None]:
-    """No code of other tests, and no oneDNN: it sometimes computes weight gradients of 3D
-    convolutions in bf16 that are not finite."""
-    torch.compiler.reset()
+    """No oneDNN: it sometimes computes weight gradients of 3D convolutions in bf16 that are not
+    finite."""
     with torch.backends.mkldnn.flags(enabled=False):
         yield
-    torch.compiler.reset()
 
 
 def recipe(preset: str, accumulate: int, **loss: float) -> TrainVQGAN:
@@ -96,6 +94,7 @@ def through_onset(config: TrainVQGAN, world: World, folder: Path) -> list[dict[s
     return curve
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", DTYPES, ids=["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize(
     ("preset", "accumulate"),

@@ -126,6 +126,7 @@ def furthest(a: list[dict[str, float]], b: list[dict[str, float]], names: tuple[
 LOSSES = ("loss", "reconstruction", "vq", "adversarial", "discriminator")
 
 
+@pytest.mark.long
 def test_two_workers_train_what_one_trains(
     alone: dict[str, list[dict[str, float]]], tmp_path: Path
 ) -> None:
@@ -144,6 +145,7 @@ def test_two_workers_train_what_one_trains(
     assert curves["again"] == curves["both"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("parts", [2, 4])
 def test_parts_of_a_batch_train_what_the_whole_trains(
@@ -175,6 +177,7 @@ def test_other_arithmetic_trains_much_the_same(name: str, world: World, steps: i
         assert found["loss"] == pytest.approx(wanted["loss"], rel=0.02)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CONFIGS)
 def test_compiled_nets_train_much_the_same(name: str) -> None:
     # Traced and differentiated as on a GPU; only the generated code is left out, for time.

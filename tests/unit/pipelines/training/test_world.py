@@ -89,6 +89,7 @@ def test_a_single_worker_wraps_nothing_and_waits_for_nobody() -> None:
     World().barrier()
 
 
+@pytest.mark.long
 def test_a_net_is_compiled_as_one_piece_for_each_shape() -> None:
     shapes = []
 

@@ -57,6 +57,7 @@ def test_the_centre_square_is_cut_out(tmp_path: Path, height: int, width: int) -
     assert frame.max() <= 3
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", sorted(CODECS.keys() | REORDERED.keys()))
 def test_parts_hold_the_frames_of_the_whole(name: str, tmp_path: Path) -> None:
     """At exact times of frames, and between them."""

@@ -85,6 +85,7 @@ def test_wide_colours_of_standard_range() -> None:
     assert red >= 250 and max(green, blue) <= 40  # Unconverted they are 210, 84 and 46.
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("tag", range(24))
 def test_any_tags_are_taken(tag: int) -> None:
     """Those that are reserved or unknown as unspecified ones: headers may be damaged."""
