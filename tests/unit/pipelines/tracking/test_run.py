@@ -140,7 +140,9 @@ def test_two_roots_of_the_same_name_have_runs_of_their_own(job: Sample, tmp_path
 
 def test_the_run_that_is_named_is_taken(job: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
     client = MlflowClient(tracking_uri())
-    experiment = client.create_experiment(f"of {root_name(job)}")
+    # Without a location of its own, MLflow keeps artifacts in the working directory.
+    location = Path(job.root).as_uri()
+    experiment = client.create_experiment(f"of {root_name(job)}", artifact_location=location)
     mine = client.create_run(experiment, run_name="mine").info.run_id
     client.log_param(mine, "seed", "of my own")
     monkeypatch.setenv("MLFLOW_RUN_ID", mine)
