@@ -141,7 +141,8 @@ def on_workers(
             )
             return graph.iter_rows()
 
-        rows = [{"plan": plan, "retry": config.retry_failed, **columns} for plan in wave.values()]
+        asked = {"retry": config.retry_failed, "verify": config.verify}
+        rows = [{"plan": plan, **asked, **columns} for plan in wave.values()]
         for row in tasks.done(rows, start):
             yield wave[row["name"]], row
 
@@ -246,7 +247,8 @@ def shard_videos(config: ShardVideos) -> str:
         storage.keep_only(folder, files_of(index["shards"]))
         if not report.made and workspace.published(folder, "index.json") == index:
             _refuse_failures(report, config)
-            return f"{clips} clips are there already, verified"
+            how = "checksum" if config.verify else "size and time"
+            return f"{clips} clips are there already, verified by {how}"
         report.manifest.publish(config.workspace.manifest)
         report.track(begin(), folder, time.monotonic() - started)
         _refuse_failures(report, config)

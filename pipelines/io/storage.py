@@ -13,6 +13,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -77,6 +78,16 @@ def info(uri: str) -> FileInfo | None:
     except FileNotFoundError:
         return None
     return FileInfo(uri, int(found["size"] or 0), _etag(found))
+
+
+def written(uri: str) -> tuple[int, datetime] | None:
+    """Size of a file, and when it was written; None if there is no such file."""
+    fs, path = connect(uri)
+    try:
+        with explained(uri, "read"):
+            return int(fs.info(path)["size"] or 0), fs.modified(path)
+    except FileNotFoundError:
+        return None
 
 
 def exists(uri: str) -> bool:

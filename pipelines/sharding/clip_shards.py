@@ -196,10 +196,11 @@ class VideoTask:
 def make_shard(row: dict) -> dict:
     """Make one shard, or verify the existing one: the task that Ray runs.
 
-    Takes {"plan": ShardPlan, "retry": bool}, gives {"name": …, "marker": its JSON, "made": bool}.
+    Takes {"plan": ShardPlan, "retry": bool, "verify": bool}, gives {"name": …, "marker": its JSON,
+    "made": bool}.
     """
     plan: ShardPlan = row["plan"]
-    marker = finished(plan.folder, plan.name, plan.made_from)
+    marker = finished(plan.folder, plan.name, plan.made_from, row["verify"])
     if marker and not (row["retry"] and failures(marker)):
         return {"name": plan.name, "marker": marker.to_json(), "made": False}
     if marker := _relabelled(plan, row["retry"]):

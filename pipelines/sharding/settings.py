@@ -90,6 +90,9 @@ class ShardVideos(VideosJob):
     """Address space of the decoding process; a video that needs more is rejected."""
     retry_failed: bool = False
     """Try videos that failed again."""
+    verify: bool = False
+    """Read all shards that are there and compare their checksums; by default only of those whose
+    size or time differs from their marker's. Whatever reads a shard compares its checksum."""
     strict: bool = False
     """Exit with status 1 if any video failed, wholly or in part."""
     limit: int | None = None
@@ -100,6 +103,7 @@ class ShardVideos(VideosJob):
     NOT_RECIPE: ClassVar[frozenset[str]] = Job.NOT_RECIPE | {
         "videos",
         "retry_failed",
+        "verify",
         "strict",
         "timeout_s",
         "max_memory_gb",

@@ -23,7 +23,7 @@ from pipelines.io.manifest import Source
 video, folder = sys.argv[1:]
 spec = ClipSpec(16, 128, 16, (None,), (), "spec")
 source = Source("a.mp4", video, 1, None, 1, None, "train")
-row = make_shard({"plan": ShardPlan(folder, "train-000000", (source,), spec, DecodeLimits(600.0)), "retry": False})
+row = make_shard({"plan": ShardPlan(folder, "train-000000", (source,), spec, DecodeLimits(600.0)), "retry": False, "verify": True})
 decoding_process(2.0).close()
 kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
 peaks = [resource.getrusage(kind).ru_maxrss / 2**20 for kind in kinds]

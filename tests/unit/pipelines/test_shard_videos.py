@@ -57,7 +57,7 @@ def source(path: Path, label: str | None = "b") -> Source:
 def shard(video: Source, folder: Path, spec: ClipSpec = SPEC) -> tuple[Account, list[Sample]]:
     """The account of a video, and the clips that came of it in order of time."""
     plan = ShardPlan(str(folder), "train-000000", (video,), spec, DECODE_LIMITS)
-    marker = Marker.from_json(make_shard({"plan": plan, "retry": False})["marker"])
+    marker = Marker.from_json(make_shard({"plan": plan, "retry": False, "verify": True})["marker"])
     [(_, account)] = manifest.from_marker(marker.details)
     samples = shards.read_shard(str(folder), marker, "shard_videos")
     return account, sorted(samples, key=lambda s: json.loads(s.members["json"])["start_s"])
@@ -316,7 +316,11 @@ def test_a_filter_takes_single_clips_out(tmp_path: Path) -> None:
 def test_a_shard_is_made_once(tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_text("no video")
     sources = (source(write(tmp_path / "a.mp4", "libx264", count=8)), source(tmp_path / "text.mp4"))
-    row = {"plan": ShardPlan(f"{tmp_path}/clips", "train-000000", sources, SPEC), "retry": False}
+    row = {
+        "plan": ShardPlan(f"{tmp_path}/clips", "train-000000", sources, SPEC),
+        "retry": False,
+        "verify": True,
+    }
     first = make_shard(row)
     assert first["made"]
     assert make_shard(row) == first | {"made": False}
@@ -335,13 +339,13 @@ def test_other_classes_change_labels_only(tmp_path: Path, monkeypatch: pytest.Mo
         SPEC,
         DECODE_LIMITS,
     )
-    before = Marker.from_json(make_shard({"plan": plan, "retry": False})["marker"])
+    before = Marker.from_json(make_shard({"plan": plan, "retry": False, "verify": True})["marker"])
     clips = list(shards.read_shard(plan.folder, before, "shard_videos"))
     assert {json.loads(sample.members["json"])["class_index"] for sample in clips} == {1}
 
     monkeypatch.setattr(clip_shards, "decoding_process", None)
     fewer = replace(plan, spec=replace(SPEC, classes=("b",)), earlier_classes=SPEC.classes)
-    row = make_shard({"plan": fewer, "retry": False})
+    row = make_shard({"plan": fewer, "retry": False, "verify": True})
     assert row["made"]
     after = Marker.from_json(row["marker"])
     assert (after.keys, after.details) == (before.keys, before.details)
@@ -349,7 +353,7 @@ def test_other_classes_change_labels_only(tmp_path: Path, monkeypatch: pytest.Mo
         assert new.members["mp4"] == old.members["mp4"]
         metadata = json.loads(old.members["json"]) | {"class_index": 0}
         assert json.loads(new.members["json"]) == metadata
-    assert not make_shard({"plan": fewer, "retry": False})["made"]
+    assert not make_shard({"plan": fewer, "retry": False, "verify": True})["made"]
 
 
 @pytest.mark.parametrize("earlier", [SPEC.classes, ("b",)])
@@ -365,10 +369,12 @@ def test_what_failed_is_tried_again_in_a_shard_that_was_published(
         replace(SPEC, classes=earlier),
         DECODE_LIMITS,
     )
-    assert not Marker.from_json(make_shard({"plan": before, "retry": False})["marker"]).keys
+    assert not Marker.from_json(
+        make_shard({"plan": before, "retry": False, "verify": True})["marker"]
+    ).keys
     plain(path)
     plan = replace(before, spec=SPEC, earlier_classes=earlier)
-    again = Marker.from_json(make_shard({"plan": plan, "retry": True})["marker"])
+    again = Marker.from_json(make_shard({"plan": plan, "retry": True, "verify": True})["marker"])
     assert len(again.keys) == COUNT // 4
 
 
@@ -383,7 +389,10 @@ def test_of_five_hundred_videos_only_what_changed_is_made_again(tmp_path: Path) 
     config = ShardVideos(root=str(tmp_path), labels="none", frames=4, size=16)
 
     def made() -> set[str]:
-        rows = [make_shard({"plan": p, "retry": False}) for p in page.plan_shards(config)]
+        rows = [
+            make_shard({"plan": p, "retry": False, "verify": True})
+            for p in page.plan_shards(config)
+        ]
         return {Marker.from_json(row["marker"]).name for row in rows if row["made"]}
 
     def written() -> dict[str, tuple[int, int]]:

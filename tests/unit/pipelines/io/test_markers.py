@@ -1,5 +1,6 @@
 """Markers: only an intact shard of the same inputs counts as finished."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,33 @@ def test_finished_means_intact_and_of_the_same_inputs(tmp_path: Path) -> None:
     assert finished(folder, name, "plan") is None
     tar.unlink()
     assert not is_intact(folder, marker)
+
+
+@pytest.mark.parametrize("verify", [False, True])
+def test_a_shard_that_changed_is_not_finished(tmp_path: Path, verify: bool) -> None:
+    folder, name = str(tmp_path), "train-000000"
+    marker = write_shard(tmp_path, list(SAMPLES))
+    tar, bytes_ = tmp_path / f"{name}.tar", (tmp_path / f"{name}.tar").read_bytes()
+    assert finished(folder, name, "plan", verify) == marker
+    tar.write_bytes(bytes_.replace(b"1", b"2", 1))  # of the same size, but written later
+    assert finished(folder, name, "plan", verify) is None
+    tar.write_bytes(bytes_)  # written later, but the same
+    assert finished(folder, name, "plan", verify) == marker
+    tar.write_bytes(bytes_[:-1])
+    os.utime(tar, (0, 0))
+    assert finished(folder, name, "plan", verify) is None
+    tar.unlink()
+    assert finished(folder, name, "plan", verify) is None
+
+
+def test_an_untouched_shard_is_read_only_to_verify_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marker = write_shard(tmp_path, list(SAMPLES))
+    monkeypatch.setattr(storage, "sha256", lambda uri: pytest.fail(f"reads {uri}"))
+    assert finished(str(tmp_path), marker.name, "plan", verify=False) == marker
+    with pytest.raises(pytest.fail.Exception, match="reads"):
+        finished(str(tmp_path), marker.name, "plan", verify=True)
 
 
 def test_a_missing_marker_names_its_cure(tmp_path: Path) -> None:

@@ -149,3 +149,15 @@ def test_the_first_of_two_links_by_name_is_entered(tmp_path: Path) -> None:
     for name in ("zeta", "alpha", "mid"):
         (videos / name).symlink_to(target)
     assert [file.uri for file in storage.walk(str(videos))] == [f"{videos}/alpha/a.mp4"]
+
+
+def test_when_a_file_was_written(tmp_path: Path) -> None:
+    assert storage.written(f"{tmp_path}/none") is None
+    for uri in (f"{tmp_path}/a", "memory://written/a"):
+        storage.publish_bytes(b"abc", uri)
+        first = storage.written(uri)
+        storage.publish_bytes(b"abcd", uri)
+        second = storage.written(uri)
+        assert first and second
+        assert (first[0], second[0]) == (3, 4)
+        assert first[1] <= second[1]

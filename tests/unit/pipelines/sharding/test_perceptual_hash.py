@@ -64,7 +64,7 @@ class Folder:
         monkeypatch.setattr(page, "on_workers", serially)
         plans = page.plan_shards(self.config)
         plans.near_duplicates = page.find_near_duplicates(plans, self.config)
-        rows = [make_shard({"plan": plan, "retry": False}) for plan in plans]
+        rows = [make_shard({"plan": plan, "retry": False, "verify": True}) for plan in plans]
         self.markers = [Marker.from_json(row["marker"]) for row in rows]
         monkeypatch.undo()
         return {row["name"] for row in rows if row["made"]}
