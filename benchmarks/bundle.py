@@ -6,22 +6,22 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.sizes import latent_shape
-from pipelines.recipes.presets import Preset, ucf101
+from pipelines.recipes.presets import Preset, ucf101_small
 from vqvdm.checkpoint import save_model
 from vqvdm.diffusion.unet import UNet
 from vqvdm.tokenizer.quantize import Codebook
 from vqvdm.tokenizer.vqgan import VQGAN
 
-DENOISER = ucf101().train_ldm.model
+DENOISER = ucf101_small().train_ldm.model
 CLASSES = [f"class {index}" for index in range(101)]
-LATENT = latent_shape(ucf101())
+LATENT = latent_shape(ucf101_small())
 
 
 def write_bundle(
     folder: Path, latent: tuple[int, ...] = LATENT, preset: Preset | None = None
 ) -> None:
-    """Both nets of a preset, by default `ucf101`, as `train_ldm` leaves them."""
-    preset = preset or ucf101()
+    """Both nets of a preset, by default `ucf101-small`, as `train_ldm` leaves them."""
+    preset = preset or ucf101_small()
     config = preset.train_ldm.model
     vqgan = VQGAN(preset.train_vqgan.model)
     assert isinstance(vqgan.quantizer, Codebook)

@@ -2,10 +2,10 @@
 
     python -m benchmarks.growth [NAME …] [--root runs/bench] [--repeats N]
 
-Names: frames, size and batch (sampling with the nets of `ucf101`, 4 steps and decoding), training
-(a step of its denoiser), sharding (by number of videos), evaluation (by number of samples, of the
-model that `benchmarks.quality` left in the root). Medians of repeats in turns; of sharding and of
-evaluation, which take long, one of each after one to warm up.
+Names: frames, size and batch (sampling with the nets of `ucf101-small`, 4 steps and decoding),
+training (a step of its denoiser), sharding (by number of videos), evaluation (by number of samples,
+of the model that `benchmarks.quality` left in the root). Medians of repeats in turns; of sharding
+and of evaluation, which take long, one of each after one to warm up.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from benchmarks.results import PLACE, machine
 from benchmarks.sampling import CPU, generator, in_turns, sample
 from pipelines.cluster.cores import local_cpus
 from pipelines.io import storage
-from pipelines.recipes.presets import ucf101
+from pipelines.recipes.presets import ucf101_small
 from pipelines.training.methods.ldm import LDMMethod
 from pipelines.training.world import World
 from vqvdm.inference import resolve_precision
@@ -90,7 +90,7 @@ def batch(repeats: int, root: str) -> Curve:
 
 
 def training(repeats: int, root: str) -> Curve:
-    config = replace(ucf101().train_ldm, model=DENOISER)
+    config = replace(ucf101_small().train_ldm, model=DENOISER)
     world = World(dtype=resolve_precision("auto", CPU))
 
     def step(count: int) -> Callable[[], object]:

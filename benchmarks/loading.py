@@ -274,7 +274,7 @@ def step_of_workers(size: int, place: Path, *training: Any) -> float:
 def workers(place: Path, latents: int, steps: int) -> list[Row]:
     """The same global batch by one worker and by two, at both sizes of denoiser."""
     rows = []
-    for preset, batch_size, count in (("demo", 16, 8), ("ucf101", 16, 1)):
+    for preset, batch_size, count in (("demo", 16, 8), ("ucf101-small", 16, 1)):
         training = (preset, batch_size, count)
         turns = [
             (step_of_workers(1, place, *training), step_of_workers(2, place, *training))

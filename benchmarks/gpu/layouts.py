@@ -1,4 +1,4 @@
-"""Which attention and which memory layout is faster, at the sizes of `ucf101`."""
+"""Which attention and which memory layout is faster, at the sizes of `ucf101-small`."""
 
 from __future__ import annotations
 

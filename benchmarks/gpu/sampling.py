@@ -1,7 +1,7 @@
 """The paper's comparison on one GPU: whole clips beside pixel-space diffusion.
 
-Ours is the recipe `ucf101` at 16x128x128, by Euler's method, decoding included, in the user's own
-way. The peer is `video-diffusion-pytorch` at 16x64x64, each of its 100 steps costing the same;
+Ours is the recipe `ucf101-small` at 16x128x128, by Euler's method, decoding included, in the user's
+own way. The peer is `video-diffusion-pytorch` at 16x64x64, each of its 100 steps costing the same;
 where it is not installed, the preset `vdm` stands in for it, our net of its widths. Both untrained.
 """
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from benchmarks.gpu.record import Record
-from pipelines.recipes.presets import Preset, ucf101
+from pipelines.recipes.presets import Preset, ucf101_small
 from pipelines.training.world import World
 from vqvdm.inference import Precision, resolve_precision
 
@@ -93,12 +93,12 @@ class Setup:
 
 
 def full(record: Record, device: torch.device) -> Setup:
-    return Setup(device, record, ucf101())
+    return Setup(device, record, ucf101_small())
 
 
 def tiny(record: Record, device: torch.device) -> Setup:
     """The same with thin nets and small clips, to rehearse on a CPU."""
-    preset = ucf101()
+    preset = ucf101_small()
     vqgan, ldm = preset.train_vqgan, preset.train_ldm
     preset = replace(
         preset,

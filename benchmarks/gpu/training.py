@@ -1,4 +1,4 @@
-"""How fast both stages of `ucf101` train and encode, and how much of the GPU that uses."""
+"""How fast both stages of `ucf101-small` train and encode, and how much of the GPU that uses."""
 
 from __future__ import annotations
 

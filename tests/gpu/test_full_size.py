@@ -89,7 +89,7 @@ def distinct(stage: Callable[[Preset], Any], wanted: Callable[[Preset], bool]) -
         if wanted(recipe) and stage(recipe) not in seen:
             seen.append(stage(recipe))
             names.append(name)
-    return sorted(names, key=lambda name: name != "ucf101")  # the one that matters most first
+    return sorted(names, key=lambda name: name != "ucf101-small")  # the one that matters most first
 
 
 TOKENIZERS = distinct(
@@ -139,11 +139,11 @@ def test_the_tokenizer_and_its_discriminators(
     assert metrics["adversarial_balance"] > 0
 
 
-@pytest.mark.parametrize(("preset", "count"), [("ucf101", 256), ("vdm", 8)])
+@pytest.mark.parametrize(("preset", "count"), [("ucf101-small", 256), ("vdm", 8)])
 def test_more_sequences_than_a_grid_takes(
     preset: str, count: int, device: torch.device, rehearsal: bool
 ) -> None:
-    """256 clips of `ucf101` and 8 of `vdm` have more than 65,535 positions with frames."""
+    """256 clips of `ucf101-small` and 8 of `vdm` have more than 65,535 positions with frames."""
     recipe = small(PRESETS[preset]()) if rehearsal else PRESETS[preset]()
     shape, count = latent_shape(recipe), 2 if rehearsal else count
     if not rehearsal:

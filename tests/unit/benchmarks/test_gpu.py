@@ -11,7 +11,7 @@ import torch
 from benchmarks.gpu.__main__ import main
 from benchmarks.gpu.record import FLOORS, Floor, Record, peak_tflops
 from benchmarks.gpu.training import gflop_of_discriminators, gflop_of_stage_one, gflop_of_stage_two
-from pipelines.recipes.presets import ucf101
+from pipelines.recipes.presets import ucf101_small
 
 CPU = torch.device("cpu")
 
@@ -107,7 +107,7 @@ def test_what_cards_do_at_best(card: str, peak: float | None) -> None:
 
 
 def test_arithmetic_of_a_step() -> None:
-    preset = ucf101()
+    preset = ucf101_small()
     # A step of the denoiser takes 8.7 GFLOP a clip, the tokenizer 22.4 and 57.6: thrice in all.
     assert gflop_of_stage_two(preset) == pytest.approx(3 * 8.7, rel=0.02)
     assert gflop_of_stage_one(preset) == pytest.approx(3 * (22.4 + 57.6), rel=0.02)
