@@ -1,10 +1,14 @@
 """Caching latents: every clip shard is encoded to one latent shard.
 
     clips/*.tar ──▶ pool of actors, each with the encoder ──▶ latents/NAME/*.tar ──▶ index
+                        │   ▲  batches of frames, in order, a bounded number
+                        ▼   │
+                     decoding tasks on all cores
 
-An actor takes a whole shard, so neither pixels nor latents pass through Ray's object store.
-Raw latents are stored; their mean and standard deviation over the training split go into the
-index, for training to normalise with.
+An actor takes a whole shard, and writes it: what Ray Data passes on is a row for each shard. Clips
+pass directly between actors and decoding tasks, on whichever node has a core. Raw latents are
+stored; their mean and standard deviation over the training split go into the index, for training
+to normalise with.
 """
 
 from __future__ import annotations
@@ -12,15 +16,22 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import ray
 
 from pipelines.cluster import tasks
-from pipelines.cluster.devices import choose_devices, describe_devices
+from pipelines.cluster.ahead import Ahead, ahead_of, worker_cpus
+from pipelines.cluster.devices import (
+    Devices,
+    choose_devices,
+    describe_devices,
+    memory_hint,
+    settle_precision,
+)
 from pipelines.cluster.join import set_up_ray_data
-from pipelines.io import checksums, lock, storage, workspace
+from pipelines.io import lock, storage, workspace
 from pipelines.io.markers import Marker, content_fingerprint, files_of, filled_with, load_markers
 from pipelines.io.progress import Progress
 from pipelines.io.workspace import require
@@ -30,16 +41,19 @@ from pipelines.latents.encoder import (
     EncodePlan,
     EncodeShard,
     Origin,
+    begun_with,
     channel_statistics,
     latent_shape,
+    spec_hash,
 )
 from pipelines.latents.settings import EncodeLatents
 from pipelines.tracking.run import Run
 from pipelines.tracking.start import run_on_demand
 from vqvdm.errors import UserError
+from vqvdm.inference import Precision
 
-FORMAT = 2
-"""Changed whenever the same clips and encoder would give other bytes."""
+ENCODER_BYTES = 2**30
+"""Memory of an actor, without what it shares with its tasks: PyTorch, the net, a batch."""
 
 
 def encode_latents(config: EncodeLatents) -> str:
@@ -55,27 +69,39 @@ def encode_latents(config: EncodeLatents) -> str:
     folder = space.latents(config.vqgan)
     sources = load_markers(space.clips, clips, "shard_videos")
     origin = Origin(audit.weights_of(space.vqgan(config.vqgan), vqgan), clips["spec_hash"])
-    spec_hash = checksums.fingerprint([FORMAT, asdict(origin), config.precision, config.batch_size])
-    plans = [EncodePlan(space.clips, marker, folder, spec_hash, origin) for marker in sources]
+    found = filled_with(folder)
+    precision = precision_of(config, origin, found)
+
+    def plans(precision: Precision) -> list[EncodePlan]:
+        made_by = spec_hash(origin, precision, config.batch_size)
+        return [EncodePlan(space.clips, marker, folder, made_by, origin) for marker in sources]
+
     reading = lock.reading("encode_latents", space.clips, space.vqgan(config.vqgan))
     if config.audit:
+        precision = precision or config.precision
+        config = replace(config, precision=precision)
         with reading:
-            return audit_latents(config, plans, shape)
+            return audit_latents(config, plans(precision), shape, clips["spec"])
     total = sum(len(marker.keys) for marker in sources)
-    found = filled_with(folder)
     if found and not config.overwrite:
-        workspace.refuse_other(folder, found, spec_hash)
+        wanted = spec_hash(origin, precision or config.precision, config.batch_size)
+        workspace.refuse_other(folder, found, wanted)
+    request = replace(config.request(), at_most=len(sources))
     if config.dry_run:
-        print(describe_devices(replace(config.request(), at_most=len(sources))))
+        print(describe_devices(request))
         return f"would encode {total} clips in {len(sources)} shards into {folder}"
 
+    devices = choose_devices(request)
+    precision = precision or settle_precision(devices)
     inputs = {"clips": clips["fingerprint"], "vqgan": vqgan["fingerprint"]}
     run = run_on_demand("encode_latents", config, inputs)
     with reading, lock.writing(folder, "encode_latents"), run as begin:
         if found and config.overwrite:
             storage.keep_only(folder, [lock.NAME])
-        markers, made = encode_shards(plans, config, begin)
-        index = latents_index(markers, origin, spec_hash, clips, vqgan, shape)
+        pool = Pool(replace(config, precision=precision), devices, clips["spec"])
+        markers, made = encode_shards(plans(precision), pool, begin)
+        made_by = spec_hash(origin, precision, config.batch_size)
+        index = latents_index(markers, origin, made_by, clips, vqgan, shape)
         storage.keep_only(folder, files_of(index["shards"]))
         if not made and workspace.published(folder, "index.json") == index:
             return f"{total} latents are there already, verified"
@@ -86,8 +112,61 @@ def encode_latents(config: EncodeLatents) -> str:
     return f"{total} latents of {'×'.join(map(str, shape))}"
 
 
+def precision_of(config: EncodeLatents, origin: Origin, found: str | None) -> Precision | None:
+    """The precision of the latents; None if the cluster has to be asked what is fast there.
+
+    Where `--precision auto` leaves it open, latents are finished as they were begun.
+    """
+    if config.precision != "auto":
+        return config.precision
+    if found is None or (config.overwrite and not config.audit):
+        return None
+    return begun_with(found, origin, config.batch_size)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The actors of a job, and how they encode."""
+
+    config: EncodeLatents
+    """With the precision that all of them use."""
+    devices: Devices
+    clip_spec: dict[str, Any]
+
+    @property
+    def calls(self) -> int:
+        """Shards that an actor has at a time: a GPU works on one while another is read or
+        written."""
+        return 2 if self.devices.kind == "cuda" else 1
+
+    @property
+    def decoders(self) -> Ahead:
+        """The tasks that decode for an actor."""
+        frames, size = self.clip_spec["frames"], self.clip_spec["size"]
+        # A lossless clip is never much larger than its frames.
+        batch_bytes = 2 * self.config.batch_size * frames * size * size * 3
+        return ahead_of(self.devices, self.calls, batch_bytes)
+
+    def actors(self) -> dict[str, Any]:
+        """Number and resources of the actors, as Ray Data takes them."""
+        devices = self.devices
+        size = ray.data.ActorPoolStrategy(
+            min_size=1,  # A pool grows again after it lost actors, and shrinks at the end.
+            max_size=devices.workers,
+            initial_size=devices.workers,
+            max_concurrent_calls_per_actor=self.calls,
+            enable_true_multi_threading=self.calls > 1,
+        )
+        return {
+            "compute": size,
+            "num_cpus": worker_cpus(devices),
+            "num_gpus": devices.gpus_per_worker,
+            "memory": memory_hint(devices, ENCODER_BYTES),
+        }
+
+
 def encode_shards(
-    plans: list[EncodePlan], config: EncodeLatents, begin: Callable[[], Run]
+    plans: list[EncodePlan], pool: Pool, begin: Callable[[], Run]
 ) -> tuple[list[Marker], int]:
     """Have every shard encoded or verified; returns the markers, and how many were made."""
     markers: list[Marker] = []
@@ -98,7 +177,7 @@ def encode_shards(
             begin().progress(done, counts)
 
     progress = Progress("shards", len(plans), log=log)
-    for row in on_actors(EncodeShard, [{"plan": plan} for plan in plans], config):
+    for row in on_actors(EncodeShard, [{"plan": plan} for plan in plans], pool):
         marker = Marker.from_json(row["marker"])
         markers.append(marker)
         made += row["made"]
@@ -106,19 +185,17 @@ def encode_shards(
     return sorted(markers, key=lambda marker: marker.name), made
 
 
-def on_actors(actor: Any, rows: list[dict], config: EncodeLatents) -> Iterator[dict]:
+def on_actors(actor: Any, rows: list[dict], pool: Pool) -> Iterator[dict]:
     """Process rows by a pool of actors, each with the encoder; yields results in any order."""
-    devices = choose_devices(replace(config.request(), at_most=len(rows)))
+    config, devices = pool.config, pool.devices
     set_up_ray_data(ray.data.DataContext.get_current())
-    vqgan = config.workspace.vqgan(config.vqgan)
+    encoder = (config.workspace.vqgan(config.vqgan), config.batch_size, config.precision)
 
     def start(rows: list[dict], where: dict[str, Any]) -> Iterable[dict]:
         graph = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
             tasks.actor(actor),
-            fn_constructor_args=(vqgan, config.batch_size, config.precision, devices.kind),
-            num_cpus=1,
-            num_gpus=devices.gpus_per_worker,
-            concurrency=devices.workers,
+            fn_constructor_args=(*encoder, devices.kind, pool.decoders.map),
+            **pool.actors(),
             **where,
         )
         return graph.iter_rows()
@@ -129,7 +206,7 @@ def on_actors(actor: Any, rows: list[dict], config: EncodeLatents) -> Iterator[d
 def latents_index(
     markers: list[Marker],
     origin: Origin,
-    spec_hash: str,
+    made_by: str,
     clips: dict,
     vqgan: dict,
     shape: list[int],
@@ -143,7 +220,7 @@ def latents_index(
         "vqgan": vqgan["fingerprint"],
         "clips": clips["fingerprint"],
         "origin": asdict(origin),
-        "spec_hash": spec_hash,
+        "spec_hash": made_by,
         "classes": clips["classes"],
         "fps": sorted(float(rate) for rate in rates),
         "dtype": "float16",
@@ -155,7 +232,9 @@ def latents_index(
     }
 
 
-def audit_latents(config: EncodeLatents, plans: list[EncodePlan], shape: list[int]) -> str:
+def audit_latents(
+    config: EncodeLatents, plans: list[EncodePlan], shape: list[int], clip_spec: dict[str, Any]
+) -> str:
     """Check origin, shape and keys of all latents, and encode a sample of the clips again."""
     folder = config.workspace.latents(config.vqgan)
     index = require(folder, "index.json", "encode_latents")
@@ -174,5 +253,7 @@ def audit_latents(config: EncodeLatents, plans: list[EncodePlan], shape: list[in
         )
         if keys
     ]
-    found = [d for row in on_actors(AuditShard, rows, config) for d in row["differences"]]
+    devices = choose_devices(replace(config.request(), at_most=len(rows)))
+    pool = Pool(config, devices, clip_spec)
+    found = [d for row in on_actors(AuditShard, rows, pool) for d in row["differences"]]
     return audit.judge(folder, found, config.audit_tolerance)

@@ -37,21 +37,26 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
     precision.
     """
     if precision == "auto":
-        precision = _fast_on_gpu(device) if device.type == "cuda" else _fast_on_cpu()
+        precision = fast_precision(device)
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     if precision not in dtypes:
         raise UserError(f"unknown precision {precision!r}: use auto, {', '.join(dtypes)}")
     return dtypes[precision]
 
 
-def _fast_on_gpu(device: torch.device) -> str:
+def fast_precision(device: torch.device) -> Precision:
+    """What `auto` is on a device."""
+    return _fast_on_gpu(device) if device.type == "cuda" else _fast_on_cpu()
+
+
+def _fast_on_gpu(device: torch.device) -> Precision:
     capability = torch.cuda.get_device_capability(device)
     if capability >= BF16_FROM:
         return "bf16"
     return "fp16" if capability >= FP16_FROM else "fp32"
 
 
-def _fast_on_cpu() -> str:
+def _fast_on_cpu() -> Precision:
     features = torch.cpu.get_capabilities()
     fast = features.get("avx512_bf16", False) or features.get("amx_tile", False)
     return "bf16" if fast else "fp32"

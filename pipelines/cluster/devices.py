@@ -23,8 +23,11 @@ from pipelines.cluster.cores import local_cpus
 from pipelines.cluster.join import is_own_ray, join_ray, joins_cluster
 from pipelines.cluster.request import Request
 from vqvdm.errors import UserError
+from vqvdm.inference import Precision, fast_precision
 
 Kind = Literal["cpu", "cuda"]
+CORE_PART = 0.001
+"""Part of a core that Ray reserves for a small task: beside a worker that takes the rest of it."""
 REMIND_S = 60.0
 """Time between two lines while nodes are waited for."""
 
@@ -269,6 +272,32 @@ def wait_for(devices: Devices, all_of_them: bool) -> None:
                 )
     finally:
         remove_placement_group(request)
+
+
+def memory_hint(devices: Devices, wanted: int) -> float | None:
+    """Bytes for Ray to reserve for each worker, so that other jobs leave them to it.
+
+    Never so much that a node takes fewer workers. None where nodes are still to come: an autoscaler
+    may not know the memory of those it could start.
+    """
+    what, each = ("GPU", devices.gpus_per_worker) if devices.kind == "cuda" else ("CPU", 1.0)
+    found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    slots = [(_slots(node.get(what, 0), each), node.get("memory", 0)) for node in found]
+    if sum(count for count, _ in slots) < devices.workers:
+        return None
+    return float(min(wanted, *(memory / 2 / count for count, memory in slots if count)))
+
+
+def settle_precision(devices: Devices) -> Precision:
+    """What `--precision auto` is for all workers of a job: one of them is asked."""
+    cpus = 0.0 if devices.kind == "cuda" else CORE_PART
+    ask = ray.remote(_precision_here).options(num_cpus=cpus, num_gpus=devices.gpus_per_worker)
+    precision: Precision = ray.get(ask.remote(devices.kind))
+    return precision
+
+
+def _precision_here(kind: Kind) -> Precision:
+    return fast_precision(worker_device(kind))
 
 
 def worker_device(kind: Kind) -> torch.device:

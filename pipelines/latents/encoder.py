@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import io
 import json
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
+from itertools import islice
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -21,14 +22,19 @@ from pipelines.cluster.devices import Kind, worker_device
 from pipelines.io import checksums, shards, storage
 from pipelines.io.markers import Marker, finished
 from pipelines.io.scratch import scratch
-from pipelines.io.shards import ShardWriter
+from pipelines.io.shards import Sample, ShardWriter
 from pipelines.video import Frames
-from pipelines.video.encoder import decode_clip
+from pipelines.video.encoder import decode_clips
 from vqvdm.checkpoint import as_config
 from vqvdm.generator import from_uint8, load_vqgan
-from vqvdm.inference import prepare_device, resolve_precision
+from vqvdm.inference import Precision, prepare_device, resolve_precision
 from vqvdm.tokenizer.pixels import Pixels
 from vqvdm.tokenizer.vqgan import VQGAN, VQGANConfig
+
+FORMAT = 2
+"""Changed whenever the same clips and encoder would give other bytes."""
+Map = Callable[[Callable[[list[bytes]], Frames], Iterable[list[bytes]]], Iterable[Frames]]
+"""Has batches of clips decoded, in their order: `map`, or the like of it with tasks."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,21 @@ class Origin:
     """Checksum of the encoder's weights."""
     clip_spec: str
     """Fingerprint of how the clips were cut."""
+
+
+def spec_hash(origin: Origin, precision: str, batch_size: int) -> str:
+    """Fingerprint of all that latents depend on beside their clips."""
+    return checksums.fingerprint([FORMAT, asdict(origin), precision, batch_size])
+
+
+def begun_with(found: str, origin: Origin, batch_size: int) -> Precision | None:
+    """The precision of the latents that have the fingerprint `found`; None if they depend on other
+    settings or inputs too.
+
+    Earlier versions let each worker find out what `auto` is, and so does who reads their latents.
+    """
+    known: tuple[Precision, ...] = get_args(Precision)
+    return next((p for p in known if spec_hash(origin, p, batch_size) == found), None)
 
 
 @dataclass(frozen=True)
@@ -75,15 +96,23 @@ def origin_of(marker: Marker) -> Origin | None:
 
 
 class Encoder:
-    """A VQGAN's encoder on this worker's device."""
+    """A VQGAN's encoder on this worker's device.
 
-    def __init__(self, vqgan: str, batch_size: int, precision: str, device: Kind = "cpu") -> None:
-        # Ray gives an actor one core here: more threads would only compete for it.
-        torch.set_num_threads(1)
+    Several threads may encode at a time; the device works on one batch.
+    """
+
+    def __init__(
+        self,
+        vqgan: str,
+        batch_size: int,
+        precision: str,
+        device: Kind = "cpu",
+        decoders: Map = map,
+    ) -> None:
         self._kind, self._precision = device, precision
         self.batch_size, self._place = batch_size, vqgan
-        # The next batch is decoded while the network works on this one.
-        self._decoder = ThreadPoolExecutor(1)
+        self._decoders = decoders
+        self._lock = threading.Lock()
 
     @cached_property
     def device(self) -> torch.device:
@@ -104,25 +133,26 @@ class Encoder:
             return load_vqgan(folder, self.device)
 
     def encode(self, clips: Iterable[bytes]) -> Iterator[np.ndarray]:
-        """Encoded clips to raw latents float16 (N, C, T, H, W), a batch at a time."""
-        clips = list(clips)
-        starts = range(0, len(clips), self.batch_size)
-        batches = [clips[start : start + self.batch_size] for start in starts]
-        decoded = self._decoder.submit(decode_clips, batches[0]) if batches else None
-        for following in [*batches[1:], None]:
-            if decoded is None:
-                return
-            frames = decoded.result()
-            decoded = self._decoder.submit(decode_clips, following) if following else None
-            yield self.forward(frames)
+        """Encoded clips to raw latents float16 (N, C, T, H, W), a batch at a time.
+
+        Clips are taken as their decoders come to them, not all at once.
+        """
+        clips = iter(clips)
+        batches = iter(lambda: list(islice(clips, self.batch_size)), [])
+        # A worker has one core here, and each thread its own setting: more would only compete.
+        torch.set_num_threads(1)
+        for frames in self._decoders(decode_clips, batches):
+            with self._lock:
+                latents = self.forward(frames)
+            yield latents
 
     @torch.inference_mode()
     def forward(self, frames_NTHWC: Frames) -> np.ndarray:
-        video = torch.from_numpy(frames_NTHWC)
-        count = len(video)
+        count, on_gpu = len(frames_NTHWC), self.device.type == "cuda"
         # The batch is always full, so that a clip's latent does not depend on its neighbours.
-        missing = self.batch_size - count
-        video = torch.cat([video, video[:1].expand(missing, -1, -1, -1, -1)]) if missing else video
+        shape = (self.batch_size, *frames_NTHWC.shape[1:])
+        video = torch.empty(shape, dtype=torch.uint8, pin_memory=on_gpu)
+        video.numpy()[:count], video.numpy()[count:] = frames_NTHWC, frames_NTHWC[:1]
         mixed = self.dtype != torch.float32
         with torch.autocast(self.device.type, self.dtype if mixed else None, enabled=mixed):
             z = self.vqgan.encode(from_uint8(video.to(self.device)))
@@ -135,11 +165,6 @@ def npy_bytes(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def decode_clips(clips: list[bytes]) -> Frames:
-    """Frames (N, T, H, W, 3) of clips of one size."""
-    return np.stack([decode_clip(clip) for clip in clips])
-
-
 class EncodeShard(Encoder):
     """Turns clip shards into latent shards, or verifies existing ones."""
 
@@ -149,16 +174,22 @@ class EncodeShard(Encoder):
         marker = plan.finished()
         if marker:
             return {"marker": marker.to_json(), "made": False}
-        samples = list(shards.read_shard(plan.clips, plan.marker, "shard_videos"))
-        waiting, sums = iter(samples), Sums()
+        rates, sums = Counter[str](), Sums()
+        waiting = deque[Sample]()
+
+        def clips() -> Iterator[bytes]:
+            for sample in shards.read_shard(plan.clips, plan.marker, "shard_videos"):
+                waiting.append(Sample(sample.key, {"json": sample.members["json"]}))
+                yield sample.members["mp4"]
+
         with ShardWriter(plan.folder, plan.marker.name) as writer:
-            for latents in self.encode(sample.members["mp4"] for sample in samples):
+            for latents in self.encode(clips()):
                 sums.add(latents)
                 for latent in latents:
-                    sample = next(waiting)
+                    sample = waiting.popleft()
                     metadata = sample.members["json"]
+                    rates[str(json.loads(metadata)["fps"])] += 1
                     writer.add(sample.key, {"npy": npy_bytes(latent), "json": metadata})
-            rates = Counter(str(json.loads(sample.members["json"])["fps"]) for sample in samples)
             details = {
                 "sums": sums.as_dict(),
                 "fps": dict(rates),

@@ -118,6 +118,11 @@ def decode_clip(data: bytes) -> Frames:
     return np.stack(frames)
 
 
+def decode_clips(clips: list[bytes]) -> Frames:
+    """Frames (N, T, H, W, 3) of clips of one size."""
+    return np.stack([decode_clip(clip) for clip in clips])
+
+
 def write_file(path: Path, frames_THWC: Frames, fps: float) -> None:
     """Encode with `encode_h264` into a local file."""
     path.write_bytes(encode_h264(frames_THWC, fps))

@@ -10,6 +10,7 @@ from s3fs import S3FileSystem
 
 from pipelines import encode_latents as encode_page
 from pipelines import shard_videos as shard_page
+from pipelines.cluster.devices import Devices
 from pipelines.io import object_store, storage
 from pipelines.io.markers import read_marker
 from tests.e2e.conftest import run_job
@@ -44,12 +45,15 @@ def without_ray(patch: pytest.MonkeyPatch) -> None:
         for plan in plans:
             yield plan, work({"plan": plan, "retry": config.retry_failed, **columns})
 
-    def on_actors(actor: Any, rows: list[dict], config: Any) -> Iterator[dict]:
+    def on_actors(actor: Any, rows: list[dict], pool: Any) -> Iterator[dict]:
+        config = pool.config
         vqgan = config.workspace.vqgan(config.vqgan)
         yield from map(actor(vqgan, config.batch_size, config.precision, "cpu"), rows)
 
     patch.setattr(shard_page, "on_workers", on_workers)
     patch.setattr(encode_page, "on_actors", on_actors)
+    patch.setattr(encode_page, "choose_devices", lambda request: Devices())
+    patch.setattr(encode_page, "settle_precision", lambda devices: "fp32")
 
 
 @pytest.fixture(scope="module")

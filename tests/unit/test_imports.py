@@ -64,6 +64,7 @@ ROOMS = {
             "cluster.autoscaler",
             "cluster.elastic",
             "cluster.tasks",
+            "cluster.ahead",
         )
     },
     "mlflow": {
