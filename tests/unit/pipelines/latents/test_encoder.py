@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -132,6 +133,32 @@ def test_a_shard_with_another_marker_is_made_again(
     Path(plan.folder, "train-000000.json").write_bytes(marker)
     assert encode(encoder, plan) == (first, True)
     assert encode(encoder, plan) == (first, False)
+
+
+def test_two_shards_at_a_time_have_the_bytes_of_one_after_the_other(
+    encoder: EncodeShard, plan: EncodePlan
+) -> None:
+    one, two = replace(plan, folder=f"{plan.folder}/1"), replace(plan, folder=f"{plan.folder}/2")
+    expected, _ = encode(encoder, plan)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda each: encode(encoder, each), [one, two] * 3))
+    assert {marker.sha256 for marker, _ in found} == {expected.sha256}
+
+
+def test_clips_are_taken_as_they_are_decoded(export: Path) -> None:
+    """A shard may be larger than a worker's memory."""
+    taken = 0
+
+    def clips() -> Iterator[bytes]:
+        nonlocal taken
+        while taken < 9:
+            taken += 1
+            yield CLIPS[0]
+
+    encoder = EncodeShard(str(export), batch_size=2, precision="fp32")
+    for done, latents in enumerate(encoder.encode(clips()), 1):
+        assert len(latents) == (2 if done < 5 else 1)
+        assert taken == min(2 * done, 9)
 
 
 def test_no_clips_give_no_latents(encoder: EncodeShard) -> None:

@@ -1,0 +1,63 @@
+"""The precision of latents is settled once, and the pool has what its kind of device wants."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from pipelines.cluster import devices as of_cluster
+from pipelines.cluster.devices import Devices
+from pipelines.encode_latents import Pool, precision_of
+from pipelines.latents.encoder import Origin, spec_hash
+from pipelines.latents.settings import EncodeLatents
+
+ORIGIN = Origin("weights", "clips")
+AUTO = EncodeLatents(batch_size=4)
+SPEC = {"frames": 16, "size": 128}
+
+
+def test_a_precision_that_is_set_stays() -> None:
+    fp32 = replace(AUTO, precision="fp32")
+    assert precision_of(fp32, ORIGIN, None) == "fp32"
+    assert precision_of(fp32, ORIGIN, spec_hash(ORIGIN, "bf16", 4)) == "fp32"
+
+
+@pytest.mark.parametrize("begun", ["fp32", "bf16", "fp16"])
+def test_auto_goes_on_with_what_latents_were_begun_with(begun: str) -> None:
+    """Also on other hardware."""
+    assert precision_of(AUTO, ORIGIN, spec_hash(ORIGIN, begun, 4)) == begun
+
+
+def test_latents_of_earlier_versions_are_known_by_auto_itself() -> None:
+    assert precision_of(AUTO, ORIGIN, spec_hash(ORIGIN, "auto", 4)) == "auto"
+
+
+def test_the_cluster_is_asked_where_there_are_no_latents_to_go_on_with() -> None:
+    found = spec_hash(ORIGIN, "fp16", 4)
+    assert precision_of(AUTO, ORIGIN, None) is None
+    assert precision_of(AUTO, ORIGIN, spec_hash(ORIGIN, "fp16", 5)) is None
+    assert precision_of(AUTO, replace(ORIGIN, clip_spec="other"), found) is None
+    assert precision_of(replace(AUTO, overwrite=True), ORIGIN, found) is None
+    assert precision_of(replace(AUTO, overwrite=True, audit=True), ORIGIN, found) == "fp16"
+
+
+def test_fingerprints_tell_precisions_apart() -> None:
+    assert len({spec_hash(ORIGIN, each, 4) for each in ("auto", "fp32", "bf16", "fp16")}) == 4
+
+
+@pytest.mark.parametrize(
+    ("devices", "calls"), [(Devices("cpu", 3), 1), (Devices("cuda", 3, 1.0), 2)]
+)
+def test_a_pool_may_shrink_to_one_actor(
+    devices: Devices, calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = {"Alive": True, "Resources": {"CPU": 3, "GPU": 3, "memory": 30e9}}
+    monkeypatch.setattr(of_cluster.ray, "nodes", lambda: [node])
+    asked = Pool(AUTO, devices, SPEC).actors()
+    pool = asked["compute"]
+    assert (pool.min_size, pool.initial_size, pool.max_size) == (1, 3, 3)
+    assert pool.max_concurrent_calls_per_actor == calls
+    assert pool.enable_true_multi_threading == (calls > 1)
+    assert asked["num_gpus"] == devices.gpus_per_worker
+    assert asked["memory"] == 2**30
