@@ -25,8 +25,10 @@ COMMITMENT = 0.25
 KMEANS_ROUNDS = 10
 SMOOTHING = 1e-5
 """Laplace smoothing of the counts."""
-NEAREST_AT_ONCE = 512
-"""Positions that are compared with all codes at a time."""
+UNUSED = 0.1
+"""A code is replaced when its count falls below this share of the mean count."""
+CPU_PRODUCTS, GPU_PRODUCTS = 2**18, 2**26
+"""Latents times codes that are compared at a time: what caches hold, and few kernels."""
 
 
 class Quantized(NamedTuple):
@@ -47,8 +49,9 @@ class Quantizer(Protocol):
     def start(self, z_NC: Tensor) -> None:
         """Place the codes by the first raw latents, unless they have been placed."""
 
-    def learn(self, z_NC: Tensor, indices_N: Tensor) -> None:
-        """Move the codes after a step, given its raw latents and the index of each one's code."""
+    def learn(self, z_NC: Tensor, indices_N: Tensor, settle: bool = False) -> None:
+        """Move the codes after a step, given its raw latents and the index of each one's code;
+        towards the end of a training they `settle`, and none is replaced."""
 
 
 class FiniteScalar(nn.Module):
@@ -76,7 +79,7 @@ class FiniteScalar(nn.Module):
     def start(self, z_NC: Tensor) -> None:
         """Does nothing: the codes are fixed."""
 
-    def learn(self, z_NC: Tensor, indices_N: Tensor) -> None:
+    def learn(self, z_NC: Tensor, indices_N: Tensor, settle: bool = False) -> None:
         """Does nothing: the codes are fixed."""
 
 
@@ -84,7 +87,8 @@ class Codebook(nn.Module):
     """Vector quantisation with an EMA codebook (van den Oord et al., 2017, appendix A.1).
 
     A code is the mean of the raw latents that took it: `sums_KC` over `counts_K`, both moving
-    averages. The loss is the commitment term. Codes that few latents take are replaced by latents.
+    averages. The loss is the commitment term. Codes that few latents take are replaced by latents
+    until they `settle`, towards the end of a training: then all become means of latents.
     With `cosine`, codes and latents are compared by direction alone.
 
     Random draws come from PyTorch's own generator. Workers with the same seed and the same latents
@@ -113,37 +117,21 @@ class Codebook(nn.Module):
     def forward(self, z_BCTHW: Tensor) -> Quantized:
         # Under autocast, distances rounded to half precision would choose other codes.
         with torch.autocast(z_BCTHW.device.type, enabled=False):
-            z_BCTHW = z_BCTHW.float()
-            return self._straight_through(z_BCTHW) if self.training else self._nearest(z_BCTHW)
+            return self._quantized(z_BCTHW.float())
 
-    def _straight_through(self, z_BCTHW: Tensor) -> Quantized:
-        """The nearest codes. Their gradient goes to the latents unchanged."""
-        z_BNC = self._direction(z_BCTHW.flatten(2).movedim(1, -1))
-        z_NC = z_BNC.detach().flatten(0, 1)
-        self._place(z_NC)
-        indices_BN = self._similarity(z_NC, self.codes_KC).argmax(1).view(z_BNC.shape[:2])
-        found_BNC = self.codes_KC[indices_BN]
-        loss = COMMITMENT * F.mse_loss(found_BNC, z_BNC)
-        if z_BNC.requires_grad:
-            found_BNC = z_BNC + (found_BNC - z_BNC).detach()
-        positions = z_BCTHW.shape[2:]
-        found_BCTHW = found_BNC.movedim(-1, 1).unflatten(2, positions)
-        return Quantized(found_BCTHW, indices_BN.unflatten(1, positions), loss)
-
-    def _nearest(self, z_BCTHW: Tensor) -> Quantized:
-        """The nearest codes, faster: distances as in training would take as long as the decoder."""
-        half_K = self.codes_KC.square().sum(1) / 2
-        z_NC = self._direction(as_rows(z_BCTHW))
-        # |z - e|^2 without |z|^2, which all codes share. In parts, to limit memory.
-        indices_N = torch.cat(
-            [
-                (part @ self.codes_KC.T).sub_(half_K).argmax(1)
-                for part in z_NC.split(NEAREST_AT_ONCE)
-            ]
-        )
-        indices_BTHW = indices_N.view(len(z_BCTHW), *z_BCTHW.shape[2:])
-        found_BCTHW = self.codes_KC[indices_BTHW].movedim(-1, 1)
-        return Quantized(found_BCTHW, indices_BTHW, z_BCTHW.new_zeros(()))
+    def _quantized(self, z_BCTHW: Tensor) -> Quantized:
+        """The nearest codes; in training, their gradient goes to the latents unchanged."""
+        z_BTHWC = self._direction(z_BCTHW.movedim(1, -1))
+        z_NC = z_BTHWC.detach().flatten(0, -2)
+        if self.training:
+            self._place(z_NC)
+        indices_BTHW = nearest(z_NC, self.codes_KC).view(z_BTHWC.shape[:-1])
+        found_BTHWC = self.codes_KC[indices_BTHW]
+        loss = z_BTHWC.new_zeros(())
+        if self.training:
+            loss = COMMITMENT * F.mse_loss(found_BTHWC, z_BTHWC)
+            found_BTHWC = z_BTHWC + (found_BTHWC - z_BTHWC).detach()
+        return Quantized(found_BTHWC.movedim(-1, 1), indices_BTHW, loss)
 
     @torch.no_grad()
     def start(self, z_NC: Tensor) -> None:
@@ -151,29 +139,25 @@ class Codebook(nn.Module):
         self._place(self._direction(z_NC.float()))
 
     @torch.no_grad()
-    def learn(self, z_NC: Tensor, indices_N: Tensor) -> None:
-        """Update the moving averages (equations 6 to 8), then replace rarely used codes."""
+    def learn(self, z_NC: Tensor, indices_N: Tensor, settle: bool = False) -> None:
+        """Update the moving averages (equations 6 to 8), then replace rarely used codes.
+
+        Codes that `settle` are not replaced, and one that no latent took stays where it is: its
+        average, which would only fade, is kept.
+        """
         z_NC = self._direction(z_NC.float())
         counts_K, sums_KC = self._gather(z_NC, indices_N)
-        self.counts_K.lerp_(counts_K.float(), 1 - self.decay)
-        self.sums_KC.lerp_(sums_KC, 1 - self.decay)
+        moved_K = counts_K > 0 if settle else torch.ones_like(counts_K)
+        weight_K = (1 - self.decay) * moved_K
+        self.counts_K.lerp_(counts_K.float(), weight_K)
+        self.sums_KC.lerp_(sums_KC, weight_K[:, None])
         self._set_codes()
-        self._replace_unused(z_NC)
+        if not settle:
+            self._replace_unused(z_NC)
 
     def _direction(self, rows: Tensor) -> Tensor:
         """Rows (..., C) scaled to length 1 for a cosine codebook, else as they are."""
         return F.normalize(rows, dim=-1, eps=1e-6) if self.cosine else rows
-
-    def _similarity(self, z_NC: Tensor, codes_KC: Tensor) -> Tensor:
-        """Cosine or negative distance of every latent and code, (N, K).
-
-        Not the formula of `_nearest`, which rounds near ties otherwise: trainings must not change.
-        """
-        products_NK = torch.einsum("nc,kc->nk", z_NC, codes_KC)
-        if self.cosine:
-            return products_NK
-        squares = z_NC.square().sum(1)[:, None] + codes_KC.square().sum(1)
-        return -(squares - 2 * products_NK).clamp(min=1e-8).sqrt()
 
     def _gather(self, z_NC: Tensor, indices_N: Tensor) -> tuple[Tensor, Tensor]:
         """How many latents took each code, and their sum."""
@@ -190,7 +174,7 @@ class Codebook(nn.Module):
             return
         codes_KC = _draw(z_NC, self.codebook_size)
         for _ in range(KMEANS_ROUNDS):
-            indices_N = self._similarity(z_NC, codes_KC).argmax(1)
+            indices_N = nearest(z_NC, codes_KC)
             counts_K, sums_KC = self._gather(z_NC, indices_N)
             means_KC = self._direction(sums_KC / counts_K.clamp(min=1)[:, None])
             codes_KC = torch.where((counts_K == 0)[:, None], codes_KC, means_KC)
@@ -206,18 +190,39 @@ class Codebook(nn.Module):
         self.codes_KC.copy_(self._direction(self.sums_KC / smooth_K[:, None]))
 
     def _replace_unused(self, z_NC: Tensor) -> None:
-        """Put random latents in the place of codes whose count fell below 1.
+        """Put random latents in the place of codes that few latents took, with the mean count:
+        they have some dozen steps to be taken.
 
         How many these are is not read, as that would wait for a GPU: the draws do not depend on it.
         """
-        unused_K = self.counts_K < 1
+        mean = len(z_NC) / self.codebook_size
+        unused_K = self.counts_K < UNUSED * mean
         drawn_MC = _draw(self._direction(z_NC), min(len(z_NC), self.codebook_size))
         if len(drawn_MC) < self.codebook_size:  # the rest waits for the next step
             unused_K = _some(unused_K, len(drawn_MC))
         place_K = unused_K.cumsum(0).clamp(1, len(drawn_MC)) - 1
-        for rows_KC in (self.codes_KC, self.sums_KC):
-            rows_KC.copy_(torch.where(unused_K[:, None], drawn_MC[place_K], rows_KC))
-        self.counts_K.masked_fill_(unused_K, 1.0)
+        new_KC, unused_K1 = drawn_MC[place_K], unused_K[:, None]
+        self.codes_KC.copy_(torch.where(unused_K1, new_KC, self.codes_KC))
+        self.sums_KC.copy_(torch.where(unused_K1, mean * new_KC, self.sums_KC))
+        self.counts_K.masked_fill_(unused_K, mean)
+
+
+def nearest(z_NC: Tensor, codes_KC: Tensor) -> Tensor:
+    """Indices (N,) of the nearest codes.
+
+    |z - e|^2 is least where ze - |e|^2 / 2 is greatest. Both are taken from the mean of the codes:
+    far from 0, rounding would hide what sets codes apart. In parts, to limit memory.
+    """
+    centre_C = codes_KC.mean(0)
+    e_KC = codes_KC - centre_C
+    half_K = e_KC.square().sum(1) / -2
+    products = CPU_PRODUCTS if z_NC.device.type == "cpu" else GPU_PRODUCTS
+    rows = max(1, products // len(e_KC))
+    # Results have a place of their own: among the parts they would keep freed memory in pieces.
+    indices_N = torch.empty(len(z_NC), dtype=torch.long, device=z_NC.device)
+    for part_NC, found_N in zip(z_NC.split(rows), indices_N.split(rows), strict=True):
+        found_N.copy_(torch.addmm(half_K, part_NC - centre_C, e_KC.T).argmax(1))
+    return indices_N
 
 
 def _draw(z_NC: Tensor, count: int) -> Tensor:

@@ -31,6 +31,10 @@ from vqvdm.tokenizer.losses import adaptive_weight, adversarial_weight, reconstr
 from vqvdm.tokenizer.quantize import Quantized, as_rows, codebook_usage
 from vqvdm.tokenizer.vqgan import VQGAN, ResidualBlock
 
+SETTLED = 0.9
+"""Share of the training after which no code is replaced: those that are published are means of
+latents, not latents drawn at random."""
+
 
 class _Part(NamedTuple):
     """A part of a batch: clips, and the frame of each that image networks see."""
@@ -155,7 +159,7 @@ class VQGANMethod:
             judged = self.critic.backward([one.pair for one in passed])
             rates.append((self.critic.optimiser, self.config.discriminator_lr))
         took = step_together(*rates)
-        self._learn_codes(passed, took)
+        self._learn_codes(passed, took, settle=step >= SETTLED * self.config.steps)
         self.ema.update(self.vqgan, step)
         if weight:
             whole |= judged
@@ -220,13 +224,13 @@ class VQGANMethod:
             z = torch.cat([self.vqgan.encode(part.x_BCTHW) for part in parts])
         self.vqgan.quantizer.start(as_rows(self.world.gather(z)))
 
-    def _learn_codes(self, passed: Sequence[_Passed], took: Tensor) -> None:
+    def _learn_codes(self, passed: Sequence[_Passed], took: Tensor, settle: bool) -> None:
         """Codes move by the whole batch, the same on all workers; not if the step was skipped."""
         quantizer = self.vqgan.quantizer
         before = [buffer.clone() for buffer in quantizer.buffers()]
         z = self.world.gather(torch.cat([one.z_BCTHW for one in passed]))
         indices = self.world.gather(torch.cat([one.indices_BTHW for one in passed]))
-        quantizer.learn(as_rows(z), indices.flatten())
+        quantizer.learn(as_rows(z), indices.flatten(), settle)
         for buffer, old in zip(quantizer.buffers(), before, strict=True):
             buffer.copy_(torch.where(took, buffer, old))
 

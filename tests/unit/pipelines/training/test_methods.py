@@ -20,6 +20,7 @@ from vqvdm.diffusion.unet import UNetConfig
 from vqvdm.generator import VideoGenerator, from_uint8, load_vqgan
 from vqvdm.tokenizer.discriminator import DiscriminatorConfig
 from vqvdm.tokenizer.losses import LossConfig
+from vqvdm.tokenizer.quantize import Codebook
 from vqvdm.tokenizer.vqgan import VQGANConfig
 
 VQGAN = VQGANConfig(
@@ -109,6 +110,18 @@ def test_vqgan_validation_tells_quality_and_use_of_the_codebook() -> None:
     assert 0 < values["val/psnr"] < 30
     assert 0 < values["codebook/usage"] <= 1
     assert 1 <= values["codebook/perplexity"] <= 64
+
+
+def test_no_code_is_replaced_in_the_last_tenth() -> None:
+    net = VQGANConfig(blocks=((2, 4, 4),), widths=(8,), depths=(1,), codebook_size=64)
+    method = VQGANMethod(TrainVQGAN(steps=20, warmup=1, model=net), World())
+    book = method.vqgan.quantizer
+    assert isinstance(book, Codebook)
+    for step in (0, 16, 17, 18, 19):
+        book.counts_K[:8] = 0.0
+        method.train_step(clips(), step)
+        # There is a latent a code, and a code that is replaced counts as much.
+        assert (book.counts_K[:8] == 1.0).any() == (step < 18)
 
 
 @pytest.mark.parametrize("start", [0.0, 0.9])
