@@ -21,20 +21,26 @@ from pipelines.recipes.presets import PRESETS, Preset
 from pipelines.training.settings import PIXEL_SPACE
 from pipelines.training.world import World
 from vqvdm.diffusion.unet import Block, UNet
+from vqvdm.tokenizer.discriminator import Discriminators
 from vqvdm.tokenizer.vqgan import VQGAN, ResidualBlock
 
 CLASSES = 101
 GPUS_GIB = {"T4": 16, "RTX 4090": 24, "A100 40 GB": 40, "A100 80 GB": 80}
-STATE_BYTES = 5 * 4
-"""Of a parameter in training: itself, its average, its gradient and Adam's two moments, fp32."""
+CLIPS = 8
+AVERAGED, PLAIN = 5 * 4, 4 * 4
+"""Bytes of a parameter in training, fp32: itself, its gradient and Adam's two moments; of nets that
+are published their average too."""
 
 
 @dataclass(frozen=True)
 class Size:
     """One net of one preset, for one clip."""
 
+    stage: str
     net: str
     parameters: int
+    state_bytes: int
+    """Weights, buffers such as the codebook, gradients, averages and the optimiser's moments."""
     gflop: dict[str, float]
     """Forward passes by name, FLOP = 2 multiply-adds."""
     saved_bytes: int
@@ -43,11 +49,15 @@ class Size:
     """The same with activation checkpointing, at its peak: the inputs of all blocks, and what the
     largest one keeps while it is computed again."""
 
-    @property
-    def smallest_gpu(self) -> str:
-        """The smallest GPU that trains on batches of 8 clips in fp32."""
-        need_gib = (STATE_BYTES * self.parameters + 8 * self.saved_bytes) / 2**30
-        return next((name for name, gib in GPUS_GIB.items() if need_gib < 0.9 * gib), "none alone")
+
+def smallest_gpu(nets: Sequence[Size]) -> str:
+    """The smallest GPU that trains the nets of a stage on batches of 8 clips in fp32."""
+    need_gib = sum(net.state_bytes + CLIPS * net.saved_bytes for net in nets) / 2**30
+    return next((name for name, gib in GPUS_GIB.items() if need_gib < 0.9 * gib), "none alone")
+
+
+def parameters(net: nn.Module) -> int:
+    return sum(p.numel() for p in net.parameters())
 
 
 def gflop(run: Callable[[], object]) -> float:
@@ -102,12 +112,38 @@ def tokenizer_size(preset: Preset) -> Size:
         x = torch.empty(1, 3, spec.frames, spec.size, spec.size)
         z = torch.empty(1, *config.latent_shape(spec.frames, spec.size, spec.size))
     encode, decode = (lambda: net.encoder(x)), (lambda: net.decoder(z))
+    codebook_bytes = sum(b.nbytes for b in net.buffers())
     return Size(
+        "one",
         "tokenizer",
-        sum(p.numel() for p in net.parameters()),
+        parameters(net),
+        AVERAGED * parameters(net) + 2 * codebook_bytes,
         {"encode": gflop(encode), "decode": gflop(decode)},
         saved_bytes(encode) + saved_bytes(decode),
         checkpointed_bytes(net, ResidualBlock, (encode, decode)),
+    )
+
+
+def discriminators_size(preset: Preset) -> Size:
+    """Of what is kept, both a clip and its reconstruction are counted, which are judged at once."""
+    spec, config = preset.shard_videos, preset.train_vqgan.discriminator
+    with torch.device("meta"):
+        nets = Discriminators(config)
+        x = torch.empty(1, 3, spec.frames, spec.size, spec.size)
+        frame = torch.zeros(1, dtype=torch.long)
+
+    def logits() -> Tensor:
+        return torch.cat([part.flatten() for part in nets(x, frame).logits])
+
+    kept = 2 * saved_bytes(logits)
+    return Size(
+        "one",
+        "discriminators",
+        parameters(nets),
+        PLAIN * parameters(nets),
+        {"judge": gflop(logits)},
+        kept,
+        kept,
     )
 
 
@@ -122,10 +158,11 @@ def denoiser_size(preset: Preset) -> Size:
             torch.empty(1),
         )
     step = lambda: net(*arguments)  # noqa: E731
-    parameters = sum(p.numel() for p in net.parameters())
     return Size(
+        "two",
         "denoiser",
-        parameters,
+        parameters(net),
+        AVERAGED * parameters(net),
         {"step": gflop(step)},
         saved_bytes(step),
         checkpointed_bytes(net, Block, (step,)),
@@ -133,12 +170,12 @@ def denoiser_size(preset: Preset) -> Size:
 
 
 def sizes(name: str) -> list[Size]:
-    """Tokenizer and denoiser of a preset."""
+    """Tokenizer, discriminators and denoiser of a preset."""
     presets.settings(name, "train_vqgan")  # refuses an unknown name in words
     preset = PRESETS[name]()
     if preset.train_ldm.vqgan == PIXEL_SPACE:
         return [denoiser_size(preset)]
-    return [tokenizer_size(preset), denoiser_size(preset)]
+    return [tokenizer_size(preset), discriminators_size(preset), denoiser_size(preset)]
 
 
 def latent_shape(preset: Preset) -> tuple[int, int, int, int]:
@@ -152,17 +189,20 @@ def latent_shape(preset: Preset) -> tuple[int, int, int, int]:
 
 def main() -> None:
     print(
-        "| preset | net | parameters | GFLOP a clip | training, a clip | activation checkpointing "
-        "| trains on, 8 clips |"
+        "| preset | net | parameters | GFLOP a clip | weights, optimiser, codebook "
+        f"| training, a clip | activation checkpointing | its stage trains on, {CLIPS} clips |"
     )
-    print("|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|")
     for name in sys.argv[1:] or PRESETS:
-        for size in sizes(name):
+        of_preset = sizes(name)
+        for size in of_preset:
+            stage = [net for net in of_preset if net.stage == size.stage]
             arithmetic = ", ".join(f"{what} {value:.1f}" for what, value in size.gflop.items())
             print(
                 f"| {name} | {size.net} | {size.parameters / 1e6:.1f} M | {arithmetic} "
+                f"| {size.state_bytes / 2**20:.0f} MiB "
                 f"| {size.saved_bytes / 2**20:.0f} MiB | {size.checkpointed_bytes / 2**20:.0f} MiB "
-                f"| {size.smallest_gpu} |"
+                f"| {smallest_gpu(stage)} |"
             )
 
 
