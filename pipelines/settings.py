@@ -9,7 +9,10 @@ threads) defines the resources used, and changes no result beyond floating-point
 from __future__ import annotations
 
 import math
+import operator
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import reduce
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pipelines.cluster.request import Request
@@ -65,9 +68,19 @@ class Job:
 
         return Workspace(storage.absolute(self.root))
 
+    LATER: ClassVar[Mapping[str, Any]] = {}
+    """Settings that came later, by dotted name, and the value that stands for what was done before
+    them: with it they are left out of the recipe, so that earlier results are known again."""
+
     def recipe(self) -> dict[str, Any]:
         """The settings that decide the result, as plain JSON values."""
-        return {k: v for k, v in asdict(self).items() if k not in self.NOT_RECIPE}
+        found = {k: v for k, v in asdict(self).items() if k not in self.NOT_RECIPE}
+        for name, before in self.LATER.items():
+            *parts, last = name.split(".")
+            holder = reduce(operator.getitem, parts, found)
+            if holder[last] == before:
+                del holder[last]
+        return found
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,10 @@ def ucf101_small() -> Preset:
                 decoder_depths=(2, 3),
                 codebook_size=8192,
             ),
+            # The size of PatchGAN's, and of those of TATS: 64 to 512 channels, 78 pixels a logit.
+            discriminator=DiscriminatorConfig(width=64, levels=4, stride=2),
+            discriminator_tied=True,
+            loss=LossConfig(adversarial_start=0.05),
         ),
         train_ldm=TrainLDM(
             steps=400_000,
@@ -207,7 +211,8 @@ def _paper(base: Preset) -> Preset:
                 depths=(1, 2, 2),
                 codebook_size=16_384,
             ),
-            loss=LossConfig(l1=1.0, l2=0.0, adversarial=0.1, adversarial_start=0.25),
+            discriminator=replace(base.train_vqgan.discriminator, image=False),
+            loss=replace(base.train_vqgan.loss, l1=1.0, l2=0.0, lecam=0.0),
         ),
         train_ldm=replace(
             base.train_ldm,

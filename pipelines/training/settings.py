@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pipelines.cluster.request import Request
 from pipelines.settings import DeviceJob, Switch
@@ -149,14 +150,21 @@ class TrainVQGAN(TrainJob):
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     loss: LossConfig = LossConfig()
     discriminator_lr: float = 2e-4
+    """Highest learning rate of the discriminators."""
+    discriminator_tied: bool = False
+    """Warm up and lower the discriminators' rate along with the tokenizer's, in a fixed ratio; else
+    it stays the highest."""
     perceptual: str | None = None
     """URI of a TorchScript file for a perceptual loss, such as LPIPS; may end in #sha256=HEX."""
+
+    LATER: ClassVar[Mapping[str, Any]] = {"discriminator.stride": 4, "discriminator_tied": False}
 
     def check(self) -> None:
         super().check()
         if self.name == PIXEL_SPACE:
             raise UserError(f"--name {PIXEL_SPACE} stands for no VQGAN: choose another name")
         self.model.check()
+        self.discriminator.check()
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from vqvdm.errors import UserError
 from vqvdm.layers import Conv3d, group_norm
 
 
@@ -19,9 +20,18 @@ class DiscriminatorConfig:
     """Shape of the discriminators."""
 
     width: int = 32
+    """Channels of the first level; each further one has twice as many."""
     levels: int = 3
+    stride: int = 4
+    """Pixels by which the first level shrinks space, 2 or 4; the others shrink by 2. With 4 it is
+    fast; published ones have 2."""
     image: bool = True
     """Also judge single frames, one of each clip drawn at random."""
+
+    def check(self) -> None:
+        """`UserError` unless the first level can shrink so."""
+        if self.stride not in (2, 4):
+            raise UserError(f"--discriminator.stride {self.stride}: give 2 or 4")
 
 
 class Judgement(NamedTuple):
@@ -48,14 +58,15 @@ def one_frame(x_BCTHW: Tensor, frame_B: Tensor) -> Tensor:
 class PatchDiscriminator(nn.Module):
     """A PatchGAN (Isola et al., 2017, section 3.2.2): one logit for each patch of a video."""
 
-    def __init__(self, width: int, levels: int, temporal: bool) -> None:
+    def __init__(self, width: int, levels: int, temporal: bool, first_stride: int = 4) -> None:
         super().__init__()
         self.levels = nn.ModuleList()
         channels = 3
         for level in range(levels):
             out = width * 2**level
             # The first level shrinks space only, to see motion at the full frame rate.
-            kernel, stride, padding = (4, 2, 1) if level else (6, 4, 1)
+            stride = 2 if level else first_stride
+            kernel, padding = stride + 2, 1
             kernel_t, stride_t, padding_t = (4, 2, 1) if level else (3, 1, 1)
             if not temporal:
                 kernel_t, stride_t, padding_t = 1, 1, 0
@@ -86,9 +97,10 @@ class Discriminators(nn.Module):
 
     def __init__(self, config: DiscriminatorConfig) -> None:
         super().__init__()
-        self.video = PatchDiscriminator(config.width, config.levels, temporal=True)
+        shape = (config.width, config.levels)
+        self.video = PatchDiscriminator(*shape, temporal=True, first_stride=config.stride)
         self.image = (
-            PatchDiscriminator(config.width, config.levels, temporal=False)
+            PatchDiscriminator(*shape, temporal=False, first_stride=config.stride)
             if config.image
             else None
         )

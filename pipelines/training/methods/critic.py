@@ -49,6 +49,12 @@ class Critic:
         )
         self.optimiser = Optimiser(adamw, world, config.grad_clip)
 
+    def lr(self, tokenizer_lr: float) -> float:
+        """The rate of a step, given the tokenizer's."""
+        config = self.config
+        share = tokenizer_lr / config.lr if config.discriminator_tied else 1.0
+        return config.discriminator_lr * share
+
     def adversarial_loss(self, pair: Pair) -> Tensor:
         """What the discriminators hold against reconstructions."""
         matching = self.config.loss.feature_matching

@@ -154,10 +154,11 @@ class VQGANMethod:
             pair = Pair(part.x_BCTHW, one.y_BCTHW.detach(), part.shown_B)
             passed.append(_Passed(pair, one.z_BCTHW.detach(), one.quantized.indices_BTHW))
         whole = mean_over_parts(metrics)
-        rates = [(self.optimiser, scheduled_lr(step, self.config))]
+        lr = scheduled_lr(step, self.config)
+        rates = [(self.optimiser, lr)]
         if weight:
             judged = self.critic.backward([one.pair for one in passed])
-            rates.append((self.critic.optimiser, self.config.discriminator_lr))
+            rates.append((self.critic.optimiser, self.critic.lr(lr)))
         took = step_together(*rates)
         self._learn_codes(passed, took, settle=step >= SETTLED * self.config.steps)
         self.ema.update(self.vqgan, step)

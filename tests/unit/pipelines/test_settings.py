@@ -18,7 +18,17 @@ from pipelines.training.settings import TrainLDM, TrainVQGAN
 from vqvdm.diffusion.objectives import ObjectiveConfig
 from vqvdm.diffusion.samplers import SamplingOptions
 from vqvdm.errors import UserError
+from vqvdm.tokenizer.discriminator import DiscriminatorConfig
 from vqvdm.tokenizer.vqgan import VQGANConfig
+
+
+def test_what_was_made_before_a_setting_came_is_known_again() -> None:
+    before = TrainVQGAN().recipe()
+    assert "discriminator_tied" not in before and "stride" not in before["discriminator"]
+    tied, fine = TrainVQGAN(discriminator_tied=True), DiscriminatorConfig(stride=2)
+    assert tied.recipe() == before | {"discriminator_tied": True}
+    assert TrainVQGAN(discriminator=fine).recipe()["discriminator"]["stride"] == 2
+
 
 JOBS: list[type[Job]] = [
     DemoVideos,

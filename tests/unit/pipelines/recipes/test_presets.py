@@ -70,6 +70,22 @@ def test_the_papers_recipes_differ() -> None:
             assert (ours.recipe() == theirs.recipe()) == same
 
 
+@pytest.mark.parametrize("preset", ["ucf101-paper", "sky-paper"])
+def test_the_papers_tokenizer_has_its_three_losses(preset: str) -> None:
+    config = cast(TrainVQGAN, presets.settings(preset, "train_vqgan"))
+    weights = config.loss
+    assert min(weights.l1, weights.vq, weights.adversarial) > 0
+    assert weights.l2 == weights.lecam == weights.feature_matching == 0
+    assert config.perceptual is None and not config.discriminator.image
+
+
+@pytest.mark.parametrize("preset", ["ucf101", "sky", "games", "ucf101-paper", "sky-paper"])
+def test_the_discriminators_judge_most_of_a_large_training(preset: str) -> None:
+    config = cast(TrainVQGAN, presets.settings(preset, "train_vqgan"))
+    assert config.loss.adversarial_start == 0.05 and config.discriminator_tied
+    assert (config.discriminator.width, config.discriminator.stride) == (64, 2)
+
+
 def test_under_moves_every_job() -> None:
     moved = presets.demo().under("s3://bucket/a")
     assert {getattr(moved, job).root for job in JOBS} == {"s3://bucket/a"}

@@ -79,6 +79,17 @@ def test_the_scheduled_rate_is_the_optimisers() -> None:
     assert method.optimiser.optimizer.param_groups[0]["lr"] == scheduled_lr(1, method.config)
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_discriminators_rate_follows_the_tokenizers_if_tied(tied: bool) -> None:
+    loss = LossConfig(adversarial_start=0.0)
+    method = vqgan_method(lr=0.5, discriminator_lr=0.1, discriminator_tied=tied, loss=loss)
+    for step in (1, 7):
+        method.train_step(clips(), step)
+        (group,) = method.critic.optimiser.optimizer.param_groups
+        expected = 0.1 * scheduled_lr(step, method.config) / 0.5 if tied else 0.1
+        assert group["lr"] == pytest.approx(expected)
+
+
 def trained(dropout: float, *classes: int) -> tuple[float, dict[str, Tensor]]:
     method = ldm_method(dropout)
     loss = method.train_step(latents(*classes), 0)["loss"].item()

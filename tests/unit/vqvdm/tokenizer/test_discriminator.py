@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from vqvdm.errors import UserError
 from vqvdm.tokenizer.discriminator import DiscriminatorConfig, Discriminators, PatchDiscriminator
 from vqvdm.tokenizer.losses import discriminator_hinge
 
@@ -19,6 +20,15 @@ def test_a_logit_for_each_patch(levels: int, size: tuple[int, int, int], tempora
     frames = t // halvings if temporal else t
     assert logits.shape == (2, 1, frames, h // 4 // halvings, w // 4 // halvings)
     assert len(features) == levels
+
+
+def test_a_first_level_of_stride_two_judges_patches_half_as_large() -> None:
+    net = Discriminators(DiscriminatorConfig(width=4, levels=2, stride=2))
+    video, image = net(torch.randn(4, 3, 8, 32, 32), FIRST).logits
+    assert video.shape == (4, 1, 4, 8, 8)
+    assert image.shape == (4, 1, 1, 8, 8)
+    with pytest.raises(UserError, match="give 2 or 4"):
+        DiscriminatorConfig(stride=3).check()
 
 
 def test_the_first_level_keeps_every_frame_and_sees_a_patch() -> None:
