@@ -30,7 +30,8 @@ class Ahead:
         """`work` of all items, in their order.
 
         An item is taken only when its task begins, so a slow consumer holds back all before it:
-        the object store has at most `count` items and results more than the one being consumed.
+        while a result is consumed, `count` items and results more are in the object store; while
+        the next one is waited for, one more than that.
         A task is repeated if its process or its node dies, or if the result is lost.
         """
         remote = ray.remote(work).options(num_cpus=self.num_cpus)

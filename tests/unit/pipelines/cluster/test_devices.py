@@ -198,3 +198,18 @@ def test_an_unknown_offer_is_asked_for() -> None:
     assert not devices._is_open(Cluster(8, 1, offer=UNKNOWN), Request())
     assert not devices._is_open(Cluster(8, 0, offer=UNKNOWN), Request("cpu"))
     assert not devices._is_open(Cluster(8, 0, offer=FIXED), Request())
+
+
+def test_a_memory_hint_never_makes_a_node_take_fewer_workers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nodes = [
+        {"Alive": True, "Resources": {"CPU": 4, "memory": 4e9}},
+        {"Alive": True, "Resources": {"CPU": 8, "memory": 64e9}},
+        {"Alive": False, "Resources": {"CPU": 8, "memory": 1e6}},
+    ]
+    monkeypatch.setattr(devices.ray, "nodes", lambda: nodes)
+    assert devices.memory_hint(Devices("cpu", 12), 2 * 10**9) == 0.5e9
+    assert devices.memory_hint(Devices("cpu", 12), 10**8) == 1e8
+    assert devices.memory_hint(Devices("cpu", 13), 10**8) is None  # A node is still to come.
+    assert devices.memory_hint(Devices("cuda", 1, 1.0), 10**8) is None
