@@ -9,7 +9,7 @@ Workers sample or decode, and return features; pixels stay in the workers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -100,7 +100,7 @@ def compare(inputs: Inputs, devices: Devices) -> tuple[dict[str, Any], report.Re
     real = extract_real_clips(inputs, spec, markers, by_workers)
     check_rates(config, inputs.bundle["fps"], real)
     measure.refuse_early(metrics, inputs, real)
-    sets, shown = extract_model(inputs, spec, markers, real, by_workers)
+    sets, shown = extract_model(inputs, spec, markers, real, devices)
 
     left = [name for name in config.wanted if name not in metrics.not_measured]
     if inputs.detector:
@@ -161,7 +161,7 @@ def extract_model(
     spec: FeatureSpec,
     markers: Sequence[Marker],
     real: RealClips,
-    by_workers: Callable[..., Iterator[tuple[Batch, Features]]],
+    devices: Devices,
 ) -> tuple[Sets, report.ReportClips]:
     """Features of reconstructions and samples, and the videos for the report."""
     config, chosen = inputs.config, inputs.config.chosen
@@ -175,7 +175,7 @@ def extract_model(
         )
         if repeat == 0:
             labels = dict(enumerate(requests))
-        batches += sample_batches(inputs, spec, requests, repeat)
+        batches += sample_batches(inputs, spec, requests, repeat, devices)
     rates_shown = {request.label: request.fps for request in to_show(list(labels.values()))}
     batches += reconstruction_batches(
         inputs, spec, markers, real.refs, real.class_index_N, real.fps_N, rates_shown
@@ -190,7 +190,7 @@ def extract_model(
         ],
     )
     shown = report.ReportClips()
-    for batch, found in by_workers(inputs, spec, batches):
+    for batch, found in extract(inputs, spec, batches, devices):
         indices = np.array(batch.indices)
         if batch.requests:
             sets.samples[int(batch.group.split()[1])].add(found, indices)

@@ -67,6 +67,8 @@ class Devices:
     """One line: what the job runs on."""
     numbers: tuple[int, ...] = ()
     """Numbers of workers that a training may have, most first; none unless they train together."""
+    cards: tuple[str, ...] = ()
+    """Models of the cluster's GPUs, where the job runs on some."""
 
     @property
     def bundle(self) -> dict[str, float]:
@@ -199,7 +201,7 @@ def _on_gpus(cluster: Cluster, request: Request) -> Devices:
         words += f"; the cluster has {cluster.gpus:g} GPUs"
     words += _or_fewer(workers, request)
     per_node = math.ceil(workers / cluster.gpu_nodes)
-    return Devices("cuda", workers, each, per_node, words)
+    return Devices("cuda", workers, each, per_node, words, cards=cluster.cards)
 
 
 def _on_cpus(cluster: Cluster, request: Request) -> Devices:

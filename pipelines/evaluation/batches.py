@@ -7,14 +7,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from pipelines.cluster.devices import Devices
 from pipelines.evaluation.features import FeatureSpec
 from pipelines.evaluation.inputs import Inputs
 from pipelines.evaluation.settings import RECONSTRUCTION
 from pipelines.io import checksums
 from pipelines.io.markers import Marker
 from pipelines.sampling.worker import Request, in_batches
+from vqvdm.inference import resolve_precision
 
 SHOWN = 10
 """Videos of each kind on the report."""
@@ -89,14 +92,13 @@ def requests_like(
 
 
 def sample_batches(
-    inputs: Inputs, spec: FeatureSpec, requests: Sequence[Request], repeat: int
+    inputs: Inputs, spec: FeatureSpec, requests: Sequence[Request], repeat: int, devices: Devices
 ) -> list[Batch]:
     """Requests in batches; some videos of the first repeat go on the report."""
     config = inputs.config
     place = {request: i for i, request in enumerate(requests)}
     show = set(to_show(requests)) if repeat == 0 else set()
-    settings = [config.steps, config.sampler, config.guidance, config.seed, config.batch_size]
-    basis = [spec.fingerprint, inputs.bundle["fingerprint"], "samples", settings]
+    basis = [spec.fingerprint, "samples", inputs.model, config.sampled_by(), precision(devices)]
     batches = []
     for group in in_batches(requests, config.batch_size):
         key = checksums.fingerprint([*basis, [[r.label, r.number, r.fps] for r in group]])
@@ -108,6 +110,14 @@ def sample_batches(
             Batch(f"samples {repeat}", indices, key, requests=tuple(group), show=visible)
         )
     return batches
+
+
+def precision(devices: Devices) -> list[str]:
+    """What decides the precision of samples: the cards, or what this machine's processor is fast
+    at, as those of the workers are taken to be alike."""
+    if devices.kind == "cuda":
+        return ["cuda", *devices.cards]
+    return ["cpu", str(resolve_precision("auto", torch.device("cpu")))]
 
 
 def reconstruction_batches(
@@ -134,7 +144,7 @@ def reconstruction_batches(
     show = {ordered[i] for i in spread(len(ordered), SHOWN)}
     metrics = set() if inputs.in_pixels else RECONSTRUCTION & set(inputs.config.wanted)
     wanted = range(len(refs)) if metrics else sorted(show)
-    basis = [spec.fingerprint, inputs.bundle["fingerprint"], "reconstructed"]
+    basis = [spec.fingerprint, "reconstructed", inputs.tokenizer]
     found = []
     for batch in clip_batches("reconstructed", markers, [refs[i] for i in wanted], basis):
         indices = tuple(wanted[i] for i in batch.indices)

@@ -9,10 +9,12 @@ Shapes: N videos, D features, C classes.
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +32,7 @@ from vqvdm.metrics import psnr, ssim
 from vqvdm.metrics.detectors import Detector
 from vqvdm.metrics.pixels import WINDOW
 
-FORMAT = 1
+FORMAT = 2
 """Changed whenever the same videos would give other features."""
 
 CPU = torch.device("cpu")
@@ -53,10 +55,15 @@ class FeatureSpec:
 
     @property
     def fingerprint(self) -> str:
-        files = (self.detector, self.classifier, self.lpips)
-        parts = [file and file.sha256 for file in files]
-        frames = self.frames and checksums.fingerprint(self.frames.hex())
-        return checksums.fingerprint([FORMAT, parts, frames, self.motion, self.ssim])
+        """A checksum of all fields: files are known by their content."""
+        values = {field.name: _content(getattr(self, field.name)) for field in fields(self)}
+        return checksums.fingerprint([FORMAT, values])
+
+
+def _content(value: Any) -> Any:
+    if isinstance(value, DetectorFile):
+        return value.sha256
+    return hashlib.sha256(value).hexdigest() if isinstance(value, bytes) else value
 
 
 def cache_uri(folder: str, key: str) -> str:

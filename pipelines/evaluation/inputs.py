@@ -12,6 +12,7 @@ from pipelines.evaluation.features import FORMAT
 from pipelines.evaluation.settings import Evaluate
 from pipelines.io import checksums, storage
 from pipelines.io.workspace import require
+from pipelines.sampling.worker import BUNDLE
 from pipelines.tracking import registry
 from vqvdm.errors import UserError
 from vqvdm.tokenizer.pixels import PIXELS
@@ -24,6 +25,10 @@ class Inputs:
     config: Evaluate
     bundle: dict[str, Any]
     index: dict[str, Any]
+    model: str
+    """Fingerprint of all files of the bundle."""
+    tokenizer: str
+    """Fingerprint of its tokenizer's files."""
     in_pixels: bool
     """Whether the model works on pixels, so that there is no tokenizer to measure."""
     detector: DetectorFile | None
@@ -34,7 +39,7 @@ class Inputs:
     def recipe(self) -> str:
         files = (self.detector, self.classifier, self.lpips)
         parts = [file and file.sha256 for file in files]
-        made_from = [self.bundle["fingerprint"], self.index["fingerprint"]]
+        made_from = [self.model, self.index["fingerprint"]]
         return checksums.fingerprint([FORMAT, self.config.recipe(), parts, made_from])
 
 
@@ -63,7 +68,22 @@ def find_inputs(config: Evaluate) -> Inputs:
     if config.lpips and "lpips" in wanted:
         lpips = find_detector(config.lpips, space)
     in_pixels = vqgan["model"] == PIXELS
-    return Inputs(config, bundle, index, in_pixels, detector, classifier, lpips)
+    files = _checksums(space.ldm(config.ldm))
+    tokenizer = {name: sha256 for name, sha256 in files.items() if name.startswith("vqgan/")}
+    model, tokens = checksums.fingerprint(files), checksums.fingerprint(tokenizer)
+    return Inputs(config, bundle, index, model, tokens, in_pixels, detector, classifier, lpips)
+
+
+def _checksums(folder: str) -> dict[str, str]:
+    """The sha256 of each file of a bundle; `UserError` names one that is missing."""
+    found = {}
+    for name in BUNDLE:
+        uri = storage.join(folder, name)
+        try:
+            found[name] = storage.sha256(uri)
+        except FileNotFoundError:
+            raise UserError(f"{uri} is missing: run jobs/train_ldm.py again") from None
+    return found
 
 
 def _classifier(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
 
 from pipelines.settings import PoolJob, Switch
 from vqvdm.diffusion.samplers import SamplingOptions
@@ -36,6 +36,12 @@ class Sampling(PoolJob):
     def check(self) -> None:
         super().check()
         self.options.check()
+
+    def sampled_by(self) -> dict[str, Any]:
+        """All settings that the pixels of a sample depend on, besides the model's files, the
+        device and what is asked for. A setting added to `Sampling` is among them."""
+        ignored = Sampling.NOT_RECIPE | {"ldm"}  # A model is known by its files, not its name.
+        return {f.name: getattr(self, f.name) for f in fields(Sampling) if f.name not in ignored}
 
     @property
     def options(self) -> SamplingOptions:

@@ -14,6 +14,7 @@ from pipelines.evaluation.features import FeatureSpec, cache_uri, cached
 from pipelines.evaluation.inputs import Inputs, find_inputs
 from pipelines.evaluation.settings import METRICS, Evaluate
 from pipelines.io import storage
+from pipelines.sampling.worker import BUNDLE as BUNDLE_FILES
 from vqvdm.errors import UserError
 
 INDEX: dict[str, Any] = {
@@ -38,6 +39,8 @@ def root(tmp_path: Path) -> str:
     storage.publish_json(BUNDLE, f"{root}/ldm/base/config.json")
     vqgan = {"model": {"blocks": [[2, 4, 4], [2, 2, 2]]}}
     storage.publish_json(vqgan, f"{root}/ldm/base/vqgan/config.json")
+    for name in ("model.safetensors", "vqgan/model.safetensors"):
+        storage.publish_bytes(b"weights", f"{root}/ldm/base/{name}")
     return root
 
 
@@ -102,6 +105,21 @@ def test_a_detector_without_probabilities_does_for_the_rest(root: str, net: str)
             find_inputs(Evaluate(root=root, detector=str(path), metrics="is"))
 
 
+@pytest.mark.parametrize("name", BUNDLE_FILES)
+def test_every_file_of_a_bundle_decides(root: str, name: str) -> None:
+    before, uri = find_inputs(Evaluate(root=root)), f"{root}/ldm/base/{name}"
+    storage.publish_bytes(storage.read_bytes(uri) + b" ", uri)
+    after = find_inputs(Evaluate(root=root))
+    assert after.model != before.model and after.recipe != before.recipe
+    assert (after.tokenizer != before.tokenizer) == name.startswith("vqgan/")
+
+
+def test_a_bundle_without_its_decoder_is_named(root: str) -> None:
+    Path(root, "ldm/base/vqgan/model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"vqgan/model\.safetensors is missing: run jobs/train_ldm"):
+        evaluate(Evaluate(root=root, dry_run=True))
+
+
 def test_settings_change_a_protocol() -> None:
     config = Evaluate(protocol="published", num_samples=64, real_split="val")
     chosen = config.chosen
@@ -112,7 +130,9 @@ def test_settings_change_a_protocol() -> None:
 def test_no_worker_is_started_for_cached_features(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inputs = Inputs(Evaluate(root=str(tmp_path)), BUNDLE, INDEX, False, None, None, None)
+    inputs = Inputs(
+        Evaluate(root=str(tmp_path)), BUNDLE, INDEX, "model", "tokenizer", False, None, None, None
+    )
     spec = FeatureSpec(None, None, None, None, False, False)
     batches = [Batch("real", (number,), f"key{number}") for number in range(3)]
     folder = inputs.config.workspace.features

@@ -1,10 +1,25 @@
 """Batches of work: samples in the proportions of real clips, keys of what features depend on."""
 
 from collections import Counter
+from dataclasses import fields
+from typing import Any
 
 import numpy as np
+import pytest
 
-from pipelines.evaluation.batches import ClipRef, clip_batches, requests_like, spread, to_show
+from pipelines.cluster.devices import Devices
+from pipelines.evaluation.batches import (
+    ClipRef,
+    clip_batches,
+    reconstruction_batches,
+    requests_like,
+    sample_batches,
+    spread,
+    to_show,
+)
+from pipelines.evaluation.features import FeatureSpec
+from pipelines.evaluation.inputs import Inputs
+from pipelines.evaluation.settings import Evaluate
 from pipelines.io.markers import Marker
 from pipelines.sampling.worker import Request
 
@@ -52,6 +67,77 @@ def test_keys_depend_on_data_detector_and_choice() -> None:
 
     assert key() == key()
     assert len({key(), key(sha256="1"), key(basis="other"), key(ordinal=1)}) == 4
+
+
+CHANGES: dict[str, tuple[Any, bool]] = {
+    "root": ("elsewhere", False),
+    "num_workers": (3, False),
+    "overwrite": (True, False),
+    "dry_run": (True, False),
+    "device": ("cpu", False),
+    "gpus_per_worker": (0.5, False),
+    "ldm": ("the same under another name", False),
+    "steps": (7, True),
+    "sampler": ("euler", True),
+    "guidance": (3.0, True),
+    "guidance_interval": ((0.1, 0.9), True),
+    "batch_size": (5, True),
+    "seed": (1, True),
+    "compile": ("on", False),
+    "protocol": ("tats", False),
+    "detector": ("i3d", False),
+    "classifier": ("c3d", False),
+    "lpips": ("lpips.pt", False),
+    "metrics": ("fvd,psnr", False),
+    "num_samples": (9, False),
+    "num_real": (9, False),
+    "repeats": (9, False),
+    "real_split": ("all", False),
+    "real_draw": ("videos", False),
+    "num_train": (9, False),
+    "detector_steps": (9, False),
+    "fps": ("8", False),
+}
+"""Of every setting another value, and whether the same request is another video with it.
+
+Detectors and classifiers are in the fingerprint of what is extracted, by their content."""
+REQUESTS = [Request("a", number, 8.0) for number in range(4)]
+SPEC = FeatureSpec(None, None, None, None, False, False)
+
+
+def keys(
+    config: Evaluate, model: str = "model", tokenizer: str = "tokenizer", devices: Any = None
+) -> dict[str, list[str]]:
+    """The keys of the same four samples, and of the same two reconstructions."""
+    bundle = {"classes": CLASSES}
+    inputs = Inputs(config, bundle, {}, model, tokenizer, False, None, None, None)
+    samples = sample_batches(inputs, SPEC, REQUESTS, 0, devices or Devices())
+    refs = [ClipRef("a", "v", 0), ClipRef("a", "v", 1)]
+    index_N, fps_N = np.array([0, 1]), np.full(2, 8.0)
+    made = reconstruction_batches(inputs, SPEC, [marker("a")], refs, index_N, fps_N, {})
+    return {"samples": [b.key for b in samples], "reconstructed": [b.key for b in made]}
+
+
+def test_the_table_of_changes_holds_every_setting() -> None:
+    assert CHANGES.keys() == {field.name for field in fields(Evaluate)}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_samples_are_kept_under_all_settings_that_change_them(name: str) -> None:
+    value, changes_samples = CHANGES[name]
+    before, after = keys(Evaluate()), keys(Evaluate(**{name: value}))
+    assert getattr(Evaluate(), name) != value
+    assert (before["samples"] != after["samples"]) == changes_samples
+    assert before["reconstructed"] == after["reconstructed"]  # the tokenizer alone makes them
+
+
+def test_samples_are_kept_under_the_files_and_the_precision_that_made_them() -> None:
+    before = keys(Evaluate())
+    assert keys(Evaluate(), model="other")["samples"] != before["samples"]
+    assert keys(Evaluate(), tokenizer="other")["reconstructed"] != before["reconstructed"]
+    cards = [Devices("cuda", cards=(card,)) for card in ("A100", "V100")]
+    found = {keys(Evaluate(), devices=each)["samples"][0] for each in (Devices(), *cards)}
+    assert len(found) == 3
 
 
 def test_positions_are_spread_evenly() -> None:

@@ -1,5 +1,6 @@
 """What is extracted from videos, and how it is cached."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -105,13 +106,16 @@ def test_the_fingerprint_depends_on_every_part_of_the_spec(tmp_path: Path) -> No
         return spec_of(tmp_path, **changes).fingerprint
 
     other = DetectorFile("x", None, "other")
-    all_of_them = {
-        fingerprint(), fingerprint(detector=other), fingerprint(classifier=other),
-        fingerprint(frames=b"1"), fingerprint(lpips=other), fingerprint(motion=False),
-        fingerprint(ssim=False),
+    changes: dict[str, object] = {
+        "detector": other, "classifier": other, "frames": b"1", "lpips": other, "motion": False,
+        "ssim": False,
     }  # fmt: skip
-    assert len(all_of_them) == 7
+    assert changes.keys() == {field.name for field in fields(FeatureSpec)}
+    found = {fingerprint(**{name: value}) for name, value in changes.items()}
+    assert len(found | {fingerprint(), fingerprint(frames=b"2")}) == len(changes) + 2
     assert fingerprint() == fingerprint()
+    moved = DetectorFile("other name", "elsewhere", spec_of(tmp_path).detector.sha256)  # type: ignore
+    assert fingerprint(detector=moved) == fingerprint()
 
 
 def test_views_keep_their_values(tmp_path: Path) -> None:

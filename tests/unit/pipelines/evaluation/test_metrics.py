@@ -147,7 +147,7 @@ def real(fps: list[float], labels: list[int] | None = None, spread: float = 1.0)
 
 def inputs(in_pixels: bool = False, **settings: Any) -> Inputs:
     bundle = {"classes": ["a", "b"], "fps": [8.0, 16.0]}
-    return Inputs(Evaluate(**settings), bundle, {}, in_pixels, None, None, None)
+    return Inputs(Evaluate(**settings), bundle, {}, "", "", in_pixels, None, None, None)
 
 
 def test_a_missing_class_is_named() -> None:
