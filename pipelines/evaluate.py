@@ -109,7 +109,7 @@ def compare(inputs: Inputs, devices: Devices) -> tuple[dict[str, Any], report.Re
     if inputs.classifier:
         measure.scores(metrics, sets, inputs.classifier.name)
     measure.scalars(metrics, left, sets)
-    return result(inputs, metrics, sets, measure_speed(config, devices)), shown
+    return result(inputs, metrics, sets, real.videos, measure_speed(config, devices)), shown
 
 
 def extract(

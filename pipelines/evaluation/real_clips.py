@@ -44,6 +44,8 @@ class RealClips:
     train_refs: list[ClipRef]
     train_MD: NDArray | None
     """Features of the training clips."""
+    videos: int = 0
+    """Videos that the real clips were drawn from."""
 
 
 def extract_real_clips(
@@ -78,7 +80,10 @@ def extract_real_clips(
         if batch.group == "real":
             index_N[indices], fps_N[indices] = found["class_index"], found["fps"]
     train_MD = np.stack([train_rows[i] for i in range(len(train_refs))]) if train_rows else None
-    return RealClips(refs, sets["real"], sets["floor"], index_N, fps_N, train_refs, train_MD)
+    videos = len(_videos(_split(inputs, markers), rows))
+    return RealClips(
+        refs, sets["real"], sets["floor"], index_N, fps_N, train_refs, train_MD, videos
+    )
 
 
 def draw_real(
@@ -87,14 +92,30 @@ def draw_real(
     """Two disjoint sets of real clips: one to compare with, and one for the floor."""
     config, chosen = inputs.config, inputs.config.chosen
     wanted = config.num_real or chosen.num_samples
-    split = [m for m in markers if m.keys and chosen.real_split in (m.split, "all")]
+    refs = draw(_split(inputs, markers), rows, chosen.real_draw, 2 * wanted, config.seed)
+    return refs[:wanted], refs[wanted:]
+
+
+def _split(inputs: Inputs, markers: Sequence[Marker]) -> list[Marker]:
+    """The shards that real clips are drawn from."""
+    wanted = inputs.config.chosen.real_split
+    split = [m for m in markers if m.keys and wanted in (m.split, "all")]
     if not split:
         others = sorted({m.split for m in markers if m.keys})
-        raise UserError(
-            f"no real clips in split {chosen.real_split}: pass --real-split {others[0]}"
-        )
-    refs = draw(split, rows, chosen.real_draw, 2 * wanted, config.seed)
-    return refs[:wanted], refs[wanted:]
+        raise UserError(f"no real clips in split {wanted}: pass --real-split {others[0]}")
+    return split
+
+
+def _videos(
+    markers: Sequence[Marker], rows: Sequence[dict[str, Any]]
+) -> list[tuple[str, int, str]]:
+    """Id, number of clips and shard of every video with clips in these shards, in order."""
+    shard_of = {source: marker.name for marker in markers for source in marker.sources}
+    return sorted(
+        (row["id"], row["clips"], shard_of[row["id"]])
+        for row in rows
+        if row["clips"] and row["id"] in shard_of
+    )
 
 
 def draw(
@@ -105,15 +126,13 @@ def draw(
     `rows` are those of `videos.parquet`. By `videos`, every video gives one random clip; by
     `clips`, every clip is equally likely. Videos are sorted by id: the order of rows is irrelevant.
     """
-    shard_of = {source: marker.name for marker in markers for source in marker.sources}
-    found = sorted((row["id"], row["clips"]) for row in rows if row["id"] in shard_of)
+    found = _videos(markers, rows)
     rng = np.random.default_rng(mix(seed, 0xD4A3))
     if by == "videos":
-        places = [(id, int(rng.integers(clips))) for id, clips in found if clips]
+        places = [ClipRef(shard, id, int(rng.integers(clips))) for id, clips, shard in found]
     else:
-        places = [(id, k) for id, clips in found for k in range(clips)]
-    order = rng.permutation(len(places))[:count]
-    return [ClipRef(shard_of[places[i][0]], *places[i]) for i in order]
+        places = [ClipRef(shard, id, k) for id, clips, shard in found for k in range(clips)]
+    return [places[i] for i in rng.permutation(len(places))[:count]]
 
 
 def check_rates(config: Evaluate, model_rates: Sequence[float], real: RealClips) -> None:

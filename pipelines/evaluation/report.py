@@ -245,6 +245,10 @@ def _breakable(name: str) -> Markup:
     return escape(name).replace("_", Markup("_<wbr>")).replace("/", Markup("/<wbr>"))
 
 
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
+
+
 def _video(frames: Frames, fps: float) -> str:
     """A data URI of an MP4, enlarged so that browsers show separate pixels."""
     scale = max(1, -(-128 // frames.shape[1]))
@@ -259,6 +263,6 @@ def _template() -> Template:
     environment = Environment(
         loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined
     )
-    environment.filters |= {"shown": _shown, "breakable": _breakable}
+    environment.filters |= {"shown": _shown, "breakable": _breakable, "sentence": _sentence}
     environment.globals |= {"video": _video}
     return environment.get_template("report.html")

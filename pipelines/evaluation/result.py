@@ -10,9 +10,17 @@ from pipelines.evaluation.inputs import Inputs
 from pipelines.evaluation.metrics import Metrics, Sets
 from pipelines.io import checksums
 
+OPTIONS = ("scenes", "crop_bars", "filters")
+"""Settings of clips that a published protocol knows nothing of."""
 
-def result(inputs: Inputs, metrics: Metrics, sets: Sets, speed: dict[str, Any]) -> dict[str, Any]:
-    """The content of `metrics.json`: figures with everything that they depend on."""
+
+def result(
+    inputs: Inputs, metrics: Metrics, sets: Sets, videos: int, speed: dict[str, Any]
+) -> dict[str, Any]:
+    """The content of `metrics.json`: figures with everything that they depend on.
+
+    `videos` are those that the real clips were drawn from.
+    """
     config, chosen, spec = inputs.config, inputs.config.chosen, inputs.index["spec"]
     protocol = {
         "name": config.protocol,
@@ -25,9 +33,10 @@ def result(inputs: Inputs, metrics: Metrics, sets: Sets, speed: dict[str, Any]) 
         "real_draw": chosen.real_draw,
         "is_splits": chosen.is_splits,
         "covariance_ddof": chosen.ddof,
-        "clips": {k: spec[k] for k in ("frames", "size", "stride", "rates")},
-        "pixels": "lossless clips of consecutive frames, short side resized with antialiasing "
-        "(TATS: without), centre square",
+        "videos": videos,
+        "clips": {k: spec[k] for k in ("frames", "size", "stride", "rates", *OPTIONS) if k in spec},
+        "pixels": "lossless clips of consecutive frames, short side resized with antialiasing, "
+        "centre square",
         "sampling": {
             "steps": config.steps,
             "guidance": config.guidance,
@@ -42,7 +51,8 @@ def result(inputs: Inputs, metrics: Metrics, sets: Sets, speed: dict[str, Any]) 
         "with figures of the same data only",
     }
     table = published.table_for(config.preset)
-    reasons = published.obstacles(table, protocol, spec)
+    fixed = published.conditions(table, protocol, spec)
+    reasons = [str(each) for each in fixed if not each.same]
     # Settings of sampling belong to the model; the seed also draws the real clips.
     basis = {k: v for k, v in protocol.items() if k not in ("sampling", "fps")}
     basis["seed"] = config.seed
@@ -53,7 +63,13 @@ def result(inputs: Inputs, metrics: Metrics, sets: Sets, speed: dict[str, Any]) 
         "not_measured": metrics.not_measured,
         "protocol": protocol,
         "speed": speed,
-        "published": {"table": table.title, "comparable": not reasons, "reasons": reasons},
+        "published": {
+            "table": table.title,
+            "comparable": not reasons,
+            "reasons": reasons,
+            "doubts": published.doubts(table),
+            "conditions": [asdict(each) | {"same": each.same} for each in fixed],
+        },
         "preset": config.preset,
         "clips": inputs.index["fingerprint"],
         "settings": config.recipe(),

@@ -146,7 +146,7 @@ def test_the_report_in_a_browser(evaluated: Evaluated, browser) -> None:
     problems[:] = [each for each in problems if each != Path(evaluated.page).as_uri()]
     assert tab.inner_text("h1") == "Evaluation of ldm/base"
     assert "may not be set beside" in tab.inner_text("#verdict")
-    assert "16×32×32, not 16×128×128" in tab.inner_text("#verdict")
+    assert "size: 32×32 instead of 128×128" in tab.inner_text("#verdict")
     assert "by builtin" in tab.inner_text("#figures")
     assert "TATS" in tab.inner_text("#published") and "425" in tab.inner_text("#published")
     assert tab.inner_text("#published tr.own").startswith("this run: ldm/base")

@@ -27,6 +27,10 @@ def estimate(mean: float, interval: float | None = None, repeats: int = 1) -> di
     return {"mean": mean, "interval": interval, "repeats": repeats}
 
 
+def condition(name: str, protocol: str, run: str) -> dict[str, Any]:
+    return {"name": name, "protocol": protocol, "run": run, "same": protocol == run}
+
+
 def result(**changes: Any) -> dict[str, Any]:
     return {
         "ldm": "my<model>",
@@ -44,13 +48,16 @@ def result(**changes: Any) -> dict[str, Any]:
                      "sampler": None, "note": '<b>bold</b> & "q"'},
         "speed": {"device": "CPU", "threads": 2, "guidance": 2.0, "speed/decode_s": 0.5,
                   "speed/seconds_per_100_steps": 3.456, "speed/seconds_per_100_steps_std": 0.01},
-        "published": {"comparable": False, "reasons": ["the detector is <another>"]},
+        "published": {"comparable": False, "reasons": ["the detector is <another>"],
+                      "doubts": ["nothing was <reproduced>"],
+                      "conditions": [condition("size", "128", "64"),
+                                     condition("frames", "16", "16")]},
         "clips": "c11b5",
         "settings": {"repeats": 2, "fps": "8<16"},
     } | changes  # fmt: skip
 
 
-PASSED = {"comparable": True, "reasons": []}
+PASSED = result()["published"] | {"comparable": True, "reasons": []}
 CARD = "# ldm/x\n\nMade by `train_ldm`, <b>with care</b>."
 
 
@@ -121,6 +128,13 @@ def test_a_comparable_run_says_so() -> None:
     seen = Reader(page(BUNDLE, SPEC, result(published=PASSED), videos(), CARD))
     assert "These figures may be set beside the published ones" in seen.text
     assert "not comparable" not in seen.text
+    assert "nothing that the protocol fixes differs. Yet: nothing was <reproduced>" in seen.text
+
+
+def test_what_the_protocol_fixes_stands_beside_what_was_done(text: str) -> None:
+    seen = Reader(text).text
+    assert "protocol this run size 128 64 differs frames 16 16 Speed" in seen
+    assert "and this run. Nothing was <reproduced>." in seen
 
 
 def test_lineage_and_settings_are_on_the_page(text: str) -> None:
