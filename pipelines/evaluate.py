@@ -168,13 +168,18 @@ def extract_model(
     classes = inputs.bundle["classes"]
     rates = parse_rates(config.fps, "all") if config.fps != "all" else None
     among = np.isin(real.fps_N, rates) if rates else np.full(len(real.fps_N), True)
-    batches, labels = [], {}
+    batches, labels, made = [], {}, []
     for repeat in range(chosen.repeats):
         requests = requests_like(
             real.class_index_N[among], real.fps_N[among], classes, chosen.num_samples, repeat
         )
         if repeat == 0:
             labels = dict(enumerate(requests))
+        strata = np.unique([each.label or "" for each in requests], return_inverse=True)[1]
+        name = f"samples of repeat {repeat}"
+        made.append(
+            Statistics(name, chosen.num_samples, chosen.is_splits, config.seed, strata=strata)
+        )
         batches += sample_batches(inputs, spec, requests, repeat, devices)
     rates_shown = {request.label: request.fps for request in to_show(list(labels.values()))}
     batches += reconstruction_batches(
@@ -184,10 +189,7 @@ def extract_model(
         real.statistics,
         real.floor,
         Statistics("reconstructed clips", len(real.refs), 1, config.seed),
-        [
-            Statistics(f"samples of repeat {r}", chosen.num_samples, chosen.is_splits, config.seed)
-            for r in range(chosen.repeats)
-        ],
+        made,
     )
     shown = report.ReportClips()
     for batch, found in extract(inputs, spec, batches, devices):

@@ -7,14 +7,21 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
+from pipelines.evaluation.estimates import Estimate, distance_estimate, estimate
 from pipelines.evaluation.inputs import Inputs
 from pipelines.evaluation.protocols import Protocol
 from pipelines.evaluation.real_clips import RealClips
 from pipelines.evaluation.settings import RECONSTRUCTION
-from pipelines.evaluation.statistics import Statistics, frechet, kernel
+from pipelines.evaluation.statistics import Statistics
 from vqvdm.errors import UserError
+from vqvdm.metrics import kernel_distance
+from vqvdm.metrics.frechet import (
+    GaussianStatistics,
+    frechet_distance_at_infinity,
+    frechet_distance_from_statistics,
+    merged,
+)
 
 NEAREST_ROWS = 256
 """Videos of a set for which the nearest training clips are searched."""
@@ -26,29 +33,11 @@ class Sets:
 
     real: Statistics
     floor: Statistics
-    """Other real clips, as many if there are enough: the distance of real clips from real clips."""
+    """Other real clips in the proportions of the real ones, as many if there are enough: the
+    distance of real clips from real clips."""
     reconstructed: Statistics
     samples: list[Statistics]
     """One for each repeat."""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A metric over repeats: mean, and half the width of its 95 % interval."""
-
-    mean: float
-    interval: float | None
-    """None for a single repeat, which gives no interval."""
-    repeats: int
-
-
-def estimate(values: list[float]) -> Estimate:
-    """Mean of independent repeats with Student's 95 % confidence interval."""
-    mean, count = float(np.mean(values)), len(values)
-    if count < 2:
-        return Estimate(mean, None, count)
-    spread = float(np.std(values, ddof=1)) / count**0.5
-    return Estimate(mean, spread * float(stats.t.ppf(0.975, count - 1)), count)
 
 
 @dataclass
@@ -94,34 +83,68 @@ def named(metric: str, detector: str) -> str:
 
 
 def distances(metrics: Metrics, wanted: Sequence[str], sets: Sets, protocol: Protocol, by: str):
-    """FVD, KVD and rFVD by the detector `by`, with the floor of real against real."""
+    """FVD, KVD and rFVD by the detector `by`, with the floor of real against real, and FVD's limit
+    for infinitely many clips."""
+    ddof = protocol.ddof
 
-    def measure(metric: str, distance: Callable[[Statistics, Statistics], float]) -> None:
-        name = named(metric, by)
-        metrics.values[name] = estimate([distance(sets.real, each) for each in sets.samples])
-        try:
-            metrics.one(f"floor/{name}", distance(sets.real, sets.floor))
-        except (UserError, AssertionError):
-            few = f"only {sets.floor.count} other real clips are left to compare with"
-            metrics.not_measured[f"floor/{name}"] = few
+    def fvd(a: Sequence[GaussianStatistics], b: Sequence[GaussianStatistics]) -> float:
+        return frechet_distance_from_statistics(merged(a), merged(b), ddof)
 
-    def fvd(a: Statistics, b: Statistics) -> float:
-        return frechet(a, b, protocol.ddof)
+    def fvd_at_infinity(a: Sequence[GaussianStatistics], b: Sequence[GaussianStatistics]) -> float:
+        return frechet_distance_at_infinity(a, b, ddof)
 
-    if "fvd" in wanted:
-        metrics.attempt("fvd", lambda: measure("fvd", fvd))
-    if "kvd" in wanted:
-        metrics.attempt("kvd", lambda: measure("kvd", _kernel))
-    if "rfvd" in wanted:
-        metrics.attempt(
-            "rfvd", lambda: metrics.one(named("rfvd", by), fvd(sets.real, sets.reconstructed))
-        )
+    def measure_fvd() -> None:
+        for each in (sets.real, *sets.samples):
+            each.require_full_rank()
+        name = named("fvd", by)
+        parts = [each.gaussian_parts for each in sets.samples]
+        metrics.values[name] = distance_estimate(fvd, sets.real.gaussian_parts, parts)
+        if min(each.parts for each in (sets.real, *sets.samples)) > 1:
+            metrics.values[f"infinity/{name}"] = distance_estimate(
+                fvd_at_infinity, sets.real.gaussian_parts, parts
+            )
+        if _floor_is_there(metrics, sets, name):
+            floor = [sets.floor.gaussian_parts]
+            metrics.values[f"floor/{name}"] = distance_estimate(
+                fvd, sets.real.gaussian_parts, floor
+            )
+
+    def measure_kvd() -> None:
+        if min(len(each.rows) for each in (sets.real, *sets.samples)) < 2:
+            raise UserError("a kernel distance needs at least 2 clips a side; add videos")
+        name = named("kvd", by)
+        parts = [each.row_parts for each in sets.samples]
+        metrics.values[name] = distance_estimate(_kernel, sets.real.row_parts, parts)
+        if _floor_is_there(metrics, sets, name):
+            floor = [sets.floor.row_parts]
+            metrics.values[f"floor/{name}"] = distance_estimate(_kernel, sets.real.row_parts, floor)
+
+    def measure_rfvd() -> None:
+        sets.reconstructed.require_full_rank()
+        made = sets.reconstructed.gaussian_parts
+        metrics.one(named("rfvd", by), fvd(sets.real.gaussian_parts, made))
+
+    for metric, measure in (("fvd", measure_fvd), ("kvd", measure_kvd), ("rfvd", measure_rfvd)):
+        if metric in wanted:
+            metrics.attempt(metric, measure)
 
 
-def _kernel(a: Statistics, b: Statistics) -> float:
-    if min(len(a.rows), len(b.rows)) < 2:
-        raise UserError("a kernel distance needs at least 2 clips a side; add videos")
-    return kernel(a, b)
+def _floor_is_there(metrics: Metrics, sets: Sets, name: str) -> bool:
+    """Whether enough other real clips are left; records it if not."""
+    try:
+        if sets.floor.count < 2:
+            raise UserError("too few")
+        if name.startswith("fvd"):
+            sets.floor.require_full_rank()
+    except UserError:
+        few = f"only {sets.floor.count} other real clips of the same proportions are left"
+        metrics.not_measured[f"floor/{name}"] = few
+        return False
+    return True
+
+
+def _kernel(a: Sequence[NDArray], b: Sequence[NDArray]) -> float:
+    return kernel_distance(np.concatenate(a), np.concatenate(b))
 
 
 def scores(metrics: Metrics, sets: Sets, by: str) -> None:
@@ -208,8 +231,9 @@ def refuse_early(metrics: Metrics, inputs: Inputs, real: RealClips) -> None:
         )
         for metric in {"fvd", "kvd"} & set(config.wanted):
             metrics.refuse(metric, reason)
-    if real.statistics.gaussian is not None:
-        width = len(real.statistics.gaussian.mean_D)
+    gaussian = real.statistics.gaussian
+    if gaussian is not None:
+        width = len(gaussian.mean_D)
         fewest = min(len(real.refs), chosen.num_samples)
         if fewest <= width:
             reason = (
@@ -218,7 +242,7 @@ def refuse_early(metrics: Metrics, inputs: Inputs, real: RealClips) -> None:
             )
             for metric in {"fvd", "rfvd"} & set(config.wanted):
                 metrics.refuse(metric, reason)
-        elif not real.statistics.gaussian.scatter_DD.any():
+        elif not gaussian.scatter_DD.any():
             reason = (
                 f"all {len(real.refs)} real clips have the same features: is the detector "
                 f"{config.detector} the right one?"

@@ -1,14 +1,17 @@
 """The real clips that samples are compared with: drawn from `videos.parquet`, then extracted.
 
 Two disjoint sets are drawn: one to compare with, and one for the floor, the distance of real
-clips from other real clips. Training clips are drawn too, to find the nearest to each sample.
+clips from other real clips. Samples have the classes and rates of the first, and so has the second:
+a floor of other proportions would lie too high. Training clips are drawn too, to find the nearest
+to each sample.
 
 Shapes: N clips, M training clips, D features.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -30,6 +33,19 @@ Extract: TypeAlias = Callable[
     [Inputs, FeatureSpec, Sequence[Batch]], Iterator[tuple[Batch, Features]]
 ]
 """Extracts the features of batches on workers; yields them in any order."""
+
+
+MAY_LACK = 0.05
+"""Share of the floor's clips that may be missing for want of clips of their class."""
+
+
+@dataclass(frozen=True)
+class OtherClip:
+    """A candidate for the floor."""
+
+    class_index: int
+    fps: float
+    features_D: NDArray
 
 
 @dataclass
@@ -54,8 +70,11 @@ def extract_real_clips(
     """Draw real clips and training clips, and extract their features."""
     config = inputs.config
     # There may be millions of videos: only the columns that a draw needs become objects.
-    rows = manifest.read(config.workspace.manifest).select(["id", "clips"]).to_pylist()
+    columns = ["id", "clips", "label"]
+    rows = manifest.read(config.workspace.manifest).select(columns).to_pylist()
     refs, others = draw_real(inputs, markers, rows)
+    if not inputs.detector:
+        others = []  # The floor is of distances only.
     train = [marker for marker in markers if marker.split == "train"]
     # Any training clips; the seed differs from that of the real clips.
     count = config.num_train if inputs.detector else 0
@@ -65,35 +84,102 @@ def extract_real_clips(
     batches += clip_batches("floor", markers, others, basis)
     features_only = [FORMAT, inputs.detector and inputs.detector.sha256, "train"]
     batches += clip_batches("train", markers, train_refs, features_only)
-    sets = {
-        "real": Statistics("real clips", len(refs), config.chosen.is_splits, config.seed),
-        "floor": Statistics("other real clips", len(others), 1, config.seed),
-    }
+    labels = {row["id"]: row["label"] or "" for row in rows}
+    strata_N = np.unique([labels[ref.source] for ref in refs], return_inverse=True)[1]
+    statistics = Statistics(
+        "real clips", len(refs), config.chosen.is_splits, config.seed, strata=strata_N
+    )
     index_N, fps_N = np.full(len(refs), -1), np.zeros(len(refs))
+    others_rows: dict[int, OtherClip] = {}
     train_rows: dict[int, NDArray] = {}
     for batch, found in extract(inputs, spec, batches):
         indices = np.array(batch.indices)
         if batch.group == "train":
             train_rows |= dict(zip(batch.indices, found["features"], strict=True))
             continue
-        sets[batch.group].add(found, indices)
-        if batch.group == "real":
-            index_N[indices], fps_N[indices] = found["class_index"], found["fps"]
+        if batch.group == "floor":
+            others_rows |= {
+                place: OtherClip(int(index), float(fps), features_D)
+                for place, index, fps, features_D in zip(
+                    batch.indices,
+                    found["class_index"],
+                    found["fps"],
+                    found["features"],
+                    strict=True,
+                )
+            }
+            continue
+        statistics.add(found, indices)
+        index_N[indices], fps_N[indices] = found["class_index"], found["fps"]
+    # Rates are matched where clips were cut at several; else they are the videos' own.
+    several = len(inputs.index["spec"]["rates"]) > 1
+    wanted = [
+        (int(index), float(fps) if several else 0.0)
+        for index, fps in zip(index_N, fps_N, strict=True)
+    ]
+    found_others = [others_rows[place] for place in sorted(others_rows)]
+    floor = floor_like(wanted, found_others, several, config.seed)
     train_MD = np.stack([train_rows[i] for i in range(len(train_refs))]) if train_rows else None
     videos = len(_videos(_split(inputs, markers), rows))
-    return RealClips(
-        refs, sets["real"], sets["floor"], index_N, fps_N, train_refs, train_MD, videos
-    )
+    return RealClips(refs, statistics, floor, index_N, fps_N, train_refs, train_MD, videos)
 
 
 def draw_real(
     inputs: Inputs, markers: Sequence[Marker], rows: Sequence[dict[str, Any]]
 ) -> tuple[list[ClipRef], list[ClipRef]]:
-    """Two disjoint sets of real clips: one to compare with, and one for the floor."""
+    """Two disjoint sets of real clips: one to compare with, and candidates for the floor.
+
+    Of each class there are as many candidates as real clips, if there are, for each frame rate.
+    """
     config, chosen = inputs.config, inputs.config.chosen
     wanted = config.num_real or chosen.num_samples
-    refs = draw(_split(inputs, markers), rows, chosen.real_draw, 2 * wanted, config.seed)
-    return refs[:wanted], refs[wanted:]
+    refs = draw(_split(inputs, markers), rows, chosen.real_draw, None, config.seed)
+    real, rest = refs[:wanted], refs[wanted:]
+    label_of = {row["id"]: row["label"] for row in rows}
+    left = Counter(label_of[ref.source] for ref in real)
+    for label in left:
+        left[label] *= len(inputs.index["spec"]["rates"])
+    others = []
+    for ref in rest:
+        if left[label_of[ref.source]] > 0:
+            left[label_of[ref.source]] -= 1
+            others.append(ref)
+    return real, others
+
+
+def floor_like(
+    wanted: Sequence[tuple[int, float]], others: Sequence[OtherClip], by_rate: bool, seed: int
+) -> Statistics:
+    """The statistics of other real clips in the proportions of the real ones, whose class indices
+    and rates are given."""
+    there = [(clip.class_index, clip.fps if by_rate else 0.0) for clip in others]
+    chosen = [others[i] for i in matched(wanted, there)]
+    strata = np.array([clip.class_index for clip in chosen])
+    floor = Statistics("other real clips", len(chosen), 1, seed, strata=strata)
+    if chosen:
+        rows_ND = np.stack([clip.features_D for clip in chosen])
+        floor.add({"features": rows_ND}, np.arange(len(chosen)))
+    return floor
+
+
+def matched(wanted: Sequence[Hashable], there: Sequence[Hashable]) -> list[int]:
+    """Positions of the largest part of `there` with the proportions of `wanted`, at most as many.
+
+    A part may lack `MAY_LACK` of itself, where some kinds are too few.
+    """
+    places: dict[Hashable, list[int]] = {}
+    for place, kind in enumerate(there):
+        places.setdefault(kind, []).append(place)
+    kinds = Counter(wanted)
+    for count in range(len(wanted), 0, -1):
+        taken = [
+            place
+            for kind, number in kinds.items()
+            for place in places.get(kind, [])[: round(count * number / len(wanted))]
+        ]
+        if len(taken) >= (1 - MAY_LACK) * count:
+            return sorted(taken)
+    return []
 
 
 def _split(inputs: Inputs, markers: Sequence[Marker]) -> list[Marker]:
@@ -119,9 +205,9 @@ def _videos(
 
 
 def draw(
-    markers: Sequence[Marker], rows: Sequence[dict[str, Any]], by: str, count: int, seed: int
+    markers: Sequence[Marker], rows: Sequence[dict[str, Any]], by: str, count: int | None, seed: int
 ) -> list[ClipRef]:
-    """At most `count` clips in random order, without repetition.
+    """All clips, or at most `count`, in random order, without repetition.
 
     `rows` are those of `videos.parquet`. By `videos`, every video gives one random clip; by
     `clips`, every clip is equally likely. Videos are sorted by id: the order of rows is irrelevant.

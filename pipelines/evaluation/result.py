@@ -29,6 +29,7 @@ def result(
         "repeats": chosen.repeats,
         "real_clips": sets.real.count,
         "floor_clips": sets.floor.count,
+        "floor": "other real clips, in the proportions of the real ones' classes and frame rates",
         "real_split": chosen.real_split,
         "real_draw": chosen.real_draw,
         "is_splits": chosen.is_splits,

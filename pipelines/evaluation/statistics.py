@@ -9,13 +9,16 @@ from numpy.typing import NDArray
 
 from pipelines.evaluation.features import Features
 from vqvdm.errors import UserError
-from vqvdm.metrics.frechet import GaussianStatistics, frechet_distance_from_statistics
+from vqvdm.metrics.frechet import GaussianStatistics, as_matrix, merged
 from vqvdm.metrics.inception import InceptionStatistics
-from vqvdm.metrics.kernel import kernel_distance
 from vqvdm.seeds import mix
 
 KERNEL_ROWS = 2048
 """A kernel distance compares pairs: at most this many videos of a set, as in published figures."""
+PARTS = 20
+"""Random parts that a set is kept in, for intervals."""
+AT_ONCE = 8
+"""Features of a part that are accumulated at a time."""
 SCALARS = ("displacement", "clip_right", "frames_right", "psnr", "ssim", "lpips")
 
 
@@ -23,9 +26,10 @@ SCALARS = ("displacement", "clip_right", "frames_right", "psnr", "ssim", "lpips"
 class Statistics:
     """The statistics of one set of videos that metrics need.
 
-    Features are accumulated into mean and scatter as they arrive. Rows are kept for the kernel
-    distance only: at most `KERNEL_ROWS`, chosen at random by their position, because the first
-    rows of a set sorted by class would be of its first classes only.
+    Features are accumulated into mean and scatter as they arrive, of each of a few random parts of
+    the set. Rows are kept for the kernel distance only: at most `KERNEL_ROWS`, chosen at random by
+    their position, because the first rows of a set sorted by class would be of its first classes
+    only.
     """
 
     name: str
@@ -33,7 +37,10 @@ class Statistics:
     splits: int = 1
     seed: int = 0
     keep_rows: bool = True
-    gaussian: GaussianStatistics | None = None
+    strata: NDArray | None = None
+    """The class of each video, by position: parts have them in the proportions of the whole."""
+    gaussians: dict[int, GaussianStatistics] = field(default_factory=dict)
+    """By part."""
     inception: list[InceptionStatistics | None] = field(default_factory=list)
     rows: dict[int, NDArray] = field(default_factory=dict)
     scalars: dict[str, dict[float, list[float]]] = field(default_factory=dict)
@@ -44,6 +51,16 @@ class Statistics:
         self.inception = [None] * self.splits
         # The position of each video in the shuffled set.
         self._place = np.random.default_rng(mix(self.seed, 0x51F7)).permutation(self.size)
+        self._waiting: dict[int, list[NDArray]] = {}
+        strata = np.zeros(self.size) if self.strata is None else self.strata
+        self._part = np.empty(self.size, int)
+        self._part[np.lexsort((self._place, strata))] = np.arange(self.size) % self.parts
+        self._part_of_place = self._part[np.argsort(self._place)]
+
+    @property
+    def parts(self) -> int:
+        """The number of parts: a part of a single video would tell little."""
+        return PARTS if self.size >= 2 * PARTS else 1
 
     def add(self, found: Features, indices: NDArray) -> None:
         """Add some videos of the set, given their positions in it."""
@@ -51,8 +68,12 @@ class Statistics:
         places = self._place[indices]
         if "features" in found:
             features_ND = found["features"]
-            more = GaussianStatistics.from_features(features_ND, f"features of {self.name}")
-            self.gaussian = self.gaussian.merge(more) if self.gaussian else more
+            matrix_ND = as_matrix(features_ND, f"features of {self.name}")
+            for part in np.unique(self._part[indices]).tolist():
+                waiting = self._waiting.setdefault(part, [])
+                waiting.extend(matrix_ND[self._part[indices] == part])
+                if len(waiting) >= AT_ONCE:
+                    self._accumulate(part)
             if self.keep_rows:
                 few = np.flatnonzero(places < KERNEL_ROWS)
                 self.rows |= {int(places[i]): features_ND[i].copy() for i in few}
@@ -71,6 +92,12 @@ class Statistics:
                     sums[0] += float(value)
                     sums[1] += 1
 
+    def _accumulate(self, part: int) -> None:
+        """Add the features that wait: many at a time, as each time costs a covariance."""
+        more = GaussianStatistics.from_features(np.stack(self._waiting.pop(part)))
+        known = self.gaussians.get(part)
+        self.gaussians[part] = known.merge(more) if known else more
+
     def mean(self, name: str, rate: float | None = None) -> float | None:
         """Mean of a scalar over the set, or over its videos of one frame rate."""
         by_rate = self.scalars.get(name, {})
@@ -84,9 +111,30 @@ class Statistics:
         return sorted(self.fps)
 
     @property
+    def gaussian(self) -> GaussianStatistics | None:
+        """Mean and scatter of the whole set; None without features."""
+        parts = self.gaussian_parts
+        return merged(parts) if parts else None
+
+    @property
+    def gaussian_parts(self) -> list[GaussianStatistics]:
+        """Mean and scatter of each part, in order."""
+        for part in list(self._waiting):
+            self._accumulate(part)
+        return [self.gaussians[part] for part in sorted(self.gaussians)]
+
+    @property
     def rows_ND(self) -> NDArray:
         """The rows kept, in the shuffled order."""
         return np.stack([self.rows[place] for place in sorted(self.rows)])
+
+    @property
+    def row_parts(self) -> list[NDArray]:
+        """The rows kept of each part."""
+        by_part: dict[int, list[NDArray]] = {}
+        for place in sorted(self.rows):
+            by_part.setdefault(int(self._part_of_place[place]), []).append(self.rows[place])
+        return [np.stack(by_part[part]) for part in sorted(by_part)]
 
     def score(self) -> tuple[float, float]:
         """Inception score: mean and standard deviation over the splits."""
@@ -95,16 +143,7 @@ class Statistics:
             raise UserError(f"{self.name}: {self.count} videos do not fill {self.splits} splits")
         return float(np.mean(scores)), float(np.std(scores))
 
-
-def frechet(a: Statistics, b: Statistics, ddof: int) -> float:
-    """Fréchet distance of two sets; `UserError` if a set has too few clips."""
-    for each in (a, b):
-        assert each.gaussian is not None
-        each.gaussian.require_full_rank(each.name)
-    assert a.gaussian and b.gaussian
-    return frechet_distance_from_statistics(a.gaussian, b.gaussian, ddof)
-
-
-def kernel(a: Statistics, b: Statistics) -> float:
-    """Kernel distance of two sets, over at most `KERNEL_ROWS` of each."""
-    return kernel_distance(a.rows_ND, b.rows_ND)
+    def require_full_rank(self) -> None:
+        """`UserError` if the set has too few clips for a covariance, or all are alike."""
+        assert self.gaussian is not None
+        self.gaussian.require_full_rank(self.name)

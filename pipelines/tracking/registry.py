@@ -1,8 +1,8 @@
 """MLflow's model registry: versions of bundles, their figures, and the champion among them.
 
 The models under a root are versions of one registered model. A version takes the alias
-`champion` when there is none, or when its Fréchet distance is lower than the champion's,
-measured in the same way on the same clips.
+`champion` when there is none, or when its Fréchet distance is lower than the champion's beyond the
+95 % intervals of both, measured in the same way on the same clips.
 """
 
 from __future__ import annotations
@@ -185,7 +185,25 @@ def _decide(
             f"champion: {name}/{champion} stays, since it was not measured in the same way on the "
             f"same clips as {label}; evaluate it with these settings too"
         )
+    half, best_half = result["metrics"].get(f"{metric}_ci95"), tags.get(f"metric.{metric}_ci95")
+    figures = f"{metric} {_shown(best, best_half)} against {_shown(value, half)}"
     if value >= float(best):
-        return f"champion: {name}/{champion} stays, {metric} {float(best):.4g} against {value:.4g}"
+        return f"champion: {name}/{champion} stays, {figures}"
+    if half is None or best_half is None:
+        return (
+            f"champion: {name}/{champion} stays, {figures}: without an interval of both, nothing "
+            "tells whether they differ; evaluate both with 40 clips or more"
+        )
+    if value + half >= float(best) - float(best_half):
+        return (
+            f"champion: {name}/{champion} stays, {figures}: the intervals overlap; more "
+            "--num-samples or --repeats for both make them narrower"
+        )
     client.set_registered_model_alias(name, ALIAS, version.version)
-    return f"champion: {label} takes over, {metric} {value:.4g} against {float(best):.4g}"
+    return f"champion: {label} takes over, {metric} {_shown(value, half)} against " + _shown(
+        best, best_half
+    )
+
+
+def _shown(value: float | str, half: float | str | None) -> str:
+    return f"{float(value):.4g}" + ("" if half is None else f" ± {float(half):.2g}")

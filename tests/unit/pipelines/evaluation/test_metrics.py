@@ -4,14 +4,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from pipelines.evaluation.inputs import Inputs
 from pipelines.evaluation.metrics import (
     Metrics,
     Sets,
     distances,
-    estimate,
     memorisation,
     named,
     nearest,
@@ -71,6 +69,9 @@ def test_distances_over_repeats_and_their_floor(sets: Sets) -> None:
     assert figures.values["floor/kvd_builtin"].mean == pytest.approx(kvd)
     assert {"rfvd_builtin", "kvd_builtin"} <= figures.values.keys()
     assert figures.flat["fvd_builtin_ci95"] == found.interval
+    infinity = figures.values["infinity/fvd_builtin"]
+    assert infinity.interval and infinity.mean < found.mean
+    assert all(figures.values[f"floor/{name}_builtin"].interval for name in ("fvd", "kvd"))
 
 
 def test_what_cannot_be_measured_is_an_error_if_it_was_asked_for(sets: Sets) -> None:
@@ -88,7 +89,7 @@ def test_a_floor_without_clips_is_accounted_for(sets: Sets) -> None:
     figures = Metrics(strict=True)
     distances(figures, ["fvd"], sets, HELD_OUT, "i3d")
     assert "floor/fvd" not in figures.values
-    assert "only 0 other real clips" in figures.not_measured["floor/fvd"]
+    assert "only 0 other real clips of the same proportions" in figures.not_measured["floor/fvd"]
 
 
 def test_scores_of_samples_and_of_real_clips() -> None:
@@ -179,12 +180,3 @@ def test_a_model_of_pixels_reconstructs_nothing() -> None:
     refuse_early(metrics, inputs(in_pixels=True), real([8.0] * 90, both))
     assert {"psnr", "ssim", "rfvd"} <= metrics.not_measured.keys()
     assert "fvd" not in metrics.not_measured
-
-
-def test_an_interval_needs_repeats() -> None:
-    assert estimate([3.0]).interval is None
-    values = [1.0, 2.0, 4.0, 5.0]
-    low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
-    found = estimate(values)
-    assert found.interval is not None
-    assert (found.mean - found.interval, found.mean + found.interval) == pytest.approx((low, high))

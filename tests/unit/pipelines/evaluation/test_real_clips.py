@@ -6,7 +6,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines.evaluation.real_clips import RealClips, check_rates, draw
+from pipelines.evaluation.inputs import Inputs
+from pipelines.evaluation.real_clips import (
+    OtherClip,
+    RealClips,
+    check_rates,
+    draw,
+    draw_real,
+    floor_like,
+    matched,
+)
 from pipelines.evaluation.settings import Evaluate
 from pipelines.evaluation.statistics import Statistics
 from pipelines.io.markers import Marker
@@ -64,3 +73,67 @@ def test_the_order_of_rows_is_irrelevant() -> None:
 
 def test_the_start_of_a_longer_draw_is_the_shorter_one() -> None:
     assert draw(MARKERS, ROWS, "clips", 20, 1)[:9] == draw(MARKERS, ROWS, "clips", 9, 1)
+
+
+def test_candidates_for_the_floor_have_the_classes_of_the_real_clips() -> None:
+    rows = [{"id": f"{label}{i}", "clips": 4, "label": label} for label in "ab" for i in range(40)]
+    markers = [Marker("val-0", "0", 0, ["k"], [row["id"] for row in rows], "spec", "made")]
+    index = {"spec": {"rates": [8.0, 16.0]}}
+    inputs = Inputs(Evaluate(num_real=60), {}, index, "", "", False, None, None, None)
+    real, others = draw_real(inputs, markers, rows)
+    assert len(real) == 60 and not set(real) & set(others)
+    labels = [Counter(ref.source[0] for ref in refs) for refs in (real, others)]
+    assert labels[1] == {label: 2 * count for label, count in labels[0].items()}
+    inputs = Inputs(
+        Evaluate(num_real=60), {}, {"spec": {"rates": [None]}}, "", "", False, None, None, None
+    )
+    assert Counter(ref.source[0] for ref in draw_real(inputs, markers, rows)[1]) == labels[0]
+
+
+def test_the_floor_has_the_proportions_of_the_real_clips() -> None:
+    wanted = ["a"] * 30 + ["b"] * 10
+    there = ["b", "a"] * 100
+    found = matched(wanted, there)
+    assert Counter(there[i] for i in found) == {"a": 30, "b": 10}
+    # With fewer of a class the whole is smaller, but for one in twenty.
+    few = Counter(["b", "a"][i % 2] for i in matched(wanted, ["b", "a"] * 15))
+    assert few == {"a": 15, "b": 6}  # 21 of 22, where 16 and 6 would be due
+    assert len(matched(["a"] * 39 + ["c"], ["a"] * 50)) == 39
+    assert matched(wanted, ["c"] * 50) == []
+
+
+@pytest.mark.parametrize(("by_rate", "slow"), [(True, 10), (False, 20)])
+def test_rates_are_matched_where_clips_were_cut_at_several(by_rate: bool, slow: int) -> None:
+    rng = np.random.default_rng(0)
+    others = [OtherClip(0, 8.0 if i < 40 else 16.0, rng.standard_normal(4)) for i in range(80)]
+    wanted = [(0, 8.0)] * 10 + [(0, 16.0)] * 10 if by_rate else [(0, 0.0)] * 20
+    floor = floor_like(wanted, others, by_rate, seed=0)
+    first = np.mean([clip.features_D for clip in others[:slow]], 0) * slow
+    second = np.mean([clip.features_D for clip in others[40:50]], 0) * 10 if by_rate else 0
+    assert floor.count == 20 and floor.gaussian
+    np.testing.assert_allclose(floor.gaussian.mean_D, (first + second) / 20)
+
+
+def test_a_floor_of_other_proportions_would_lie_too_high() -> None:
+    """300 clips of ten classes far apart: what samples, which copy proportions, are held to."""
+    from pipelines.evaluation.estimates import estimate
+    from vqvdm.metrics import frechet_distance
+
+    rng = np.random.default_rng(0)
+    centres = 3 * rng.standard_normal((10, 6))
+
+    def clips(classes: np.ndarray) -> np.ndarray:
+        return centres[classes] + rng.standard_normal((len(classes), 6))
+
+    fair, unfair, samples = [], [], []
+    for _ in range(40):
+        classes, pool = rng.integers(0, 10, 300), rng.integers(0, 10, 600)
+        real, others = clips(classes), clips(pool)
+        chosen = matched(classes.tolist(), pool.tolist())
+        fair.append(frechet_distance(real, others[chosen]))
+        unfair.append(frechet_distance(real, others[:300]))
+        samples.append(frechet_distance(real, clips(classes)))
+    floor, perfect = estimate(fair), estimate(samples)
+    assert floor.interval and perfect.interval
+    assert abs(floor.mean - perfect.mean) < floor.interval + perfect.interval
+    assert np.mean(unfair) > 1.5 * perfect.mean

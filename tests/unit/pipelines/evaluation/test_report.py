@@ -109,11 +109,12 @@ def test_figures_of_real_clips_stand_beside_those_of_the_model(text: str) -> Non
     assert "100 steps 3.46 s one video, CPU" in seen
 
 
-def test_one_repeat_has_no_interval_and_says_so(text: str) -> None:
-    assert "One repeat, so there is no confidence interval" in Reader(text).text
+def test_it_says_what_intervals_cover(text: str) -> None:
+    seen = Reader(text).text
+    assert "covers the draw of real clips and of samples; other figures have none" in seen
     more = result()["protocol"] | {"repeats": 10}
     seen = Reader(page(BUNDLE, SPEC, result(protocol=more), videos(), CARD)).text
-    assert "10 × 100 samples" in seen and "95 % confidence interval over repeats" in seen
+    assert "10 × 100 samples" in seen and "other figures covers samples, over repeats" in seen
 
 
 def test_it_stands_in_the_published_table(text: str) -> None:

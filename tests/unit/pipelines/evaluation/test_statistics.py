@@ -5,9 +5,10 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from pipelines.evaluation.statistics import KERNEL_ROWS, Statistics, frechet, kernel
+from pipelines.evaluation.statistics import KERNEL_ROWS, PARTS, Statistics
 from vqvdm.errors import UserError
 from vqvdm.metrics import frechet_distance, inception_score, kernel_distance
+from vqvdm.metrics.frechet import frechet_distance_from_statistics
 
 WIDTH = 24
 
@@ -32,8 +33,30 @@ def test_parts_in_any_order_give_the_whole() -> None:
     one, other = summed(a, shuffled), summed(b, list(range(120)), part=50)
     for ddof in (0, 1):
         whole = frechet_distance(a, b, ddof)
-        assert frechet(one, other, ddof) == pytest.approx(whole, rel=1e-9)
-    assert kernel(one, other) == pytest.approx(kernel_distance(a, b), rel=1e-9)
+        assert one.gaussian and other.gaussian
+        found = frechet_distance_from_statistics(one.gaussian, other.gaussian, ddof)
+        assert found == pytest.approx(whole, rel=1e-9)
+    rows = (np.concatenate(each.row_parts) for each in (one, other))
+    assert kernel_distance(*rows) == pytest.approx(kernel_distance(a, b), rel=1e-9)
+    np.testing.assert_array_equal(np.sort(one.rows_ND, axis=0), np.sort(a, axis=0))
+
+
+def test_parts_have_the_classes_of_the_whole() -> None:
+    classes = np.array([0] * 200 + [1] * 100)
+    rows = np.stack([classes, np.arange(300)], 1).astype(np.float32)
+    made = Statistics("clips", 300, strata=classes)
+    made.add({"features": rows}, np.arange(300))
+    assert [part.count for part in made.gaussian_parts] == [15] * PARTS
+    assert [part.mean_D[0] for part in made.gaussian_parts] == pytest.approx([1 / 3] * PARTS)
+    for rows_ND, part in zip(made.row_parts, made.gaussian_parts, strict=True):
+        np.testing.assert_allclose(rows_ND.mean(0), part.mean_D)
+    # Which clip is in which part does not depend on where it stands in the set.
+    assert np.corrcoef(np.arange(300), made._part)[0, 1] < 0.2
+
+
+def test_a_small_set_is_one_part() -> None:
+    assert len(summed(features(2 * PARTS - 1), list(range(2 * PARTS - 1))).gaussian_parts) == 1
+    assert len(summed(features(2 * PARTS), list(range(2 * PARTS))).gaussian_parts) == PARTS
 
 
 def test_scores_by_split() -> None:
@@ -49,15 +72,15 @@ def test_scores_by_split() -> None:
 
 
 def test_too_few_clips_are_refused_with_the_number_needed() -> None:
-    few, enough = summed(features(WIDTH), list(range(WIDTH))), summed(features(60), list(range(60)))
+    few = summed(features(WIDTH), list(range(WIDTH)))
     with pytest.raises(UserError, match=f"{WIDTH} clips are too few.* at least {WIDTH + 1} are"):
-        frechet(enough, few, 1)
+        few.require_full_rank()
 
 
 def test_constant_features_are_refused() -> None:
     same = summed(np.ones((60, WIDTH), np.float32), list(range(60)))
     with pytest.raises(UserError, match="all 60 clips have the same features"):
-        frechet(same, summed(features(60), list(range(60))), 1)
+        same.require_full_rank()
 
 
 def test_broken_features_are_refused() -> None:

@@ -46,10 +46,14 @@ def fingerprint(bundle: Path) -> str:
     return str(load_config(bundle)["fingerprint"])
 
 
-def outcome(fvd: float | None, measured_on: str = "protocol") -> dict[str, Any]:
-    metrics = {"psnr": 20.0, "floor/fvd_builtin": 0.1}
+def outcome(
+    fvd: float | None, measured_on: str = "protocol", half: float | None = 0.1
+) -> dict[str, Any]:
+    metrics = {"psnr": 20.0, "floor/fvd_builtin": 0.1, "infinity/fvd_builtin": 0.0}
     if fvd is not None:
-        metrics |= {"fvd_builtin": fvd, "fvd_builtin_ci95": 0.0}
+        metrics |= {"fvd_builtin": fvd}
+    if half is not None:
+        metrics |= {"fvd_builtin_ci95": half}
     return {"metrics": metrics, "measured_on": measured_on}
 
 
@@ -112,11 +116,26 @@ def test_only_a_better_model_takes_over(run: Run, bundles: list[Path], tmp_path:
     assert after(1, 6.0)[0] == "1"
     alias, said = after(1, 4.0, "another protocol")
     assert alias == "1" and "not measured in the same way" in said
+    for near, half in ((4.9, 0.1), (4.5, 0.45)):
+        alias, said = after(2, near, "protocol", half)
+        assert alias == "1" and "the intervals overlap" in said
     alias, said = after(2, 4.5)
-    assert alias == "3" and "takes over" in said and "against 5" in said
+    assert alias == "3"
+    assert said.endswith("/3 takes over, fvd_builtin 4.5 ± 0.1 against 5 ± 0.1")
     tags = MlflowClient(run.uri).get_model_version(model_name(root), "3").tags
     assert tags["metric.fvd_builtin"] == "4.5" and tags["metric.floor.fvd_builtin"] == "0.1"
     assert tags["evaluation_run"] == run.id
+
+
+def test_without_an_interval_nobody_takes_over(
+    run: Run, bundles: list[Path], tmp_path: Path
+) -> None:
+    root = str(tmp_path)
+    for bundle in bundles[:2]:
+        register(run, root, str(bundle))
+    judge(run, root, fingerprint(bundles[0]), outcome(5.0))
+    said = judge(run, root, fingerprint(bundles[1]), outcome(1.0, half=None))
+    assert champion(run, root) == "1" and "without an interval of both" in said
 
 
 def test_an_unregistered_model_is_not_judged(run: Run, tmp_path: Path) -> None:

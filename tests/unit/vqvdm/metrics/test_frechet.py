@@ -9,7 +9,11 @@ from scipy.linalg import sqrtm
 
 from vqvdm.errors import UserError
 from vqvdm.metrics import frechet_distance
-from vqvdm.metrics.frechet import GaussianStatistics, frechet_distance_from_statistics
+from vqvdm.metrics.frechet import (
+    GaussianStatistics,
+    frechet_distance_at_infinity,
+    frechet_distance_from_statistics,
+)
 
 Array = NDArray[np.float64]
 
@@ -182,3 +186,30 @@ def test_refuses_to_merge_other_dimensions() -> None:
 def test_refuses_another_ddof() -> None:
     with pytest.raises(UserError, match="ddof must be 1"):
         frechet_distance(GOOD, GOOD, ddof=2)
+
+
+@pytest.mark.parametrize(("count", "width"), [(130, 64), (600, 30), (400, 4)])
+def test_infinitely_many_samples(count: int, width: int) -> None:
+    """Against the closed form of Gaussians with commuting covariances."""
+    rng, scale_D = np.random.default_rng(0), np.exp(-3 * np.arange(width) / width)
+    truth = float(width * 0.1**2 + (0.04 * scale_D**2).sum())  # ‖μ-μ'‖² + Σ (σ - 0.8 σ)²
+    usual, limit = [], []
+    for _ in range(40):
+        real = rng.standard_normal((count, width)) * scale_D
+        fake = 0.8 * rng.standard_normal((count, width)) * scale_D + 0.1
+        usual.append(frechet_distance(real, fake))
+        parts = [
+            [GaussianStatistics.from_features(part) for part in np.array_split(rows, 20)]
+            for rows in (real, fake)
+        ]
+        limit.append(frechet_distance_at_infinity(parts[0], parts[1]))
+        assert frechet_distance_at_infinity(parts[1], parts[0]) == pytest.approx(limit[-1])
+    error = np.std(limit) / len(limit) ** 0.5
+    assert abs(np.mean(limit) - truth) < 3 * error + 0.04 * truth
+    assert np.mean(usual) - truth > 4 * abs(np.mean(limit) - truth)
+
+
+def test_a_line_needs_parts() -> None:
+    few = [GaussianStatistics.from_features(GOOD)] * 3
+    with pytest.raises(UserError, match="sets of 3 and 4 parts: at least 4"):
+        frechet_distance_at_infinity(few, [*few, few[0]])
