@@ -49,7 +49,7 @@ PEER_FLAGS = (
     # The preset's own warm-up alone is longer than what can be trained here.
     *("--lr", "5e-4", "--warmup", "10", "--ema-decay", "0.95"),
 )
-METRICS = ("--metrics", "accuracy,motion,fvd", "--num-real", "200", "--num-train", "0")
+METRICS = ("--metrics", "accuracy,motion,fvd", "--num-real", "200")
 HEUN_STEPS = 5
 EVALUATIONS = 2 * HEUN_STEPS - 1
 """Of the denoiser for a sample, on both sides: of the peer's each takes many times as long."""

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import ray
+from numpy.typing import NDArray
 
 from pipelines.cluster.devices import Devices, choose_devices, describe_devices
 from pipelines.cluster.join import set_up_ray_data
@@ -29,6 +30,7 @@ from pipelines.evaluation.batches import (
 )
 from pipelines.evaluation.features import Features, FeatureSpec, cache_uri, find_cached, unpack
 from pipelines.evaluation.inputs import Inputs, find_inputs
+from pipelines.evaluation.memorisation import Search, memorisation
 from pipelines.evaluation.metrics import Metrics, Sets
 from pipelines.evaluation.real_clips import RealClips, check_rates, extract_real_clips
 from pipelines.evaluation.result import headline, result
@@ -94,21 +96,25 @@ def compare(inputs: Inputs, devices: Devices) -> tuple[dict[str, Any], report.Re
         inputs.lpips,
         "motion" in wanted,
         "ssim" in wanted,
+        "memorisation" in wanted and config.num_train != 0,
     )
     metrics = Metrics(strict=config.metrics != "all")
     by_workers = partial(extract, devices=devices)
     real = extract_real_clips(inputs, spec, markers, by_workers)
     check_rates(config, inputs.bundle["fps"], real)
     measure.refuse_early(metrics, inputs, real)
-    sets, shown = extract_model(inputs, spec, markers, real, devices)
+    sets, shown, thumbnails_ND = extract_model(inputs, spec, markers, real, devices)
 
     left = [name for name in config.wanted if name not in metrics.not_measured]
     if inputs.detector:
         measure.distances(metrics, left, sets, chosen, inputs.detector.name)
-        measure.memorisation(metrics, sets, real.train_MD, chosen.real_split == "val")
     if inputs.classifier:
         measure.scores(metrics, sets, inputs.classifier.name)
     measure.scalars(metrics, left, sets)
+    if thumbnails_ND is not None and real.train:
+        samples, held_out = search(inputs, spec, real, thumbnails_ND, devices)
+        memorisation(metrics, samples, held_out)
+        _add_neighbours(inputs, markers, samples, shown)
     return result(inputs, metrics, sets, real.videos, measure_speed(config, devices)), shown
 
 
@@ -162,8 +168,9 @@ def extract_model(
     markers: Sequence[Marker],
     real: RealClips,
     devices: Devices,
-) -> tuple[Sets, report.ReportClips]:
-    """Features of reconstructions and samples, and the videos for the report."""
+) -> tuple[Sets, report.ReportClips, NDArray[np.uint8] | None]:
+    """Features of reconstructions and samples, the videos for the report, and thumbnails of the
+    samples of the first repeat."""
     config, chosen = inputs.config, inputs.config.chosen
     classes = inputs.bundle["classes"]
     rates = parse_rates(config.fps, "all") if config.fps != "all" else None
@@ -191,39 +198,57 @@ def extract_model(
         Statistics("reconstructed clips", len(real.refs), 1, config.seed),
         made,
     )
-    shown = report.ReportClips()
+    shown, thumbnails = report.ReportClips(), dict[int, NDArray[np.uint8]]()
     for batch, found in extract(inputs, spec, batches, devices):
         indices = np.array(batch.indices)
         if batch.requests:
             sets.samples[int(batch.group.split()[1])].add(found, indices)
             for i, video in zip(batch.show, found.get("shown", ()), strict=True):
-                request = labels[batch.indices[i]]
-                row = found["features"][i] if "features" in found else None
-                shown.samples.append(report.Sample(request.label, request.fps, video, row))
+                place = batch.indices[i]
+                request = labels[place]
+                shown.samples.append(report.Sample(request.label, request.fps, video, place))
+            if batch.group == "samples 0" and spec.thumbnails:
+                thumbnails |= dict(zip(batch.indices, found["thumbnails"], strict=True))
         else:
             sets.reconstructed.add(found, indices)
             for i, x, y in zip(batch.show, found["shown"], found["shown_made"], strict=True):
                 k = batch.indices[i]
                 label = classes[real.class_index_N[k]] if classes else None
                 shown.real.append(report.Pair(label, float(real.fps_N[k]), x, y))
-    _add_neighbours(inputs, markers, real, shown)
-    return sets, shown
+    rows = [thumbnails[place] for place in sorted(thumbnails)]
+    return sets, shown, np.stack(rows) if rows else None
+
+
+def search(
+    inputs: Inputs,
+    spec: FeatureSpec,
+    real: RealClips,
+    thumbnails_ND: NDArray[np.uint8],
+    devices: Devices,
+) -> tuple[Search, Search | None]:
+    """Search all training clips for the nearest to each sample, and to each held-out clip."""
+    samples = Search(thumbnails_ND)
+    held_out = None if real.held_out_ND is None else Search(real.held_out_ND)
+    for batch, found in extract(inputs, spec, real.train, devices):
+        for each in filter(None, (samples, held_out)):
+            each.add(found["thumbnails"], batch.refs)
+    return samples, held_out
 
 
 def _add_neighbours(
-    inputs: Inputs, markers: Sequence[Marker], real: RealClips, shown: report.ReportClips
+    inputs: Inputs, markers: Sequence[Marker], search: Search, shown: report.ReportClips
 ) -> None:
-    """Find and read the training clip nearest to each sample on the report."""
-    if real.train_MD is None:
-        return
+    """Read the training clip nearest to each sample on the report."""
     by_name = {marker.name: marker for marker in markers}
     for sample in shown.samples:
-        assert sample.features_D is not None
-        near = measure.nearest(sample.features_D[None], real.train_MD)
-        ref = real.train_refs[int(near.index_N[0])]
+        ref = search.nearest[sample.place]
+        if ref is None:
+            continue
         (clip,) = read_clips(inputs.config.workspace.clips, by_name[ref.shard], [ref])
-        sample.nearest, sample.distance = decode_clip(clip.mp4), float(near.distance_N[0])
-        sample.nearest_source, sample.nearest_fps = clip.source, clip.fps
+        sample.nearest, sample.nearest_source = decode_clip(clip.mp4), clip.source
+        sample.nearest_fps = clip.fps
+        sample.distance = float(search.distance_N[sample.place])
+        sample.relative = float(search.relative_N[sample.place])
 
 
 def measure_speed(config: Evaluate, devices: Devices) -> dict[str, Any]:

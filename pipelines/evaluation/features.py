@@ -24,6 +24,7 @@ from safetensors.numpy import load, save
 from pipelines.evaluation.detectors import DetectorFile
 from pipelines.evaluation.frame_classifier import FrameClassifier, detect
 from pipelines.evaluation.motion import displacement
+from pipelines.evaluation.thumbnails import thumbnails
 from pipelines.io import checksums, storage
 from pipelines.video import Frames
 from vqvdm.errors import UserError
@@ -52,6 +53,7 @@ class FeatureSpec:
     lpips: DetectorFile | None
     motion: bool
     ssim: bool
+    thumbnails: bool
 
     @property
     def fingerprint(self) -> str:
@@ -124,6 +126,8 @@ class FeatureExtractor:
             found["features"] = self._detector.features(videos)
         if self._classifier:
             found["probabilities"] = self._classifier.probabilities(videos)
+        if self.spec.thumbnails:
+            found["thumbnails"] = thumbnails(videos)
         if self.spec.motion:
             found["displacement"] = displacement(videos)
         if self._frames:
@@ -132,11 +136,6 @@ class FeatureExtractor:
             found["clip_right"] = judged.probabilities_NC.argmax(-1) == found["class_index"]
             found["frames_right"] = right_NT.mean(1)
         return found
-
-    def detector_features(self, videos: Frames) -> Features:
-        """Features of the detector alone."""
-        assert self._detector
-        return {"features": self._detector.features(videos)}
 
     @torch.inference_mode()
     def compare(self, videos: Frames, reconstruct: Callable[[Frames], Frames]) -> Features:

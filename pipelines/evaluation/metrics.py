@@ -23,9 +23,6 @@ from vqvdm.metrics.frechet import (
     merged,
 )
 
-NEAREST_ROWS = 256
-"""Videos of a set for which the nearest training clips are searched."""
-
 
 @dataclass
 class Sets:
@@ -184,39 +181,6 @@ def _motion(metrics: Metrics, prefix: str, videos: Statistics) -> None:
         metrics.one(f"{prefix}/displacement_at_{rate:g}fps", mean)
     if len(rates) > 1:
         metrics.one(f"{prefix}/displacement_ratio", means[0] / max(means[-1], 1e-9))
-
-
-@dataclass(frozen=True)
-class Nearest:
-    """For every video of a set, the nearest training clip."""
-
-    index_N: NDArray[np.int64]
-    distance_N: NDArray[np.float64]
-
-
-def nearest(features_ND: NDArray, train_MD: NDArray) -> Nearest:
-    """Nearest rows of `train_MD` by Euclidean distance of features."""
-    a, b = features_ND.astype(np.float64), train_MD.astype(np.float64)
-    squares_NM = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T
-    index_N = squares_NM.argmin(1)
-    best_N = squares_NM[np.arange(len(a)), index_N].clip(0)
-    return Nearest(index_N, np.sqrt(best_N))
-
-
-def memorisation(metrics: Metrics, sets: Sets, train_MD: NDArray | None, held_out: bool) -> None:
-    """Distances of samples to their nearest training clips, and those of held-out real clips.
-
-    A ratio far below 1 means samples lie nearer to training clips than new videos do.
-    """
-    if train_MD is None or not len(train_MD) or not sets.samples[0].rows:
-        return
-    near = nearest(sets.samples[0].rows_ND[:NEAREST_ROWS], train_MD).distance_N
-    metrics.one("nearest/samples", float(np.median(near)))
-    if held_out and sets.real.rows:
-        new = nearest(sets.real.rows_ND[:NEAREST_ROWS], train_MD).distance_N
-        metrics.one("nearest/held_out", float(np.median(new)))
-        if np.median(new) > 0:
-            metrics.one("nearest/ratio", float(np.median(near) / np.median(new)))
 
 
 def refuse_early(metrics: Metrics, inputs: Inputs, real: RealClips) -> None:

@@ -2,10 +2,10 @@
 
 Two disjoint sets are drawn: one to compare with, and one for the floor, the distance of real
 clips from other real clips. Samples have the classes and rates of the first, and so has the second:
-a floor of other proportions would lie too high. Training clips are drawn too, to find the nearest
-to each sample.
+a floor of other proportions would lie too high. All training clips, and some held-out ones, are
+prepared for the search for copies.
 
-Shapes: N clips, M training clips, D features.
+Shapes: N clips, D features or numbers of a thumbnail.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ Extract: TypeAlias = Callable[
 """Extracts the features of batches on workers; yields them in any order."""
 
 
+HELD_OUT = 512
+"""Clips that training never saw, to tell how near training clips usually are."""
 MAY_LACK = 0.05
 """Share of the floor's clips that may be missing for want of clips of their class."""
 
@@ -57,9 +59,10 @@ class RealClips:
     floor: Statistics
     class_index_N: NDArray
     fps_N: NDArray
-    train_refs: list[ClipRef]
-    train_MD: NDArray | None
-    """Features of the training clips."""
+    train: list[Batch]
+    """All training clips; their thumbnails are cached."""
+    held_out_ND: NDArray[np.uint8] | None
+    """Thumbnails of clips that training never saw."""
     videos: int = 0
     """Videos that the real clips were drawn from."""
 
@@ -75,15 +78,14 @@ def extract_real_clips(
     refs, others = draw_real(inputs, markers, rows)
     if not inputs.detector:
         others = []  # The floor is of distances only.
-    train = [marker for marker in markers if marker.split == "train"]
-    # Any training clips; the seed differs from that of the real clips.
-    count = config.num_train if inputs.detector else 0
-    train_refs = draw(train, rows, "clips", count, config.seed + 1)
     basis = [spec.fingerprint, "real"]
     batches = clip_batches("real", markers, refs, basis)
     batches += clip_batches("floor", markers, others, basis)
-    features_only = [FORMAT, inputs.detector and inputs.detector.sha256, "train"]
-    batches += clip_batches("train", markers, train_refs, features_only)
+    train: list[Batch] = []
+    held_out: list[Batch] = []
+    if spec.thumbnails:
+        train = _to_search(markers, rows, "train", config.num_train, config.seed)
+        held_out = _to_search(markers, rows, "val", HELD_OUT, config.seed)
     labels = {row["id"]: row["label"] or "" for row in rows}
     strata_N = np.unique([labels[ref.source] for ref in refs], return_inverse=True)[1]
     statistics = Statistics(
@@ -91,11 +93,13 @@ def extract_real_clips(
     )
     index_N, fps_N = np.full(len(refs), -1), np.zeros(len(refs))
     others_rows: dict[int, OtherClip] = {}
-    train_rows: dict[int, NDArray] = {}
-    for batch, found in extract(inputs, spec, batches):
+    thumbnails: list[NDArray[np.uint8]] = []
+    for batch, found in extract(inputs, spec, [*batches, *train, *held_out]):
         indices = np.array(batch.indices)
         if batch.group == "train":
-            train_rows |= dict(zip(batch.indices, found["features"], strict=True))
+            continue
+        if batch.group == "held-out":
+            thumbnails.append(found["thumbnails"])
             continue
         if batch.group == "floor":
             others_rows |= {
@@ -119,9 +123,25 @@ def extract_real_clips(
     ]
     found_others = [others_rows[place] for place in sorted(others_rows)]
     floor = floor_like(wanted, found_others, several, config.seed)
-    train_MD = np.stack([train_rows[i] for i in range(len(train_refs))]) if train_rows else None
+    held_out_ND = np.concatenate(thumbnails) if thumbnails else None
     videos = len(_videos(_split(inputs, markers), rows))
-    return RealClips(refs, statistics, floor, index_N, fps_N, train_refs, train_MD, videos)
+    return RealClips(refs, statistics, floor, index_N, fps_N, train, held_out_ND, videos)
+
+
+def _to_search(
+    markers: Sequence[Marker],
+    rows: Sequence[dict[str, Any]],
+    split: str,
+    count: int | None,
+    seed: int,
+) -> list[Batch]:
+    """Any clips of a split, for thumbnails; the seed differs from that of the real clips."""
+    shards = [marker for marker in markers if marker.split == split]
+    refs = draw(shards, rows, "clips", count, seed + 1)
+    # In the order of the shards, so that a shard's key does not depend on the draw of all.
+    refs.sort(key=lambda ref: (ref.shard, ref.source, ref.ordinal))
+    group = "train" if split == "train" else "held-out"
+    return clip_batches(group, markers, refs, [FORMAT, "thumbnails"])
 
 
 def draw_real(

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
-from numpy.typing import NDArray
 
 from pipelines.evaluation import published
 from pipelines.video import Frames
@@ -42,8 +41,11 @@ MEANING = {
     "real/frame_accuracy": "share of single frames of real clips classified as their class",
     "samples/displacement": "pixels that the brightest object moves a frame",
     "samples/displacement_ratio": "displacement at the lowest frame rate over that at the highest",
-    "nearest/samples": "median distance to the nearest training clip; real clips are held-out ones",
-    "nearest/ratio": "distance of samples over that of held-out clips; memorising if far below 1",
+    "nearest/samples": "median of the distance to the nearest training clip over that to the 20th",
+    "nearest/ratio": "samples over held-out clips: far below 1, most samples are copies",
+    "nearest/close": "share of samples nearer than 95 of 100 held-out clips: far above 0.05, some "
+    "are copies",
+    "nearest/searched": "training clips that were searched",
 }
 CARDS = ("fvd", "kvd", "is", "rfvd", "psnr", "ssim", "lpips", "samples/clip_accuracy")
 WORDS = {
@@ -72,11 +74,14 @@ class Sample:
     label: str | None
     fps: float
     video: Frames
-    features_D: NDArray | None = None
+    place: int
+    """Its position among the samples of the first repeat."""
     nearest: Frames | None = None
     nearest_source: str = ""
     nearest_fps: float = 0.0
     distance: float = 0.0
+    relative: float = 1.0
+    """The distance over that of the twentieth nearest."""
 
 
 @dataclass

@@ -10,7 +10,10 @@ from pipelines.sampling.settings import Sampling
 from pipelines.settings import DeviceJob
 from vqvdm.errors import UserError
 
-METRICS = ("psnr", "ssim", "lpips", "rfvd", "fvd", "kvd", "is", "accuracy", "motion")
+METRICS = (
+    *("psnr", "ssim", "lpips", "rfvd", "fvd", "kvd", "is"),
+    *("accuracy", "motion", "memorisation"),
+)
 RECONSTRUCTION = frozenset(("psnr", "ssim", "lpips", "rfvd"))
 """Metrics of the tokenizer."""
 
@@ -43,8 +46,9 @@ class Evaluate(Sampling):
     """train, val or all; by default the protocol's."""
     real_draw: str | None = None
     """videos (one clip of each) or clips; by default the protocol's."""
-    num_train: int = 512
-    """Training clips that are searched for the nearest to each sample; 0 for none."""
+    num_train: int | None = None
+    """Training clips that are searched for copies; by default all, 0 for none. A sample of them
+    misses most copies."""
     detector_steps: int = 400
     """Steps to train the classifier of single frames, for accuracy."""
     fps: str = "all"
@@ -73,7 +77,7 @@ class Evaluate(Sampling):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"--{name.replace('_', '-')} must be at least 1")
-        if self.num_train < 0:
+        if self.num_train is not None and self.num_train < 0:
             raise UserError("--num-train must be 0 or more")
         for name in self.wanted:
             if name not in METRICS:

@@ -24,6 +24,7 @@ from pipelines.evaluation.features import (
 )
 from pipelines.evaluation.frame_classifier import train_frame_classifier
 from pipelines.evaluation.inputs import Inputs
+from pipelines.evaluation.thumbnails import thumbnails
 from pipelines.io import checksums, shards, storage
 from pipelines.io.arrays import clip_arrays
 from pipelines.io.markers import Marker
@@ -91,8 +92,8 @@ class FeatureWorker:
         for start in range(0, len(clips), AT_ONCE):
             some = clips[start : start + AT_ONCE]
             videos = np.stack([decode_clip(clip.mp4) for clip in some])
-            if batch.group == "train":
-                parts.append(self.extractor.detector_features(videos))
+            if batch.group in ("train", "held-out"):
+                parts.append({"thumbnails": thumbnails(videos)})
             elif batch.group == "reconstructed":
                 show = [i - start for i in batch.show if start <= i < start + AT_ONCE]
                 parts.append(self._compare(videos, show))

@@ -80,7 +80,7 @@ def demo() -> Preset:
             objective=ObjectiveConfig(class_dropout=0.2),
         ),
         sample=Sample(steps=12),
-        evaluate=Evaluate(steps=12, detector_steps=150, num_train=128),
+        evaluate=Evaluate(steps=12, detector_steps=150),
     )
 
 
@@ -193,7 +193,7 @@ def games_small() -> Preset:
             model=replace(base.train_ldm.model, width=48),
         ),
         sample=Sample(fps=30.0, steps=20),
-        evaluate=Evaluate(steps=20, num_train=128),
+        evaluate=Evaluate(steps=20),
     ).under("runs/games-small")
 
 

@@ -133,7 +133,7 @@ def test_no_worker_is_started_for_cached_features(
     inputs = Inputs(
         Evaluate(root=str(tmp_path)), BUNDLE, INDEX, "model", "tokenizer", False, None, None, None
     )
-    spec = FeatureSpec(None, None, None, None, False, False)
+    spec = FeatureSpec(None, None, None, None, False, False, False)
     batches = [Batch("real", (number,), f"key{number}") for number in range(3)]
     folder = inputs.config.workspace.features
     for number in range(3):

@@ -102,7 +102,7 @@ CHANGES: dict[str, tuple[Any, bool]] = {
 
 Detectors and classifiers are in the fingerprint of what is extracted, by their content."""
 REQUESTS = [Request("a", number, 8.0) for number in range(4)]
-SPEC = FeatureSpec(None, None, None, None, False, False)
+SPEC = FeatureSpec(None, None, None, None, False, False, False)
 
 
 def keys(

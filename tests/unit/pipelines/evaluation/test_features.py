@@ -22,7 +22,7 @@ def spec_of(folder: Path, **changes: object) -> FeatureSpec:
     path = saved(folder / "both.pt", Both())
     file = DetectorFile("both", str(path), storage.sha256(str(path)))
     settings = {"detector": file, "classifier": file, "frames": None, "lpips": None}
-    return FeatureSpec(**(settings | {"motion": True, "ssim": True} | changes))  # type: ignore
+    return FeatureSpec(**(settings | {"motion": True, "ssim": True, "thumbnails": True} | changes))  # type: ignore
 
 
 def test_a_row_for_every_video(tmp_path: Path) -> None:
@@ -38,7 +38,7 @@ def test_a_row_for_every_video(tmp_path: Path) -> None:
 
 
 def test_only_requested_features_are_extracted(tmp_path: Path) -> None:
-    plain = spec_of(tmp_path, detector=None, classifier=None, motion=False)
+    plain = spec_of(tmp_path, detector=None, classifier=None, motion=False, thumbnails=False)
     assert set(FeatureExtractor(plain).extract(VIDEOS, np.zeros(5), np.ones(5))) == {
         "class_index",
         "fps",
@@ -108,7 +108,7 @@ def test_the_fingerprint_depends_on_every_part_of_the_spec(tmp_path: Path) -> No
     other = DetectorFile("x", None, "other")
     changes: dict[str, object] = {
         "detector": other, "classifier": other, "frames": b"1", "lpips": other, "motion": False,
-        "ssim": False,
+        "ssim": False, "thumbnails": False,
     }  # fmt: skip
     assert changes.keys() == {field.name for field in fields(FeatureSpec)}
     found = {fingerprint(**{name: value}) for name, value in changes.items()}

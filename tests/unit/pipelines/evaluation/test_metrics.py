@@ -10,9 +10,7 @@ from pipelines.evaluation.metrics import (
     Metrics,
     Sets,
     distances,
-    memorisation,
     named,
-    nearest,
     refuse_early,
     scalars,
     scores,
@@ -115,26 +113,6 @@ def test_scalars_keep_the_names_that_the_demo_prints(sets: Sets) -> None:
             "clip_accuracy": 0.75, "frame_accuracy": 0.5, "displacement_at_8fps": 2.0,
             "displacement_at_16fps": 1.0, "displacement_ratio": 2.0}.items()}
     )  # fmt: skip
-
-
-def test_nearest_rows() -> None:
-    train = rows(50, 0)
-    near = nearest(train[[7, 3]] + 0.001, train)
-    assert near.index_N.tolist() == [7, 3]
-    np.testing.assert_allclose(near.distance_N, 0.001 * WIDTH**0.5, rtol=0.05)
-
-
-def test_copies_have_a_ratio_far_below_one(sets: Sets) -> None:
-    train = rows(40, 9)
-    copying = Sets(sets.real, sets.floor, sets.reconstructed, [summary(train + 1e-3)])
-    figures = Metrics(strict=True)
-    memorisation(figures, copying, train, held_out=True)
-    assert figures.values["nearest/ratio"].mean < 0.01
-    honest = Metrics(strict=True)
-    memorisation(
-        honest, Sets(sets.real, sets.floor, sets.floor, [sets.floor]), train, held_out=True
-    )
-    assert 0.7 < honest.values["nearest/ratio"].mean < 1.4
 
 
 def real(fps: list[float], labels: list[int] | None = None, spread: float = 1.0) -> RealClips:

@@ -64,7 +64,7 @@ CARD = "# ldm/x\n\nMade by `train_ldm`, <b>with care</b>."
 def videos() -> ReportClips:
     shown = ReportClips([Pair("b", 8, VIDEO, VIDEO), Pair("a", 8, VIDEO, VIDEO)])
     for label in ("b", "a<x>"):
-        shown.samples.append(Sample(label, 8, VIDEO, None, VIDEO, "b/<one>.mp4", 8.0, 0.25))
+        shown.samples.append(Sample(label, 8, VIDEO, 0, VIDEO, "b/<one>.mp4", 8.0, 0.25))
     return shown
 
 
