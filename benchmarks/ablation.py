@@ -34,7 +34,7 @@ GENERATOR = (
 )
 
 EVALUATE = (
-    *("--num-samples", "200", "--metrics", "accuracy,motion,fvd", "--num-train", "0"),
+    *("--num-samples", "200", "--metrics", "accuracy,motion,fvd"),
     # Not the recipe's, which may change: studies are to be compared. A variant's own comes later.
     *("--guidance", "3"),
 )

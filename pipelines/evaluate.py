@@ -32,7 +32,12 @@ from pipelines.evaluation.features import Features, FeatureSpec, cache_uri, find
 from pipelines.evaluation.inputs import Inputs, find_inputs
 from pipelines.evaluation.memorisation import Search, memorisation
 from pipelines.evaluation.metrics import Metrics, Sets
-from pipelines.evaluation.real_clips import RealClips, check_rates, extract_real_clips
+from pipelines.evaluation.real_clips import (
+    RealClips,
+    check_rates,
+    draw_clips,
+    extract_real_clips,
+)
 from pipelines.evaluation.result import headline, result
 from pipelines.evaluation.settings import Evaluate
 from pipelines.evaluation.speed import time_sampling
@@ -89,18 +94,24 @@ def compare(inputs: Inputs, devices: Devices) -> tuple[dict[str, Any], report.Re
     config, chosen, wanted = inputs.config, inputs.config.chosen, set(inputs.config.wanted)
     markers = load_markers(config.workspace.clips, inputs.index, "shard_videos")
     judged = "accuracy" in wanted and len(inputs.bundle["classes"]) > 1
+    metrics = Metrics(strict=config.metrics != "all")
+    drawn = draw_clips(inputs, markers)
+    frames: list[bytes] = []
+    if judged:
+        metrics.attempt(
+            "accuracy", lambda: frames.append(frame_classifier_state(inputs, markers, drawn))
+        )
     spec = FeatureSpec(
         inputs.detector,
         inputs.classifier,
-        frame_classifier_state(inputs, markers) if judged else None,
+        frames[0] if frames else None,
         inputs.lpips,
-        "motion" in wanted,
+        "motion" in wanted and inputs.shows_digits,
         "ssim" in wanted,
         "memorisation" in wanted and config.num_train != 0,
     )
-    metrics = Metrics(strict=config.metrics != "all")
     by_workers = partial(extract, devices=devices)
-    real = extract_real_clips(inputs, spec, markers, by_workers)
+    real = extract_real_clips(inputs, spec, markers, drawn, by_workers)
     check_rates(config, inputs.bundle["fps"], real)
     measure.refuse_early(metrics, inputs, real)
     sets, shown, thumbnails_ND = extract_model(inputs, spec, markers, real, devices)

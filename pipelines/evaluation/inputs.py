@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.demo.settings import DIGITS
 from pipelines.evaluation.detectors import DetectorFile, find_detector
 from pipelines.evaluation.features import FORMAT
 from pipelines.evaluation.settings import Evaluate
@@ -34,6 +35,11 @@ class Inputs:
     detector: DetectorFile | None
     classifier: DetectorFile | None
     lpips: DetectorFile | None
+
+    @property
+    def shows_digits(self) -> bool:
+        """Whether the clips are the demo's: one bright object each, on a dark ground."""
+        return set(self.bundle["classes"]) == set(DIGITS)
 
     @property
     def recipe(self) -> str:

@@ -213,6 +213,9 @@ def refuse_early(metrics: Metrics, inputs: Inputs, real: RealClips) -> None:
             )
             for metric in {"fvd", "kvd", "rfvd"} & set(config.wanted):
                 metrics.refuse(metric, reason)
+    if "motion" in config.wanted and not inputs.shows_digits:
+        reason = "displacement is that of the demo's digits, one bright object each"
+        metrics.refuse("motion", reason)
     if inputs.in_pixels:
         for metric in RECONSTRUCTION & set(config.wanted):
             metrics.refuse(metric, "the model works on pixels: nothing is reconstructed")

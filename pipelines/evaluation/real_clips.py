@@ -67,17 +67,39 @@ class RealClips:
     """Videos that the real clips were drawn from."""
 
 
-def extract_real_clips(
-    inputs: Inputs, spec: FeatureSpec, markers: Sequence[Marker], extract: Extract
-) -> RealClips:
-    """Draw real clips and training clips, and extract their features."""
-    config = inputs.config
+@dataclass(frozen=True)
+class Drawn:
+    """Clips that were drawn, before anything is extracted from them."""
+
+    rows: list[dict[str, Any]]
+    """Of `videos.parquet`: id, clips and label."""
+    refs: list[ClipRef]
+    others: list[ClipRef]
+    """Candidates for the floor."""
+
+    def unjudged(self, markers: Sequence[Marker], count: int, seed: int) -> list[ClipRef]:
+        """At most `count` training clips of videos none of whose clips is among the real ones."""
+        judged = {ref.source for ref in self.refs}
+        rows = [row for row in self.rows if row["id"] not in judged]
+        train = [marker for marker in markers if marker.split == "train"]
+        return draw(train, rows, "clips", count, seed)
+
+
+def draw_clips(inputs: Inputs, markers: Sequence[Marker]) -> Drawn:
+    """Draw the real clips, and candidates for the floor."""
     # There may be millions of videos: only the columns that a draw needs become objects.
     columns = ["id", "clips", "label"]
-    rows = manifest.read(config.workspace.manifest).select(columns).to_pylist()
+    rows = manifest.read(inputs.config.workspace.manifest).select(columns).to_pylist()
     refs, others = draw_real(inputs, markers, rows)
-    if not inputs.detector:
-        others = []  # The floor is of distances only.
+    # The floor is of distances only.
+    return Drawn(rows, refs, others if inputs.detector else [])
+
+
+def extract_real_clips(
+    inputs: Inputs, spec: FeatureSpec, markers: Sequence[Marker], drawn: Drawn, extract: Extract
+) -> RealClips:
+    """Extract the features of the real clips, and prepare the search for copies."""
+    config, rows, refs, others = inputs.config, drawn.rows, drawn.refs, drawn.others
     basis = [spec.fingerprint, "real"]
     batches = clip_batches("real", markers, refs, basis)
     batches += clip_batches("floor", markers, others, basis)

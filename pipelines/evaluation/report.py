@@ -188,7 +188,11 @@ def _cards(result: dict[str, Any], wanted: str) -> list[dict[str, Any]]:
 def _speed(result: dict[str, Any]) -> dict[str, Any]:
     """The card of speed."""
     speed = result["speed"]
-    notes = [f"one video, {speed['device']}"]
+    evaluations = speed["speed/evaluations_per_100_steps"]
+    notes = [
+        f"one video, {speed['device']}",
+        f"{evaluations:.0f} evaluations, guidance {speed['guidance']:g}",
+    ]
     return {"word": "100 steps", "value": _short(speed[SPEED]), "unit": "s", "notes": notes}
 
 

@@ -48,8 +48,8 @@ def result(
         "detector": (inputs.detector.as_json() if inputs.detector else {"name": "none"}),
         "classifier": inputs.classifier.as_json() if inputs.classifier else None,
         "lpips": inputs.lpips.as_json() if inputs.lpips else None,
-        "accuracy": "classifier of single frames trained on the real training clips; compares "
-        "with figures of the same data only",
+        "accuracy": "classifier of single frames trained on training clips of other videos than "
+        "the real clips; compares with figures of the same data only",
     }
     table = published.table_for(config.preset)
     fixed = published.conditions(table, protocol, spec)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -24,14 +25,13 @@ from pipelines.evaluation.features import (
 )
 from pipelines.evaluation.frame_classifier import train_frame_classifier
 from pipelines.evaluation.inputs import Inputs
+from pipelines.evaluation.real_clips import Drawn
 from pipelines.evaluation.thumbnails import thumbnails
 from pipelines.io import checksums, shards, storage
-from pipelines.io.arrays import clip_arrays
 from pipelines.io.markers import Marker
 from pipelines.io.shards import ShardReader
 from pipelines.sampling.worker import SamplingWorker
 from pipelines.sharding import manifest
-from pipelines.training.loader import Loader
 from pipelines.video import Frames
 from pipelines.video.encoder import decode_clip
 from vqvdm.errors import UserError
@@ -148,19 +148,41 @@ def read_clips(folder: str, marker: Marker, refs: Sequence[ClipRef]) -> list[Sto
     return clips
 
 
-def frame_classifier_state(inputs: Inputs, markers: Sequence[Marker]) -> bytes:
-    """Weights of a classifier of single frames, trained on training clips; cached."""
+def frame_classifier_state(inputs: Inputs, markers: Sequence[Marker], drawn: Drawn) -> bytes:
+    """Weights of a classifier of single frames, trained on training clips; cached.
+
+    It does not train on videos whose clips it judges. `UserError` where that leaves none of a
+    class.
+    """
     config, classes = inputs.config, inputs.bundle["classes"]
+    refs = drawn.unjudged(markers, DETECTOR_CLIPS, config.seed + 2)
+    label_of = {row["id"]: row["label"] for row in drawn.rows}
+    missing = set(classes) - {label_of[ref.source] for ref in refs}
+    if missing:
+        raise UserError(
+            f"no training video of {min(missing)!r} is left for a classifier but those that it "
+            "judges: lower --num-real"
+        )
+    by_shard: dict[str, list[ClipRef]] = {}
+    for ref in refs:
+        by_shard.setdefault(ref.shard, []).append(ref)
 
     def train() -> Features:
-        shards = [marker for marker in markers if marker.split == "train" and marker.keys]
-        loader = Loader(config.workspace.clips, shards, "shard_videos", clip_arrays, local_cpus())
-        parts = [batch.tensors for batch in loader.first(DETECTOR_CLIPS, 32)]
-        video = torch.cat([part["video"] for part in parts]).numpy()
-        label = torch.cat([part["class_index"] for part in parts]).numpy()
+        videos: list[Frames] = []
+        labels: list[int] = []
+        with ThreadPoolExecutor(local_cpus()) as pool:
+            for marker in markers:
+                if marker.name not in by_shard:
+                    continue
+                clips = read_clips(config.workspace.clips, marker, by_shard[marker.name])
+                videos += pool.map(decode_clip, [clip.mp4 for clip in clips])
+                labels += [clip.class_index for clip in clips]
         torch.set_num_threads(local_cpus())
-        net = train_frame_classifier(video, label, len(classes), config.detector_steps)
+        net = train_frame_classifier(
+            np.stack(videos), np.array(labels), len(classes), config.detector_steps
+        )
         return {name: tensor.numpy() for name, tensor in net.state_dict().items()}
 
-    made_from = [FORMAT, "frames", inputs.index["fingerprint"], config.detector_steps]
+    shards = [[name, [[r.source, r.ordinal] for r in some]] for name, some in by_shard.items()]
+    made_from = [FORMAT, "frames", inputs.index["fingerprint"], config.detector_steps, shards]
     return cached(config.workspace.features, checksums.fingerprint(made_from), train)

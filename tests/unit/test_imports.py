@@ -35,10 +35,7 @@ FLOORS: list[set[str]] = [
 """From top to bottom. What stands on one floor imports neither its neighbours nor what is above."""
 EXCEPTIONS = {
     ("pipelines.evaluation", "pipelines.sampling"): "it samples, by the worker and its settings",
-    (
-        "pipelines.evaluation.worker",
-        "pipelines.training.loader",
-    ): "a classifier is trained on clips",
+    ("pipelines.evaluation.inputs", "pipelines.demo.settings"): "displacement is of its digits",
     ("pipelines.evaluation.real_clips", "pipelines.sharding.manifest"): "clips are drawn from it",
     ("pipelines.evaluation.worker", "pipelines.sharding.manifest"): "the id of a clip's video",
 }

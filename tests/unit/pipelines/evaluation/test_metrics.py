@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipelines.demo.settings import DIGITS
 from pipelines.evaluation.inputs import Inputs
 from pipelines.evaluation.metrics import (
     Metrics,
@@ -158,3 +159,15 @@ def test_a_model_of_pixels_reconstructs_nothing() -> None:
     refuse_early(metrics, inputs(in_pixels=True), real([8.0] * 90, both))
     assert {"psnr", "ssim", "rfvd"} <= metrics.not_measured.keys()
     assert "fvd" not in metrics.not_measured
+
+
+def test_displacement_is_of_the_demos_digits_only() -> None:
+    others = Metrics(strict=False)
+    refuse_early(others, inputs(), real([8.0] * 90, [0, 1] * 45))
+    assert "the demo's digits" in others.not_measured["motion"]
+    with pytest.raises(UserError, match="motion: displacement is that of the demo's digits"):
+        refuse_early(Metrics(strict=True), inputs(metrics="motion"), real([8.0] * 90, [0, 1] * 45))
+    digits = Inputs(Evaluate(), {"classes": list(DIGITS)}, {}, "", "", False, None, None, None)
+    demo = Metrics(strict=False)
+    refuse_early(demo, digits, real([8.0] * 90, list(range(10)) * 9))
+    assert "motion" not in demo.not_measured

@@ -8,6 +8,7 @@ import pytest
 
 from pipelines.evaluation.inputs import Inputs
 from pipelines.evaluation.real_clips import (
+    Drawn,
     OtherClip,
     RealClips,
     check_rates,
@@ -137,3 +138,23 @@ def test_a_floor_of_other_proportions_would_lie_too_high() -> None:
     assert floor.interval and perfect.interval
     assert abs(floor.mean - perfect.mean) < floor.interval + perfect.interval
     assert np.mean(unfair) > 1.5 * perfect.mean
+
+
+def test_a_classifier_trains_on_no_video_that_it_judges() -> None:
+    rows = [{"id": f"{label}{i}", "clips": 4, "label": label} for label in "ab" for i in range(40)]
+    ids = [row["id"] for row in rows]
+    markers = [
+        Marker("train-0", "0", 0, ["k"], ids[:60], "spec", "made"),
+        Marker("val-0", "0", 0, ["k"], ids[60:], "spec", "made"),
+    ]
+    index = {"spec": {"rates": [None]}}
+    config = Evaluate(protocol="published", num_samples=30)
+    inputs = Inputs(config, {}, index, "", "", False, None, None, None)
+    refs, others = draw_real(inputs, markers, rows)
+    judged = {ref.source for ref in refs}
+    assert len(judged) == 30 and judged <= set(ids[:60])
+    trained = Drawn(rows, refs, others).unjudged(markers, 1000, 0)
+    assert {ref.source for ref in trained} == set(ids[:60]) - judged
+    assert len(trained) == 4 * 30
+    val = [ref for ref in draw(markers[1:], rows, "clips", 30, 0)]
+    assert len(Drawn(rows, val, []).unjudged(markers, 1000, 0)) == 4 * 60
