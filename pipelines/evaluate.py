@@ -56,6 +56,7 @@ def evaluate(config: Evaluate) -> str:
     """Measure ROOT/ldm/NAME and publish ROOT/eval/NAME."""
     config.check()
     inputs = find_inputs(config)
+    config = inputs.config
     folder = config.workspace.eval(config.ldm)
     done = workspace.published(folder, "metrics.json")
     if done and not config.overwrite:

@@ -68,6 +68,7 @@ def sample(config: Sample) -> str:
     config.check()
     space = config.workspace
     bundle = require(space.ldm(config.ldm), "config.json", "train_ldm")
+    config = config.for_model(bundle)
     classes = wanted_classes(config.classes, bundle["classes"])
     folder = space.samples(config.output or config.ldm)
     requests = [

@@ -8,12 +8,10 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from pipelines.io import workspace
 from pipelines.io.arrays import latent_arrays, pixel_arrays
 from pipelines.io.markers import load_markers
 from pipelines.io.workspace import Workspace, require
 from pipelines.latents import audit
-from pipelines.latents.encoder import Origin, latent_shape
 from pipelines.sharding import manifest
 from pipelines.training.methods.ldm import LDMMethod
 from pipelines.training.settings import PIXEL_SPACE, TrainLDM
@@ -29,31 +27,18 @@ def train_ldm(config: TrainLDM) -> str:
 
 def _on_latents(config: TrainLDM) -> Stage:
     space = config.workspace
-    vqgan = require(space.vqgan(config.vqgan), "config.json", "train_vqgan")
-    folder = space.latents(config.vqgan)
-    index = require(folder, "index.json", "encode_latents")
-    config.model.check(*index["shape"][2:])
-    markers = load_markers(folder, index, "encode_latents")
-    clips = workspace.published(space.clips, "index.json")
-    if clips:
-        audit.check_shape(folder, index, latent_shape(vqgan, clips["spec"]))
-    weights = audit.weights_of(space.vqgan(config.vqgan), vqgan)
-    # Latents may have been copied without their clips: then their own record is trusted.
-    clip_spec = clips["spec_hash"] if clips else index["origin"]["clip_spec"]
-    audit.check_origin(folder, index, markers, Origin(weights, clip_spec))
-    if clips and clips["fingerprint"] == index["clips"]:
-        of_clips = load_markers(space.clips, clips, "shard_videos")
-        audit.check_pairs(folder, markers, of_clips)
-    elif clips:
-        print("note: the clips have changed since the latents were made from them", flush=True)
+    latents = audit.audited(space, config.vqgan)
+    config.model.check(*latents.index["shape"][2:])
     return Stage(
         name="train_ldm",
         config=config,
-        method=partial(LDMMethod, data=index, vqgan=space.vqgan(config.vqgan)),
-        data=Data(folder, markers, "encode_latents", latent_arrays, are_arrays=True),
+        method=partial(LDMMethod, data=latents.index, vqgan=space.vqgan(config.vqgan)),
+        data=Data(
+            latents.folder, latents.markers, "encode_latents", latent_arrays, are_arrays=True
+        ),
         folder=space.ldm(config.name),
-        inputs={"latents": index["fingerprint"], "vqgan": index["vqgan"]},
-        lineage={"latents": index["spec_hash"], "clips": index["clips"]},
+        inputs={"latents": latents.index["fingerprint"], "vqgan": latents.index["vqgan"]},
+        lineage={"latents": latents.index["spec_hash"], "clips": latents.index["clips"]},
         parts={"vqgan": space.vqgan(config.vqgan)},
         register=True,
     )

@@ -1,4 +1,4 @@
-"""Small trainings of both stages, and a batch for either."""
+"""Small trainings of both stages and of a student, and a batch for any."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import torch
 
 from benchmarks.memory import MemoryBatch
 from pipelines.training.methods.base import Method
+from pipelines.training.methods.distil import DistilMethod
 from pipelines.training.methods.ldm import LDMMethod
 from pipelines.training.methods.vqgan import VQGANMethod
-from pipelines.training.settings import TrainLDM, TrainVQGAN
+from pipelines.training.settings import DistillLDM, TrainLDM, TrainVQGAN
 from pipelines.training.world import World
-from vqvdm.diffusion.unet import UNetConfig
+from vqvdm.diffusion.unet import UNet, UNetConfig
 from vqvdm.tokenizer.discriminator import DiscriminatorConfig
 from vqvdm.tokenizer.losses import LossConfig
 from vqvdm.tokenizer.vqgan import VQGANConfig
@@ -42,12 +43,30 @@ def vqgan(world: World, quantizer: str, size: int, accumulate: int) -> VQGANMeth
     return VQGANMethod(config, world)
 
 
+INDEX = {
+    "shape": [3, 2, 4, 4], "classes": ["a", "b"], "fps": [8.0],
+    "mean": [0.0] * 3, "std": [1.0] * 3,
+}  # fmt: skip
+DENOISER = UNetConfig(width=8, multipliers=(1, 2), depths=(1, 1), head_width=8)
+
+
 def ldm(world: World, accumulate: int) -> LDMMethod:
-    index = {"shape": [3, 2, 4, 4], "classes": ["a", "b"], "fps": [8.0]}
-    index |= {"mean": [0.0] * 3, "std": [1.0] * 3}
-    unet = UNetConfig(width=8, multipliers=(1, 2), depths=(1, 1), head_width=8)
-    config = TrainLDM(steps=10, batch_size=4, accumulate=accumulate, model=unet)
-    return LDMMethod(config, world, index)
+    config = TrainLDM(steps=10, batch_size=4, accumulate=accumulate, model=DENOISER)
+    return LDMMethod(config, world, INDEX)
+
+
+def teacher(latent_channels: int = 3, classes: int = 2) -> UNet:
+    """A net that says something, as a trained one does."""
+    torch.manual_seed(7)
+    net = UNet(DENOISER, latent_channels, classes)
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return net
+
+
+def distil(world: World, accumulate: int) -> DistilMethod:
+    config = DistillLDM(steps=10, batch_size=4, accumulate=accumulate)
+    return DistilMethod(config, world, INDEX, teacher())
 
 
 METHODS: dict[str, Callable[[World, int], Method]] = {
@@ -55,4 +74,5 @@ METHODS: dict[str, Callable[[World, int], Method]] = {
     "vq": lambda world, accumulate: vqgan(world, "vq", 16, accumulate),
     "more codes than latents": lambda world, accumulate: vqgan(world, "vq", 400, accumulate),
     "ldm": ldm,
+    "distil": distil,
 }

@@ -12,6 +12,7 @@ import difflib
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vqvdm.checkpoint import as_config, load_config, load_weights, on_device
+from vqvdm.diffusion.average_velocity import refuse_steps
 from vqvdm.diffusion.samplers import (
+    STEPS,
+    Denoise,
     SamplingOptions,
     clipped,
     even_points,
@@ -121,7 +125,8 @@ class VideoGenerator:
         dtype = resolve_precision(precision, torch.device(device))
         with torch.device("meta"):
             channels, classes = metadata["latents"]["shape"][0], metadata["classes"]
-            denoiser = UNet(config, channels, len(classes)).to(dtype)
+            distilled = metadata["objective"]["name"] == "average_velocity"
+            denoiser = UNet(config, channels, len(classes), distilled).to(dtype)
         load_weights(folder, denoiser)
         vqgan = load_vqgan(folder / "vqgan", device, dtype)
         ready(denoiser, device, dtype, packed=not compile)
@@ -146,6 +151,29 @@ class VideoGenerator:
     def _predict(self, *inputs: Tensor) -> Tensor:
         # A copy, because a CUDA graph writes every result to the same place.
         return self.denoiser(*inputs).clone()
+
+    def _over(self, length: float, *inputs: Tensor) -> Tensor:
+        """The average velocity over a `length` of time."""
+        return self._predict(*inputs, torch.full_like(inputs[1], length))
+
+    def _denoise(
+        self, class_B: Tensor, fps_B: Tensor, steps: int, options: SamplingOptions
+    ) -> Denoise:
+        """What the sampler asks at every step; `UserError` for steps that the model cannot do."""
+        objective = self.metadata["objective"]
+        predict, guidance = self._predict, options.guidance
+        if objective["name"] == "average_velocity":
+            refuse_steps(steps, objective["intervals"])
+            predict, guidance = partial(self._over, 1 / steps), 1.0
+        return guided(
+            predict,
+            len(self.classes),
+            objective["name"],
+            class_B,
+            fps_B,
+            guidance,
+            options.guidance_interval,
+        )
 
     @staticmethod
     def check_classes(wanted: Sequence[str | None], known: Sequence[str]) -> None:
@@ -188,18 +216,11 @@ class VideoGenerator:
         class_B = torch.tensor(self.class_indices(classes), device=device)
         fps_B = torch.full((len(classes),), float(fps), device=device)
         noise = Noise(tuple(self.metadata["latents"]["shape"]), seeds, device)
-        denoise = guided(
-            self._predict,
-            len(self.classes),
-            objective,
-            class_B,
-            fps_B,
-            options.guidance,
-            options.guidance_interval,
-        )
+        steps = options.steps or self.metadata.get("sampling_steps", STEPS)
+        denoise = self._denoise(class_B, fps_B, steps, options)
         if isinstance(self.vqgan, Pixels):
             denoise = clipped(denoise, *((x - self._mean_C111) / self._std_C111 for x in (-1, 1)))
-        z = sampler(denoise, noise(), even_points(objective, options.steps), noise)
+        z = sampler(denoise, noise(), even_points(objective, steps), noise)
         return z * self._std_C111 + self._mean_C111
 
     @torch.inference_mode()
@@ -216,10 +237,11 @@ class VideoGenerator:
 
         `fps` is the frame rate to imitate. `seed` is one number for all videos, or a tuple of
         numbers for each. `changes` are fields of `SamplingOptions` to replace in `options`:
-        `steps`, `guidance`, `sampler` and `guidance_interval`.
+        `steps`, `guidance`, `sampler` and `guidance_interval`. A distilled model samples in 1, 2, 4
+        or so steps, with the guidance that it was distilled with.
 
-        Returns uint8 (N, T, H, W, 3). Raises `UserError` for an unknown class, a sampler that does
-        not fit the model, or a number out of its range.
+        Returns uint8 (N, T, H, W, 3). Raises `UserError` for an unknown class, a sampler or a
+        number of steps that does not fit the model, or a number out of its range.
         """
         z = self.sample_latents(classes, fps, seed=seed, options=options, **changes)
         return to_uint8(self.vqgan.decode(z)).numpy()

@@ -24,6 +24,7 @@ class Inputs:
     """The inputs of an evaluation, found and checked before anything is computed."""
 
     config: Evaluate
+    """The settings, with the steps that this bundle is sampled in."""
     bundle: dict[str, Any]
     index: dict[str, Any]
     model: str
@@ -77,6 +78,7 @@ def find_inputs(config: Evaluate) -> Inputs:
     files = _checksums(space.ldm(config.ldm))
     tokenizer = {name: sha256 for name, sha256 in files.items() if name.startswith("vqgan/")}
     model, tokens = checksums.fingerprint(files), checksums.fingerprint(tokenizer)
+    config = config.for_model(bundle)
     return Inputs(config, bundle, index, model, tokens, in_pixels, detector, classifier, lpips)
 
 

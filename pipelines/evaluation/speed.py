@@ -34,6 +34,7 @@ def time_sampling(config: Evaluate, devices: Devices) -> dict[str, Any]:
     torch.set_num_threads(local_cpus())  # It is alone.
     label = generator.classes[0] if generator.classes else None
     fps = float(generator.metadata["fps"][0])
+    assert config.steps is not None  # resolved for this bundle
     steps = min(10, config.steps)
 
     def seconds(work: Any) -> list[float]:

@@ -8,13 +8,45 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.io import shards, storage
+from pipelines.io import shards, storage, workspace
 from pipelines.io.arrays import decode_array
-from pipelines.io.markers import Marker
-from pipelines.latents.encoder import EncodePlan, Encoder, Origin, origin_of
+from pipelines.io.markers import Marker, load_markers
+from pipelines.io.workspace import Workspace, require
+from pipelines.latents.encoder import EncodePlan, Encoder, Origin, latent_shape, origin_of
 from vqvdm.errors import UserError
 
 NAMES = {"vqgan_sha256": "another VQGAN", "clip_spec": "clips cut with other settings"}
+
+
+@dataclass(frozen=True)
+class Latents:
+    """The published latents of a tokenizer, audited: what a training reads."""
+
+    folder: str
+    index: dict[str, Any]
+    markers: list[Marker]
+
+
+def audited(space: Workspace, name: str) -> Latents:
+    """The latents of the VQGAN `name`; `UserError` if they are missing, or were made from something
+    else than the VQGAN and the clips that are there now."""
+    vqgan = require(space.vqgan(name), "config.json", "train_vqgan")
+    folder = space.latents(name)
+    index = require(folder, "index.json", "encode_latents")
+    markers = load_markers(folder, index, "encode_latents")
+    clips = workspace.published(space.clips, "index.json")
+    if clips:
+        check_shape(folder, index, latent_shape(vqgan, clips["spec"]))
+    weights = weights_of(space.vqgan(name), vqgan)
+    # Latents may have been copied without their clips: then their own record is trusted.
+    clip_spec = clips["spec_hash"] if clips else index["origin"]["clip_spec"]
+    check_origin(folder, index, markers, Origin(weights, clip_spec))
+    if clips and clips["fingerprint"] == index["clips"]:
+        of_clips = load_markers(space.clips, clips, "shard_videos")
+        check_pairs(folder, markers, of_clips)
+    elif clips:
+        print("note: the clips have changed since the latents were made from them", flush=True)
+    return Latents(folder, index, markers)
 
 
 def weights_of(folder: str, config: dict[str, Any]) -> str:

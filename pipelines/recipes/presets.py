@@ -15,7 +15,7 @@ from pipelines.latents.settings import EncodeLatents
 from pipelines.sampling.settings import Sample
 from pipelines.settings import Job
 from pipelines.sharding.settings import ShardVideos
-from pipelines.training.settings import PIXEL_SPACE, TrainLDM, TrainVQGAN
+from pipelines.training.settings import PIXEL_SPACE, DistillLDM, TrainLDM, TrainVQGAN
 from vqvdm.diffusion.objectives import ObjectiveConfig
 from vqvdm.diffusion.unet import UNetConfig
 from vqvdm.errors import UserError
@@ -33,6 +33,7 @@ class Preset:
     train_vqgan: TrainVQGAN = field(default_factory=TrainVQGAN)
     encode_latents: EncodeLatents = field(default_factory=EncodeLatents)
     train_ldm: TrainLDM = field(default_factory=TrainLDM)
+    distill_ldm: DistillLDM = field(default_factory=DistillLDM)
     sample: Sample = field(default_factory=Sample)
     evaluate: Evaluate = field(default_factory=Evaluate)
     train_detector: TrainDetector = field(default_factory=TrainDetector)
@@ -79,8 +80,19 @@ def demo() -> Preset:
             model=UNetConfig(width=32, multipliers=(1, 4), depths=(1, 1)),
             objective=ObjectiveConfig(class_dropout=0.2),
         ),
-        sample=Sample(steps=12),
-        evaluate=Evaluate(steps=12, detector_steps=150),
+        distill_ldm=DistillLDM(
+            cpu_workers=2,
+            steps=200,
+            batch_size=16,
+            lr=1e-3,
+            warmup=20,
+            ema_decay=0.99,
+            log_every=20,
+            validate_every=100,
+            checkpoint_every=100,
+        ),
+        sample=Sample(default_steps=12),
+        evaluate=Evaluate(default_steps=12, detector_steps=150),
     )
 
 
@@ -125,8 +137,18 @@ def ucf101_small() -> Preset:
             model=UNetConfig(width=64, multipliers=(1, 2, 5), depths=(1, 1, 2), head_width=64),
             objective=ObjectiveConfig(class_dropout=0.1),
         ),
-        sample=Sample(fps=25.0, steps=50),
-        evaluate=Evaluate(protocol="published", detector="i3d", classifier="c3d", steps=50),
+        distill_ldm=DistillLDM(
+            steps=50_000,
+            batch_size=256,
+            lr=1e-4,
+            warmup=1_000,
+            ema_decay=0.999,
+            validate_every=5_000,
+            checkpoint_every=5_000,
+            log_every=100,
+        ),
+        sample=Sample(fps=25.0, default_steps=50),
+        evaluate=Evaluate(protocol="published", detector="i3d", classifier="c3d", default_steps=50),
         train_detector=TrainDetector(steps=20_000, batch_size=32, size=112),
     ).under("runs/ucf101-small")
 
@@ -148,6 +170,7 @@ def sky() -> Preset:
     return replace(
         base,
         shard_videos=ShardVideos(labels="none", frames_fps=25.0, splits="folders"),
+        distill_ldm=replace(base.distill_ldm, guidance=1.0),
         sample=replace(base.sample, num_per_class=64, guidance=1.0),
         evaluate=replace(base.evaluate, guidance=1.0, classifier=None),
     ).under("runs/sky")
@@ -163,8 +186,9 @@ def games() -> Preset:
         shard_videos=ShardVideos(fps="15,30", val_list=VAL_LIST),
         train_vqgan=replace(base.train_vqgan, steps=60_000, warmup=1_000),
         train_ldm=replace(base.train_ldm, steps=60_000, warmup=2_000, ema_decay=0.9995),
-        sample=Sample(fps=30.0, steps=50),
-        evaluate=Evaluate(steps=50),
+        distill_ldm=replace(base.distill_ldm, steps=7_500, warmup=500),
+        sample=Sample(fps=30.0, default_steps=50),
+        evaluate=Evaluate(default_steps=50),
         train_detector=replace(base.train_detector, steps=5_000),
     ).under("runs/games")
 
@@ -192,8 +216,9 @@ def games_small() -> Preset:
             checkpoint_every=400,
             model=replace(base.train_ldm.model, width=48),
         ),
-        sample=Sample(fps=30.0, steps=20),
-        evaluate=Evaluate(steps=20),
+        distill_ldm=replace(base.distill_ldm, steps=400),
+        sample=Sample(fps=30.0, default_steps=20),
+        evaluate=Evaluate(default_steps=20),
     ).under("runs/games-small")
 
 
@@ -220,8 +245,8 @@ def _paper(base: Preset) -> Preset:
             model=UNetConfig(width=128, multipliers=(1, 2, 4)),
             objective=ObjectiveConfig(name="epsilon", class_dropout=0.5),
         ),
-        sample=replace(base.sample, steps=100),
-        evaluate=replace(base.evaluate, steps=100),
+        sample=replace(base.sample, default_steps=100),
+        evaluate=replace(base.evaluate, default_steps=100),
     )
 
 

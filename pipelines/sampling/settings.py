@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from pipelines.settings import PoolJob, Switch
 from vqvdm.diffusion.samplers import SamplingOptions
@@ -17,12 +19,16 @@ class Sampling(PoolJob):
 
     ldm: str = "base"
     """Name of the model."""
-    steps: int = 20
-    """Sampling steps."""
+    steps: int | None = None
+    """Sampling steps; by default a distilled model's own number, or --default-steps. A distilled
+    model takes 1, 2 or 4, or what else it was distilled for."""
+    default_steps: int = 20
+    """Sampling steps of a model that is not distilled, unless --steps is given."""
     sampler: str | None = None
     """heun, euler or dpm for a flow; ddpm, ddim or dpm otherwise; by default the model's best."""
     guidance: float = 2.0
-    """Weight of classifier-free guidance; 1 is none."""
+    """Weight of classifier-free guidance; 1 is none. A distilled model has its own built in,
+    whatever this says."""
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     """Times from 0 (data) to 1 (noise) within which guidance is applied."""
     batch_size: int = 20
@@ -31,16 +37,26 @@ class Sampling(PoolJob):
     compile: Switch = "auto"
     """`torch.compile` of the nets; auto is on with a GPU and many batches for a worker."""
 
-    NOT_RECIPE: ClassVar[frozenset[str]] = PoolJob.NOT_RECIPE | {"compile"}
+    NOT_RECIPE: ClassVar[frozenset[str]] = PoolJob.NOT_RECIPE | {"compile", "default_steps"}
 
     def check(self) -> None:
         super().check()
         self.options.check()
+        if self.default_steps < 1:
+            raise UserError("--default-steps must be at least 1")
+
+    def for_model(self, bundle: Mapping[str, Any]) -> Self:
+        """The same with the number of steps that a bundle is sampled in, by its config.json."""
+        resolved = copy.copy(self)  # `replace` would lose the preset's name
+        steps = self.steps or bundle.get("sampling_steps") or self.default_steps
+        object.__setattr__(resolved, "steps", steps)
+        return resolved
 
     def sampled_by(self) -> dict[str, Any]:
         """All settings that the pixels of a sample depend on, besides the model's files, the
         device and what is asked for. A setting added to `Sampling` is among them."""
-        ignored = Sampling.NOT_RECIPE | {"ldm"}  # A model is known by its files, not its name.
+        # A model is known by its files, not its name; `steps` are those that hold for it.
+        ignored = Sampling.NOT_RECIPE | {"ldm", "default_steps"}
         return {f.name: getattr(self, f.name) for f in fields(Sampling) if f.name not in ignored}
 
     @property

@@ -47,7 +47,7 @@ class GeneratorModel(mlflow.pyfunc.PythonModel):  # type: ignore[name-defined]
             made = self.generator.sample(
                 [classes[row] for row in rows],
                 fps=fps,
-                steps=int(params.get("steps", 20)),
+                steps=params.get("steps"),
                 guidance=float(params.get("guidance", 2.0)),
                 seed=[(seed, row) for row in rows],
             )

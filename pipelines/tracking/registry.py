@@ -25,6 +25,7 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, Tens
 
 from pipelines.io import storage
 from pipelines.tracking.run import Run
+from vqvdm.diffusion.samplers import STEPS
 
 ALIAS = "champion"
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -85,7 +86,7 @@ def _save(model: Path, bundle: Path, config: dict[str, Any], shape: list[int]) -
     )
     params = ParamSchema(
         [
-            ParamSpec("steps", DataType.long, 20),
+            ParamSpec("steps", DataType.long, config.get("sampling_steps", STEPS)),
             ParamSpec("guidance", DataType.double, 2.0),
             ParamSpec("seed", DataType.long, 0),
         ]

@@ -1,4 +1,4 @@
-"""Settings of `train_vqgan` and `train_ldm`."""
+"""Settings of `train_vqgan`, `train_ldm` and `distill_ldm`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any, ClassVar
 
 from pipelines.cluster.request import Request
 from pipelines.settings import DeviceJob, Switch
+from vqvdm.diffusion.average_velocity import refuse_steps
 from vqvdm.diffusion.objectives import ObjectiveConfig
+from vqvdm.diffusion.samplers import SamplingOptions
 from vqvdm.diffusion.unet import UNetConfig
 from vqvdm.errors import UserError
 from vqvdm.inference import Precision
@@ -22,7 +24,7 @@ PIXEL_SPACE = "none"
 
 @dataclass(frozen=True)
 class TrainJob(DeviceJob):
-    """Settings of both trainings."""
+    """Settings of every training."""
 
     cpu_workers: int = 1
     """Workers where there are no GPUs; with GPUs, there is one for each. --num-workers is for
@@ -181,3 +183,41 @@ class TrainLDM(TrainJob):
     def check(self) -> None:
         super().check()
         self.objective.check()
+
+
+@dataclass(frozen=True)
+class DistillLDM(TrainJob):
+    """Distil a latent diffusion model into one that samples in 1, 2 or 4 steps, guidance built
+    in."""
+
+    ldm: str = "base"
+    """Name of the teacher: a bundle of train_ldm, trained with the objective `flow`."""
+    vqgan: str = "base"
+    """Name of the VQGAN whose latents the teacher was trained on."""
+    name: str = "fast"
+    """Name to publish under: ldm/NAME."""
+    guidance: float = 2.0
+    """Weight of the teacher's classifier-free guidance, which the student has built in."""
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    """Times from 0 (data) to 1 (noise) within which the teacher is guided."""
+    class_dropout: float = 0.1
+    """Chance that a clip's class is dropped: the student samples without a class too."""
+    intervals: int = 4
+    """Most steps that the student samples in, a power of two; all powers below are taught too."""
+    teacher_steps: int = 2
+    """Steps of Heun's method that the teacher takes over the shortest intervals."""
+    sampling_steps: int = 4
+    """Steps that the student is sampled in, unless others are asked for."""
+
+    def check(self) -> None:
+        super().check()
+        SamplingOptions(guidance=self.guidance, guidance_interval=self.guidance_interval).check()
+        if self.name == self.ldm:
+            raise UserError(f"--name {self.name} is the teacher's: choose another name")
+        if not 0 <= self.class_dropout <= 1:
+            raise UserError(f"--class-dropout {self.class_dropout}: it must lie in [0, 1]")
+        if self.intervals < 2 or self.intervals & (self.intervals - 1):
+            raise UserError(f"--intervals {self.intervals}: give a power of two, at least 2")
+        if self.teacher_steps < 1:
+            raise UserError("--teacher-steps must be at least 1")
+        refuse_steps(self.sampling_steps, self.intervals)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,8 @@ class Stage:
     """Further metadata in `config.json`, under `about`."""
     parts: Mapping[str, str] = field(default_factory=dict)
     """Folders copied into the export: name to URI."""
+    reads: Sequence[str] = ()
+    """Further folders that the training reads."""
     register: bool = False
     """Whether to add the export, a bundle, to the model registry too."""
 
@@ -98,7 +100,7 @@ def run_stage(stage: Stage) -> str:
                 f"{stage.folder}/model.safetensors does not match config.json: "
                 f"run jobs/{stage.name}.py --overwrite to make it again"
             )
-    reading = lock.reading(stage.name, stage.data.folder, *stage.parts.values())
+    reading = lock.reading(stage.name, stage.data.folder, *stage.parts.values(), *stage.reads)
     with reading, lock.writing(stage.folder, stage.name) as owner:
         # An unfinished training of the same recipe is resumed, even with --overwrite.
         if config.overwrite and (done or not same):

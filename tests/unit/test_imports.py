@@ -259,7 +259,8 @@ def test_nets_are_trained_where_pytorch_is_all_there_is() -> None:
     wanted = [
         "pipelines.recipes.presets", "pipelines.training.world", "pipelines.training.optimise",
         "pipelines.training.settings", "pipelines.training.methods.ldm",
-        "pipelines.training.methods.vqgan", "pipelines.evaluation.frame_classifier",
+        "pipelines.training.methods.vqgan", "pipelines.training.methods.distil",
+        "pipelines.evaluation.frame_classifier",
         "benchmarks.gpu.__main__",
         *(f"tests.gpu.{path.stem}" for path in (ROOT / "tests" / "gpu").glob("*.py")),
     ]  # fmt: skip

@@ -18,6 +18,11 @@ from torch import Tensor
 from vqvdm.errors import UserError
 
 ObjectiveName = Literal["flow", "v", "epsilon"]
+Predicted = ObjectiveName | Literal["average_velocity"]
+"""What a bundle's denoiser predicts: the target of its objective, or, distilled from a flow, the
+average velocity of `vqvdm.diffusion.average_velocity`."""
+LINEAR = ("flow", "average_velocity")
+"""Those under which noised latents are (1 - t) x + t e."""
 
 
 @dataclass(frozen=True)
@@ -60,14 +65,14 @@ def _expand(value_B: Tensor) -> Tensor:
     return value_B[:, None, None, None, None]
 
 
-def alpha_sigma(name: ObjectiveName, time_B: Tensor) -> tuple[Tensor, Tensor]:
+def alpha_sigma(name: Predicted, time_B: Tensor) -> tuple[Tensor, Tensor]:
     """Levels of signal and noise at a time.
 
     A flow is linear: 1 - t and t. The others use the cosine schedule (Nichol & Dhariwal, 2021,
     equation 17). It ends just before pure noise, where predicted noise would not determine the
     data.
     """
-    if name == "flow":
+    if name in LINEAR:
         return 1 - time_B, time_B
     angle = time_B * (math.pi / 2) * 0.99
     return angle.cos(), angle.sin()
@@ -103,10 +108,11 @@ def add_noise(
 
 
 def denoised(
-    name: ObjectiveName, prediction_BCTHW: Tensor, z_BCTHW: Tensor, alpha: float, sigma: float
+    name: Predicted, prediction_BCTHW: Tensor, z_BCTHW: Tensor, alpha: float, sigma: float
 ) -> Denoised:
-    """Data and noise from noised latents and the prediction made from them."""
-    if name == "flow":
+    """Data and noise from noised latents and the prediction made from them. An average velocity
+    gives those of the straight line on which an interval ends where the path does."""
+    if name in LINEAR:
         return Denoised(z_BCTHW - sigma * prediction_BCTHW, z_BCTHW + alpha * prediction_BCTHW)
     if name == "v":
         return Denoised(

@@ -16,18 +16,22 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vqvdm.diffusion.objectives import Denoised, ObjectiveName, alpha_sigma, denoised
+from vqvdm.diffusion.objectives import Denoised, Predicted, alpha_sigma, denoised
 from vqvdm.errors import UserError
+
+STEPS = 20
+"""Steps of the sampler, where neither the options nor the model say how many."""
 
 
 @dataclass(frozen=True)
 class SamplingOptions:
     """How a video is sampled."""
 
-    steps: int = 20
-    """Steps of the sampler, at least 1."""
+    steps: int | None = None
+    """Steps of the sampler, at least 1; by default the model's own number, or `STEPS`."""
     guidance: float = 2.0
-    """Weight of classifier-free guidance, at least 0; 1 means none."""
+    """Weight of classifier-free guidance, at least 0; 1 means none. A distilled model has its
+    guidance built in, whatever this says."""
     sampler: str | None = None
     """Name of a sampler in `SAMPLERS` that fits the model's objective; by default the first."""
     guidance_interval: tuple[float, float] = (0.0, 1.0)
@@ -35,7 +39,7 @@ class SamplingOptions:
 
     def check(self) -> None:
         """`UserError` for a number out of its range."""
-        if self.steps < 1:
+        if self.steps is not None and self.steps < 1:
             raise UserError(f"steps is {self.steps}: at least 1 is needed")
         if not 0 <= self.guidance < math.inf:
             raise UserError(f"guidance is {self.guidance}: it must be at least 0, 1 being none")
@@ -64,7 +68,7 @@ Draw = Callable[[], Tensor]
 Sampler = Callable[[Denoise, Tensor, Sequence[Point], Draw], Tensor]
 
 
-def even_points(name: ObjectiveName, steps: int) -> list[Point]:
+def even_points(name: Predicted, steps: int) -> list[Point]:
     """`steps` + 1 points at even times from 1 to 0."""
     times = torch.linspace(1.0, 0.0, steps + 1, dtype=torch.float64)
     levels = alpha_sigma(name, times)
@@ -77,7 +81,7 @@ def even_points(name: ObjectiveName, steps: int) -> list[Point]:
 def guided(
     predict: Predict,
     no_class: int,
-    name: ObjectiveName,
+    name: Predicted,
     class_B: Tensor,
     fps_B: Tensor,
     guidance: float,
@@ -123,7 +127,7 @@ def clipped(denoise: Denoise, low: Tensor, high: Tensor) -> Denoise:
 
 def ddim(denoise: Denoise, z_BCTHW: Tensor, points: Sequence[Point], draw: Draw) -> Tensor:
     """Deterministic, first order (Song et al., 2021, equation 12, sigma 0). For a flow this is
-    Euler's method."""
+    Euler's method, which is exact for average velocities."""
     for now, then in zip(points, points[1:], strict=False):
         data, noise = denoise(z_BCTHW, now)
         z_BCTHW = then.alpha * data + then.sigma * noise
@@ -186,15 +190,16 @@ def _log_snr(point: Point) -> float:
     return math.log(point.alpha / point.sigma) if point.sigma > 0 else math.inf
 
 
-SAMPLERS: dict[ObjectiveName, dict[str, Sampler]] = {
+SAMPLERS: dict[Predicted, dict[str, Sampler]] = {
     "flow": {"heun": heun, "euler": euler, "dpm": dpm_solver},
     "v": {"dpm": dpm_solver, "ddim": ddim, "ddpm": ddpm},
     "epsilon": {"ddpm": ddpm, "ddim": ddim, "dpm": dpm_solver},
+    "average_velocity": {"euler": euler},
 }
 """Samplers of each objective by name, the default one first."""
 
 
-def find_sampler(objective: ObjectiveName, name: str | None) -> Sampler:
+def find_sampler(objective: Predicted, name: str | None) -> Sampler:
     """A sampler by name, or the objective's default for None. `UserError` if they do not fit."""
     choices = SAMPLERS[objective]
     if name is None:

@@ -72,10 +72,11 @@ class Conditioning(nn.Module):
     """Encodes class, frame rate and time as one vector (B, E).
 
     Class index `num_classes` stands for "no class". Classifier-free guidance and unlabelled data
-    use it.
+    use it. With `intervals`, the length of an interval of time that ends at `time` is encoded too;
+    at first it says nothing.
     """
 
-    def __init__(self, num_classes: int, width: int) -> None:
+    def __init__(self, num_classes: int, width: int, intervals: bool = False) -> None:
         super().__init__()
         embedding = 4 * width
         self.width = width
@@ -86,13 +87,23 @@ class Conditioning(nn.Module):
         self.fps = nn.Sequential(
             nn.Linear(width, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
         )
+        if intervals:
+            self.interval = nn.Sequential(
+                nn.Linear(width, embedding), nn.SiLU(), zero(nn.Linear(embedding, embedding))
+            )
 
-    def forward(self, time_B: Tensor, class_B: Tensor, fps_B: Tensor) -> Tensor:
+    def forward(
+        self, time_B: Tensor, class_B: Tensor, fps_B: Tensor, interval_B: Tensor | None = None
+    ) -> Tensor:
         classes = self.class_embedding(class_B)
         time = self.time(sinusoidal_encoding(1000 * time_B, self.width).to(classes.dtype))
         # The logarithm, because frame rates matter by their ratio.
         fps = self.fps(sinusoidal_encoding(100 * fps_B.log2(), self.width).to(classes.dtype))
-        return F.silu(time + fps + classes)
+        condition = time + fps + classes
+        if interval_B is not None:
+            encoded = sinusoidal_encoding(1000 * interval_B, self.width).to(classes.dtype)
+            condition = condition + self.interval(encoded)
+        return F.silu(condition)
 
 
 class ResidualBlock(nn.Module):
@@ -214,15 +225,22 @@ class Block(nn.Module):
 
 
 class UNet(nn.Module):
-    """Predicts the target of its objective from noised normalised latents."""
+    """Predicts the target of its objective from noised normalised latents; with `intervals`, for
+    an interval of time."""
 
-    def __init__(self, config: UNetConfig, latent_channels: int, num_classes: int) -> None:
+    def __init__(
+        self,
+        config: UNetConfig,
+        latent_channels: int,
+        num_classes: int,
+        intervals: bool = False,
+    ) -> None:
         super().__init__()
         config.check()
         self.config, self.num_classes = config, num_classes
         embedding = 4 * config.width
         widths = [config.width * m for m in config.multipliers]
-        self.conditioning = Conditioning(num_classes, config.width)
+        self.conditioning = Conditioning(num_classes, config.width, intervals)
         self.first = conv3d(latent_channels, widths[0])
 
         def block(channels_in: int, channels_out: int, level: int) -> Block:
@@ -256,9 +274,18 @@ class UNet(nn.Module):
             group_norm(channels), nn.SiLU(), zero(conv3d(channels, latent_channels))
         )
 
-    def forward(self, z_BCTHW: Tensor, time_B: Tensor, class_B: Tensor, fps_B: Tensor) -> Tensor:
-        """Noised normalised latents, time in [0, 1], class index, frames/s; returns like `z`."""
-        condition = self.conditioning(time_B, class_B, fps_B)
+    def forward(
+        self,
+        z_BCTHW: Tensor,
+        time_B: Tensor,
+        class_B: Tensor,
+        fps_B: Tensor,
+        interval_B: Tensor | None = None,
+    ) -> Tensor:
+        """Noised normalised latents, time in [0, 1], class index, frames/s, and for a net with
+        `intervals` how much time lies between `time` and the interval's other end; returns like
+        `z`."""
+        condition = self.conditioning(time_B, class_B, fps_B, interval_B)
         h = self.first(z_BCTHW.to(condition.dtype))
         skips = []
         for layer in self.down:

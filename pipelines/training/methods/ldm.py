@@ -12,27 +12,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
-from pipelines.training.methods.base import Batch, mean_over_parts
-from pipelines.training.optimise import Optimiser, scheduled_lr, step_together
+from pipelines.training.methods.base import Batch
+from pipelines.training.methods.denoiser import DenoiserMethod
 from pipelines.training.settings import TrainLDM
 from pipelines.training.world import Draws, World
-from pipelines.video import Frames
 from vqvdm.checkpoint import save_model
 from vqvdm.diffusion.objectives import add_noise, draw_times, drop_classes
-from vqvdm.diffusion.unet import Block, UNet
-from vqvdm.ema import EMA
-from vqvdm.generator import VideoGenerator, load_vqgan
+from vqvdm.diffusion.unet import UNet
 from vqvdm.tokenizer.pixels import PIXELS, Pixels
 
-PREVIEWS, PREVIEW_STEPS = 4, 8
-"""Samples shown while the diffusion model is trained, and their sampling steps."""
 
-
-class LDMMethod:
+class LDMMethod(DenoiserMethod):
     """A denoiser on normalised latents, class dropped at random."""
+
+    PREVIEW_STEPS = 8
 
     def __init__(
         self,
@@ -41,58 +36,28 @@ class LDMMethod:
         data: Mapping[str, Any],
         vqgan: str | None = None,
     ) -> None:
-        """`data` is the index of the latents: shape, classes, mean and std of each channel, and
-        whether they are pixels. `vqgan` is where the VQGAN lies that decodes previews."""
-        self.config, self.world, self.data, self.vqgan = config, world, data, vqgan
-        self._generator: VideoGenerator | None = None
+        """`data` and `vqgan` as of `DenoiserMethod`."""
+        self.config = config
         torch.manual_seed(config.seed)
         net = UNet(config.model, data["shape"][0], len(data["classes"]))
-        self.denoiser = world.place(net)
-        self.ema = EMA(self.denoiser, config.ema_decay)
-        world.checkpoint_activations(self.denoiser, Block)
-        world.compile(self.denoiser, replayed=config.accumulate == 1)
-        self._ddp = world.wrap(self.denoiser)
-        adamw = torch.optim.AdamW(
-            self.denoiser.parameters(),
-            config.lr,
-            (0.9, 0.99),
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
-        self.optimiser = Optimiser(adamw, world, config.grad_clip)
-        mean, std = (torch.tensor(data[name], device=world.device) for name in ("mean", "std"))
-        self.mean_C111, self.std_C111 = mean.view(-1, 1, 1, 1), std.view(-1, 1, 1, 1)
+        super().__init__(config, world, data, net, vqgan)
+
+    def loss(self, net: nn.Module, batch: Batch, draws: Draws, step: int) -> Tensor:
+        return self._loss(net, batch, draws, self.config.objective.class_dropout)
 
     def _loss(self, net: nn.Module, batch: Batch, draws: Draws, dropout: float) -> Tensor:
-        objective, tensors = self.config.objective, batch.to(self.world.device).tensors
-        z = (tensors["latent"] - self.mean_C111) / self.std_C111
-        classes, fps = tensors["class_index"], tensors["fps"]
-        no_class = self.denoiser.num_classes
-        classes = torch.where(classes < 0, no_class, classes)
+        objective, (z, classes, fps) = self.config.objective, self.clips(batch)
         rows = len(z)
         noise, time_B = (
             draws.normal(rows, *z.shape[1:]),
             draw_times(objective.name, draws.normal(rows)),
         )
         noised = add_noise(objective, z, noise, time_B)
-        classes = drop_classes(classes, draws.uniform(rows), dropout, no_class)
+        classes = drop_classes(classes, draws.uniform(rows), dropout, self.denoiser.num_classes)
         with self.world.autocast():
             prediction = net(noised.z_BCTHW, noised.time_B, classes, fps)
         error_B = (prediction.float() - noised.target_BCTHW).square().flatten(1).mean(1)
         return (noised.weight_B * error_B).mean()
-
-    def train_step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
-        parts = batch.split(self.config.accumulate)
-        metrics = []
-        for index, part in enumerate(parts):
-            draws = Draws(self.world, self.config.seed, step, index, len(parts))
-            with self.world.collecting(self._ddp, last=index == len(parts) - 1):
-                loss = self._loss(self._ddp, part, draws, self.config.objective.class_dropout)
-                self.optimiser.backward(loss / len(parts))
-            metrics.append({"loss": loss})
-        step_together((self.optimiser, scheduled_lr(step, self.config)))
-        self.ema.update(self.denoiser, step)
-        return mean_over_parts(metrics) | self.optimiser.metrics()
 
     @torch.no_grad()
     def validate(self, batches: Iterable[Batch]) -> dict[str, float]:
@@ -103,37 +68,7 @@ class LDMMethod:
         ]
         return {"val/loss": float(np.mean([loss.item() for loss in losses]))}
 
-    @torch.no_grad()
-    def preview(self, batch: Batch) -> Frames | None:
-        """Samples of the averaged weights, the first classes and always the same noise, in a row;
-        None where there is no VQGAN to decode them."""
-        if self.vqgan is None:
-            return None
-        if self._generator is None:
-            from pipelines.io import storage
-
-            with storage.local_folder(self.vqgan) as folder:
-                vqgan = load_vqgan(folder, self.world.device)
-            self._generator = VideoGenerator(self.ema.average, vqgan, self._about())
-        classes = (list[str | None](self.data["classes"]) or [None])[:PREVIEWS]
-        videos = self._generator.sample(
-            classes, self.data["fps"][0], steps=PREVIEW_STEPS, seed=self.config.seed
-        )
-        return rearrange(videos, "b t h w c -> t h (b w) c")
-
-    def state(self) -> dict[str, Any]:
-        return {
-            "denoiser": self.denoiser.state_dict(),
-            "ema": self.ema.average.state_dict(),
-            "optimiser": self.optimiser.state(),
-        }
-
-    def load(self, state: dict[str, Any]) -> None:
-        self.denoiser.load_state_dict(state["denoiser"])
-        self.ema.average.load_state_dict(state["ema"])
-        self.optimiser.load(state["optimiser"])
-
-    def _about(self) -> dict[str, Any]:
+    def about(self) -> dict[str, Any]:
         return {
             "model": asdict(self.config.model),
             "objective": asdict(self.config.objective),
@@ -143,6 +78,6 @@ class LDMMethod:
         }
 
     def export(self, folder: Path) -> None:
-        save_model(folder, self.ema.average, self._about())
+        super().export(folder)
         if self.data.get("in_pixels"):
             save_model(folder / "vqgan", Pixels(), {"model": PIXELS})

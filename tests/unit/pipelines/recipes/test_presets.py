@@ -10,7 +10,7 @@ from pipelines.recipes import presets
 from pipelines.recipes.presets import PRESETS, Preset
 from pipelines.sampling.settings import Sample
 from pipelines.sharding.settings import ShardVideos
-from pipelines.training.settings import PIXEL_SPACE, TrainLDM, TrainVQGAN
+from pipelines.training.settings import PIXEL_SPACE, DistillLDM, TrainLDM, TrainVQGAN
 from vqvdm.errors import UserError
 
 JOBS = [job.name for job in fields(Preset)]
@@ -44,6 +44,16 @@ def test_the_pixel_space_preset_halves_pixels() -> None:
     config = cast(TrainLDM, presets.settings("vdm", "train_ldm"))
     assert config.vqgan == PIXEL_SPACE
     config.model.check(64, 64)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_student_has_the_guidance_that_its_teacher_is_sampled_with(preset: str) -> None:
+    student = cast(DistillLDM, presets.settings(preset, "distill_ldm"))
+    sample = cast(Sample, presets.settings(preset, "sample"))
+    assert (student.guidance, student.guidance_interval) == (
+        sample.guidance,
+        sample.guidance_interval,
+    )
 
 
 def test_an_unlabelled_preset_asks_for_no_labels() -> None:

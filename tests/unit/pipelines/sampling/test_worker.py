@@ -134,3 +134,15 @@ def test_videos_of_a_batch_are_encoded_side_by_side(
         assert content == bytes([number])
         assert row["sha256"] == hashlib.sha256(content).hexdigest()
     assert batch.finished() == rows
+
+
+def test_a_distilled_model_has_its_own_number_of_steps() -> None:
+    config, fast = Sample(default_steps=12), {"sampling_steps": 2}
+    assert [config.for_model(bundle).steps for bundle in ({}, fast)] == [12, 2]
+    asked = replace(config, steps=4)
+    assert [asked.for_model(bundle).options.steps for bundle in ({}, fast)] == [4, 4]
+    # What is recorded of a run is the number that was taken, wherever it came from.
+    assert config.for_model({}).recipe() == replace(config, steps=12).recipe()
+    assert "default_steps" not in config.recipe()
+    object.__setattr__(config, "preset", "sky")
+    assert config.for_model(fast).preset == "sky"

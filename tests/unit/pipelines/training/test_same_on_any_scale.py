@@ -14,10 +14,12 @@ import torch.distributed as dist
 
 from pipelines.training.loader import Batch
 from pipelines.training.methods.base import Method
+from pipelines.training.methods.distil import DistilMethod
 from pipelines.training.methods.ldm import LDMMethod
 from pipelines.training.methods.vqgan import VQGANMethod
-from pipelines.training.settings import TrainJob, TrainLDM, TrainVQGAN
+from pipelines.training.settings import DistillLDM, TrainJob, TrainLDM, TrainVQGAN
 from pipelines.training.world import World
+from tests.trainings import teacher
 from vqvdm.diffusion.unet import UNetConfig
 from vqvdm.tokenizer.discriminator import DiscriminatorConfig
 from vqvdm.tokenizer.losses import LossConfig
@@ -41,6 +43,7 @@ CONFIGS: dict[str, TrainJob] = {
     "train_ldm": TrainLDM(
         **SETTINGS, lr=3e-3, model=UNetConfig(width=8, multipliers=(1, 2), depths=(1, 1))
     ),
+    "distill_ldm": DistillLDM(**SETTINGS, lr=3e-3, teacher_steps=1),
 }
 
 
@@ -66,6 +69,8 @@ def trained(name: str, world: World, **changes: Any) -> tuple[list[dict[str, flo
     method: Method
     if isinstance(config, TrainLDM):
         method = LDMMethod(config, world, INDEX)
+    elif isinstance(config, DistillLDM):
+        method = DistilMethod(config, world, INDEX, teacher())
     else:
         assert isinstance(config, TrainVQGAN)
         method = VQGANMethod(config, world)

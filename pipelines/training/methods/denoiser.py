@@ -1,0 +1,138 @@
+"""What the trainings of a denoiser have in common, whatever it is taught.
+
+Shapes: B batch, C channels, T frames, H height, W width.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from pipelines.training.methods.base import Batch, mean_over_parts
+from pipelines.training.optimise import Optimiser, scheduled_lr, step_together
+from pipelines.training.settings import TrainJob
+from pipelines.training.world import Draws, World
+from pipelines.video import Frames
+from vqvdm.checkpoint import save_model
+from vqvdm.diffusion.unet import Block, UNet
+from vqvdm.ema import EMA
+from vqvdm.generator import VideoGenerator, load_vqgan
+
+PREVIEWS = 4
+"""Samples shown while a denoiser is trained."""
+
+
+class Clips(NamedTuple):
+    """Normalised latents, class index (that of "no class" where there is none) and frames/s."""
+
+    z_BCTHW: Tensor
+    class_B: Tensor
+    fps_B: Tensor
+
+
+class DenoiserMethod(ABC):
+    """A U-Net on normalised latents, its optimiser and the average of its weights."""
+
+    PREVIEW_STEPS: int
+    """Sampling steps of a preview."""
+
+    def __init__(
+        self,
+        config: TrainJob,
+        world: World,
+        data: Mapping[str, Any],
+        net: UNet,
+        vqgan: str | None = None,
+    ) -> None:
+        """`data` is the index of the latents: shape, classes, mean and std of each channel, and
+        whether they are pixels. `vqgan` is where the VQGAN lies that decodes previews."""
+        self.world, self.data, self.vqgan = world, data, vqgan
+        self.job = config
+        self._generator: VideoGenerator | None = None
+        self.denoiser = world.place(net)
+        self.ema = EMA(self.denoiser, config.ema_decay)
+        world.checkpoint_activations(self.denoiser, Block)
+        world.compile(self.denoiser, replayed=config.accumulate == 1)
+        self._ddp = world.wrap(self.denoiser)
+        adamw = torch.optim.AdamW(
+            self.denoiser.parameters(),
+            config.lr,
+            (0.9, 0.99),
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        self.optimiser = Optimiser(adamw, world, config.grad_clip)
+        mean, std = (torch.tensor(data[name], device=world.device) for name in ("mean", "std"))
+        self.mean_C111, self.std_C111 = mean.view(-1, 1, 1, 1), std.view(-1, 1, 1, 1)
+
+    @abstractmethod
+    def loss(self, net: nn.Module, batch: Batch, draws: Draws, step: int) -> Tensor:
+        """The loss of a part of the batch of a step."""
+
+    @abstractmethod
+    def validate(self, batches: Iterable[Batch]) -> dict[str, float]:
+        """Metrics of the averaged weights on validation batches."""
+
+    @abstractmethod
+    def about(self) -> dict[str, Any]:
+        """The config.json of the bundle."""
+
+    def clips(self, batch: Batch) -> Clips:
+        """What a batch holds, on the device."""
+        tensors = batch.to(self.world.device).tensors
+        z = (tensors["latent"] - self.mean_C111) / self.std_C111
+        classes = tensors["class_index"]
+        classes = torch.where(classes < 0, self.denoiser.num_classes, classes)
+        return Clips(z, classes, tensors["fps"])
+
+    def train_step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
+        parts = batch.split(self.job.accumulate)
+        metrics = []
+        for index, part in enumerate(parts):
+            draws = Draws(self.world, self.job.seed, step, index, len(parts))
+            with self.world.collecting(self._ddp, last=index == len(parts) - 1):
+                loss = self.loss(self._ddp, part, draws, step)
+                self.optimiser.backward(loss / len(parts))
+            metrics.append({"loss": loss})
+        step_together((self.optimiser, scheduled_lr(step, self.job)))
+        self.ema.update(self.denoiser, step)
+        return mean_over_parts(metrics) | self.optimiser.metrics()
+
+    @torch.no_grad()
+    def preview(self, batch: Batch) -> Frames | None:
+        """Samples of the averaged weights, the first classes and always the same noise, in a row;
+        None where there is no VQGAN to decode them."""
+        if self.vqgan is None:
+            return None
+        if self._generator is None:
+            from pipelines.io import storage
+
+            with storage.local_folder(self.vqgan) as folder:
+                vqgan = load_vqgan(folder, self.world.device)
+            self._generator = VideoGenerator(self.ema.average, vqgan, self.about())
+        classes = (list[str | None](self.data["classes"]) or [None])[:PREVIEWS]
+        videos = self._generator.sample(
+            classes, self.data["fps"][0], steps=self.PREVIEW_STEPS, seed=self.job.seed
+        )
+        return rearrange(videos, "b t h w c -> t h (b w) c")
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "denoiser": self.denoiser.state_dict(),
+            "ema": self.ema.average.state_dict(),
+            "optimiser": self.optimiser.state(),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.denoiser.load_state_dict(state["denoiser"])
+        self.ema.average.load_state_dict(state["ema"])
+        self.optimiser.load(state["optimiser"])
+
+    def export(self, folder: Path) -> None:
+        save_model(folder, self.ema.average, self.about())

@@ -1,0 +1,100 @@
+"""What may be distilled, and what is said of the rest."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines import distill_ldm as page
+from pipelines.distill_ldm import distill_ldm
+from pipelines.latents import audit
+from pipelines.latents.audit import Latents
+from pipelines.training.methods.distil import Teacher
+from pipelines.training.settings import DistillLDM
+from pipelines.training.stage import Stage
+from pipelines.training.world import World
+from tests.tiny import write_bundle
+from vqvdm.errors import UserError
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DistillLDM:
+    """Settings for a root with a teacher, and the latents that it was trained on."""
+    write_bundle(tmp_path / "ldm/base")
+    index = {
+        "shape": [3, 4, 4, 4], "mean": [0.0] * 3, "std": [0.5] * 3,
+        "classes": ["zero", "seven"], "fps": [8.0, 16.0],
+        "fingerprint": "1a7e47", "spec_hash": "5bec", "clips": "c11b5",
+    }  # fmt: skip
+    found = Latents(str(tmp_path / "latents/base"), index, [])
+    monkeypatch.setattr(audit, "audited", lambda space, name: found)
+    return DistillLDM(root=str(tmp_path), batch_size=4)
+
+
+def change(config: DistillLDM, **changes: Any) -> None:
+    """Change entries of the teacher's config.json."""
+    file = Path(config.root, "ldm/base/config.json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def test_a_teacher_that_is_missing(config: DistillLDM) -> None:
+    with pytest.raises(UserError, match=r"ldm/other/config\.json is missing: run jobs/train_ldm"):
+        distill_ldm(replace(config, ldm="other"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"objective": {"name": "epsilon"}}, "objective 'epsilon': only `flow` can be distilled"),
+        ({"objective": {"name": "v"}}, "objective 'v': only `flow` can be distilled"),
+        ({"objective": {"name": "average_velocity"}}, "is a student itself: pass --ldm NAME"),
+        ({"inputs": {"clips": "c11b5"}}, "was trained on pixels"),
+        ({"inputs": {"latents": "other"}}, r"other latents than .*\(other, now 1a7e47\)"),
+        ({"fingerprint": "0" * 16}, r"model\.safetensors is missing or does not match"),
+    ],
+)
+def test_a_teacher_that_cannot_be_distilled(
+    config: DistillLDM, changes: dict[str, Any], message: str
+) -> None:
+    change(config, **changes)
+    with pytest.raises(UserError, match=message):
+        distill_ldm(config)
+
+
+def test_missing_weights_of_the_teacher(config: DistillLDM) -> None:
+    Path(config.root, "ldm/base/model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"model\.safetensors is missing or .*train_ldm"):
+        distill_ldm(config)
+
+
+def test_a_student_knows_its_teacher(
+    config: DistillLDM, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    stages: list[Stage] = []
+    monkeypatch.setattr(page, "run_stage", lambda stage: stages.append(stage) or "done")
+    assert distill_ldm(config) == "done"
+    (stage,) = stages
+    teacher = json.loads(Path(config.root, "ldm/base/config.json").read_text())["fingerprint"]
+    assert stage.folder == str(tmp_path / "ldm/fast")
+    assert stage.inputs == {"ldm": teacher, "latents": "1a7e47"}
+    assert stage.lineage["teacher"] == {"name": "base", "fingerprint": teacher}
+    assert stage.parts == {"vqgan": str(tmp_path / "ldm/base/vqgan")}
+    assert stage.reads == (str(tmp_path / "ldm/base"),)
+    method = stage.method(config, World())
+    method.export(tmp_path / "out")
+    exported = json.loads((tmp_path / "out/config.json").read_text())
+    assert exported["classes"] == ["zero", "seven"]
+    assert exported["objective"]["name"] == "average_velocity"
+
+
+def test_other_teachers_give_other_students(config: DistillLDM, tmp_path: Path) -> None:
+    nets = []
+    for seed in (0, 1):
+        write_bundle(tmp_path / "ldm/base", seed=seed)
+        bundle = json.loads((tmp_path / "ldm/base/config.json").read_text())
+        nets.append(Teacher(str(tmp_path / "ldm/base"), bundle).net())
+    assert not (nets[0].first.weight == nets[1].first.weight).all()

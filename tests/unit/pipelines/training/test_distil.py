@@ -1,0 +1,150 @@
+"""A student: begins as its teacher, learns its average velocities, and samples in a few steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from pipelines.training.methods.distil import DistilMethod
+from pipelines.training.settings import DistillLDM
+from pipelines.training.world import World
+from tests.tiny import TOKENIZER
+from tests.trainings import DENOISER, INDEX, batch, teacher
+from vqvdm.checkpoint import load_state, save_model, save_state
+from vqvdm.errors import UserError
+from vqvdm.generator import VideoGenerator
+from vqvdm.tokenizer.vqgan import VQGAN
+
+
+def student(**changes: Any) -> DistilMethod:
+    config = DistillLDM(steps=10, batch_size=4, warmup=1, **changes)
+    return DistilMethod(config, World(), INDEX, teacher())
+
+
+def weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in state.items()}
+
+
+def test_a_student_begins_as_its_teacher() -> None:
+    method = student()
+    z, time, fps = torch.randn(4, 3, 2, 4, 4), torch.rand(4), torch.full((4,), 8.0)
+    classes = torch.tensor([0, 1, 2, 0])
+    said = method.teacher(z, time, classes, fps)
+    assert said.std() > 0.01
+    for length in (1.0, 0.25):
+        assert torch.equal(method.denoiser(z, time, classes, fps, torch.full((4,), length)), said)
+
+
+def test_only_the_student_learns() -> None:
+    method = student()
+    taught, before = weights(method.teacher.state_dict()), weights(method.denoiser.state_dict())
+    method.train_step(batch(), 0)
+    assert all(torch.equal(v, taught[k]) for k, v in method.teacher.state_dict().items())
+    moved = {k for k, v in method.denoiser.state_dict().items() if not torch.equal(v, before[k])}
+    assert "conditioning.interval.2.weight" in moved
+    assert "first.weight" in moved
+    assert all(p.grad is None for p in method.ema.average.parameters())
+
+
+def test_steps_take_turns_among_the_grids(monkeypatch: pytest.MonkeyPatch) -> None:
+    method, counts = student(intervals=8), []
+
+    def error(net: Any, batch: Any, draws: Any, count: int, dropout: float) -> Tensor:
+        counts.append(count)
+        return next(method.denoiser.parameters()).sum()
+
+    monkeypatch.setattr(method, "_error", error)
+    for step in range(16):
+        method.train_step(batch(), step)
+    assert counts == [8, 4, 8, 2, 8, 4, 8, 1] * 2
+
+
+def test_a_student_learns_every_grid() -> None:
+    method = student(lr=2e-3, ema_decay=0.5)
+    before = method.validate([batch()])
+    assert before.keys() == {"val/loss_1", "val/loss_2", "val/loss_4"}
+    for _ in range(6):
+        for step in range(10):
+            method.train_step(batch(), step)
+    after = method.validate([batch()])
+    assert all(after[name] < before[name] for name in before)
+
+
+def test_a_training_goes_on_bit_by_bit(tmp_path: Path) -> None:
+    undisturbed, resumed = student(), student()
+    for step in range(3):
+        undisturbed.train_step(batch(), step)
+    save_state(tmp_path / "state", undisturbed.state())
+    resumed.load(load_state(tmp_path / "state"))
+    for step in range(3, 6):
+        for method in (undisturbed, resumed):
+            method.train_step(batch(), step)
+    for net in ("denoiser", "ema"):
+        ours, theirs = resumed.state()[net], undisturbed.state()[net]
+        assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+@pytest.fixture(scope="module")
+def generator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VideoGenerator]:
+    folder = tmp_path_factory.mktemp("fast")
+    method = student(sampling_steps=2, guidance=3.0)
+    for step in range(4):
+        method.train_step(batch(), step)
+    method.export(folder)
+    save_model(folder / "vqgan", VQGAN(TOKENIZER), {"model": asdict(TOKENIZER)})
+    yield VideoGenerator.load(folder)
+
+
+def test_a_bundle_samples_in_a_few_steps(generator: VideoGenerator) -> None:
+    assert generator.denoiser.config == DENOISER
+    assert generator.metadata["objective"] == {
+        "name": "average_velocity",
+        "intervals": 4,
+        "guidance": 3.0,
+        "guidance_interval": [0.0, 1.0],
+    }
+    asked = []
+    generator.denoiser.register_forward_pre_hook(
+        lambda _, inputs: asked.append([len(inputs[0]), inputs[1][0].item(), inputs[4][0].item()])
+    )
+    videos = {steps: generator.sample(["a", None], 8.0, steps=steps) for steps in (1, 2, 4)}
+    # One evaluation a step, of two clips: time, and the time that it spans.
+    assert asked[:3] == [[2, 1.0, 1.0], [2, 1.0, 0.5], [2, 0.5, 0.5]]
+    assert asked[3:] == [[2, time, 0.25] for time in (1.0, 0.75, 0.5, 0.25)]
+    default = generator.sample(["a", None], 8.0)
+    assert np.array_equal(default, videos[2])
+    assert not np.array_equal(default, videos[4])
+    assert np.array_equal(generator.sample(["a", None], 8.0, guidance=7.0), default)
+
+
+def test_what_a_student_cannot_do_is_said(generator: VideoGenerator) -> None:
+    with pytest.raises(UserError, match=r"steps is 3: .* 1, 2 or 4 steps"):
+        generator.sample(["a"], 8.0, steps=3)
+    with pytest.raises(UserError, match="use one of: euler"):
+        generator.sample(["a"], 8.0, sampler="heun")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "base"}, "--name base is the teacher's"),
+        ({"intervals": 6}, "--intervals 6: give a power of two"),
+        ({"intervals": 1}, "--intervals 1: give a power of two"),
+        ({"teacher_steps": 0}, "--teacher-steps must be at least 1"),
+        ({"class_dropout": 1.5}, "--class-dropout 1.5"),
+        ({"sampling_steps": 8}, "steps is 8: .* 1, 2 or 4 steps"),
+        ({"guidance": -1.0}, "guidance is -1.0"),
+        ({"guidance_interval": (0.8, 0.2)}, "guidance_interval"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], message: str) -> None:
+    DistillLDM().check()
+    with pytest.raises(UserError, match=message):
+        DistillLDM(**changes).check()
