@@ -86,7 +86,7 @@ def demo() -> Preset:
             batch_size=16,
             lr=1e-3,
             warmup=20,
-            ema_decay=0.99,
+            ema_decay=0.98,
             log_every=20,
             validate_every=100,
             checkpoint_every=100,

@@ -22,6 +22,7 @@ CASES = {
     "no vqgan": (("encode_latents",), "run jobs/shard_videos.py"),
     "no latents": (("train_ldm",), "run jobs/train_vqgan.py"),
     "no model": (("sample",), "run jobs/train_ldm.py"),
+    "no teacher": (("distill_ldm",), "run jobs/train_ldm.py"),
     "no model to evaluate": (("evaluate",), "run jobs/shard_videos.py"),
     "unknown metric": (("evaluate", "--metrics", "psmr"), "choose from"),
     "bad rate": (("shard_videos", "--fps", "fast"), "8,16"),
