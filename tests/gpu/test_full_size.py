@@ -12,7 +12,13 @@ import torch
 from torch import nn
 
 from benchmarks.memory import random_batch
-from benchmarks.sizes import STATE_BYTES, denoiser_size, latent_shape, tokenizer_size
+from benchmarks.sizes import (
+    Size,
+    denoiser_size,
+    discriminators_size,
+    latent_shape,
+    tokenizer_size,
+)
 from pipelines.recipes.presets import PRESETS, Preset
 from pipelines.training.methods.base import Method
 from pipelines.training.methods.ldm import LDMMethod
@@ -55,13 +61,13 @@ def world_of(config: TrainJob, device: torch.device, rehearsal: bool, compiled: 
     return World(device=device, dtype=dtype, compiled=compiled, backend=backend)
 
 
-def parts(device: torch.device, parameters: int, saved_bytes: int, batch_size: int) -> int:
-    """Parts in which a batch fits into the memory of a GPU, as `--accumulate`; estimated for
-    fp32, as discriminators come on top."""
+def parts(device: torch.device, nets: list[Size], batch_size: int) -> int:
+    """Parts in which a batch fits into the memory of a GPU, as `--accumulate`; what is kept is
+    estimated for fp32."""
     if device.type != "cuda":
         return 1
-    room = 0.8 * torch.cuda.mem_get_info(device)[0]
-    room -= STATE_BYTES * parameters
+    room = 0.8 * torch.cuda.mem_get_info(device)[0] - sum(net.state_bytes for net in nets)
+    saved_bytes = sum(net.saved_bytes for net in nets)
     return next(n for n in (1, 2, 4, 8, 16, 32) if batch_size / n * saved_bytes < room)
 
 
@@ -111,8 +117,8 @@ def test_the_generator(preset: str, compiled: bool, device: torch.device, rehear
         pytest.skip("compiling is rehearsed in test_compiled.py")
     recipe = small(PRESETS[preset]()) if rehearsal else PRESETS[preset]()
     config = replace(recipe.train_ldm, steps=5 if rehearsal else STEPS)
-    shape, size = latent_shape(recipe), denoiser_size(recipe)
-    in_parts = parts(device, size.parameters, size.saved_bytes, config.batch_size)
+    shape = latent_shape(recipe)
+    in_parts = parts(device, [denoiser_size(recipe)], config.batch_size)
     config = replace(config, accumulate=in_parts)
     data = {"shape": shape, "classes": CLASSES, "fps": [25.0], "mean": [0.0] * 3, "std": [1.0] * 3}
     world = world_of(config, device, rehearsal, compiled)
@@ -129,8 +135,8 @@ def test_the_tokenizer_and_its_discriminators(
     recipe = small(PRESETS[preset]()) if rehearsal else PRESETS[preset]()
     config, spec = recipe.train_vqgan, recipe.shard_videos
     config = replace(config, steps=5 if rehearsal else STEPS)
-    size = tokenizer_size(recipe)
-    in_parts = parts(device, size.parameters, size.saved_bytes, config.batch_size)
+    nets = [tokenizer_size(recipe), discriminators_size(recipe)]
+    in_parts = parts(device, nets, config.batch_size)
     config = replace(config, accumulate=in_parts)
     world = world_of(config, device, rehearsal, compiled)
     inputs = {"clip": (spec.frames, spec.size, spec.size)}

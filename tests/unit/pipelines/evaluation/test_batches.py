@@ -78,6 +78,7 @@ CHANGES: dict[str, tuple[Any, bool]] = {
     "gpus_per_worker": (0.5, False),
     "ldm": ("the same under another name", False),
     "steps": (7, True),
+    "default_steps": (7, True),
     "sampler": ("euler", True),
     "guidance": (3.0, True),
     "guidance_interval": ((0.1, 0.9), True),
@@ -110,6 +111,7 @@ def keys(
 ) -> dict[str, list[str]]:
     """The keys of the same four samples, and of the same two reconstructions."""
     bundle = {"classes": CLASSES}
+    config = config.for_model(bundle)
     inputs = Inputs(config, bundle, {}, model, tokenizer, False, None, None, None)
     samples = sample_batches(inputs, SPEC, REQUESTS, 0, devices or Devices())
     refs = [ClipRef("a", "v", 0), ClipRef("a", "v", 1)]
