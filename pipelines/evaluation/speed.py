@@ -19,7 +19,7 @@ from pipelines.cluster.devices import Devices
 from pipelines.evaluation.settings import Evaluate
 from pipelines.sampling.worker import SamplingWorker
 from vqvdm.diffusion.objectives import ObjectiveName
-from vqvdm.diffusion.samplers import SamplingOptions
+from vqvdm.diffusion.samplers import SAMPLERS, SamplingOptions
 from vqvdm.generator import VideoGenerator
 
 SINGLE: dict[ObjectiveName, str] = {"flow": "euler", "v": "ddim", "epsilon": "ddim"}
@@ -54,7 +54,8 @@ def time_sampling(config: Evaluate, devices: Devices) -> dict[str, Any]:
     options = replace(config.options, steps=steps)
     z = generator.sample_latents([label], fps, options=options)
     by_steps = per_100(options)
-    single = SINGLE[generator.metadata["objective"]["name"]]
+    objective: ObjectiveName = generator.metadata["objective"]["name"]
+    single = SINGLE[objective]
     by_evaluations = per_100(SamplingOptions(steps, 1.0, single))
     decode = seconds(lambda: generator.vqgan.decode(z).cpu())
     return {
@@ -69,7 +70,7 @@ def time_sampling(config: Evaluate, devices: Devices) -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if worker.device.type == "cuda" else "CPU",
         "threads": local_cpus(),
         "guidance": config.guidance,
-        "sampler": config.sampler or "the model's best",
+        "sampler": config.sampler or next(iter(SAMPLERS[objective])),
         "batch": 1,
     }
 
