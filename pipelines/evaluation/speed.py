@@ -18,11 +18,13 @@ from pipelines.cluster.cores import local_cpus
 from pipelines.cluster.devices import Devices
 from pipelines.evaluation.settings import Evaluate
 from pipelines.sampling.worker import SamplingWorker
-from vqvdm.diffusion.objectives import ObjectiveName
+from vqvdm.diffusion.objectives import Predicted
 from vqvdm.diffusion.samplers import SAMPLERS, SamplingOptions
 from vqvdm.generator import VideoGenerator
 
-SINGLE: dict[ObjectiveName, str] = {"flow": "euler", "v": "ddim", "epsilon": "ddim"}
+SINGLE: dict[Predicted, str] = {
+    "flow": "euler", "v": "ddim", "epsilon": "ddim", "average_velocity": "euler",
+}  # fmt: skip
 """Samplers of one evaluation a step."""
 
 
@@ -36,7 +38,8 @@ def time_sampling(config: Evaluate, devices: Devices) -> dict[str, Any]:
     fps = float(generator.metadata["fps"][0])
     assert config.steps is not None  # resolved for this bundle
     # A distilled model takes some numbers of steps only.
-    steps = config.steps if "sampling_steps" in generator.metadata else min(10, config.steps)
+    distilled = "sampling_steps" in generator.metadata
+    steps = config.steps if distilled else min(10, config.steps)
 
     def seconds(work: Any) -> list[float]:
         work()  # the first time is slower
@@ -54,7 +57,7 @@ def time_sampling(config: Evaluate, devices: Devices) -> dict[str, Any]:
     options = replace(config.options, steps=steps)
     z = generator.sample_latents([label], fps, options=options)
     by_steps = per_100(options)
-    objective: ObjectiveName = generator.metadata["objective"]["name"]
+    objective: Predicted = generator.metadata["objective"]["name"]
     single = SINGLE[objective]
     by_evaluations = per_100(SamplingOptions(steps, 1.0, single))
     decode = seconds(lambda: generator.vqgan.decode(z).cpu())
@@ -62,7 +65,9 @@ def time_sampling(config: Evaluate, devices: Devices) -> dict[str, Any]:
         "speed/seconds_per_100_steps": float(np.mean(by_steps)),
         "speed/seconds_per_100_steps_std": float(np.std(by_steps)),
         "speed/evaluations_per_100_steps": float(
-            evaluations(generator, replace(config.options, steps=100))
+            evaluations(generator, options) * 100 / steps
+            if distilled
+            else evaluations(generator, replace(config.options, steps=100))
         ),
         "speed/seconds_per_100_evaluations": float(np.mean(by_evaluations)),
         "speed/seconds_per_100_evaluations_std": float(np.std(by_evaluations)),

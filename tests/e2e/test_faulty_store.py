@@ -43,7 +43,8 @@ def without_ray(patch: pytest.MonkeyPatch) -> None:
 
     def on_workers(work: Any, plans: Any, config: Any, **columns: Any) -> Iterator[tuple]:
         for plan in plans:
-            yield plan, work({"plan": plan, "retry": config.retry_failed, **columns})
+            asked = {"retry": config.retry_failed, "verify": config.verify}
+            yield plan, work({"plan": plan, **asked, **columns})
 
     def on_actors(actor: Any, rows: list[dict], pool: Any) -> Iterator[dict]:
         config = pool.config

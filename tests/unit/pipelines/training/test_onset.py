@@ -17,6 +17,8 @@ from pipelines.training.world import World
 from vqvdm.checkpoint import load_state, save_state
 
 STEPS, ONSET, RESTART = 6, 3, 4
+FRAMES = 8
+"""As few as the deepest discriminators take."""
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 TOKENIZERS = {
     PRESETS[name]().train_vqgan.model: name
@@ -65,7 +67,7 @@ def recipe(preset: str, accumulate: int, **loss: float) -> TrainVQGAN:
 
 def clips(step: int) -> Batch:
     generator = torch.Generator().manual_seed(step)
-    video = torch.randint(0, 256, (2, 4, 32, 32, 3), dtype=torch.uint8, generator=generator)
+    video = torch.randint(0, 256, (2, FRAMES, 32, 32, 3), dtype=torch.uint8, generator=generator)
     return Batch(["a", "b"], {"video": video})
 
 
