@@ -122,8 +122,9 @@ def test_codes(cosine: bool, device: torch.device) -> None:
 
 def bundle_of(folder: Path, objective: str) -> Path:
     bundle = write_tokenised(folder)
-    metadata = load_config(bundle) | {"objective": {"name": objective}}
-    net = UNet(UNetConfig(width=16, multipliers=(1, 2), depths=(1, 1), head_width=8), 3, 2)
+    metadata = load_config(bundle) | {"objective": {"name": objective, "intervals": 4}}
+    config = UNetConfig(width=16, multipliers=(1, 2), depths=(1, 1), head_width=8)
+    net = UNet(config, 3, 2, intervals=objective == "average_velocity")
     torch.manual_seed(0)
     save_model(bundle, spoken(net), metadata | {"model": vars(net.config)})
     return bundle

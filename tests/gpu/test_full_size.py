@@ -38,7 +38,7 @@ def small(preset: Preset) -> Preset:
     vqgan, ldm = preset.train_vqgan, preset.train_ldm
     return replace(
         preset,
-        shard_videos=replace(preset.shard_videos, frames=4, size=32),
+        shard_videos=replace(preset.shard_videos, frames=8, size=32),
         train_vqgan=replace(
             vqgan, steps=5, batch_size=2, discriminator=replace(vqgan.discriminator, width=8),
             model=replace(
