@@ -13,7 +13,7 @@ import pytest
 
 from pipelines.training.checkpoints import consumed
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 REPOSITORY = Path(__file__).parents[2]
 TRAINING = """
 import sys
