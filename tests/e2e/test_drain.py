@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 
+from tests.e2e.own_cluster import run_script
+
 pytestmark = pytest.mark.e2e
-REPOSITORY = Path(__file__).parents[2]
 
 TRAINING = """
 import subprocess
@@ -90,20 +88,7 @@ STEPS = 60
 
 def test_a_drained_node_costs_no_step() -> None:
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-        environment |= {
-            "RAY_TMPDIR": folder,
-            "RAY_AUTH_MODE": "disabled",
-            "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
-            "PYTHONPATH": str(REPOSITORY),
-        }
-        done = subprocess.run(
-            [sys.executable, "-c", TRAINING, folder, str(STEPS)],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=240,
-        )
+        done = run_script(TRAINING, folder, STEPS, timeout_s=240)
         assert done.returncode == 0, done.stdout + done.stderr
         lines = [Path(folder, f"rank-{rank}").read_text().splitlines() for rank in range(2)]
     assert "away: saving first" in done.stdout

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 
 from pipelines.training.checkpoints import consumed
+from tests.e2e.own_cluster import run_script
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
-REPOSITORY = Path(__file__).parents[2]
 TRAINING = """
 import sys
 import threading
@@ -93,20 +90,7 @@ STEPS, SIZES = 100, [1, 2, 1]
 
 def test_workers_come_and_go() -> None:
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-        environment |= {
-            "RAY_TMPDIR": folder,
-            "RAY_AUTH_MODE": "disabled",
-            "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
-            "PYTHONPATH": str(REPOSITORY),
-        }
-        done = subprocess.run(
-            [sys.executable, "-c", TRAINING, folder, str(STEPS), *map(str, SIZES)],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=200,
-        )
+        done = run_script(TRAINING, folder, STEPS, *SIZES, timeout_s=200)
         assert done.returncode == 0, done.stdout + done.stderr
         noted = [line.split() for line in Path(folder, "rank-0").read_text().splitlines()]
         keys = consumed(f"{folder}/trained")

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 
+from tests.e2e.own_cluster import REPOSITORY, run_script
+
 pytestmark = pytest.mark.e2e
-REPOSITORY = Path(__file__).parents[2]
 
 # Python runs this first: on the worker's node no SQLite file can be opened.
 NO_DATABASE = """
@@ -66,20 +64,7 @@ def test_the_driver_logs_for_a_worker_on_another_node() -> None:
         node = Path(folder, "node")
         node.mkdir()
         (node / "sitecustomize.py").write_text(NO_DATABASE)
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-        environment |= {
-            "RAY_TMPDIR": folder,
-            "RAY_AUTH_MODE": "disabled",
-            "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
-            "PYTHONPATH": str(REPOSITORY),
-        }
-        done = subprocess.run(
-            [sys.executable, "-c", TRAINING, folder, f"{node}:{REPOSITORY}"],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=240,
-        )
+        done = run_script(TRAINING, folder, f"{node}:{REPOSITORY}", timeout_s=240)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert "running on the CPU: one worker on 1 cores; the cluster has no GPU" in lines

@@ -39,6 +39,7 @@ class Clips(NamedTuple):
 class DenoiserMethod(ABC):
     """A U-Net on normalised latents, its optimiser and the average of its weights."""
 
+    config: TrainJob
     PREVIEW_STEPS: int
     """Sampling steps of a preview."""
 
@@ -52,8 +53,7 @@ class DenoiserMethod(ABC):
     ) -> None:
         """`data` is the index of the latents: shape, classes, mean and std of each channel, and
         whether they are pixels. `vqgan` is where the VQGAN lies that decodes previews."""
-        self.world, self.data, self.vqgan = world, data, vqgan
-        self.job = config
+        self.config, self.world, self.data, self.vqgan = config, world, data, vqgan
         self._generator: VideoGenerator | None = None
         self.denoiser = world.place(net)
         self.ema = EMA(self.denoiser, config.ema_decay)
@@ -92,15 +92,15 @@ class DenoiserMethod(ABC):
         return Clips(z, classes, tensors["fps"])
 
     def train_step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
-        parts = batch.split(self.job.accumulate)
+        parts = batch.split(self.config.accumulate)
         metrics = []
         for index, part in enumerate(parts):
-            draws = Draws(self.world, self.job.seed, step, index, len(parts))
+            draws = Draws(self.world, self.config.seed, step, index, len(parts))
             with self.world.collecting(self._ddp, last=index == len(parts) - 1):
                 loss = self.loss(self._ddp, part, draws, step)
                 self.optimiser.backward(loss / len(parts))
             metrics.append({"loss": loss})
-        step_together((self.optimiser, scheduled_lr(step, self.job)))
+        step_together((self.optimiser, scheduled_lr(step, self.config)))
         self.ema.update(self.denoiser, step)
         return mean_over_parts(metrics) | self.optimiser.metrics()
 
@@ -118,7 +118,7 @@ class DenoiserMethod(ABC):
             self._generator = VideoGenerator(self.ema.average, vqgan, self.about())
         classes = (list[str | None](self.data["classes"]) or [None])[:PREVIEWS]
         videos = self._generator.sample(
-            classes, self.data["fps"][0], steps=self.PREVIEW_STEPS, seed=self.job.seed
+            classes, self.data["fps"][0], steps=self.PREVIEW_STEPS, seed=self.config.seed
         )
         return rearrange(videos, "b t h w c -> t h (b w) c")
 

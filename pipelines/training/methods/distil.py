@@ -20,8 +20,11 @@ from pipelines.training.settings import DistillLDM
 from pipelines.training.world import Draws, World
 from vqvdm.checkpoint import as_config, load_weights
 from vqvdm.diffusion.average_velocity import by_halves, by_steps, grids, guided_velocity
-from vqvdm.diffusion.objectives import drop_classes
+from vqvdm.diffusion.objectives import ObjectiveConfig, add_noise, drop_classes
 from vqvdm.diffusion.unet import UNet, UNetConfig
+
+FLOW = ObjectiveConfig("flow")
+"""What every teacher was trained with."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,8 @@ class DistilMethod(DenoiserMethod):
     of the others the next one, and so on.
     """
 
+    config: DistillLDM
+
     def __init__(
         self,
         config: DistillLDM,
@@ -67,7 +72,7 @@ class DistilMethod(DenoiserMethod):
         vqgan: str | None = None,
     ) -> None:
         """`data` and `vqgan` as of `DenoiserMethod`."""
-        self.config, self.PREVIEW_STEPS = config, config.sampling_steps
+        self.PREVIEW_STEPS = config.sampling_steps
         torch.manual_seed(config.seed)
         net = UNet(teacher.config, data["shape"][0], teacher.num_classes, intervals=True)
         missing, _ = net.load_state_dict(teacher.state_dict(), strict=False)
@@ -86,8 +91,7 @@ class DistilMethod(DenoiserMethod):
         noise = draws.normal(rows, *data.shape[1:])
         time_B = ((draws.uniform(rows) * count).floor() + 1) * length
         classes = drop_classes(classes, draws.uniform(rows), dropout, no_class)
-        time = time_B[:, None, None, None, None]
-        z = (1 - time) * data + time * noise
+        z = add_noise(FLOW, data, noise, time_B).z_BCTHW
 
         def average(z_BCTHW: Tensor, time_B: Tensor, length: float) -> Tensor:
             interval_B = torch.full_like(time_B, length)

@@ -27,6 +27,7 @@ from vqvdm.tokenizer.pixels import PIXELS, Pixels
 class LDMMethod(DenoiserMethod):
     """A denoiser on normalised latents, class dropped at random."""
 
+    config: TrainLDM
     PREVIEW_STEPS = 8
 
     def __init__(
@@ -37,7 +38,6 @@ class LDMMethod(DenoiserMethod):
         vqgan: str | None = None,
     ) -> None:
         """`data` and `vqgan` as of `DenoiserMethod`."""
-        self.config = config
         torch.manual_seed(config.seed)
         net = UNet(config.model, data["shape"][0], len(data["classes"]))
         super().__init__(config, world, data, net, vqgan)
