@@ -11,7 +11,7 @@ import pytest
 from pipelines.training.checkpoints import consumed
 from tests.e2e.own_cluster import run_script
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = pytest.mark.e2e
 TRAINING = """
 import sys
 import threading
