@@ -40,5 +40,5 @@ def connect_to(proxy: S3Proxy, patch: pytest.MonkeyPatch) -> None:
     patch.setenv("AWS_MAX_ATTEMPTS", str(ATTEMPTS))
     patch.setattr(ExponentialBackoff, "delay_amount", lambda *_: 0.01)
     patch.setattr(object_store, "PAUSE_S", 0.01)
-    # Connections are kept from one test to the next, with the address they had.
+    # Connections are kept from one test to the next, with the sizes of blocks that they had.
     S3FileSystem.clear_instance_cache()

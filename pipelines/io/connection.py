@@ -19,6 +19,8 @@ from vqvdm.errors import UserError
 
 ATTEMPTS = 3
 """How often s3fs makes a request, each with the retries of botocore."""
+_settings: dict[str, str] = {}
+"""The variables with which the file systems of S3 were opened that fsspec keeps."""
 
 
 def is_local(uri: str) -> bool:
@@ -45,6 +47,7 @@ def connect(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
                 "AWS_REQUEST_CHECKSUM_CALCULATION", "when_required"
             ),
         }
+        _forget_other_settings()
         # `url_to_fs` would take "::" in a name for a chain of file systems.
         fs = fsspec.filesystem("s3", **options)
         fs.retries = ATTEMPTS
@@ -53,6 +56,18 @@ def connect(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
         return fsspec.core.url_to_fs(uri, **options)
     except ValueError as error:
         raise UserError(f"{uri} is of a kind that fsspec does not support: {error}") from error
+
+
+def _forget_other_settings() -> None:
+    """Let a process whose credentials or endpoint were set anew go on with the new ones.
+
+    fsspec keeps open file systems by their options, and these come from the environment.
+    """
+    now = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    if now != _settings:
+        fsspec.get_filesystem_class("s3").clear_instance_cache()
+        _settings.clear()
+        _settings.update(now)
 
 
 @contextmanager

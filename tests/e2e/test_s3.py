@@ -17,8 +17,6 @@ def connected(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("ACCESS_KEY_ID", KEY), ("SECRET_ACCESS_KEY", SECRET)):
         monkeypatch.setenv(f"AWS_{name}", value)
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
-    # Connections are kept from one test to the next, with the address they had.
-    monkeypatch.setattr("fsspec.config.conf", {"s3": {"skip_instance_cache": True}})
 
 
 @pytest.mark.e2e

@@ -72,7 +72,6 @@ def test_planted_secrets_are_found_nowhere(
         }
         for name, value in mine.items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setattr("fsspec.config.conf", {"s3": {"skip_instance_cache": True}})
         video = np.random.default_rng(0).integers(0, 256, (32, 64, 64, 3), np.uint8)
         write_file(tmp_path / "v.mp4", video, 16.0)
         for name in ("a/1", "a/2", "b/1"):

@@ -275,3 +275,21 @@ def test_parts_of_the_largest_file() -> None:
         assert 5 * MB <= part <= 5 << 30 and part * 10_000 >= size
     with pytest.raises(UserError):
         object_store.part_bytes((5 << 40) + 1)
+
+
+def test_a_store_that_is_set_anew_is_the_one_that_is_used(
+    store: S3Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A notebook that corrects its endpoint or its credentials need not be started again."""
+    storage.publish_bytes(b"first", f"{ROOT}/file")
+    with faulty_store(tmp_path / "other") as other:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", other.endpoint)
+        assert not storage.exists(f"{ROOT}/file")
+        storage.publish_bytes(b"second", f"{ROOT}/file")
+        assert storage.read_bytes(f"{ROOT}/file") == b"second"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", store.endpoint)
+    assert storage.read_bytes(f"{ROOT}/file") == b"first"
+    opened = connection.connect(ROOT)[0]
+    assert connection.connect(ROOT)[0] is opened
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "something else")
+    assert connection.connect(ROOT)[0] is not opened
