@@ -13,9 +13,30 @@ import mlflow.models
 import mlflow.pyfunc
 import numpy as np
 import pandas as pd
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
 DEVICE = "VQVDM_DEVICE"
 """Environment variable: cpu, cuda or cuda:1; by default the GPU, where there is one."""
+MOST_VIDEOS = "VQVDM_MAX_VIDEOS"
+"""Environment variable: the most videos of one request, which are in memory at once; 64 by
+default."""
+BOUNDS = {"steps": (1, 1000), "guidance": (0, 100), "fps": (0.1, 1000)}
+"""The least and the most of each number of a request: beyond them a server is busy for hours, or
+numbers overflow."""
+
+
+class RequestError(MlflowException):
+    """A request that is refused: the server answers 400 with the one line, and without the rows
+    of the request, which MLflow puts before it."""
+
+    def __init__(self, line: str) -> None:
+        super().__init__(line, INVALID_PARAMETER_VALUE)
+        self.line = line
+
+    def serialize_as_json(self) -> str:
+        self.message = self.line
+        return super().serialize_as_json()
 
 
 class GeneratorModel(mlflow.pyfunc.PythonModel):  # type: ignore[name-defined]
@@ -35,10 +56,23 @@ class GeneratorModel(mlflow.pyfunc.PythonModel):  # type: ignore[name-defined]
         """A table with the columns `class` (empty for any) and `fps` to uint8 (N, T, H, W, 3).
 
         `params` may hold steps, guidance and seed. Rows of one frame rate are sampled together;
-        a video depends only on its row, the row's position and the seed.
+        a video depends only on its row, the row's position and the seed. `RequestError` for too
+        many rows or steps, and for what the model cannot do.
         """
+        from vqvdm.errors import UserError
+
         params = params or {}
-        classes = [name or None for name in model_input["class"].tolist()]
+        check_request(model_input["fps"], params)
+        try:
+            return self.sample(model_input, params)
+        except UserError as error:
+            raise RequestError(str(error)) from error
+
+    def sample(self, model_input: pd.DataFrame, params: dict[str, Any]) -> np.ndarray:
+        """As `predict`, of a request within bounds."""
+        # The column may be left out, and what is empty in it comes as None or as not a number.
+        names = model_input["class"] if "class" in model_input else [None] * len(model_input)
+        classes = [None if pd.isna(name) or name == "" else str(name) for name in names]
         rates = model_input["fps"].to_numpy(float)
         seed = int(params.get("seed", 0))
         videos: dict[int, np.ndarray] = {}
@@ -53,6 +87,22 @@ class GeneratorModel(mlflow.pyfunc.PythonModel):  # type: ignore[name-defined]
             )
             videos |= dict(zip(rows, made, strict=True))
         return np.stack([videos[row] for row in range(len(rates))])
+
+
+def check_request(fps: pd.Series, params: dict[str, Any]) -> None:
+    """`RequestError` for too many videos, or none, and for numbers out of bounds."""
+    most = int(os.environ.get(MOST_VIDEOS) or 64)
+    if not 1 <= len(fps) <= most:
+        raise RequestError(
+            f"{len(fps)} videos in one request: send 1 to {most}, or set {MOST_VIDEOS} where the "
+            "server is started"
+        )
+    numbers = [("fps", rate) for rate in fps] + list(params.items())
+    for name, number in numbers:
+        low, high = BOUNDS.get(name, (-np.inf, np.inf))
+        if number is not None and not low <= number <= high:
+            shown = f"{number}"[:20]
+            raise RequestError(f"{name} is {shown}: it must be between {low} and {high}")
 
 
 mlflow.models.set_model(GeneratorModel())

@@ -1,5 +1,6 @@
 """Versions in a real MLflow registry: served without a pickle, and one of them the champion."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ import pytest
 from mlflow import pyfunc
 from mlflow.exceptions import MlflowException
 from mlflow.models import get_model_info
+from mlflow.pyfunc import scoring_server
 from mlflow.tracking import MlflowClient
+from starlette.testclient import TestClient
 
 from pipelines.sampling.settings import Sample
 from pipelines.tracking import registry
@@ -100,6 +103,54 @@ def test_the_model_predicts_what_the_bundle_does(
     assert model.predict(model.input_example, params={"steps": 1}).shape == (1, 16, 32, 32, 3)
     with pytest.raises(MlflowException):  # the signature is enforced
         model.predict(pd.DataFrame({"speed": [1.0]}))
+
+
+ROW = {"class": "zero", "fps": 8.0}
+REFUSED: list[tuple[list[Any], dict[str, Any], str]] = [
+    ([ROW] * 1_000_000, {}, "1000000 videos in one request: send 1 to 64"),
+    ([{"class": "nine", "fps": 8.0}], {}, "unknown class 'nine': Classes: zero, seven"),
+    ([{"class": 5, "fps": 8.0}], {}, "unknown class '5'"),
+    ([{"class": "zero", "fps": "eight"}], {}, "could not convert string to float: 'eight'"),
+    ([{"class": "zero", "fps": None}], {}, "fps is nan: it must be between 0.1 and 1000"),
+    ([{"class": "zero", "fps": -8}], {}, "fps is -8.0: it must be"),
+    ([ROW, {"class": "zero", "fps": 1e300}], {}, "fps is 1e+300: it must be"),
+    ([{"class": "zero"}], {}, "missing inputs ['fps']"),
+    ([], {}, "missing inputs ['fps']"),
+    ([ROW], {"steps": -1}, "steps is -1: it must be between 1 and 1000"),
+    ([ROW], {"steps": 1_000_000}, "steps is 1000000: it must be"),
+    ([ROW], {"steps": 10**400}, "steps is 10000000000000000000: it must be"),
+    ([ROW], {"steps": "many"}, "for value `many`"),
+    ([ROW], {"steps": 1.5}, "for value `1.5`"),
+    ([ROW], {"guidance": -1.0}, "guidance is -1.0: it must be between 0 and 100"),
+    ([ROW], {"guidance": 1e300}, "guidance is 1e+300: it must be"),
+    ([ROW], {"guidance": float("nan")}, "guidance is nan: it must be"),
+]
+
+
+def test_a_server_refuses_the_absurd_and_says_why(
+    run: Run, bundles: list[Path], tmp_path: Path
+) -> None:
+    register(run, str(tmp_path), str(bundles[0]))
+    model = pyfunc.load_model(f"models:/{model_name(str(tmp_path))}/1")
+    server = TestClient(scoring_server.init(model))
+
+    def ask(rows: list[Any], params: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        body = json.dumps({"dataframe_records": rows, "params": params})
+        kind = {"Content-Type": "application/json"}
+        answer = server.post("/invocations", content=body, headers=kind)
+        return answer.status_code, answer.json()
+
+    for rows, params, why in REFUSED:
+        status, answer = ask(rows, params)
+        assert status == 400, (params, answer)
+        assert why in answer["message"]
+        assert "stack_trace" not in answer
+        if "it must be" in why or "class" in why or "in one request" in why:
+            assert "\n" not in answer["message"] and "Failed to predict" not in answer["message"]
+    # Any class is meant where none is given.
+    made = [ask([row], {"steps": 1}) for row in ({"fps": 8.0}, {"fps": 8.0, "class": None})]
+    assert [status for status, _ in made] == [200, 200]
+    assert made[0] == made[1]
 
 
 def test_only_a_better_model_takes_over(run: Run, bundles: list[Path], tmp_path: Path) -> None:
