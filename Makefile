@@ -9,7 +9,7 @@ AT_ONCE := -n 2 --dist loadfile
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast chaos bench gpu guard sizes lint up down ui
+.PHONY: help demo test test-fast audit chaos bench gpu guard sizes lint up down ui
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,6 +33,17 @@ chaos: .venv/.installed  ## kill workers, drivers, nodes and the S3 server of ru
 bench: .venv/.installed  ## measure against other tools; writes benchmarks/results.json
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m benchmarks
+
+audit: .venv/.installed  ## list of parts and licences; known vulnerabilities, which takes a network
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[audit,bench,dev,games]'
+	@mkdir -p runs
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-file runs/sbom.json $(BIN)/python
+	@printf '# Licences of the dependencies\n\n%s\n\n' \
+	    'What the pinned packages state, as `make audit` lists it; what it means is in [licences.md](licences.md).' \
+	    >docs/third-party.md
+	$(BIN)/pip-licenses --packages $$(sed 's/==.*//' constraints.txt) --with-system --no-version --format=markdown \
+	    >>docs/third-party.md
+	$(BIN)/pip-audit --strict --disable-pip --no-deps -r constraints.txt
 
 gpu: .venv/.installed  ## tests and figures of a GPU, nine minutes, into runs/gpu
 	PYTHON=$(BIN)/python tests/gpu/run.sh
