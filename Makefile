@@ -35,7 +35,7 @@ bench: .venv/.installed  ## measure against other tools; writes benchmarks/resul
 	$(BIN)/python -m benchmarks
 
 audit: .venv/.installed  ## list of parts and licences; known vulnerabilities, which takes a network
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[audit,bench,dev,games]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[audit,bench,dev,games,server]'
 	@mkdir -p runs
 	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-file runs/sbom.json $(BIN)/python
 	@printf '# Licences of the dependencies\n\n%s\n\n' \

