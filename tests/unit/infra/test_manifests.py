@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import botocore.session
 import pytest
 import yaml
+from botocore.validate import ParamValidator
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 ROOT = Path(__file__).parents[3]
@@ -52,8 +54,8 @@ def literal_secrets(node: Any) -> list[str]:
         name
         for name, value in settings(node)
         if SECRET_NAME.search(name)
-        # The name of a Kubernetes Secret, and whether a pod gets a token: not their content.
-        and name not in ("secretName", "automountServiceAccountToken")
+        # The name of a Kubernetes Secret, whether a pod gets a token, whether a node asks for one.
+        and name not in ("secretName", "automountServiceAccountToken", "HttpTokens")
         and not value.startswith(("~/", "/"))
         and re.search(r"\w", VARIABLE.sub("", value))
     ]
@@ -92,6 +94,38 @@ def test_env_example_leaves_secrets_empty() -> None:
 
 def test_ray_accepts_the_cluster_config() -> None:
     validate_config(prepare_config(*documents(CLUSTER)))
+
+
+def test_aws_accepts_the_nodes_of_the_cluster() -> None:
+    """By the model of EC2's own interface, to which Ray passes them on."""
+    model = botocore.session.get_session().get_service_model("ec2")
+    asked = model.operation_model("RunInstances").input_shape
+    for name, node in documents(CLUSTER)[0]["available_node_types"].items():
+        # Ray's launcher adds how many there are to be.
+        request = node["node_config"] | {"MinCount": 1, "MaxCount": 1}
+        report = ParamValidator().validate(request, asked)
+        assert not report.has_errors(), f"{name}: {report.generate_report()}"
+        assert node["node_config"]["MetadataOptions"]["HttpTokens"] == "required"
+        assert all(disk["Ebs"]["Encrypted"] for disk in node["node_config"]["BlockDeviceMappings"])
+
+
+def test_the_cluster_has_nodes_without_with_one_and_with_eight_gpus() -> None:
+    cluster = documents(CLUSTER)[0]
+    types = cluster["available_node_types"]
+    assert types.keys() == {"head", "cpu", "gpu-1", "gpu-8"}
+    workers = [node for name, node in types.items() if name != "head"]
+    assert all(node["min_workers"] == 0 for node in workers)
+    assert sum(node["max_workers"] for node in workers) == cluster["max_workers"]
+    assert cluster["idle_timeout_minutes"] > 0
+    # Work that is lost with a spot node is done again; the head's would not be.
+    market = {"MarketType": "spot"}
+    assert all(node["node_config"]["InstanceMarketOptions"] == market for node in workers)
+    assert "InstanceMarketOptions" not in types["head"]["node_config"]
+    terraform = "".join(path.read_text() for path in (ROOT / "infra/terraform").glob("*.tf"))
+    for node in types.values():
+        named = [node["node_config"]["IamInstanceProfile"]["Name"]]
+        named += [node["node_config"].get("Placement", {}).get("GroupName")]
+        assert all(f'"{name}"' in terraform for name in named if name)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The Terraform files: what they promise of the bucket, and that roles have no more than they need."""
+"""The Terraform files: what they promise of the bucket, and what the roles may do."""
 
 import re
 from pathlib import Path
@@ -72,8 +72,7 @@ def test_jobs_may_do_with_the_bucket_what_they_do_and_nothing_else() -> None:
 def test_the_head_starts_ends_and_tags_its_own_nodes_only() -> None:
     for statement in statements("autoscaler"):
         actions = set(statement["actions"])
-        if any("*" in action for action in actions):
-            raise AssertionError(f"{statement['sid']} allows more than it names")
+        assert not any("*" in action for action in actions), statement["sid"]
         if statement["resources"] == ["*"]:
             assert all(action.startswith("ec2:Describe") for action in actions)
         if actions & {"ec2:TerminateInstances", "ec2:CreateTags", "iam:PassRole"}:
