@@ -15,7 +15,8 @@ from typing import Any
 import ray
 
 from pipelines.cluster import tasks
-from pipelines.cluster.join import join_ray, set_up_ray_data
+from pipelines.cluster.devices import join_for_tasks
+from pipelines.cluster.join import set_up_ray_data
 from pipelines.demo.digits import digit_video, most_videos
 from pipelines.demo.games import game_video, require_ale
 from pipelines.demo.settings import DIGITS, GAMES, VAL_LIST, DemoVideos
@@ -56,7 +57,7 @@ def write_games(config: DemoVideos, videos: list[tuple[str, int]]) -> Iterator[i
         )
         return graph.iter_rows()
 
-    join_ray()
+    join_for_tasks()
     set_up_ray_data(ray.data.DataContext.get_current())
     rows = [{"label": label, "number": number} for label, number in videos]
     yield from (row["frames"] for row in tasks.done(rows, start))

@@ -85,7 +85,7 @@ def encode_latents(config: EncodeLatents) -> str:
     total = sum(len(marker.keys) for marker in sources)
     if found and not config.overwrite:
         wanted = spec_hash(origin, precision or config.precision, config.batch_size)
-        workspace.refuse_other(folder, found, wanted)
+        workspace.refuse_other(folder, found, wanted, _differing(folder, found, origin, config))
     request = replace(config.request(), at_most=len(sources))
     if config.dry_run:
         print(describe_devices(request))
@@ -110,6 +110,18 @@ def encode_latents(config: EncodeLatents) -> str:
         begin().metrics({f"latent/std_{c}": value for c, value in enumerate(index["std"])})
         begin().output(index["fingerprint"])
     return f"{total} latents of {'×'.join(map(str, shape))}"
+
+
+def _differing(folder: str, found: str, origin: Origin, config: EncodeLatents) -> str:
+    """What makes latents of other settings differ from those that are wanted, in words."""
+    before = (workspace.published(folder, "index.json") or {}).get("origin", {})
+    wanted = asdict(origin)
+    other = [words for name, words in audit.NAMES.items() if before.get(name) != wanted[name]]
+    if before and other:
+        return ", ".join(other)
+    if precision := begun_with(found, origin, config.batch_size):
+        return f"precision {precision} → {config.precision}"
+    return f"batch_size, now {config.batch_size}" if before else ""
 
 
 def precision_of(config: EncodeLatents, origin: Origin, found: str | None) -> Precision | None:

@@ -60,7 +60,8 @@ def evaluate(config: Evaluate) -> str:
     folder = config.workspace.eval(config.ldm)
     done = workspace.published(folder, "metrics.json")
     if done and not config.overwrite:
-        workspace.refuse_other(folder, done["recipe"], inputs.recipe)
+        differing = workspace.changed(done.get("settings", config.recipe()), config.recipe())
+        workspace.refuse_other(folder, done["recipe"], inputs.recipe, differing)
     if config.dry_run:
         chosen = config.chosen
         print(describe_devices(config.request()))

@@ -34,6 +34,8 @@ from pipelines.video.grid import grid
 from vqvdm.errors import UserError
 from vqvdm.generator import VideoGenerator
 
+SETTINGS = "settings.json"
+"""What the samples of a folder were made by."""
 GRID = 16, 8
 """Rows and columns of the grid at most."""
 
@@ -83,7 +85,7 @@ def sample(config: Sample) -> str:
         return f"would sample {len(requests)} videos of {len(classes)} classes into {folder}"
     done = published_rows(folder)
     if done and not config.overwrite:
-        workspace.refuse_other(folder, done[0]["recipe"], recipe)
+        refuse_other(config, folder, done[0]["recipe"], recipe, bundle["fingerprint"])
         verify_samples(folder, done)
         return f"{len(done)} videos are there already, verified"
     batches = [SampleBatch(folder, recipe, tuple(group)) for group in groups]
@@ -96,12 +98,23 @@ def sample(config: Sample) -> str:
         picture = grid_of(folder, requests)
         storage.publish_bytes(picture, storage.join(folder, "grid.gif"))
         run.bytes(picture, "samples/grid.gif")
+        made_by = {"settings": config.recipe(), "ldm": bundle["fingerprint"]}
+        storage.publish_json(made_by, storage.join(folder, SETTINGS))
         listing = "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows)
         storage.publish_bytes(listing.encode(), storage.join(folder, "samples.jsonl"))
-        published = [lock.NAME, "grid.gif", "samples.jsonl", *(row["file"] for row in rows)]
+        published = [lock.NAME, SETTINGS, "grid.gif", "samples.jsonl", *(r["file"] for r in rows)]
         storage.keep_only(folder, published)
         run.output(recipe)
     return f"{len(rows)} videos, {storage.join(folder, 'grid.gif')}"
+
+
+def refuse_other(config: Sample, folder: str, found: str, wanted: str, ldm: str) -> None:
+    """`UserError` names the settings, or the model, by which other samples fill the folder."""
+    before = workspace.published(folder, SETTINGS) or {}
+    differing = workspace.changed(before.get("settings", config.recipe()), config.recipe())
+    if not differing and before.get("ldm", ldm) != ldm:
+        differing = f"{config.ldm} has been trained anew"
+    workspace.refuse_other(folder, found, wanted, differing, "--output")
 
 
 def make_samples(config: Sample, batches: Sequence[SampleBatch], run: Run) -> Iterator[dict]:

@@ -23,7 +23,8 @@ import numpy as np
 import ray
 
 from pipelines.cluster import tasks
-from pipelines.cluster.join import join_ray, set_up_ray_data
+from pipelines.cluster.devices import join_for_tasks
+from pipelines.cluster.join import set_up_ray_data
 from pipelines.io import checksums, lock, storage, workspace
 from pipelines.io.markers import Marker, content_fingerprint, files_of, filled_with, shard_name
 from pipelines.io.progress import Progress
@@ -130,7 +131,7 @@ def on_workers(
     work: Callable[[dict], dict], plans: Plans, config: ShardVideos, **columns: Any
 ) -> Iterator[tuple[ShardPlan, dict]]:
     """Run a task on each plan; yields plans and results in the order of completion."""
-    join_ray()
+    join_for_tasks()
     set_up_ray_data(ray.data.DataContext.get_current())
     waiting = iter(plans)
     while wave := {plan.name: plan for plan in islice(waiting, WAVE)}:
@@ -232,7 +233,7 @@ def shard_videos(config: ShardVideos) -> str:
             storage.keep_only(folder, [lock.NAME])
             storage.delete(config.workspace.perceptual_hashes)
         elif found:
-            workspace.refuse_other(folder, found, spec.hash)
+            workspace.refuse_other(folder, found, spec.hash, _differing(folder, plans))
         if config.filters.min_distance:
             plans.near_duplicates = find_near_duplicates(plans, config)
         plans, report = run_until_classes_hold(plans, config, place, begin)
@@ -256,6 +257,19 @@ def shard_videos(config: ShardVideos) -> str:
         begin().output(index["fingerprint"])
     lost = {state: n for state, n in report.counts().items() if state != "ok"}
     return f"{clips} clips of {videos} videos" + (f", not ok: {lost}" if lost else "")
+
+
+def _differing(folder: str, plans: Plans) -> str:
+    """How clips of other settings were cut, where that differs; empty if nothing tells."""
+    index = workspace.published(folder, "index.json")
+    if index is None:
+        return ""
+    of_videos = ("classes", "hash")
+    before, now = (
+        {name: value for name, value in each["spec"].items() if name not in of_videos}
+        for each in (index, clips_index(plans, []))
+    )
+    return workspace.changed(before, now)
 
 
 def _refuse_failures(report: Report, config: ShardVideos) -> None:

@@ -112,7 +112,8 @@ def train_detector(config: TrainDetector) -> str:
     recipe = checksums.fingerprint([FORMAT, config.recipe(), index["fingerprint"]])
     done = workspace.published(folder, "config.json")
     if done and not config.overwrite:
-        workspace.refuse_other(folder, done["recipe"], recipe)
+        differing = workspace.changed(done.get("settings", config.recipe()), config.recipe())
+        workspace.refuse_other(folder, done["recipe"], recipe, differing, "--name")
     one = replace(config.request(), num_workers=1)  # One worker trains.
     if config.dry_run:
         print(describe_devices(one))

@@ -8,7 +8,6 @@ Shapes: B batch, N videos, C channels, T frames, H height, W width.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -34,7 +33,7 @@ from vqvdm.diffusion.samplers import (
     guided,
 )
 from vqvdm.diffusion.unet import UNet, UNetConfig
-from vqvdm.errors import UserError
+from vqvdm.errors import UserError, did_you_mean, listed
 from vqvdm.inference import GRAPHS, Precision, prepare_device, ready, resolve_precision
 from vqvdm.seeds import mix
 from vqvdm.tokenizer.pixels import PIXELS, Pixels
@@ -177,12 +176,11 @@ class VideoGenerator:
 
     @staticmethod
     def check_classes(wanted: Sequence[str | None], known: Sequence[str]) -> None:
-        """`UserError` for an unknown class, with the nearest known name. None is always allowed."""
+        """`UserError` for an unknown class, with a known one that is near. None is allowed."""
         for name in wanted:
             if name is not None and name not in known:
-                near = difflib.get_close_matches(name, known, 1, cutoff=0.4)
-                hint = f"did you mean {near[0]!r}? " if near else ""
-                listing = ", ".join(known) or "none, the model is unconditional"
+                listing = listed(known) or "none, the model is unconditional"
+                hint = did_you_mean(name, known)
                 raise UserError(f"unknown class {name!r}: {hint}Classes: {listing}")
 
     def class_indices(self, classes: Sequence[str | None]) -> list[int]:

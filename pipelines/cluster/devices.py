@@ -29,7 +29,9 @@ Kind = Literal["cpu", "cuda"]
 CORE_PART = 0.001
 """Part of a core that Ray reserves for a small task: beside a worker that takes the rest of it."""
 REMIND_S = 60.0
-"""Time between two lines while nodes are waited for."""
+"""Time between two lines while room is waited for."""
+SETTLE_S = 2.0
+"""Time after which a cluster that has not given room has none."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,11 @@ class Devices:
     """Models of the cluster's GPUs, where the job runs on some."""
 
     @property
+    def resource(self) -> str:
+        """What Ray calls what a worker needs most: GPU or CPU."""
+        return "GPU" if self.kind == "cuda" else "CPU"
+
+    @property
     def bundle(self) -> dict[str, float]:
         """What Ray reserves for a worker."""
         return {"GPU": self.gpus_per_worker} if self.kind == "cuda" else {"CPU": 1.0}
@@ -98,6 +105,12 @@ def choose_devices(request: Request) -> Devices:
     print(devices.words, flush=True)
     wait_for(devices, all_of_them=request.share is not None)
     return devices
+
+
+def join_for_tasks() -> None:
+    """Join the cluster, and wait until it has a core for a task."""
+    join_ray()
+    wait_for(Devices(), all_of_them=False)
 
 
 def describe_devices(request: Request) -> str:
@@ -251,29 +264,36 @@ def wait_for(devices: Devices, all_of_them: bool) -> None:
 
     An autoscaler starts nodes for what is requested, so it is.
     """
-    bundle = devices.bundle
     count = devices.numbers[-1] if all_of_them else 1
-    found = ray.cluster_resources()
-    if all(found.get(name, 0) >= amount * count for name, amount in bundle.items()):
-        return  # It has them, perhaps in use: Ray queues the workers.
-    request = placement_group([bundle] * count)
+    request = placement_group([devices.bundle] * count)
     try:
         since = time.monotonic()
         reminded = -REMIND_S
-        while not request.wait(1):
+        # Where there is room, Ray needs moments to find it.
+        while not request.wait(SETTLE_S):
             waited = time.monotonic() - since
             if waited - reminded >= REMIND_S:
                 reminded = waited
-                what = "GPU" if devices.kind == "cuda" else "CPU"
-                has = ray.cluster_resources().get(what, 0)
-                amount = bundle[what] * count
-                print(
-                    f"waiting for nodes: {amount:g} {what}s are needed, the cluster has {has:g} "
-                    f"after {waited:.0f} s",
-                    flush=True,
-                )
+                has = ray.cluster_resources().get(devices.resource, 0)
+                print(f"{_lacking(devices, count, has)} ({waited:.0f} s so far)", flush=True)
     finally:
         remove_placement_group(request)
+
+
+def _lacking(devices: Devices, count: int, has: float) -> str:
+    """What is waited for: nodes that are still to come, or the end of other jobs."""
+    what, amount = devices.resource, devices.bundle[devices.resource] * count
+    if has < amount:
+        needed = f"{_count(amount, what)} {'is' if amount == 1 else 'are'} needed"
+        return f"waiting for nodes: {needed}, the cluster has {has:g}"
+    return (
+        f"waiting for {_count(amount, what)}: other jobs hold what the cluster has; "
+        "`ray job list` shows them, and `ray job stop ID` stops one"
+    )
+
+
+def _count(amount: float, what: str) -> str:
+    return f"{amount:g} {what}" + ("s" if amount > 1 else "")
 
 
 def memory_hint(devices: Devices, wanted: int) -> float | None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from dataclasses import dataclass
 from typing import Literal
 
 from pipelines.settings import VideosJob
-from vqvdm.errors import UserError
+from vqvdm.errors import UserError, did_you_mean
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 GAMES = (
@@ -103,8 +102,7 @@ class DemoVideos(VideosJob):
         names = tuple(dict.fromkeys(name.strip() for name in self.games.split(",")))
         for name in names:
             if name not in GAMES:
-                near = difflib.get_close_matches(name, GAMES, 1)
-                hint = f"did you mean {near[0]}? " if near else ""
+                hint = did_you_mean(name, GAMES)
                 raise UserError(f"--games {name}: {hint}Games: {', '.join(GAMES)}")
         return names
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from pipelines.io import storage
-from pipelines.io.workspace import Workspace, published
+from pipelines.io.workspace import Workspace, named_instead, published
 from vqvdm.errors import UserError
 from vqvdm.metrics.builtin import builtin_detector
 from vqvdm.metrics.detectors import I3D_SHA256, Detector, load_detector
@@ -80,8 +80,9 @@ def find_detector(text: str, space: Workspace) -> DetectorFile:
         folder = space.detector(uri)
         metadata = published(folder, "config.json")
         if metadata is None:
+            hint = named_instead(folder, "config.json")
             raise UserError(
-                f"no detector {uri!r} in {folder}: run jobs/train_detector.py --name {uri}, "
+                f"no detector {uri!r} in {folder}: {hint}run jobs/train_detector.py --name {uri}, "
                 "or pass builtin, i3d, c3d or the URI of a TorchScript file"
             )
         place = storage.join(folder, "detector.pt")

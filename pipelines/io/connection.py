@@ -17,6 +17,8 @@ from fsspec.implementations.local import LocalFileSystem
 from pipelines.io.room import is_full
 from vqvdm.errors import UserError
 
+NO_PLACE = (errno.EROFS, errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP)
+"""Errors of a place where no file can be made, whatever its permissions."""
 ATTEMPTS = 3
 """How often s3fs makes a request, each with the retries of botocore."""
 _settings: dict[str, str] = {}
@@ -82,13 +84,18 @@ def explained(uri: str, doing: str) -> Iterator[None]:
             else "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL"
         )
         raise UserError(f"no permission to {doing} {uri}: {cure} ({error})") from error
-    except NotADirectoryError as error:
+    except (NotADirectoryError, FileExistsError) as error:
         raise UserError(
             f"cannot {doing} {uri}: a file stands where a folder is needed; choose another path"
         ) from error
     except Exception as error:
         if "bucket does not exist" in str(error):
             raise UserError(f"cannot {doing} {uri}: {error}: create the bucket first") from error
+        if is_local(uri) and doing == "write" and _is_no_place(uri, error):
+            raise UserError(
+                f"no file can be written at {uri} ({getattr(error, 'strerror', '')}): choose "
+                "another --root"
+            ) from error
         if is_local(uri) or isinstance(error, FileNotFoundError):
             raise
         # The disk that is full is one of this machine: its folder is named by who writes there.
@@ -97,6 +104,13 @@ def explained(uri: str, doing: str) -> Iterator[None]:
                 f"cannot {doing} {uri} of {store_of(uri)}: {error} ({_cure(error)})"
             ) from error
         raise
+
+
+def _is_no_place(path: str, error: Exception) -> bool:
+    """Whether no file can be made there: such as where its folder, as in /proc, cannot be."""
+    if isinstance(error, FileNotFoundError):
+        return not os.path.isdir(os.path.dirname(path.removeprefix("file://")))
+    return getattr(error, "errno", 0) in NO_PLACE
 
 
 def store_of(uri: str) -> str:
@@ -125,5 +139,6 @@ def _cure(error: Exception) -> str:
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether storage denied the permission; otherwise it did not answer."""
-    return isinstance(error.__cause__, PermissionError)
+    """Whether storage denied the permission, or is read-only; otherwise it did not answer."""
+    cause = error.__cause__
+    return isinstance(cause, PermissionError) or getattr(cause, "errno", 0) == errno.EROFS

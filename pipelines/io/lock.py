@@ -8,7 +8,6 @@ each other's note, so a writer checks again before it publishes: `still_held`.
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 import threading
@@ -78,7 +77,7 @@ def reading(job: str, *folders: str) -> Iterator[None]:
                 notes.enter_context(_renewed(folder, f"{READERS}/{own['owner']}.json", own))
             except (UserError, OSError) as error:
                 # A read-only folder has no writer: it is read without a note.
-                if not (is_refusal(error) or getattr(error, "errno", 0) == errno.EROFS):
+                if not is_refusal(error):
                     raise
             _refuse_writer(folder)
         yield

@@ -198,5 +198,7 @@ def missing_is_named(uri: str, job: str) -> Iterator[None]:
 
 def verify_file(path: str, marker: Marker, uri: str, job: str) -> None:
     """`UserError` unless the local file `path`, taken from `uri`, matches its marker."""
-    if not os.path.exists(path) or storage.sha256(path) != marker.sha256:
+    if not os.path.exists(path):
+        raise UserError(f"{uri} is missing: run jobs/{job}.py again to repair it")
+    if storage.sha256(path) != marker.sha256:
         raise UserError(f"{uri} does not match its marker: run jobs/{job}.py again to repair it")

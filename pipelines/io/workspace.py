@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pipelines.io import storage
-from vqvdm.errors import UserError
+from vqvdm.errors import UserError, did_you_mean, listed
 
 ID_FILE = "root.json"
+SHOWN = 4
+"""Settings that are named in one line, at most."""
+NAMED = ("vqgan", "latents", "ldm", "detectors")
+"""Folders of what bears a name that the user chose."""
 GARBLED = (json.JSONDecodeError, UnicodeDecodeError)
 """Errors of reading a file that is not JSON."""
 
@@ -80,9 +85,26 @@ def require(folder: str, file: str, job: str) -> Any:
     try:
         return storage.read_json(uri)
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{uri} is missing: run jobs/{job}.py with the same --root first") from None
+        hint = named_instead(folder, file)
+        cure = f"run jobs/{job}.py with the same --root first"
+        raise UserError(f"{uri} is missing: {hint}{cure}") from None
     except GARBLED:
         raise UserError(f"{uri} is not JSON: run jobs/{job}.py again to repair it") from None
+
+
+def named_instead(folder: str, file: str) -> str:
+    """What else is there of the kind of a folder that is missing, in words; nothing if nothing is.
+
+    A place is known by the `file` that is published last in it.
+    """
+    kinds, _, name = folder.rpartition("/")
+    if kinds.rpartition("/")[2] not in NAMED:
+        return ""
+    ends = f"/{file}"
+    below = [each.uri[len(kinds) + 1 :] for each in storage.walk(kinds)]
+    there = sorted(each.removesuffix(ends) for each in below if each.endswith(ends))
+    there = [each for each in there if "/" not in each]
+    return f"{did_you_mean(name, there)}There: {listed(there)}. Or " if there else ""
 
 
 def published(folder: str, file: str) -> Any | None:
@@ -93,10 +115,33 @@ def published(folder: str, file: str) -> Any | None:
         return None
 
 
-def refuse_other(folder: str, found: str, wanted: str) -> None:
-    """`UserError` if `folder` was filled by a run with other settings."""
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Settings by dotted name, as text."""
+    found: dict[str, str] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = value if isinstance(value, str) else json.dumps(value)
+    return found
+
+
+def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """The settings that differ, in words: `steps 1300 → 250, lr 0.001 → 0.01`; empty if none do."""
+    old, new = flat(before), flat(now)
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    words = [f"{n} {old.get(n, 'none')} → {new.get(n, 'none')}" for n in names[:SHOWN]]
+    return ", ".join(words) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
+def refuse_other(folder: str, found: str, wanted: str, changed: str = "", flag: str = "") -> None:
+    """`UserError` if `folder` was filled by a run with other settings or input.
+
+    `changed` tells which, where it is known, and `flag` the setting that names the folder.
+    """
     if found != wanted:
+        what = f"other settings ({changed})" if changed else "other settings, or from other input"
+        other = f"{flag} or --root" if flag else "--root"
         raise UserError(
-            f"{folder} was filled with other settings ({found}, now {wanted}): "
-            "pass --overwrite to replace it, or another --root or --name"
+            f"{folder} was filled with {what}: pass --overwrite to replace it, or another {other}"
         )

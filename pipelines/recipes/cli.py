@@ -1,6 +1,7 @@
 """The command line of every job: `jobs/NAME.py [PRESET] [--flags]`.
 
-Exit status: 0 done; 2 the user's mistake, reported in one line; 1 anything else.
+Exit status: 0 done; 2 the user's mistake, reported in one line; 1 stopped on
+request, or anything else.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import io
 import json
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -23,7 +25,7 @@ from pipelines.cluster.join import find_user_error
 from pipelines.io.connection import is_local
 from pipelines.recipes.presets import PRESETS, settings
 from pipelines.settings import Job
-from vqvdm.errors import IncompleteError, UserError
+from vqvdm.errors import IncompleteError, StoppedError, UserError, is_stop
 
 Page = Callable[[Any], str]
 """A job's page: takes its settings, returns its main figure in words."""
@@ -64,8 +66,22 @@ def run(page: Page, arguments: list[str]) -> int:
     """As `main`, with given arguments; returns the exit status."""
     name = page.__name__
     try:
+        return _run(page, name, arguments)
+    except BaseException as error:
+        if not is_stop(error):
+            raise
+        words = str(error) if isinstance(error, StoppedError) else "stopped on request"
+        again = f"run the same command again to go on: {command(name, arguments)}"
+        print(f"error: {words}: {again}", file=sys.stderr, flush=True)
+        return 1
+
+
+def _run(page: Page, name: str, arguments: list[str]) -> int:
+    try:
         config = parse(name, arguments)
         refuse_lost_paths(config)
+        if (id := _submission()) and not config.dry_run:
+            print(f"`ray job stop {id}` stops this job; Ctrl-C here does not", flush=True)
         if config.dry_run:
             print(json.dumps({"preset": config.preset} | asdict(config), indent=1))
         figure = page(config)
@@ -81,6 +97,20 @@ def run(page: Page, arguments: list[str]) -> int:
         words = str(mistake).split(RAY_ADVICE)[0].split()
         print(f"error: {' '.join(words)}", file=sys.stderr, flush=True)
         return 2
+
+
+def command(job: str, arguments: list[str]) -> str:
+    """The command line that started a job, as a shell takes it."""
+    words = shlex.join([f"jobs/{job}.py", *arguments])
+    if _submission() is None:
+        return f"python {words}"
+    shipped = " --working-dir ." if _in_shipped_copy() else ""
+    return f"ray job submit{shipped} -- {words}"
+
+
+def _submission() -> str | None:
+    """The id by which `ray job` knows this job; None where it was not submitted."""
+    return _job_config().get("metadata", {}).get("job_submission_id")
 
 
 def parse(job: str, arguments: list[str]) -> Any:
@@ -129,7 +159,10 @@ def refuse_lost_paths(config: Job) -> None:
 
 
 def _in_shipped_copy() -> bool:
-    runtime_env = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get(
-        "runtime_env", {}
-    )
+    runtime_env = _job_config().get("runtime_env", {})
     return "working_dir" in runtime_env or "/working_dir_files/" in os.getcwd()
+
+
+def _job_config() -> dict[str, Any]:
+    """What `ray job submit` tells a job of itself."""
+    return json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))

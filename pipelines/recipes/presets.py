@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 
@@ -18,7 +17,7 @@ from pipelines.sharding.settings import ShardVideos
 from pipelines.training.settings import PIXEL_SPACE, DistillLDM, TrainLDM, TrainVQGAN
 from vqvdm.diffusion.objectives import ObjectiveConfig
 from vqvdm.diffusion.unet import UNetConfig
-from vqvdm.errors import UserError
+from vqvdm.errors import UserError, did_you_mean
 from vqvdm.tokenizer.discriminator import DiscriminatorConfig
 from vqvdm.tokenizer.losses import LossConfig
 from vqvdm.tokenizer.vqgan import VQGANConfig
@@ -298,7 +297,6 @@ PRESETS: dict[str, Callable[[], Preset]] = {
 def settings(preset: str, job: str) -> Job:
     """A job's settings under a preset; `UserError` with the nearest name for an unknown one."""
     if preset not in PRESETS:
-        near = difflib.get_close_matches(preset, PRESETS, 1, cutoff=0.4)
-        hint = f"did you mean {near[0]!r}? " if near else ""
+        hint = did_you_mean(preset, PRESETS)
         raise UserError(f"unknown preset {preset!r}: {hint}Presets: {', '.join(PRESETS)}")
     return getattr(PRESETS[preset](), job)

@@ -82,9 +82,13 @@ class Run:
         """Tag the run with the fingerprint of its output, by which later jobs find the run."""
         self.tag("output", fingerprint)
 
+    def state(self, status: str) -> None:
+        """FINISHED, FAILED, or KILLED."""
+        self._figures.send("the end", lambda: self._client.set_terminated(self.id, status))
+
     def finish(self, status: str) -> None:
         self._artifacts.close()
-        self._figures.send("the end", lambda: self._client.set_terminated(self.id, status))
+        self.state(status)
         self._figures.close()
 
     @contextmanager

@@ -23,10 +23,10 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from pipelines.io import checksums, storage
-from pipelines.io.workspace import Workspace
+from pipelines.io.workspace import Workspace, flat
 from pipelines.tracking.run import Run
 from pipelines.tracking.server import client_of, experiment_of, explained, tracking_uri
-from vqvdm.errors import UserError
+from vqvdm.errors import UserError, is_stop
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DIGEST_LENGTH = 36
@@ -66,8 +66,8 @@ def start_run(
     run = _begin(tracking_uri(), stage, config, inputs or {})
     try:
         yield run
-    except BaseException:
-        run.finish("FAILED")
+    except BaseException as error:
+        run.finish("KILLED" if is_stop(error) else "FAILED")
         raise
     run.finish("FINISHED")
 
@@ -124,7 +124,7 @@ def _found_or_new(uri: str, stage: str, config: Settings, inputs: Mapping[str, s
         tags=[RunTag(k, _text(v)) for k, v in tags.items()],
         params=[
             Param(name, _text(value))
-            for name, value in _flat(asdict(config)).items()
+            for name, value in flat(asdict(config)).items()
             if not begun and name not in known.params
         ],
     )
@@ -162,16 +162,6 @@ def _named(client: MlflowClient, identity: str) -> Record | None:
             "has a run of its own"
         )
     return run
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for name, item in value.items():
-        if isinstance(item, Mapping):
-            flat |= _flat(item, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = item if isinstance(item, str) else json.dumps(item)
-    return flat
 
 
 def _text(value: str) -> str:

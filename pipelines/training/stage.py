@@ -20,7 +20,7 @@ from pipelines.training.settings import TrainJob
 from pipelines.training.trainer import Data, Plan, fit
 from pipelines.training.world import World
 from vqvdm.checkpoint import weights_fingerprint
-from vqvdm.errors import IncompleteError, UserError
+from vqvdm.errors import StoppedError, UserError
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,11 @@ class Stage:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What is recorded besides: the fingerprint of what may not change when a training goes
-        on, and its steps, which may."""
+        """What is recorded besides: what may not change when a training goes on, with its
+        fingerprint, and the steps, which may."""
         lasting = {k: v for k, v in self.config.recipe().items() if k != "steps"}
         training = checksums.fingerprint([lasting, dict(self.inputs)])
-        return {"training": training, "steps": self.config.steps}
+        return {"training": training, "steps": self.config.steps, "settings": lasting}
 
     def steps_of(self, found: Mapping[str, Any], reached: int) -> int | None:
         """Steps that the training which left `found` was to do; None if it was another training.
@@ -135,7 +135,9 @@ def _refuse_other(stage: Stage, found: Mapping[str, Any]) -> None:
                 f"({before[what]}, now {fingerprint}): pass --overwrite to train on the new ones, "
                 "or another --name"
             )
-    workspace.refuse_other(stage.folder, found["recipe"], stage.recipe)
+    settings = found.get("settings")
+    differing = workspace.changed(settings, stage.identity["settings"]) if settings else ""
+    workspace.refuse_other(stage.folder, found["recipe"], stage.recipe, differing, "--name")
 
 
 def _train_and_publish(stage: Stage, checkpoints: Checkpoints, owner: str) -> str:
@@ -163,10 +165,7 @@ def _train_and_publish(stage: Stage, checkpoints: Checkpoints, owner: str) -> st
         state = checkpoints.newest()
         step = state["step"] if state else 0
         if state is None or step < config.steps:
-            raise IncompleteError(
-                f"stopped at step {step} of {config.steps} on request: run the same command "
-                "again to go on"
-            )
+            raise StoppedError(f"stopped at step {step} of {config.steps}, which is saved")
         method = stage.method(config, World())
         method.load(state["method"])
         fingerprint = _publish(stage, method, state["validation"])

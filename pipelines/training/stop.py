@@ -1,10 +1,11 @@
-"""Requests to stop: after SIGTERM, or a request by the driver, the loop saves and ends."""
+"""Requests to stop: after SIGTERM, Ctrl-C, or a request by the driver, the loop saves and ends."""
 
 from __future__ import annotations
 
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 
 _requested = threading.Event()
@@ -28,9 +29,14 @@ def requested() -> bool:
 
 @contextmanager
 def forwarding(forward: Callable[[], object]) -> Iterator[None]:
-    """Within the context, SIGTERM requests a stop and calls `forward` in a thread."""
+    """Within the context, SIGTERM and Ctrl-C request a stop and call `forward` in a thread.
 
-    def handle(*_: object) -> None:
+    A second Ctrl-C is a `KeyboardInterrupt`: it does not wait.
+    """
+
+    def handle(number: int, _: object) -> None:
+        if number == signal.SIGINT and _requested.is_set():
+            raise KeyboardInterrupt
         _requested.set()
         # A signal handler has to be short: slow work runs in another thread.
         threading.Thread(target=forward, daemon=True).start()
@@ -39,8 +45,27 @@ def forwarding(forward: Callable[[], object]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, handle)
+    before = {each: signal.signal(each, handle) for each in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def beside(work: Callable[[], object]) -> None:
+    """Do work in a thread, and wait for it: signals stay those of this context.
+
+    In the main thread, Ray Train would take Ctrl-C for itself, and end without saving.
+    """
+    done: Future[object] = Future()
+
+    def do() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+
+    # A second Ctrl-C does not wait for it.
+    threading.Thread(target=do, daemon=True).start()
+    done.result()

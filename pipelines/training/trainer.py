@@ -35,6 +35,7 @@ from pipelines.cluster.join import find_user_error
 from pipelines.io import lock
 from pipelines.io.markers import Marker
 from pipelines.settings import resolve_switch
+from pipelines.tracking.run import Run
 from pipelines.training import stop
 from pipelines.training.board import Board
 from pipelines.training.checkpoints import AgreedCheckpoints, Reference
@@ -122,11 +123,20 @@ def fit(plan: Plan) -> None:
     # The board may run on any node, and restarts on another one if its node dies.
     actor: Any = ray.remote(num_cpus=0, max_restarts=-1)(Board)
     board = actor.options(name=plan.name).remote()
-    forwarding = stop.forwarding(lambda: ray.get(board.request_stop.remote()))
+    forwarding = stop.forwarding(partial(_stop, board, plan))
     bar = drawing_bar(board) if plan.bar else nullcontext()
     plan = replace(plan, node=ray.get_runtime_context().get_node_id())
     with forwarding, relaying(board, plan.tracking_uri, plan.run_id), bar:
         _until_done(plan, partial(_attempt, board))
+
+
+def _stop(board: Any, plan: Plan) -> None:
+    """Ask the workers to save and end."""
+    print("stopping: the workers save first (Ctrl-C again does not wait for them)", flush=True)
+    ray.get(board.request_stop.remote())
+    # Whoever asked may kill the job before it can say so at its end.
+    with closing(Run(plan.tracking_uri, plan.run_id)) as run:
+        run.state("KILLED")
 
 
 def _until_done(plan: Plan, attempt: Callable[[Plan], BaseException | None]) -> None:
@@ -179,13 +189,14 @@ def _fit_once(plan: Plan) -> None:
     # Ray Train's run directory is not needed: checkpoints lie under the root.
     run_directory = tempfile.mkdtemp(prefix="vqvdm-train-")
     try:
-        TorchTrainer(
+        trainer = TorchTrainer(
             _worker,
             train_loop_config={"plan": plan},
             torch_config=_TorchConfig(),
             scaling_config=scaling,
             run_config=RunConfig(storage_path=run_directory, name="train"),
-        ).fit()
+        )
+        stop.beside(trainer.fit)
     finally:
         shutil.rmtree(run_directory, ignore_errors=True)
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 
 from pipelines.cluster import devices as of_cluster
 from pipelines.cluster.devices import Devices
-from pipelines.encode_latents import Pool, precision_of
+from pipelines.encode_latents import Pool, _differing, precision_of
+from pipelines.io import storage
 from pipelines.latents.encoder import Origin, spec_hash
 from pipelines.latents.settings import EncodeLatents
 
@@ -40,6 +42,23 @@ def test_the_cluster_is_asked_where_there_are_no_latents_to_go_on_with() -> None
     assert precision_of(AUTO, replace(ORIGIN, clip_spec="other"), found) is None
     assert precision_of(replace(AUTO, overwrite=True), ORIGIN, found) is None
     assert precision_of(replace(AUTO, overwrite=True, audit=True), ORIGIN, found) == "fp16"
+
+
+@pytest.mark.parametrize(
+    ("origin", "settings", "words"),
+    [
+        (Origin("other", "clips"), AUTO, "another VQGAN"),
+        (Origin("weights", "other"), AUTO, "clips cut with other settings"),
+        (ORIGIN, replace(AUTO, precision="fp32"), "precision bf16 → fp32"),
+        (ORIGIN, replace(AUTO, batch_size=8), "batch_size, now 8"),
+    ],
+)
+def test_what_makes_latents_differ_is_named(
+    origin: Origin, settings: EncodeLatents, words: str, tmp_path: Path
+) -> None:
+    found = spec_hash(ORIGIN, "bf16", 4)
+    storage.publish_json({"origin": asdict(ORIGIN)}, f"{tmp_path}/index.json")
+    assert _differing(str(tmp_path), found, origin, settings) == words
 
 
 def test_fingerprints_tell_precisions_apart() -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 from pipelines import sample as page
 from pipelines.cluster.devices import Devices
 from pipelines.io import lock, storage
-from pipelines.sample import Request, grid_of, sample, verify_samples, wanted_classes
+from pipelines.sample import Request, grid_of, refuse_other, sample, verify_samples, wanted_classes
 from pipelines.sampling.settings import Sample
 from pipelines.sampling.worker import PublishingWorker, SampleBatch
 from pipelines.video.encoder import encode_h264
@@ -40,6 +40,27 @@ def test_an_unknown_class_is_answered_with_the_nearest() -> None:
         wanted_classes("zero,sevn", DIGITS)
     with pytest.raises(UserError, match="unconditional"):
         wanted_classes("zero", [])
+
+
+def test_a_class_that_nothing_is_near_to_is_answered_with_those_that_exist() -> None:
+    with pytest.raises(UserError) as caught:
+        wanted_classes("cat", ["parrot", "boat"])
+    assert str(caught.value) == "unknown class 'cat': Classes: parrot, boat"
+    with pytest.raises(UserError, match=r"c00, .*c23 and 77 more$"):
+        wanted_classes("cat", [f"c{i:02}" for i in range(101)])
+
+
+def test_samples_of_other_settings_are_told_apart(tmp_path: Path) -> None:
+    folder, before = str(tmp_path), Sample(steps=20, guidance=2.0).recipe()
+    storage.publish_json({"settings": before, "ldm": "a"}, f"{folder}/settings.json")
+    words = r"\(steps 20 → 12\): pass --overwrite to replace it, or another --output"
+    with pytest.raises(UserError, match=words):
+        refuse_other(Sample(steps=12), folder, "abc", "def", "a")
+    with pytest.raises(UserError, match=r"\(base has been trained anew\)"):
+        refuse_other(Sample(steps=20), folder, "abc", "def", "b")
+    (tmp_path / "settings.json").unlink()  # as samples of earlier versions
+    with pytest.raises(UserError, match="other settings, or from other input"):
+        refuse_other(Sample(steps=12), folder, "abc", "def", "a")
 
 
 def test_missing_and_changed_samples_are_named(tmp_path: Path) -> None:
@@ -119,7 +140,7 @@ def test_a_job_that_was_killed_goes_on_where_it_stopped(
     undisturbed = tmp_path / "samples/undisturbed"
     names = sorted(str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file())
     assert names == sorted(
-        ["grid.gif", "samples.jsonl"]
+        ["grid.gif", "samples.jsonl", "settings.json"]
         + [f"{label}/{number:05d}.mp4" for label in ("a%2Fb", "%2E%2E") for number in range(6)]
     )
     for name in names:

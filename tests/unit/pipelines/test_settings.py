@@ -10,6 +10,7 @@ import pytest
 
 from pipelines.demo.settings import DemoVideos
 from pipelines.evaluation.settings import Evaluate
+from pipelines.io.workspace import changed
 from pipelines.latents.settings import EncodeLatents
 from pipelines.sampling.settings import Sample
 from pipelines.settings import Job
@@ -28,6 +29,17 @@ def test_what_was_made_before_a_setting_came_is_known_again() -> None:
     tied, fine = TrainVQGAN(discriminator_tied=True), DiscriminatorConfig(stride=2)
     assert tied.recipe() == before | {"discriminator_tied": True}
     assert TrainVQGAN(discriminator=fine).recipe()["discriminator"]["stride"] == 2
+
+
+def test_settings_that_differ_are_named() -> None:
+    before = json.loads(json.dumps(TrainVQGAN(steps=1300).recipe()))  # as it is recorded
+    assert changed(before, TrainVQGAN(steps=1300).recipe()) == ""
+    assert changed(before, TrainVQGAN(steps=250).recipe()) == "steps 1300 → 250"
+    tied = TrainVQGAN(steps=1300, discriminator_tied=True, discriminator=DiscriminatorConfig(16))
+    width = f"discriminator.width {DiscriminatorConfig().width} → 16"
+    assert changed(before, tied.recipe()) == f"{width}, discriminator_tied none → true"
+    many = changed({f"a{i}": i for i in range(7)}, {})
+    assert many == "a0 0 → none, a1 1 → none, a2 2 → none, a3 3 → none and 3 more"
 
 
 JOBS: list[type[Job]] = [

@@ -37,7 +37,7 @@ def test_classes() -> None:
         ({"duration_s": 0.01}, "--duration-s 0.01 is shorter than a frame"),
         ({"kind": "games", "fps": 25.0}, "--fps 25: games run at 60"),
         ({"kind": "games", "fps": 120.0}, "--fps 120"),
-        ({"kind": "games", "games": "pnog"}, "--games pnog: did you mean pong"),
+        ({"kind": "games", "games": "pnog"}, "--games pnog: did you mean 'pong'"),
         ({"kind": "games", "games": ""}, "--games"),
     ],
 )

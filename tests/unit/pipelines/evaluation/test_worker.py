@@ -42,5 +42,7 @@ def test_an_account_that_does_not_fit_is_refused(tmp_path: Path, shard: Marker) 
 def test_a_damaged_shard_is_refused(tmp_path: Path, shard: Marker) -> None:
     tar = tmp_path / f"{shard.name}.tar"
     tar.write_bytes(tar.read_bytes()[:-100])
-    with pytest.raises(UserError, match="does not match its marker"):
+    with pytest.raises(
+        UserError, match=r"does not match its marker: run jobs/shard_videos\.py again"
+    ):
         read_clips(str(tmp_path), shard, [])

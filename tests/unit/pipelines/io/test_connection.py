@@ -1,5 +1,6 @@
 """Errors of file systems are explained with a cure."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -24,6 +25,35 @@ def test_a_file_in_the_way_is_explained(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"abc")
     with pytest.raises(UserError, match="a file stands where a folder is needed"):
         storage.read_bytes(f"{tmp_path}/file/below")
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EROFS, "Read-only file system"), FileNotFoundError(2, "No such file")]
+)
+def test_a_place_where_nothing_can_be_made_is_explained(
+    error: OSError, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a root below /proc, or on a disk that is mounted read-only."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(os, "makedirs", refuse)
+    with pytest.raises(UserError, match=rf"{error.strerror}.*another --root") as caught:
+        storage.publish_bytes(b"abc", f"{tmp_path}/a/file")
+    assert is_refusal(caught.value) is (error.errno == errno.EROFS)
+
+
+def test_a_root_that_is_a_file_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "root").write_bytes(b"abc")
+    for name in ("root.json", "clips/lock.json"):
+        with pytest.raises(UserError, match="a file stands where a folder is needed"):
+            storage.publish_bytes(b"abc", f"{tmp_path}/root/{name}")
+
+
+def test_a_source_that_is_missing_is_no_mistake_of_the_place(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        storage.publish_file(tmp_path / "none", f"{tmp_path}/file")
 
 
 def test_an_unknown_kind_of_place_is_explained() -> None:

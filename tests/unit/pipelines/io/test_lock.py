@@ -80,7 +80,7 @@ def test_what_may_only_be_read_is_read(tmp_path: Path, monkeypatch: pytest.Monke
     def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(storage, "publish_json", refuse)
+    monkeypatch.setattr(os, "makedirs", refuse)
     with lock.reading("sample", str(tmp_path)):
         pass
 

@@ -52,8 +52,34 @@ def test_a_root_that_is_a_file_is_the_users_mistake(tmp_path: Path) -> None:
         workspace.require(Workspace(str(tmp_path / "root")).clips, "index.json", "shard_videos")
 
 
-def test_other_settings_are_refused() -> None:
+def test_other_settings_are_refused_by_name() -> None:
     workspace.refuse_other("clips", "abc", "abc")
-    with pytest.raises(UserError, match="--overwrite") as caught:
+    with pytest.raises(UserError) as caught:
         workspace.refuse_other("clips", "abc", "def")
-    assert "clips" in str(caught.value) and "\n" not in str(caught.value)
+    assert str(caught.value) == (
+        "clips was filled with other settings, or from other input: pass --overwrite to replace "
+        "it, or another --root"
+    )
+    with pytest.raises(UserError) as caught:
+        workspace.refuse_other("samples/a", "abc", "def", "steps 1300 → 250", "--output")
+    assert str(caught.value) == (
+        "samples/a was filled with other settings (steps 1300 → 250): pass --overwrite to replace "
+        "it, or another --output or --root"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("shrot", r"is missing: did you mean 'short'\? There: base, short\. Or run jobs/train_ldm"),
+        ("night", r"is missing: There: base, short\. Or run jobs/train_ldm"),
+    ],
+)
+def test_what_is_there_is_named_instead(name: str, words: str, tmp_path: Path) -> None:
+    space = Workspace(str(tmp_path))
+    for each in ("short", "base"):
+        storage.publish_json({}, f"{space.ldm(each)}/config.json")
+        storage.publish_json({}, f"{space.ldm(each)}/vqgan/config.json")
+    storage.publish_json({}, f"{space.ldm('unfinished')}/checkpoints/step-1.json")
+    with pytest.raises(UserError, match=words):
+        workspace.require(space.ldm(name), "config.json", "train_ldm")

@@ -8,7 +8,7 @@ import pytest
 
 from pipelines.recipes import cli
 from pipelines.sharding.settings import ShardVideos
-from vqvdm.errors import UserError
+from vqvdm.errors import StoppedError, UserError
 
 Capture = pytest.CaptureFixture[str]
 SUBMITTED = '{"runtime_env": {"working_dir": "x"}}'
@@ -32,7 +32,7 @@ def shard_videos(config: ShardVideos) -> str:
     return f"{config.preset} {config.frames} {config.size}"
 
 
-def failing(error: Exception, cause: Exception | None = None) -> Callable[[ShardVideos], str]:
+def failing(error: BaseException, cause: Exception | None = None) -> Callable[[ShardVideos], str]:
     def page(config: ShardVideos) -> str:
         raise error from cause
 
@@ -83,6 +83,42 @@ def test_a_mistake_found_on_the_way(
     capsys: Capture, error: Exception, cause: Exception | None
 ) -> None:
     assert mistake(capsys, failing(error, cause)) == "error: pass --videos\n"
+
+
+STOPS = [
+    (KeyboardInterrupt(), "stopped on request"),
+    (SystemExit(15), "stopped on request"),  # what Ray makes of SIGTERM
+    (StoppedError("stopped at step 3 of 9, which is saved"), "stopped at step 3 of 9"),
+]
+
+
+@pytest.mark.parametrize(("error", "words"), STOPS)
+def test_a_job_that_was_stopped_says_how_to_go_on(
+    capsys: Capture, error: BaseException, words: str
+) -> None:
+    assert cli.run(failing(error), ["sky", "--videos", "/my videos"]) == 1
+    out, err = capsys.readouterr()
+    assert err.startswith(f"error: {words}") and err.count("\n") == 1 and out == ""
+    assert err.endswith("go on: python jobs/shard_videos.py sky --videos '/my videos'\n")
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({}, "ray job submit -- jobs/shard_videos.py --size 32\n"),
+        ({"working_dir": "x"}, "ray job submit --working-dir . -- jobs/shard_videos.py"),
+    ],
+)
+def test_a_submitted_job_says_how_it_is_stopped_and_goes_on(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], words: str
+) -> None:
+    told = {"runtime_env": environment, "metadata": {"job_submission_id": "raysubmit_1"}}
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(told))
+    flags = ["--size", "32"] + ["--root", "s3://bucket/root"] * bool(environment)
+    assert cli.run(failing(KeyboardInterrupt()), flags) == 1
+    out, err = capsys.readouterr()
+    assert out == "`ray job stop raysubmit_1` stops this job; Ctrl-C here does not\n"
+    assert words in err
 
 
 @pytest.mark.parametrize("error", [ValueError("no"), WorkersError({0: OSError("gone")})])

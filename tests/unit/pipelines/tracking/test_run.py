@@ -32,7 +32,7 @@ from pipelines.tracking.run import Run
 from pipelines.tracking.server import is_away, tracking_uri, without_password
 from pipelines.tracking.start import run_on_demand, start_run
 from pipelines.training.settings import TrainVQGAN
-from vqvdm.errors import UserError
+from vqvdm.errors import StoppedError, UserError
 from vqvdm.tokenizer.losses import LossConfig
 from vqvdm.tokenizer.vqgan import VQGANConfig
 
@@ -88,9 +88,24 @@ def test_a_run_is_running_then_finished(job: Sample) -> None:
     assert found.data.tags.items() >= tags.items()
 
 
-@pytest.mark.parametrize("error", [RuntimeError("broken"), KeyboardInterrupt()])
-def test_a_run_fails_with_its_job(job: Sample, error: BaseException) -> None:
-    assert status(fail(job, error)) == "FAILED"
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        (RuntimeError("broken"), "FAILED"),
+        (SystemExit(1), "FAILED"),
+        (KeyboardInterrupt(), "KILLED"),
+        (SystemExit(15), "KILLED"),  # what Ray makes of SIGTERM
+        (StoppedError("stopped at step 3"), "KILLED"),
+    ],
+)
+def test_a_run_ends_as_its_job_does(job: Sample, error: BaseException, state: str) -> None:
+    assert status(fail(job, error)) == state
+
+
+def test_a_stopped_run_is_resumed_by_the_same_job(job: Sample) -> None:
+    stopped = fail(job, KeyboardInterrupt())
+    assert done("sample", job).id == stopped.id
+    assert status(stopped) == "FINISHED"
 
 
 def test_a_failed_run_is_resumed_by_the_same_job(job: Sample) -> None:

@@ -52,8 +52,12 @@ def test_the_same_training_is_known_whatever_may_change(changes: dict[str, Any])
 def test_other_settings_are_another_training(changes: dict[str, Any]) -> None:
     for left in (left_by, left_before):
         assert stage("a", **changes).steps_of(left(stage("a")), 1000) is None
-    with pytest.raises(UserError, match="other settings"):
+    [(name, value)] = changes.items()
+    words = rf"other settings \({name} .* → {value}\): pass --overwrite .* or another --name"
+    with pytest.raises(UserError, match=words):
         _refuse_other(stage("a", **changes), left_by(stage("a")))
+    with pytest.raises(UserError, match="other settings, or from other input"):
+        _refuse_other(stage("a", **changes), left_before(stage("a")))
 
 
 def test_fingerprints_recorded_before_are_known() -> None:
