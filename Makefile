@@ -69,5 +69,7 @@ ui: .venv/.installed  ## the MLflow UI on http://127.0.0.1:5000, or another UI_P
 	@mkdir -p runs
 	@$(BIN)/python -c 'import socket; socket.create_server(("127.0.0.1", $(UI_PORT)))' 2>/dev/null || \
 	    { echo "error: port $(UI_PORT) is taken: make ui UI_PORT=5001"; exit 2; }
-	$(BIN)/mlflow ui --host 127.0.0.1 --port $(UI_PORT) \
+	@echo "the runs are at http://127.0.0.1:$(UI_PORT), under Model training; Ctrl-C ends the server"
+	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --workers 1 \
+	    --host 127.0.0.1 --port $(UI_PORT) \
 	    --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/runs/mlflow.db}

@@ -98,8 +98,11 @@ def compare(inputs: Inputs, devices: Devices) -> tuple[dict[str, Any], report.Re
     judged = "accuracy" in wanted and len(inputs.bundle["classes"]) > 1
     metrics = Metrics(strict=config.metrics != "all")
     drawn = draw_clips(inputs, markers)
+    if {"fvd", "rfvd"} & wanted:
+        measure.refuse_too_few(metrics, inputs, len(drawn.refs), inputs.feature_width)
     frames: list[bytes] = []
     if judged:
+        say(f"a classifier learns to tell the classes of frames, {config.detector_steps} steps")
         metrics.attempt(
             "accuracy", lambda: frames.append(frame_classifier_state(inputs, markers, drawn))
         )
@@ -113,9 +116,12 @@ def compare(inputs: Inputs, devices: Devices) -> tuple[dict[str, Any], report.Re
         "memorisation" in wanted and config.num_train != 0,
     )
     by_workers = partial(extract, devices=devices)
+    say(f"features of {len(drawn.refs)} real clips, and thumbnails of what is searched for copies")
     real = extract_real_clips(inputs, spec, markers, drawn, by_workers)
     check_rates(config, inputs.bundle["fps"], real)
     measure.refuse_early(metrics, inputs, real)
+    wanted_samples = f"{chosen.repeats} × {chosen.num_samples} samples in {config.steps} steps"
+    say(f"{wanted_samples}, reconstructions, and their features")
     sets, shown, thumbnails_ND = extract_model(inputs, spec, markers, real, devices)
 
     left = [name for name in config.wanted if name not in metrics.not_measured]
@@ -128,7 +134,14 @@ def compare(inputs: Inputs, devices: Devices) -> tuple[dict[str, Any], report.Re
         samples, held_out = search(inputs, spec, real, thumbnails_ND, devices)
         memorisation(metrics, samples, held_out)
         _add_neighbours(inputs, markers, samples, shown)
+    for name, reason in sorted(metrics.not_measured.items()):
+        say(f"{name} is not measured: {reason}")
     return result(inputs, metrics, sets, real.videos, measure_speed(config, devices)), shown
+
+
+def say(line: str) -> None:
+    """Print at once: some of what is measured takes minutes."""
+    print(line, flush=True)
 
 
 def extract(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipelines.demo.settings import DIGITS
 from pipelines.evaluation.detectors import DetectorFile, find_detector
@@ -41,6 +43,13 @@ class Inputs:
     def shows_digits(self) -> bool:
         """Whether the clips are the demo's: one bright object each, on a dark ground."""
         return set(self.bundle["classes"]) == set(DIGITS)
+
+    @cached_property
+    def feature_width(self) -> int:
+        """Features that the detector gives of a clip; 0 without one."""
+        if self.detector is None:
+            return 0
+        return self.detector.load().features(_black(self.index["spec"])).shape[1]
 
     @property
     def recipe(self) -> str:
@@ -114,9 +123,13 @@ def _classifier(
 
 def _gives_probabilities(detector: DetectorFile, spec: dict[str, Any]) -> bool:
     """Whether a detector classifies a black clip of the size of the real ones."""
-    black = np.zeros((1, spec["frames"], spec["size"], spec["size"], 3), np.uint8)
     try:
-        detector.load().probabilities(black)
+        detector.load().probabilities(_black(spec))
     except UserError:
         return False
     return True
+
+
+def _black(spec: dict[str, Any]) -> NDArray[np.uint8]:
+    """A black clip (1, T, H, W, 3) of the size of the real ones."""
+    return np.zeros((1, spec["frames"], spec["size"], spec["size"], 3), np.uint8)

@@ -183,6 +183,26 @@ def _motion(metrics: Metrics, prefix: str, videos: Statistics) -> None:
         metrics.one(f"{prefix}/displacement_ratio", means[0] / max(means[-1], 1e-9))
 
 
+def refuse_too_few(metrics: Metrics, inputs: Inputs, real_clips: int, width: int) -> None:
+    """Refuse distances of covariances of `width` features, before any is extracted."""
+    chosen, needed = inputs.config.chosen, width + 1
+    cures = []
+    if real_clips < needed and chosen.real_split != "all":
+        cures.append("--real-split all takes those of training too")
+    if real_clips < needed:
+        cures.append("more videos, or a smaller --stride of shard_videos, make more clips")
+    if chosen.num_samples < needed:
+        cures.append(f"pass --num-samples {needed} or more")
+    if not cures:
+        return
+    reason = (
+        f"{real_clips} real clips and {chosen.num_samples} samples are too few for the covariance "
+        f"of {width} features, which takes {needed} of each: {'; '.join(cures)}"
+    )
+    for metric in sorted({"fvd", "rfvd"} & set(inputs.config.wanted)):
+        metrics.refuse(metric, reason)
+
+
 def refuse_early(metrics: Metrics, inputs: Inputs, real: RealClips) -> None:
     """Refuse metrics that cannot be measured, before hours of sampling."""
     config, chosen = inputs.config, inputs.config.chosen
@@ -196,23 +216,13 @@ def refuse_early(metrics: Metrics, inputs: Inputs, real: RealClips) -> None:
         for metric in {"fvd", "kvd"} & set(config.wanted):
             metrics.refuse(metric, reason)
     gaussian = real.statistics.gaussian
-    if gaussian is not None:
-        width = len(gaussian.mean_D)
-        fewest = min(len(real.refs), chosen.num_samples)
-        if fewest <= width:
-            reason = (
-                f"{fewest} clips are too few for the covariance of {width} features: at least "
-                f"{width + 1} real clips and samples are needed"
-            )
-            for metric in {"fvd", "rfvd"} & set(config.wanted):
-                metrics.refuse(metric, reason)
-        elif not gaussian.scatter_DD.any():
-            reason = (
-                f"all {len(real.refs)} real clips have the same features: is the detector "
-                f"{config.detector} the right one?"
-            )
-            for metric in {"fvd", "kvd", "rfvd"} & set(config.wanted):
-                metrics.refuse(metric, reason)
+    if gaussian is not None and len(real.refs) > 1 and not gaussian.scatter_DD.any():
+        reason = (
+            f"all {len(real.refs)} real clips have the same features: is the detector "
+            f"{config.detector} the right one?"
+        )
+        for metric in {"fvd", "kvd", "rfvd"} & set(config.wanted):
+            metrics.refuse(metric, reason)
     if "motion" in config.wanted and not inputs.shows_digits:
         reason = "displacement is that of the demo's digits, one bright object each"
         metrics.refuse("motion", reason)

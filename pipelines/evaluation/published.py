@@ -100,6 +100,11 @@ class Condition:
         return f"{self.name}: {self.run} instead of {self.protocol}"
 
 
+def applies(preset: str) -> bool:
+    """Whether a preset is of the data set of a published table."""
+    return preset.startswith(("ucf101", "sky"))
+
+
 def table_for(preset: str) -> Table:
     """The published table nearest to a preset's data."""
     return SKY if preset.startswith("sky") else UCF101

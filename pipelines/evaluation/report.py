@@ -131,7 +131,7 @@ def page(
         result=result,
         bundle=bundle,
         spec=spec,
-        table=table,
+        table=table if published.applies(result["preset"]) else None,
         own_row=[_value(result, name) for name in table.metrics],
         speed_rows=published.SPEED,
         shape="×".join(map(str, (spec["frames"], spec["size"], spec["size"]))),

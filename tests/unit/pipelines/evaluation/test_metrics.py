@@ -13,6 +13,7 @@ from pipelines.evaluation.metrics import (
     distances,
     named,
     refuse_early,
+    refuse_too_few,
     scalars,
     scores,
 )
@@ -139,11 +140,18 @@ def test_a_missing_class_is_named() -> None:
 
 
 def test_too_few_clips_are_refused_at_once() -> None:
-    both = [0, 1] * 45
-    with pytest.raises(UserError, match=r"50 clips are too few.* least 65 real clips and sampl"):
-        refuse_early(Metrics(True), inputs(metrics="fvd", num_samples=50), real([8.0] * 90, both))
+    """Each with what makes them more."""
+    few = "too few for the covariance of 64 features, which takes 65 of each: "
+    with pytest.raises(UserError, match=f"90 real clips and 50 samples are {few}pass --num-sam"):
+        refuse_too_few(Metrics(True), inputs(metrics="fvd", num_samples=50), 90, 64)
+    metrics = Metrics(strict=False)
+    refuse_too_few(metrics, inputs(num_samples=65), 64, 64)
+    assert metrics.not_measured.keys() == {"fvd", "rfvd"}
+    assert f"are {few}--real-split all takes those of training" in metrics.not_measured["fvd"]
+    refuse_too_few(metrics, inputs(num_samples=65, real_split="all"), 64, 64)
+    assert f"are {few}more videos, or a smaller --stride" in metrics.not_measured["fvd"]
     enough = Metrics(strict=True)
-    refuse_early(enough, inputs(metrics="fvd", num_samples=65), real([8.0] * 90, both))
+    refuse_too_few(enough, inputs(metrics="fvd", num_samples=65), 65, 64)
     assert not enough.not_measured
 
 

@@ -120,6 +120,14 @@ def test_it_says_what_intervals_cover(text: str) -> None:
     assert "10 × 100 samples" in seen and "other figures covers samples, over repeats" in seen
 
 
+@pytest.mark.parametrize("preset", ["demo", "games"])
+def test_own_clips_stand_beside_no_published_table(preset: str) -> None:
+    seen = Reader(page(BUNDLE, SPEC, result(preset=preset), videos(), CARD)).text
+    assert "These figures compare with others of the same clips only" in seen
+    assert not any(words in seen for words in ("TATS", "VQ-VDM (the paper)", "paper", "UCF-101"))
+    assert "this run, 100 steps" in seen and "425.5 ± 3.25" in seen
+
+
 def test_it_stands_in_the_published_table(text: str) -> None:
     seen = Reader(text).text
     assert "TATS autoregressive, 128×128 79.28 332" in seen
