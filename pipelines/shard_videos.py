@@ -224,7 +224,8 @@ def shard_videos(config: ShardVideos) -> str:
     plans = plan_shards(config)
     spec, videos = plans.spec, len(plans.sources)
     if config.dry_run:
-        return f"would cut {videos} videos of {len(spec.classes)} classes into {len(plans)} shards"
+        kinds = f"of {len(spec.classes)} classes" if spec.classes else "without classes"
+        return f"would cut {videos} videos {kinds} into {len(plans)} shards"
     folder = config.workspace.clips
     run = run_on_demand("shard_videos", config)
     with lock.writing(folder, "shard_videos"), run as begin, scratch() as place:
@@ -238,7 +239,9 @@ def shard_videos(config: ShardVideos) -> str:
             plans.near_duplicates = find_near_duplicates(plans, config)
         plans, report = run_until_classes_hold(plans, config, place, begin)
         assert report.videos == videos, report.videos
-        print(report.table(), *report.notes_on_classes(plans.listed_classes), sep="\n", flush=True)
+        notes = report.notes_on_classes(plans.listed_classes)
+        notes += report.notes_on_losses(config.workspace.manifest)
+        print(report.table(), *notes, sep="\n", flush=True)
         index = clips_index(plans, report.shards)
         clips = sum(index["counts"].values())
         if not clips:
@@ -255,8 +258,9 @@ def shard_videos(config: ShardVideos) -> str:
         _refuse_failures(report, config)
         storage.publish_json(index, storage.join(folder, "index.json"))
         begin().output(index["fingerprint"])
-    lost = {state: n for state, n in report.counts().items() if state != "ok"}
-    return f"{clips} clips of {videos} videos" + (f", not ok: {lost}" if lost else "")
+    print("look at the clips: videos/contact_sheet.png of this run in MLflow", flush=True)
+    lost = [f"{n} {state}" for state, n in report.counts().items() if state != "ok"]
+    return f"{clips} clips of {videos} videos" + (f", not ok: {', '.join(lost)}" if lost else "")
 
 
 def _differing(folder: str, plans: Plans) -> str:

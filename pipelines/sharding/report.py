@@ -21,7 +21,7 @@ from pipelines.sharding.manifest import Account, ManifestWriter, Source
 from pipelines.tracking.run import Run
 from pipelines.video import Frames
 from pipelines.video.encoder import decode_clip
-from pipelines.video.reasons import REASONS
+from pipelines.video.reasons import FAILURES, REASONS
 
 SHEET_COLUMNS, SHEET_ROWS = 4, 12
 """Clips in a row, each shown by four of its frames, and number of rows."""
@@ -31,6 +31,8 @@ FEW_CLIPS = 8
 """Training clips of a class below which a note names it."""
 NAMED = 10
 """Classes that a note names."""
+NAMED_VIDEOS = 3
+"""Videos that are not ok which notes name."""
 ADVICE = {
     "too_short": "lower --frames, or raise --fps",
     "no_frame_rate": "pass --fps",
@@ -134,6 +136,17 @@ class Report:
             notes.append(f"note: left out, as they give no clip: {_listing(without)}")
         if few:
             notes.append(f"note: fewer than {FEW_CLIPS} clips to train on: {_listing(few)}")
+        return notes
+
+    def notes_on_losses(self, account: str) -> list[str]:
+        """Lines that name some videos that are not ok, failures first, and where all are listed."""
+        lost = [row for row in self._rejected if row[2] != "clip"]
+        order = sorted(lost, key=lambda row: (row[3] not in FAILURES, row[0]))
+        notes = [f"{row[2]}: {row[0]}: {row[3]} ({row[7]})" for row in order[:NAMED_VIDEOS]]
+        if len(lost) > NAMED_VIDEOS:
+            notes.append(f"and {len(lost) - NAMED_VIDEOS} more")
+        if lost:
+            notes.append(f"{account} has the reason of each video")
         return notes
 
     def why_no_clips(self, account: str) -> str:

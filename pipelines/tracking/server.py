@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from pathlib import Path
@@ -73,7 +74,9 @@ def without_password(uri: str) -> str:
 
 
 def client_of(uri: str) -> MlflowClient:
-    """A client that does not wait long; `UserError` where no database can be made."""
+    """A client that does not wait long, and tells of no success; `UserError` where no database can
+    be made."""
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
     for name, value in CLIENT.items():
         os.environ.setdefault(name, value)
     if uri.startswith(SQLITE):

@@ -49,6 +49,10 @@ def test_every_input_is_accounted_for(job, tmp_path: Path):
     assert (half["status"], half["reason"]) == ("partial", "damaged") and half["clips"] > 3
     assert (notes["status"], notes["reason"], notes["clips"]) == ("rejected", "unreadable", 0)
     clips = 8 * 5 + half["clips"]
+    says = outcome.stdout.splitlines()
+    assert any(line.startswith("rejected: notes.mp4: unreadable (") for line in says)
+    assert f"{root}/videos.parquet has the reason of each video" in says
+    assert says[-1].endswith("10 videos, not ok: 1 partial-damaged, 1 rejected-unreadable")
     assert table["ok"] == ["8", "0", "8", "40"]
     assert table["rejected-unreadable"] == ["1", "0", "1", "0"]
     assert table["total"] == ["10", "0", "10", str(clips)]

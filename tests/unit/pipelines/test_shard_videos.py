@@ -422,6 +422,8 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
         place.touch()
     config = ShardVideos(root=str(tmp_path), dry_run=True, limit=6, val_fraction=0.0)
     assert page.shard_videos(config) == "would cut 6 videos of 2 classes into 1 shards"
+    alike = replace(config, labels="none")
+    assert page.shard_videos(alike) == "would cut 6 videos without classes into 1 shards"
     assert [entry.name for entry in tmp_path.iterdir()] == ["videos"]
 
 
