@@ -125,7 +125,7 @@ def up(wanted: int = PORT) -> str:
         time.sleep(0.5)
     print(f"Ray takes jobs at {address}; in a shell with .venv activated:")
     print("  export RAY_AUTH_MODE=token")
-    print("  ray job submit jobs/shard_videos.py")
+    print("  ray job submit -- jobs/shard_videos.py --videos ~/videos --root ~/vqvdm-root")
     return address
 
 

@@ -114,14 +114,20 @@ def join_for_tasks() -> None:
 
 
 def describe_devices(request: Request) -> str:
-    """What `choose_devices` would decide, in words; starts nothing, and asks no autoscaler."""
+    """What `choose_devices` would decide, in words."""
+    return foresee_devices(request).words
+
+
+def foresee_devices(request: Request) -> Devices:
+    """What `choose_devices` would decide; starts nothing, and asks no autoscaler."""
     if not joins_cluster():
-        return decide(Cluster(local_cpus(), torch.cuda.device_count()), request).words
+        return decide(Cluster(local_cpus(), torch.cuda.device_count()), request)
     join_ray()
     cluster = _look(request)
     if _is_open(cluster, request):
-        return "running on GPUs if the cluster's autoscaler starts one, which the job will ask for"
-    return decide(cluster, request).words
+        words = "running on GPUs if the cluster's autoscaler starts one, which the job will ask for"
+        return Devices("cuda", words=words)
+    return decide(cluster, request)
 
 
 def _look(request: Request) -> Cluster:

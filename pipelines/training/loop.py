@@ -138,14 +138,16 @@ def _log(
     if run is None:
         return
     rate, waited_s = clock.lap(step)
-    left_s = (config.steps - step) / rate
+    left = f"{(config.steps - step) / rate:.0f} s left"
+    if step < config.slower_from * config.steps < config.steps:
+        left = f"at least {left}"  # The discriminators, which join later, take time too.
     values = {f"train/{name}": value for name, value in means.items()}
     values |= {
         "throughput/clips_per_s": rate * config.batch_size,
         "time/data_wait_s": waited_s,
     }
     run.metrics(values, step)
-    speed = f"{rate * config.batch_size:.1f} clips/s  {left_s:.0f} s left"
+    speed = f"{rate * config.batch_size:.1f} clips/s  {left}"
     skipped = f"{means['skipped_steps']:.0f} steps skipped  " if means["skipped_steps"] else ""
     report(step, config.steps, f"loss {means['loss']:.4f}  {skipped}{speed}")
 

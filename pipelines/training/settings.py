@@ -101,6 +101,11 @@ class TrainJob(DeviceJob):
         "pin_memory",
     }
 
+    @property
+    def slower_from(self) -> float:
+        """Share of the steps after which a step does more than before; 1 if none does."""
+        return 1.0
+
     def check(self) -> None:
         counts = ("steps", "batch_size", "accumulate", "log_every", "validate_every")
         for name in (*counts, "checkpoint_every", "keep", "cpu_workers"):
@@ -160,6 +165,11 @@ class TrainVQGAN(TrainJob):
     """URI of a TorchScript file for a perceptual loss, such as LPIPS; may end in #sha256=HEX."""
 
     LATER: ClassVar[Mapping[str, Any]] = {"discriminator.stride": 4, "discriminator_tied": False}
+
+    @property
+    def slower_from(self) -> float:
+        """The discriminators join then."""
+        return min(1.0, self.loss.adversarial_start) if self.loss.adversarial else 1.0
 
     def check(self) -> None:
         super().check()

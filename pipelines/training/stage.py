@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipelines.cluster.devices import choose_devices, describe_devices
+from pipelines.cluster.devices import choose_devices, foresee_devices
 from pipelines.io import checksums, lock, storage, workspace
 from pipelines.tracking import registry
 from pipelines.tracking.start import start_run
 from pipelines.training.checkpoints import Checkpoints
+from pipelines.training.foresight import foreseen
 from pipelines.training.methods.base import Method
 from pipelines.training.settings import TrainJob
 from pipelines.training.trainer import Data, Plan, fit
@@ -89,7 +90,10 @@ def run_stage(stage: Stage) -> str:
             _refuse_fewer(stage, before, max(reached, before if done else 0), bool(done))
     clips = sum(len(marker.keys) for marker in stage.data.markers if marker.split == "train")
     if config.dry_run:
-        print(describe_devices(config.request()))
+        devices = foresee_devices(config.request())
+        print(devices.words, flush=True)
+        if devices.kind == "cpu" and (words := foreseen(config, stage.method, stage.data)):
+            print(words, flush=True)
         return f"would train {config.steps} steps on {clips} clips into {stage.folder}"
     same = before == config.steps
     if done and same:
