@@ -70,5 +70,5 @@ else
 fi
 
 echo "Python $(version $venv/bin/python): installing PyTorch, Ray, MLflow and what they need into $venv:" \
-    "216 packages, some 3 GB on disk, minutes without a word…"
+    "some 3 GB on disk, minutes without a word…"
 $venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
