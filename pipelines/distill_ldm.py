@@ -13,6 +13,7 @@ from pipelines.io import storage
 from pipelines.io.arrays import latent_arrays
 from pipelines.io.workspace import require
 from pipelines.latents import audit
+from pipelines.training.initial import find_initial, fingerprint_of
 from pipelines.training.methods.distil import Teacher, student_of
 from pipelines.training.settings import DistillLDM
 from pipelines.training.stage import Stage, run_stage
@@ -34,18 +35,25 @@ def distill_ldm(config: DistillLDM) -> str:
             f"({bundle['inputs']['latents']}, now {latents.index['fingerprint']}): "
             "pass --vqgan NAME of those, or train the teacher again"
         )
+    initial = find_initial(config.init_from, "student")
     teacher = {"name": config.ldm, "fingerprint": bundle["fingerprint"]}
     lineage = {"latents": latents.index["spec_hash"], "clips": latents.index["clips"]}
     return run_stage(
         Stage(
             name="distill_ldm",
             config=config,
-            method=partial(student_of, data=latents.index, teacher=Teacher(folder, bundle)),
+            method=partial(
+                student_of, data=latents.index, teacher=Teacher(folder, bundle), initial=initial
+            ),
             data=Data(
                 latents.folder, latents.markers, "encode_latents", latent_arrays, are_arrays=True
             ),
             folder=space.ldm(config.name),
-            inputs={"ldm": bundle["fingerprint"], "latents": latents.index["fingerprint"]},
+            inputs={
+                "ldm": bundle["fingerprint"],
+                "latents": latents.index["fingerprint"],
+                **fingerprint_of(initial),
+            },
             lineage=lineage | {"teacher": teacher},
             parts={"vqgan": storage.join(folder, "vqgan")},
             reads=(folder,),

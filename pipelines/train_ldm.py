@@ -13,6 +13,7 @@ from pipelines.io.markers import load_markers
 from pipelines.io.workspace import Workspace, require
 from pipelines.latents import audit
 from pipelines.sharding import manifest
+from pipelines.training.initial import Initial, find_initial, fingerprint_of
 from pipelines.training.methods.ldm import LDMMethod
 from pipelines.training.settings import PIXEL_SPACE, TrainLDM
 from pipelines.training.stage import Stage, run_stage
@@ -22,29 +23,36 @@ from pipelines.training.trainer import Data
 def train_ldm(config: TrainLDM) -> str:
     """Train on ROOT/latents/VQGAN, or on ROOT/clips, and publish ROOT/ldm/NAME."""
     config.check()
-    return run_stage(_on_pixels(config) if config.vqgan == PIXEL_SPACE else _on_latents(config))
+    initial = find_initial(config.init_from, "ldm")
+    on = _on_pixels if config.vqgan == PIXEL_SPACE else _on_latents
+    return run_stage(on(config, initial))
 
 
-def _on_latents(config: TrainLDM) -> Stage:
+def _on_latents(config: TrainLDM, initial: Initial | None) -> Stage:
     space = config.workspace
     latents = audit.audited(space, config.vqgan)
     config.model.check(*latents.index["shape"][2:])
+    vqgan = space.vqgan(config.vqgan)
     return Stage(
         name="train_ldm",
         config=config,
-        method=partial(LDMMethod, data=latents.index, vqgan=space.vqgan(config.vqgan)),
+        method=partial(LDMMethod, data=latents.index, vqgan=vqgan, initial=initial),
         data=Data(
             latents.folder, latents.markers, "encode_latents", latent_arrays, are_arrays=True
         ),
         folder=space.ldm(config.name),
-        inputs={"latents": latents.index["fingerprint"], "vqgan": latents.index["vqgan"]},
+        inputs={
+            "latents": latents.index["fingerprint"],
+            "vqgan": latents.index["vqgan"],
+            **fingerprint_of(initial),
+        },
         lineage={"latents": latents.index["spec_hash"], "clips": latents.index["clips"]},
-        parts={"vqgan": space.vqgan(config.vqgan)},
+        parts={"vqgan": vqgan},
         register=True,
     )
 
 
-def _on_pixels(config: TrainLDM) -> Stage:
+def _on_pixels(config: TrainLDM, initial: Initial | None) -> Stage:
     space = config.workspace
     clips = require(space.clips, "index.json", "shard_videos")
     spec = clips["spec"]
@@ -53,10 +61,10 @@ def _on_pixels(config: TrainLDM) -> Stage:
     return Stage(
         name="train_ldm",
         config=config,
-        method=partial(LDMMethod, data=pixel_index(clips, _rates(space, spec))),
+        method=partial(LDMMethod, data=pixel_index(clips, _rates(space, spec)), initial=initial),
         data=Data(space.clips, markers, "shard_videos", pixel_arrays),
         folder=space.ldm(config.name),
-        inputs={"clips": clips["fingerprint"]},
+        inputs={"clips": clips["fingerprint"]} | fingerprint_of(initial),
         lineage={"latents": clips["spec_hash"], "clips": clips["fingerprint"]},
         register=True,
     )

@@ -5,9 +5,12 @@ clips/*.tar ──▶ Ray Train workers ──▶ checkpoints ──▶ vqgan/NA
 
 from __future__ import annotations
 
+from functools import partial
+
 from pipelines.io.arrays import clip_arrays
 from pipelines.io.markers import load_markers
 from pipelines.io.workspace import require
+from pipelines.training.initial import find_initial, fingerprint_of
 from pipelines.training.methods.vqgan import VQGANMethod
 from pipelines.training.perceptual import checksum
 from pipelines.training.settings import TrainVQGAN
@@ -24,14 +27,15 @@ def train_vqgan(config: TrainVQGAN) -> str:
     config.model.latent_shape(spec["frames"], spec["size"], spec["size"])  # or `UserError`
     markers = load_markers(space.clips, index, "shard_videos")
     perceptual = {"perceptual": checksum(config.perceptual)} if config.perceptual else {}
+    initial = find_initial(config.init_from, "vqgan")
     return run_stage(
         Stage(
             name="train_vqgan",
             config=config,
-            method=VQGANMethod,
+            method=partial(VQGANMethod, initial=initial),
             data=Data(space.clips, markers, "shard_videos", clip_arrays),
             folder=space.vqgan(config.name),
-            inputs={"clips": index["fingerprint"]} | perceptual,
+            inputs={"clips": index["fingerprint"]} | perceptual | fingerprint_of(initial),
             lineage={"clips": index["spec_hash"]},
         )
     )

@@ -149,8 +149,8 @@ def refuse_lost_paths(config: Job) -> None:
     """Refuse relative paths if they would lie in Ray's temporary copy and be lost."""
     if not _in_shipped_copy():
         return
-    for flag in ("root", "videos"):
-        path = getattr(config, flag, None)
+    for flag in ("root", "videos", "init-from"):
+        path = getattr(config, flag.replace("-", "_"), None)
         if path and is_local(path) and not os.path.isabs(os.path.expanduser(path)):
             raise UserError(
                 f"--{flag} {path} is relative, and this job runs in a temporary copy of the code "

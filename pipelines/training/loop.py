@@ -56,6 +56,8 @@ def train(
         method.load(state["method"])
         if world.is_first:
             print(f"resuming at step {step}", flush=True)
+    elif (taken := method.start()) and world.is_first:
+        print(f"--init-from: {taken}", flush=True)
     keys = KeyLog(checkpoints.place) if config.log_keys else None
     if keys and world.is_first:
         keys.forget_after(step)

@@ -59,6 +59,9 @@ class TrainJob(DeviceJob):
     """`torch.compile` of the nets; auto is on with a GPU."""
     channels_last: Switch = "auto"
     """Channels innermost in memory, for faster convolutions; auto is on."""
+    init_from: str | None = None
+    """Begin with the weights of another model, as far as they fit: folder or URI of what this job
+    published, also with other classes or sizes, or of a checkpoint."""
     seed: int = 0
     log_every: int = 20
     """Steps between two lines of the log."""
@@ -86,6 +89,7 @@ class TrainJob(DeviceJob):
         "cpu_workers",
         "min_workers",
         "name",
+        "init_from",  # Its fingerprint is among the inputs.
         "accumulate",
         "activation_checkpointing",
         "compile",

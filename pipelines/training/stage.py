@@ -31,6 +31,7 @@ class Stage:
     name: str
     config: TrainJob
     method: Callable[[Any, World], Method]
+    """Makes the method from config and world."""
     data: Data
     folder: str
     inputs: Mapping[str, str]

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipelines.video import Frames
+from vqvdm.warm_start import take_over
 
 
 class Batch(Protocol):
@@ -30,6 +31,10 @@ class Batch(Protocol):
 class Method(Protocol):
     """What the loop needs to know of a model."""
 
+    def start(self) -> str | None:
+        """Take over the weights that the training begins with, if there are any; what was taken, in
+        words. Not called when a training goes on."""
+
     def train_step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
         """One optimiser step; metrics as scalar tensors of this worker."""
 
@@ -46,6 +51,30 @@ class Method(Protocol):
 
     def preview(self, batch: Batch) -> Frames | None:
         """Frames (T, H, W, 3) to look at, or None."""
+
+
+class InitialWeights(Protocol):
+    """Weights that a training begins with, and the classes of their model, in order; None where
+    they are not known."""
+
+    @property
+    def classes(self) -> Sequence[str] | None: ...
+
+    def weights(self) -> dict[str, Tensor]: ...
+
+
+def begin_with(
+    initial: InitialWeights | None, net: nn.Module, average: nn.Module, classes: Sequence[str] = ()
+) -> str | None:
+    """Take over initial weights, if there are any, into a net with these classes and its average;
+    what was taken, in words. Classes that are not known are taken to be the same, if they are as
+    many."""
+    if initial is None:
+        return None
+    old = classes if initial.classes is None else initial.classes
+    taken = take_over(net, initial.weights(), old, classes)
+    average.load_state_dict(net.state_dict())
+    return str(taken)
 
 
 def mean_over_parts(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from pipelines.training.methods.base import Batch, mean_over_parts
+from pipelines.training.methods.base import Batch, InitialWeights, begin_with, mean_over_parts
 from pipelines.training.optimise import Optimiser, scheduled_lr, step_together
 from pipelines.training.settings import TrainJob
 from pipelines.training.world import Draws, World
@@ -50,10 +50,13 @@ class DenoiserMethod(ABC):
         data: Mapping[str, Any],
         net: UNet,
         vqgan: str | None = None,
+        initial: InitialWeights | None = None,
     ) -> None:
         """`data` is the index of the latents: shape, classes, mean and std of each channel, and
-        whether they are pixels. `vqgan` is where the VQGAN lies that decodes previews."""
+        whether they are pixels. `vqgan` is where the VQGAN lies that decodes previews. `initial`
+        are the weights to begin with, if not random ones."""
         self.config, self.world, self.data, self.vqgan = config, world, data, vqgan
+        self.initial = initial
         self._generator: VideoGenerator | None = None
         self.denoiser = world.place(net)
         self.ema = EMA(self.denoiser, config.ema_decay)
@@ -82,6 +85,9 @@ class DenoiserMethod(ABC):
     @abstractmethod
     def about(self) -> dict[str, Any]:
         """The config.json of the bundle."""
+
+    def start(self) -> str | None:
+        return begin_with(self.initial, self.denoiser, self.ema.average, self.data["classes"])
 
     def clips(self, batch: Batch) -> Clips:
         """What a batch holds, on the device."""

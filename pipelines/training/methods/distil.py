@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipelines.training.methods.base import Batch
+from pipelines.training.methods.base import Batch, InitialWeights
 from pipelines.training.methods.denoiser import DenoiserMethod
 from pipelines.training.settings import DistillLDM
 from pipelines.training.world import Draws, World
@@ -47,10 +47,14 @@ class Teacher:
 
 
 def student_of(
-    config: DistillLDM, world: World, data: Mapping[str, Any], teacher: Teacher
+    config: DistillLDM,
+    world: World,
+    data: Mapping[str, Any],
+    teacher: Teacher,
+    initial: InitialWeights | None = None,
 ) -> DistilMethod:
     """The method for a published teacher, whose tokenizer decodes the previews."""
-    return DistilMethod(config, world, data, teacher.net(), f"{teacher.folder}/vqgan")
+    return DistilMethod(config, world, data, teacher.net(), f"{teacher.folder}/vqgan", initial)
 
 
 class DistilMethod(DenoiserMethod):
@@ -70,14 +74,15 @@ class DistilMethod(DenoiserMethod):
         data: Mapping[str, Any],
         teacher: UNet,
         vqgan: str | None = None,
+        initial: InitialWeights | None = None,
     ) -> None:
-        """`data` and `vqgan` as of `DenoiserMethod`."""
+        """`data`, `vqgan` and `initial` as of `DenoiserMethod`."""
         self.PREVIEW_STEPS = config.sampling_steps
         torch.manual_seed(config.seed)
         net = UNet(teacher.config, data["shape"][0], teacher.num_classes, intervals=True)
         missing, _ = net.load_state_dict(teacher.state_dict(), strict=False)
         assert all(name.startswith("conditioning.interval.") for name in missing)
-        super().__init__(config, world, data, net, vqgan)
+        super().__init__(config, world, data, net, vqgan, initial)
         self.teacher = world.place(teacher.eval().requires_grad_(False))
         world.compile(self.teacher, self.ema.average)
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipelines.training.methods.base import Batch
+from pipelines.training.methods.base import Batch, InitialWeights
 from pipelines.training.methods.denoiser import DenoiserMethod
 from pipelines.training.settings import TrainLDM
 from pipelines.training.world import Draws, World
@@ -36,11 +36,12 @@ class LDMMethod(DenoiserMethod):
         world: World,
         data: Mapping[str, Any],
         vqgan: str | None = None,
+        initial: InitialWeights | None = None,
     ) -> None:
-        """`data` and `vqgan` as of `DenoiserMethod`."""
+        """`data`, `vqgan` and `initial` as of `DenoiserMethod`."""
         torch.manual_seed(config.seed)
         net = UNet(config.model, data["shape"][0], len(data["classes"]))
-        super().__init__(config, world, data, net, vqgan)
+        super().__init__(config, world, data, net, vqgan, initial)
 
     def loss(self, net: nn.Module, batch: Batch, draws: Draws, step: int) -> Tensor:
         return self._loss(net, batch, draws, self.config.objective.class_dropout)

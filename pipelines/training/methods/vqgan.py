@@ -14,7 +14,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from pipelines.training.methods.base import Batch, mean_over_parts
+from pipelines.training.methods.base import Batch, InitialWeights, begin_with, mean_over_parts
 from pipelines.training.methods.critic import Critic, Pair
 from pipelines.training.optimise import Optimiser, scheduled_lr, step_together
 from pipelines.training.perceptual import load_perceptual
@@ -94,8 +94,11 @@ class _Through(nn.Module):
 class VQGANMethod:
     """Reconstruction + VQ + discriminator losses, in alternating steps."""
 
-    def __init__(self, config: TrainVQGAN, world: World) -> None:
-        self.config, self.world = config, world
+    def __init__(
+        self, config: TrainVQGAN, world: World, initial: InitialWeights | None = None
+    ) -> None:
+        """`initial` are the weights to begin with, if not random ones."""
+        self.config, self.world, self.initial = config, world, initial
         torch.manual_seed(config.seed)
         self.vqgan = world.place(VQGAN(config.model))
         self.critic = Critic(config, world)
@@ -113,6 +116,9 @@ class VQGANMethod:
             fused=True,
         )
         self.optimiser = Optimiser(adamw, world, config.grad_clip)
+
+    def start(self) -> str | None:
+        return begin_with(self.initial, self.vqgan, self.ema.average)
 
     def _pixels(self, batch: Batch) -> Tensor:
         return from_uint8(batch.to(self.world.device).tensors["video"])

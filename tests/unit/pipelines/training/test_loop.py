@@ -19,6 +19,7 @@ from pipelines.io.markers import Marker
 from pipelines.io.shards import ShardWriter
 from pipelines.tracking.run import Run
 from pipelines.training.checkpoints import Checkpoints, consumed
+from pipelines.training.initial import Initial, find_initial
 from pipelines.training.loader import Batch, Loader
 from pipelines.training.loop import train
 from pipelines.training.methods.base import Method
@@ -111,6 +112,7 @@ class Place:
         name: str,
         loader_type: type[Loader] = Loader,
         stop_requested: Callable[[], bool] = lambda: False,
+        initial: Initial | None = None,
     ) -> tuple[Method, Notes]:
         """Train as a new process would: only the files in the folder are shared."""
         is_ldm = isinstance(self.config, TrainLDM)
@@ -119,7 +121,7 @@ class Place:
         world, notes = World(), Notes()
         method: Method
         if isinstance(self.config, TrainLDM):
-            method = LDMMethod(self.config, world, self.index)
+            method = LDMMethod(self.config, world, self.index, initial=initial)
         else:
             assert isinstance(self.config, TrainVQGAN)
             method = VQGANMethod(self.config, world)
@@ -246,3 +248,20 @@ def test_a_checkpoint_of_an_older_version_is_gone_on_from(tmp_path: Path, name: 
     resumed, _ = place.run("older")
     expected, found = leaves(whole.state()), leaves(resumed.state())
     assert [path for path in expected if not same(expected[path], found[path])] == []
+
+
+def test_a_training_that_goes_on_does_not_begin_again(tmp_path: Path) -> None:
+    """Its first weights may be gone by then."""
+    place = Place(tmp_path, CONFIGS["ldm"])
+    config = TrainLDM(**SETTINGS | {"seed": 9}, model=UNET)
+    LDMMethod(config, World(), place.index).export(tmp_path / "first")
+    initial = find_initial(str(tmp_path / "first"), "ldm")
+    plain, _ = place.run("plain")
+    whole, _ = place.run("whole", initial=initial)
+    with pytest.raises(KilledError):
+        place.run("halves", Mortal, initial=initial)
+    (tmp_path / "first" / "model.safetensors").unlink()
+    resumed, _ = place.run("halves", initial=initial)
+    expected, found, other = (leaves(method.state()) for method in (whole, resumed, plain))
+    assert [path for path in expected if not same(expected[path], found[path])] == []
+    assert [path for path in expected if not same(expected[path], other[path])] != []

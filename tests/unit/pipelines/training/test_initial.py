@@ -1,0 +1,122 @@
+"""`--init-from`: which weights it names, and how a training begins with them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipelines.training.checkpoints import Checkpoints
+from pipelines.training.initial import Initial, find_initial, fingerprint_of
+from pipelines.training.methods.ldm import LDMMethod
+from pipelines.training.methods.vqgan import VQGANMethod
+from pipelines.training.settings import TrainLDM, TrainVQGAN
+from pipelines.training.world import World
+from tests.trainings import INDEX, batch, distil, ldm, vqgan
+from vqvdm.errors import UserError
+
+CLASSES = {"classes": ["b", "c", "a"]}
+
+
+def published(folder: Path, steps: int = 2) -> LDMMethod:
+    """A denoiser of the classes a and b, trained a little, and its bundle."""
+    method = ldm(World(), 1)
+    for step in range(steps):
+        method.train_step(batch(), step)
+    method.export(folder)
+    return method
+
+
+def begun(initial: Initial | None, data: dict[str, Any] = INDEX) -> LDMMethod:
+    method = LDMMethod(replace(ldm(World(), 1).config, seed=5), World(), data, initial=initial)
+    words = method.start()
+    assert bool(words) == bool(initial)
+    return method
+
+
+def test_a_training_begins_with_the_average_of_a_published_one(tmp_path: Path) -> None:
+    before = published(tmp_path / "base")
+    method = begun(find_initial(str(tmp_path / "base"), "ldm"))
+    for net in (method.denoiser, method.ema.average):
+        for name, tensor in net.state_dict().items():
+            assert torch.equal(tensor, before.ema.average.state_dict()[name]), name
+
+
+def test_classes_are_known_by_name(tmp_path: Path) -> None:
+    before = published(tmp_path / "base")
+    method = begun(find_initial(str(tmp_path / "base"), "ldm"), INDEX | CLASSES)
+    rows = method.denoiser.conditioning.class_embedding.weight
+    a, b, none = before.ema.average.conditioning.class_embedding.weight
+    assert torch.equal(rows, torch.stack([b, none, a, none]))
+
+
+def test_an_unfinished_training_gives_its_newest_checkpoint_and_a_file_its_own(
+    tmp_path: Path,
+) -> None:
+    place, method = tmp_path / "ldm" / "base", ldm(World(), 1)
+    checkpoints, averages = Checkpoints(str(place), "recipe", 2), []
+    for step in (1, 2):
+        method.train_step(batch(), step)
+        checkpoints.save(step, {"step": step, "method": method.state()})
+        averages.append({k: v.clone() for k, v in method.ema.average.state_dict().items()})
+    earlier = f"{place}/checkpoints/step-00000001.safetensors"
+    for uri, expected in ((str(place), averages[1]), (earlier, averages[0])):
+        found = begun(find_initial(uri, "ldm")).denoiser.state_dict()
+        assert all(torch.equal(found[name], tensor) for name, tensor in expected.items()), uri
+
+
+def test_a_tokenizer_keeps_its_codes(tmp_path: Path) -> None:
+    before = vqgan(World(), "vq", 16, 1)
+    before.train_step(batch(), 0)
+    before.export(tmp_path / "base")
+    initial = find_initial(str(tmp_path / "base"), "vqgan")
+    method = VQGANMethod(replace(before.config, seed=5), World(), initial)
+    assert method.start() == "100.0% of the weights are taken over"
+    codes = method.vqgan.quantizer.codes_KC.clone()
+    assert torch.equal(codes, before.ema.average.quantizer.codes_KC)
+    method._place_codes(method._parts(batch(), 0))
+    assert torch.equal(method.vqgan.quantizer.codes_KC, codes)
+
+
+def test_what_cannot_be_begun_with_is_refused(tmp_path: Path) -> None:
+    published(tmp_path / "ldm")
+    vqgan(World(), "vq", 16, 1).export(tmp_path / "vqgan")
+    distil(World(), 1).export(tmp_path / "fast")
+    missing = tmp_path / "base" / "checkpoints" / "step-00000007.safetensors"
+    cases = [
+        (tmp_path / "nowhere", "vqgan", r"nowhere holds no model.*train_vqgan\.py"),
+        (tmp_path / "vqgan", "ldm", r"made by jobs/train_vqgan\.py.*what jobs/train_ldm\.py"),
+        (tmp_path / "ldm", "student", r"made by jobs/train_ldm\.py.*what jobs/distill_ldm\.py"),
+        (tmp_path / "fast", "ldm", r"made by jobs/distill_ldm\.py"),
+        (missing, "ldm", r"step-00000007\.json is missing"),
+    ]
+    for uri, kind, words in cases:
+        with pytest.raises(UserError, match=words):
+            find_initial(str(uri), kind)  # type: ignore[arg-type]
+    assert find_initial(None, "ldm") is None
+
+
+def test_weights_that_changed_or_went_are_told_of(tmp_path: Path) -> None:
+    published(tmp_path / "base")
+    initial = find_initial(str(tmp_path / "base"), "ldm")
+    assert initial
+    published(tmp_path / "base", steps=3)
+    with pytest.raises(UserError, match=r"model\.safetensors on .* is missing or has changed"):
+        initial.weights()
+    (tmp_path / "base" / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="is missing or has changed"):
+        initial.weights()
+
+
+def test_the_weights_are_an_input_and_their_place_is_no_setting(tmp_path: Path) -> None:
+    before = published(tmp_path / "base")
+    initial = find_initial(str(tmp_path / "base"), "ldm")
+    assert len(fingerprint_of(initial)["initial weights"]) == 16
+    assert fingerprint_of(None) == {}
+    moved = replace(before.config, init_from="elsewhere")
+    assert moved.recipe() == before.config.recipe()
+    assert TrainVQGAN(init_from="x").recipe() == TrainVQGAN().recipe()
+    assert TrainLDM().init_from is None

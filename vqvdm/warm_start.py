@@ -1,0 +1,121 @@
+"""Beginning a training with the weights of another model, as far as they fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from vqvdm.errors import UserError
+
+CLASSES = "class_embedding.weight"
+"""The end of the name of the embedding of classes: a row a class, and the last one for none."""
+LEAST = 0.5
+"""Share of a net's weights below which two models have too little in common."""
+NAMED = 4
+"""Tensors that a summary names."""
+
+
+@dataclass
+class Taken:
+    """What a net took over: numbers of weights, and names of tensors."""
+
+    weights: int = 0
+    of: int = 0
+    in_part: list[str] = field(default_factory=list)
+    """Tensors of another shape, of which a part was taken; the rest is as it was initialised."""
+    anew: list[str] = field(default_factory=list)
+    """Tensors as they were initialised."""
+    unused: list[str] = field(default_factory=list)
+    """Tensors of the other model that the net has no place for."""
+
+    @property
+    def share(self) -> float:
+        """Share of the net's weights that were taken over, in [0, 1]."""
+        return self.weights / self.of
+
+    def __str__(self) -> str:
+        lists = {"in part": self.in_part, "anew": self.anew, "unused": self.unused}
+        words = [f"{what}: {_some(names)}" for what, names in lists.items() if names]
+        return "; ".join([f"{self.share:.1%} of the weights are taken over", *words])
+
+
+@torch.no_grad()
+def take_over(
+    net: nn.Module,
+    weights: Mapping[str, Tensor],
+    old_classes: Sequence[str] = (),
+    new_classes: Sequence[str] = (),
+) -> Taken:
+    """Copy `weights`, tensors by name, into a net in place; returns what was taken.
+
+    A class keeps its embedding, wherever it stands among the classes now; a new one begins as "no
+    class". Of a tensor with another number of channels or codes on one side, those that both have
+    are copied, the first ones. `UserError` if less than half of the net's weights are found.
+    """
+    taken = Taken()
+    state = net.state_dict()
+    torn = _torn(net, state, weights)
+    for name, own in state.items():
+        found = weights.get(name)
+        common = None if found is None or name in torn else _common(own, found)
+        taken.of += own.numel()
+        if found is not None and name.endswith(CLASSES) and len(found) == len(old_classes) + 1:
+            taken.weights += _take_classes(own, found, old_classes, new_classes)
+            if set(new_classes) - set(old_classes):
+                taken.in_part.append(name)
+        elif found is not None and common is not None:
+            own[common] = found[common].to(own)
+            taken.weights += own[common].numel()
+            if own.shape != found.shape:
+                taken.in_part.append(name)
+        else:
+            taken.anew.append(name)
+    taken.unused += [name for name in weights if name not in state]
+    if taken.share < LEAST:
+        raise UserError(f"too little fits: {taken}; choose --model settings like those it has")
+    return taken
+
+
+def _torn(net: nn.Module, state: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> set[str]:
+    """Buffers of modules of which not all fit. They belong together: the codes of a codebook are
+    nothing without the note that they have been placed, nor it without them."""
+    parameters = {name for name, _ in net.named_parameters()}
+    homes: dict[str, list[str]] = {}
+    for name in state.keys() - parameters:
+        homes.setdefault(name.rpartition(".")[0], []).append(name)
+    return {
+        name
+        for names in homes.values()
+        if any(each not in weights or _common(state[each], weights[each]) is None for each in names)
+        for name in names
+    }
+
+
+def _take_classes(
+    own: Tensor, found: Tensor, old_classes: Sequence[str], new_classes: Sequence[str]
+) -> int:
+    """Fill the embedding of classes; the number of weights that are those of the same class."""
+    if own.shape[1] != found.shape[1]:
+        return 0
+    rows = {name: found[index] for index, name in enumerate(old_classes)}
+    for index, name in enumerate(new_classes):
+        own[index] = rows.get(name, found[-1]).to(own)
+    own[-1] = found[-1].to(own)
+    return own.shape[1] * (1 + len(set(new_classes) & set(old_classes)))
+
+
+def _common(own: Tensor, found: Tensor) -> tuple[slice, ...] | None:
+    """The part that two tensors share; None if more than one side differs, or a kernel's size."""
+    if own.ndim != found.ndim or own.shape[2:] != found.shape[2:]:
+        return None
+    if sum(mine != other for mine, other in zip(own.shape, found.shape, strict=True)) > 1:
+        return None
+    return tuple(slice(min(pair)) for pair in zip(own.shape, found.shape, strict=True))
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
