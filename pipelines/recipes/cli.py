@@ -23,6 +23,7 @@ import tyro
 
 from pipelines.cluster.join import find_user_error
 from pipelines.io.connection import is_local
+from pipelines.recipes import own
 from pipelines.recipes.presets import PRESETS, settings
 from pipelines.settings import Job
 from vqvdm.errors import IncompleteError, StoppedError, UserError, is_stop
@@ -118,8 +119,21 @@ def parse(job: str, arguments: list[str]) -> Any:
     preset = "demo"
     if arguments and not arguments[0].startswith("-"):
         preset, *arguments = arguments
+    config = _parse(job, preset, arguments)
+    if preset == own.OWN:
+        preset, why = own.suited(config)
+        print(f"{own.OWN}: the recipe {preset!r} for {why}", flush=True)
+        if preset != own.OWN:
+            # The place does not depend on the recipe.
+            arguments = ["--root", config.root, *arguments]
+            config = _parse(job, preset, arguments)
+    object.__setattr__(config, "preset", preset)
+    return config
+
+
+def _parse(job: str, preset: str, arguments: list[str]) -> Any:
     default = settings(preset, job)
-    config = _quietly(
+    return _quietly(
         lambda: tyro.cli(
             type(default),
             default=default,
@@ -128,8 +142,6 @@ def parse(job: str, arguments: list[str]) -> Any:
             description=f"{inspect.getdoc(type(default))}\n\nSettings shown: preset {preset}.",
         )
     )
-    object.__setattr__(config, "preset", preset)
-    return config
 
 
 def _quietly(cli: Callable[[], Job]) -> Job:

@@ -1,12 +1,14 @@
-"""The named recipes. `demo` is for a laptop; `games` needs no download, and is for a GPU, its
-`-small` one for two cores; `ucf101` and `sky` are this project's best recipe at 16x128x128,
-`ucf101-small` trains in hours, and the `-paper` ones follow the paper.
+"""The named recipes. `demo` is for a laptop, `own` for a folder of one's own; `games` needs no
+download. Both are for a GPU, and have a `-small` one for two cores. `ucf101` and `sky` are this
+project's best recipe at 16x128x128, `ucf101-small` trains in hours, and the `-paper` ones follow
+the paper.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 from pipelines.demo.settings import VAL_LIST, DemoVideos
 from pipelines.evaluation.settings import Evaluate, TrainDetector
@@ -221,6 +223,61 @@ def games_small() -> Preset:
     ).under("runs/games-small")
 
 
+def own() -> Preset:
+    """A folder of one's own, natural videos, 16x128x128: an hour of a small GPU, for 200 clips as
+    for 20,000. The nets of `ucf101-small`; the discriminators join when pictures have settled."""
+    base = ucf101_small()
+    rhythm: dict[str, Any] = {"log_every": 50, "validate_every": 500, "checkpoint_every": 500}
+    rhythm |= {"steps": 0, "warmup": 300}
+    return replace(
+        base,
+        shard_videos=ShardVideos(fps="8,16"),
+        train_vqgan=replace(
+            base.train_vqgan,
+            **rhythm,
+            epochs=60.0,
+            steps_between=(4_000, 8_000),
+            batch_size=8,
+            ema_decay=0.998,
+            loss=LossConfig(adversarial_start=0.5),
+        ),
+        train_ldm=replace(
+            base.train_ldm,
+            **rhythm,
+            epochs=400.0,
+            steps_between=(4_000, 16_000),
+            batch_size=64,
+            ema_decay=0.999,
+        ),
+        distill_ldm=replace(
+            base.distill_ldm,
+            **rhythm,
+            epochs=40.0,
+            steps_between=(500, 4_000),
+            batch_size=64,
+            ema_decay=0.998,
+        ),
+        sample=Sample(default_steps=20),
+        evaluate=Evaluate(default_steps=20),
+        train_detector=replace(base.train_detector, steps=2_000),
+    ).under("runs/own")
+
+
+def own_small() -> Preset:
+    """The same at 16x64x64 by the nets of `games-small`: an evening of two cores."""
+    base = games_small()
+    return replace(
+        base,
+        demo_videos=DemoVideos(),
+        shard_videos=ShardVideos(size=64, fps="8,16"),
+        train_vqgan=replace(base.train_vqgan, steps=0, epochs=30.0, steps_between=(3_000, 9_000)),
+        train_ldm=replace(base.train_ldm, steps=0, epochs=100.0, steps_between=(2_500, 8_000)),
+        distill_ldm=replace(base.distill_ldm, steps=0, epochs=20.0, steps_between=(400, 1_600)),
+        sample=Sample(default_steps=20),
+        evaluate=Evaluate(default_steps=20),
+    ).under("runs/own-small")
+
+
 def _paper(base: Preset) -> Preset:
     """What the paper specifies: 3D convolutions with a VQ codebook and three losses, a diffusion
     model with class dropout 0.5, 100 sampling steps. It gives no widths, loss weights or learning
@@ -283,6 +340,8 @@ def vdm() -> Preset:
 
 PRESETS: dict[str, Callable[[], Preset]] = {
     "demo": demo,
+    "own": own,
+    "own-small": own_small,
     "ucf101": ucf101,
     "ucf101-small": ucf101_small,
     "sky": sky,

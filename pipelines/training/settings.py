@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from pipelines.cluster.request import Request
 from pipelines.settings import DeviceJob, Switch
@@ -33,8 +35,12 @@ class TrainJob(DeviceJob):
     """Begin as soon as there is room for this many workers, and go on with more, up to
     --num-workers, or with fewer, as nodes come and go; by default, all are waited for."""
     steps: int = 1000
-    """Optimiser steps. A training may be run again with more: it goes on from its newest
-    checkpoint, by the schedule of the new length."""
+    """Optimiser steps; 0 leaves them to the number of clips. A training may be run again with more:
+    it goes on from its newest checkpoint, by the schedule of the new length."""
+    epochs: float = 100.0
+    """Passes over the clips, where --steps is 0."""
+    steps_between: tuple[int, int] = (1_000, 1_000_000)
+    """Least and most steps, where --steps is 0: few clips need time, many need no more passes."""
     batch_size: int = 8
     """Clips a step, over all workers."""
     accumulate: int = 1
@@ -89,6 +95,8 @@ class TrainJob(DeviceJob):
         "cpu_workers",
         "min_workers",
         "name",
+        "epochs",  # What they come to is in the steps.
+        "steps_between",
         "init_from",  # Its fingerprint is among the inputs.
         "accumulate",
         "activation_checkpointing",
@@ -111,10 +119,17 @@ class TrainJob(DeviceJob):
         return 1.0
 
     def check(self) -> None:
-        counts = ("steps", "batch_size", "accumulate", "log_every", "validate_every")
+        counts = ("batch_size", "accumulate", "log_every", "validate_every")
         for name in (*counts, "checkpoint_every", "keep", "cpu_workers"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} must be at least 1")
+        if self.steps < 0:
+            raise UserError("--steps must be at least 1, or 0 to leave them to the clips")
+        if not 0 < self.epochs < math.inf:
+            raise UserError("--epochs must be above 0")
+        least, most = self.steps_between
+        if not 1 <= least <= most:
+            raise UserError("--steps-between: give two numbers, at least 1, the smaller one first")
         if not self.cache_gb > 0:
             raise UserError("--cache-gb must be above 0")
         if not self.memory_gb >= 0:
@@ -125,6 +140,16 @@ class TrainJob(DeviceJob):
             raise UserError("--min-workers must be at least 1, and --num-workers at least as many")
         if self.batch_size % self.accumulate or self.num_workers:
             self.check_share(self.num_workers or 1)
+
+    def for_clips(self, count: int) -> Self:
+        """The same with the number of steps that suits so many clips, unless it is set."""
+        if self.steps:
+            return self
+        least, most = self.steps_between
+        wanted = math.ceil(self.epochs * count / self.batch_size)
+        resolved = copy.copy(self)  # `replace` would lose the preset's name
+        object.__setattr__(resolved, "steps", max(least, min(most, wanted)))
+        return resolved
 
     def check_share(self, workers: int) -> None:
         """`UserError` if a batch does not divide among workers."""

@@ -6,7 +6,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,11 @@ class Stage:
 
 def run_stage(stage: Stage) -> str:
     """Train and publish, unless that is done; returns the main figure in words."""
+    clips = sum(len(marker.keys) for marker in stage.data.markers if marker.split == "train")
+    stage, asked = replace(stage, config=stage.config.for_clips(clips)), stage.config.steps
     config = stage.config
+    if not asked:
+        print(f"{config.steps} steps: what suits {clips} clips (--steps sets them)", flush=True)
     done = workspace.published(stage.folder, "config.json")
     checkpoints = Checkpoints(stage.folder, stage.recipe, config.keep)
     reached = checkpoints.newest_step() or 0
@@ -89,7 +93,6 @@ def run_stage(stage: Stage) -> str:
             _refuse_other(stage, found)
         else:
             _refuse_fewer(stage, before, max(reached, before if done else 0), bool(done))
-    clips = sum(len(marker.keys) for marker in stage.data.markers if marker.split == "train")
     if config.dry_run:
         devices = foresee_devices(config.request())
         print(devices.words, flush=True)

@@ -1,6 +1,6 @@
 """The named recipes: every one is complete and its parts fit together."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import cast
 
 import pytest
@@ -29,7 +29,7 @@ def test_every_job_has_settings(preset: str, job: str) -> None:
 @pytest.mark.parametrize("preset", PRESETS)
 def test_clips_divide_into_latents(preset: str) -> None:
     clips = cast(ShardVideos, presets.settings(preset, "shard_videos"))
-    small = preset in ("demo", "games-small", "vdm")
+    small = preset in ("demo", "own-small", "games-small", "vdm")
     assert (clips.frames, clips.size) == (16, 64 if small else 128)
     model = cast(TrainVQGAN, presets.settings(preset, "train_vqgan")).model
     assert len(model.blocks) == len(model.widths) == len(model.depths)
@@ -94,6 +94,17 @@ def test_the_discriminators_judge_most_of_a_large_training(preset: str) -> None:
     config = cast(TrainVQGAN, presets.settings(preset, "train_vqgan"))
     assert config.loss.adversarial_start == 0.05 and config.discriminator_tied
     assert (config.discriminator.width, config.discriminator.stride) == (64, 2)
+
+
+@pytest.mark.parametrize("preset", ["own", "own-small"])
+def test_the_steps_for_ones_own_videos_follow_their_number(preset: str) -> None:
+    vqgan = cast(TrainVQGAN, presets.settings(preset, "train_vqgan"))
+    ldm = cast(TrainLDM, presets.settings(preset, "train_ldm"))
+    for config in (vqgan, ldm):
+        few, some, many = (config.for_clips(count).steps for count in (200, 800, 20_000))
+        assert few == config.steps_between[0] < some < many == config.steps_between[1]
+        assert replace(config, steps=7).for_clips(200).steps == 7
+        assert config.for_clips(200).recipe() == replace(config, steps=few, epochs=1.0).recipe()
 
 
 def test_under_moves_every_job() -> None:

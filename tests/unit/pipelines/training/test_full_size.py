@@ -35,7 +35,8 @@ def test_the_generator(preset: str) -> None:
             "fps": torch.tensor([25.0]),
         },
     )
-    takes_a_step(LDMMethod(recipe.train_ldm, World(), data), batch, 0)
+    config = recipe.train_ldm.for_clips(1000)
+    takes_a_step(LDMMethod(config, World(), data), batch, 0)
 
 
 @pytest.mark.slow
@@ -44,7 +45,7 @@ def test_the_generator(preset: str) -> None:
 )
 def test_the_tokenizer_and_its_discriminators(preset: str) -> None:
     recipe = PRESETS[preset]()
-    spec, config = recipe.shard_videos, recipe.train_vqgan
+    spec, config = recipe.shard_videos, recipe.train_vqgan.for_clips(1000)
     shape = (1, spec.frames, spec.size, spec.size, 3)
     batch = Batch(["a"], {"video": torch.randint(0, 256, shape, dtype=torch.uint8)})
     # At the last step the discriminators have a weight.

@@ -16,6 +16,10 @@ from vqvdm.errors import UserError
         ({"cache_gb": float("nan")}, "--cache-gb must be above 0"),
         ({"memory_gb": -1.0}, "--memory-gb must be at least 0"),
         ({"memory_gb": float("nan")}, "--memory-gb must be at least 0"),
+        ({"steps": -1}, "--steps must be at least 1, or 0"),
+        ({"epochs": 0.0}, "--epochs must be above 0"),
+        ({"steps_between": (5, 4)}, "--steps-between: give two numbers"),
+        ({"steps_between": (0, 4)}, "--steps-between: give two numbers"),
         ({"loader_threads": 0}, "--loader-threads must be at least 1"),
         ({"min_workers": 2}, "--num-workers at least as many"),
         ({"min_workers": 0, "num_workers": 2}, "--min-workers must be at least 1"),
@@ -35,3 +39,11 @@ def test_caches_are_a_matter_of_scale() -> None:
     other.check()
     assert other.recipe() == config.recipe()
     assert replace(config, seed=1).recipe() != config.recipe()
+
+
+@pytest.mark.parametrize(("clips", "steps"), [(10, 100), (1000, 250), (10**6, 400)])
+def test_steps_may_be_left_to_the_number_of_clips(clips: int, steps: int) -> None:
+    config = TrainLDM(steps=0, epochs=2.0, batch_size=8, steps_between=(100, 400))
+    config.check()
+    assert config.for_clips(clips).steps == steps
+    assert replace(config, steps=5).for_clips(clips).steps == 5
