@@ -19,15 +19,27 @@ from vqvdm.checkpoint import load_state, save_state
 STEPS, ONSET, RESTART = 6, 3, 4
 FRAMES = 8
 """As few as the deepest discriminators take."""
-DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 TOKENIZERS = {
     PRESETS[name]().train_vqgan.model: name
     for name in reversed(PRESETS)
     if PRESETS[name]().train_ldm.vqgan != PIXEL_SPACE
 }
 """Presets whose tokenizers differ."""
+CASES = [
+    (preset, parts, dtype) for preset in TOKENIZERS.values() for parts in (1, 2) for dtype in DTYPES
+]
 
 pytestmark = pytest.mark.filterwarnings("ignore:TF32")  # said when oneDNN is switched on again
+
+
+def case(values: tuple[str, int, str]) -> Any:
+    """What is the default on a GPU for every tokenizer, and all of the smallest one; the rest is
+    slow."""
+    preset, parts, dtype = values
+    often = preset == "demo" or (parts, dtype) == (1, "bf16")
+    marks = () if often else pytest.mark.slow
+    return pytest.param(preset, parts, DTYPES[dtype], marks=marks, id=f"{preset}-{parts}-{dtype}")
 
 
 @pytest.fixture(autouse=True)
@@ -97,17 +109,9 @@ def through_onset(config: TrainVQGAN, world: World, folder: Path) -> list[dict[s
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("dtype", DTYPES, ids=["fp32", "bf16", "fp16"])
-@pytest.mark.parametrize(
-    ("preset", "accumulate"),
-    [
-        *[(preset, 1) for preset in TOKENIZERS.values()],
-        ("demo", 2),
-        *[pytest.param(name, 2, marks=pytest.mark.slow) for name in ("ucf101", "ucf101-paper")],
-    ],
-)
+@pytest.mark.parametrize(("preset", "accumulate", "dtype"), [*map(case, CASES)])
 def test_compiled_nets_go_through_the_onset(
-    preset: str, dtype: torch.dtype, accumulate: int, tmp_path: Path
+    preset: str, accumulate: int, dtype: torch.dtype, tmp_path: Path
 ) -> None:
     config = recipe(preset, accumulate)
     # Traced and differentiated as on a GPU; only the generated code is left out, for time.
