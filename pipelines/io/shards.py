@@ -35,6 +35,15 @@ def _read(file: BinaryIO, members: Members) -> dict[str, bytes]:
     return sample
 
 
+def _plain_files(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """The members of a shard; `tarfile.ReadError` for a link, or a sparse file: a few bytes may
+    claim to be any number of zeros."""
+    for member in tar:
+        if not member.isreg() or member.issparse():
+            raise tarfile.ReadError(f"{member.name} is no plain file")
+        yield member
+
+
 class ShardWriter:
     """Collects encoded samples in a temporary folder, then publishes them as one shard.
 
@@ -118,7 +127,7 @@ class ShardReader:
 
     def __post_init__(self) -> None:
         with tarfile.open(self.path) as tar:
-            for member in tar:
+            for member in _plain_files(tar):
                 key, extension = member.name.split(".", 1)
                 place = (member.offset_data, member.size)
                 self._members.setdefault(key, {})[extension] = place
@@ -156,7 +165,10 @@ def read_shard(folder: str, marker: Marker, job: str) -> Iterator[Sample]:
 def open_verified(path: str, marker: Marker, uri: str, job: str) -> ShardReader:
     """Open a local copy of the shard at `uri`; `UserError` unless it matches its marker."""
     verify_file(path, marker, uri, job)
-    reader = ShardReader(path)
+    try:
+        reader = ShardReader(path)
+    except tarfile.ReadError as error:
+        raise UserError(f"{uri} is no shard ({error}): run jobs/{job}.py again") from error
     check_keys(uri, reader.keys, marker.keys, job)
     return reader
 
@@ -175,7 +187,7 @@ def peek(folder: str, name: str, max_bytes: int) -> Iterator[Sample]:
     head = storage.read_head(storage.join(folder, f"{name}.tar"), max_bytes)
     members: dict[str, dict[str, bytes]] = {}
     with suppress(tarfile.ReadError), tarfile.open(fileobj=io.BytesIO(head)) as tar:
-        for member in tar:
+        for member in _plain_files(tar):
             file = tar.extractfile(member)
             content = file.read() if file else b""
             if len(content) < member.size:

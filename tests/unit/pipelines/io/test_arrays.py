@@ -4,6 +4,7 @@ import io
 import json
 
 import numpy as np
+import pytest
 
 from pipelines.io.arrays import clip_arrays, latent_arrays
 from pipelines.video.encoder import encode_lossless
@@ -19,3 +20,11 @@ def test_members_become_arrays() -> None:
     assert (clip["class_index"].item(), clip["fps"].item()) == (-1, 8.0)
     latent = latent_arrays({"npy": buffer.getvalue(), "json": metadata})
     assert np.array_equal(latent["latent"], np.full((3, 1, 2, 2), 0.5, np.float32))
+
+
+def test_nothing_is_unpickled() -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, np.array([{"an": "object"}]), allow_pickle=True)
+    metadata = json.dumps({"class_index": None, "fps": 8}).encode()
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        latent_arrays({"npy": buffer.getvalue(), "json": metadata})

@@ -2,15 +2,14 @@
 
 import os
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import webdataset as wds
 
 from pipelines.io import shards, storage
-from pipelines.io.markers import (
-    read_marker,
-)
+from pipelines.io.markers import Marker, read_marker
 from tests.small_shards import SAMPLES, write_shard
 from vqvdm.errors import UserError
 
@@ -75,3 +74,38 @@ def test_a_truncated_tar_names_its_cure(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         next(shards.read_shard(str(tmp_path), marker, "shard_videos"))
     assert str(tar) in str(caught.value) and "jobs/shard_videos.py" in str(caught.value)
+
+
+def sparse_shard(folder: Path) -> Path:
+    """A shard of some hundred bytes with a member that claims to be a terabyte of zeros."""
+    member = tarfile.TarInfo("key.mp4")
+    member.pax_headers = {
+        "GNU.sparse.major": "0", "GNU.sparse.minor": "1", "GNU.sparse.name": "key.mp4",
+        "GNU.sparse.size": str(2**40), "GNU.sparse.numblocks": "1", "GNU.sparse.map": "0,0",
+    }  # fmt: skip
+    path = folder / "train-000000.tar"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(member)
+    with tarfile.open(path) as tar:
+        (read,) = tar.getmembers()
+        assert read.issparse() and read.size == 2**40
+    return path
+
+
+def linked_shard(folder: Path) -> Path:
+    member = tarfile.TarInfo("key.mp4")
+    member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+    path = folder / "train-000000.tar"
+    with tarfile.open(path, "w") as tar:
+        tar.addfile(member)
+    return path
+
+
+@pytest.mark.parametrize("made", [sparse_shard, linked_shard])
+def test_a_shard_holds_plain_files_only(made: Callable[[Path], Path], tmp_path: Path) -> None:
+    path = made(tmp_path)
+    size = path.stat().st_size
+    marker = Marker("train-000000", storage.sha256(str(path)), size, ["key"], [], "spec", "", {})
+    with pytest.raises(UserError, match=r"is no shard \(key.mp4 is no plain file\): run jobs/x.py"):
+        shards.open_verified(str(path), marker, str(path), "x")
+    assert list(shards.peek(str(tmp_path), "train-000000", 2**20)) == []

@@ -1,11 +1,25 @@
 """Clips: where they start, what they show at another rate, and interruptions."""
 
+import struct
+import zlib
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pipelines.sharding.clips import Clip, ClipCutter, ClipSpec
+from pipelines.sharding.clips import (
+    Clip,
+    ClipCutter,
+    ClipSpec,
+    CutRequest,
+    Event,
+    Outcome,
+    cut_video,
+)
+from pipelines.sharding.decoding_process import Deadline, DecodingProcess
+from pipelines.sharding.settings import Limits
 from pipelines.video.decoder import Picture
 
 SPEC = ClipSpec(frames=4, size=2, stride=4, rates=(None,), classes=(), hash="spec")
@@ -97,3 +111,77 @@ def test_what_is_displayed_already_at_the_start_serves_resampling_only() -> None
     assert (numbers([clip]), clip.start_s) == ([[1, 1, 2, 2]], 0.5)
     [clip] = cut(ClipCutter(replace(SPEC, frames=2, stride=2), None, 2.0, start_s=0.5), pictures)
     assert (numbers([clip]), clip.start_s, clip.start_frame) == ([[2, 3]], 1.0, 0)
+
+
+def png(path: Path, side: int) -> Path:
+    """A black square of one bit a pixel."""
+    rows = zlib.compress(bytes(1 + (side + 7) // 8) * side, 9)
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)), (b"IDAT", rows)]
+    data = b"\x89PNG\r\n\x1a\n"
+    for name, content in [*parts, (b"IEND", b"")]:
+        checksum = struct.pack(">I", zlib.crc32(name + content))
+        data += struct.pack(">I", len(content)) + name + content + checksum
+    path.write_bytes(data)
+    return path
+
+
+def gif(path: Path, side: int, frames: int) -> Path:
+    """Frames of one pixel on a square, a hundredth of a second each."""
+    frame = b"\x21\xf9\x04\0\x01\0\0\0\x2c" + struct.pack("<HHHHB", 0, 0, 1, 1, 0)
+    frame += b"\x02\x02\x44\x01\0"
+    header = b"GIF89a" + struct.pack("<HHBBB", side, side, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff"
+    path.write_bytes(header + frame * frames + b";")
+    return path
+
+
+def image_folder(folder: Path) -> Path:
+    """A folder of frames, of which a later one is a bomb."""
+    folder.mkdir()
+    for number, side in enumerate((64, 64, 64, 30_000)):
+        png(folder / f"{number}.png", side)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def process() -> Iterator[DecodingProcess]:
+    process = DecodingProcess(max_memory_gb=2.0)
+    yield process
+    process.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("picture.png", "too_many_pixels"),
+        ("large.gif", "too_many_pixels"),
+        ("deep.gif", "too_long"),
+        ("folder", "damaged"),
+    ],
+)
+def test_a_bomb_costs_neither_memory_nor_time(
+    name: str, reason: str, tmp_path: Path, process: DecodingProcess
+) -> None:
+    path = tmp_path / name
+    match name:
+        case "picture.png":
+            png(path, 30_000)  # 100 kB on disk
+        case "large.gif":
+            gif(path, 65_535, 1)
+        case "deep.gif":
+            gif(path, 64, 100_000)
+        case _:
+            image_folder(path)
+    spec = ClipSpec(4, 32, 4, (None,), ("a",), "spec", limits=Limits(max_duration_s=60))
+    request = CutRequest(str(path), spec, frames_fps=8.0 if name == "folder" else None)
+    events: list[Event] = list(process.run(cut_video, request, Deadline(60.0)))
+    outcome = events[-1]
+    assert isinstance(outcome, Outcome) and outcome.error
+    assert outcome.error.reason == reason
+    [peak_kb] = process.run(own_peak_kb, None, Deadline(60.0))
+    assert peak_kb < 300_000
+
+
+def own_peak_kb(_: object) -> Iterator[int]:
+    """The most memory that the process has had."""
+    status = Path("/proc/self/status").read_text()
+    yield next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
