@@ -23,6 +23,8 @@ CHECK_EVERY = 8
 
 Report = Callable[[int, int, str], None]
 """Takes the step, the number of steps, and a summary in words."""
+Export = Callable[[Mapping[str, float]], None]
+"""Takes figures by their names in MLflow."""
 
 
 def print_line(step: int, steps: int, words: str) -> None:
@@ -40,11 +42,12 @@ def train(
     run: Run | None,
     stop_requested: Callable[[], bool] = lambda: False,
     report: Report = print_line,
+    export: Export = lambda values: None,
 ) -> int:
     """Train to `config.steps` from the newest checkpoint on; returns the step that was reached.
 
-    One worker gets a `run`, and calls `report` regularly. `stop_requested` is polled: if it is
-    true for any worker, all workers save and end.
+    One worker gets a `run`, and calls `report` and `export` regularly. `stop_requested` is polled:
+    if it is true for any worker, all workers save and end.
     """
     prepare_device(world.device, tf32=world.dtype != torch.float32)
     state = checkpoints.newest(verbose=world.is_first)
@@ -80,7 +83,7 @@ def train(
             if keys:
                 keys.note(step, world.gather_keys(batch.keys))
             if step % config.log_every == 0 or last:
-                _log(world.mean(metrics), step, config, clock, run, report)
+                _log(world.mean(metrics), step, config, clock, run, report, export)
             if (step % config.validate_every == 0 or last) and run:
                 validation_metrics = _validate(method, validation(), step, run)
             if (due or stop) and world.is_first:
@@ -136,6 +139,7 @@ def _log(
     clock: Clock,
     run: Run | None,
     report: Report,
+    export: Export,
 ) -> None:
     if run is None:
         return
@@ -149,6 +153,7 @@ def _log(
         "time/data_wait_s": waited_s,
     }
     run.metrics(values, step)
+    export(values)
     speed = f"{rate * config.batch_size:.1f} clips/s  {left}"
     skipped = f"{means['skipped_steps']:.0f} steps skipped  " if means["skipped_steps"] else ""
     report(step, config.steps, f"loss {means['loss']:.4f}  {skipped}{speed}")

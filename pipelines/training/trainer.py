@@ -39,6 +39,7 @@ from pipelines.tracking.run import Run
 from pipelines.training import stop
 from pipelines.training.board import Board
 from pipelines.training.checkpoints import AgreedCheckpoints, Reference
+from pipelines.training.gauges import exporter
 from pipelines.training.loader import Batch, Loader
 from pipelines.training.loop import print_line, train
 from pipelines.training.messages import (
@@ -279,6 +280,7 @@ def _worker(arguments: dict[str, Any]) -> None:
             run,
             stop.requested,
             board.report.remote if plan.bar else print_line,
+            exporter(plan.folder),
         )
 
 

@@ -33,8 +33,9 @@ START_S = 60
 
 
 @contextmanager
-def growing_cluster(**types: dict[str, Any]) -> Iterator[dict[str, str]]:
-    """Yields the environment of a process that joins it; `types` are resources by type of node."""
+def growing_cluster(idle_minutes: float = 5, **types: dict[str, Any]) -> Iterator[dict[str, str]]:
+    """Yields the environment of a process that joins it; `types` are resources by type of node.
+    Nodes that were idle for so long go."""
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
         port = free_port()
         address = f"{ray.util.get_node_ip_address()}:{port}"
@@ -44,7 +45,7 @@ def growing_cluster(**types: dict[str, Any]) -> Iterator[dict[str, str]]:
         }
         config = {
             "cluster_name": "fake", "max_workers": 4, "upscaling_speed": 10,
-            "idle_timeout_minutes": 5,
+            "idle_timeout_minutes": idle_minutes,
             "provider": {"type": "fake_multinode", "gcs_address": address},
             "auth": {"ssh_user": "nobody"}, "docker": {}, "file_mounts": {},
             "file_mounts_sync_continuously": False, "head_node_type": HEAD_TYPE,

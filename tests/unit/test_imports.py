@@ -56,6 +56,7 @@ ROOMS = {
         for name in (
             "training.trainer",
             "training.messages",
+            "training.gauges",
             "cluster.join",
             "cluster.devices",
             "cluster.autoscaler",
