@@ -33,9 +33,12 @@ START_S = 60
 
 
 @contextmanager
-def growing_cluster(idle_minutes: float = 5, **types: dict[str, Any]) -> Iterator[dict[str, str]]:
+def growing_cluster(**types: dict[str, Any]) -> Iterator[dict[str, str]]:
     """Yields the environment of a process that joins it; `types` are resources by type of node.
-    Nodes that were idle for so long go."""
+
+    Nodes do not go while it lasts: Ray knows an idle one by its address, which all share here. Its
+    second autoscaler, which knows them by name, lacks a file in the packages too.
+    """
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
         port = free_port()
         address = f"{ray.util.get_node_ip_address()}:{port}"
@@ -45,8 +48,12 @@ def growing_cluster(idle_minutes: float = 5, **types: dict[str, Any]) -> Iterato
         }
         config = {
             "cluster_name": "fake", "max_workers": 4, "upscaling_speed": 10,
-            "idle_timeout_minutes": idle_minutes,
-            "provider": {"type": "fake_multinode", "gcs_address": address},
+            "idle_timeout_minutes": 5,
+            "provider": {
+                "type": "fake_multinode", "gcs_address": address,
+                # A node is a process that runs already: otherwise Ray tries to log in, and ends it.
+                "disable_node_updaters": True, "disable_launch_config_check": True,
+            },
             "auth": {"ssh_user": "nobody"}, "docker": {}, "file_mounts": {},
             "file_mounts_sync_continuously": False, "head_node_type": HEAD_TYPE,
             "available_node_types": {HEAD_TYPE: HEAD} | nodes,

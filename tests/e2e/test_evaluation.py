@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -247,6 +249,12 @@ def test_the_champion_is_served(evaluated: Evaluated, tmp_path: Path) -> None:
         )
         with urllib.request.urlopen(request, timeout=60) as answer:
             videos = np.array(json.load(answer)["predictions"])
+        # What makes no sense is refused in one line; test_registry.py has the others.
+        request.data = json.dumps({"dataframe_records": [{"class": "ten", "fps": 8.0}]}).encode()
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(request, timeout=60)
+        assert refused.value.code == 400
+        assert re.match("unknown class 'ten': [^\n]+$", json.load(refused.value)["message"])
     assert videos.shape == (2, 16, SIZE, SIZE, 3)
     from vqvdm import VideoGenerator
 

@@ -1,10 +1,10 @@
-"""Nodes that come with the work and go after it, on Ray's own autoscaler."""
+"""Nodes that come with the work, by Ray's own autoscaler."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-import time
+from ast import literal_eval
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ import pytest
 from pipelines.video.encoder import write_file
 from tests.e2e.growing_cluster import growing_cluster
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]  # Nodes take their time to come and to go.
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]  # Nodes take their time to come.
 REPOSITORY = Path(__file__).parents[2]
 NODES = """
 import ray
@@ -26,7 +26,6 @@ TRAINING = """
 from pipelines.cluster.devices import Request, choose_devices
 print(choose_devices(Request(num_workers=1, share=4)).kind)
 """
-GONE_S = 120
 
 
 def run(arguments: list[str], environment: dict[str, str]) -> str:
@@ -48,28 +47,24 @@ def last_line(script: str, environment: dict[str, str]) -> str:
     return [line for line in lines if not line.startswith("(") and "\x1b" not in line][-1]
 
 
-def test_nodes_with_cpus_come_for_sharding_and_go_after_it(tmp_path: Path) -> None:
+def test_nodes_with_cpus_come_for_sharding(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for number in range(4):
         folder = tmp_path / "videos" / f"class{number % 2}"
         folder.mkdir(parents=True, exist_ok=True)
         frames = rng.integers(0, 256, (32, 64, 64, 3), np.uint8)
         write_file(folder / f"{number}.mp4", frames, 16.0)
-    with growing_cluster(idle_minutes=0.1, cpu={"CPU": 1}, gpu={"CPU": 1, "GPU": 1}) as cluster:
+    with growing_cluster(cpu={"CPU": 1}, gpu={"CPU": 1, "GPU": 1}) as cluster:
         cluster |= {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
         assert last_line(NODES, cluster) == "[]"
         places = ["--videos", str(tmp_path / "videos"), "--root", str(tmp_path / "run")]
         said = run(["jobs/shard_videos.py", *places], cluster)
         assert "clips of 4 videos" in said
         # No node with a GPU came for work that needs none.
-        assert "'GPU'" not in last_line(NODES, cluster)
-        deadline = time.monotonic() + GONE_S
-        while last_line(NODES, cluster) != "[]":
-            assert time.monotonic() < deadline
-            time.sleep(2)
+        assert set(literal_eval(last_line(NODES, cluster))) == {"CPU"}
 
 
 def test_a_training_waits_for_its_gpu_and_does_not_take_a_cpu() -> None:
     with growing_cluster(cpu={"CPU": 1}, gpu={"CPU": 1, "GPU": 1}) as cluster:
         assert last_line(TRAINING, cluster) == "cuda"
-        assert "'GPU'" in last_line(NODES, cluster)
+        assert "GPU" in literal_eval(last_line(NODES, cluster))
