@@ -141,8 +141,8 @@ def make_samples(config: Sample, batches: Sequence[SampleBatch], run: Run) -> It
 
 
 def grid_of(folder: str, requests: Sequence[Request]) -> bytes:
-    """A GIF of the published videos, a class a row: at most `GRID` rows and columns, evenly spread
-    over the classes."""
+    """A GIF of the published videos, a class a row below its name: at most `GRID` rows and columns,
+    evenly spread over the classes."""
     by_class: dict[str | None, list[Request]] = {}
     for request in requests:
         by_class.setdefault(request.label, []).append(request)
@@ -151,7 +151,8 @@ def grid_of(folder: str, requests: Sequence[Request]) -> bytes:
     columns = min(GRID[1], len(rows[0]))
     shown = [request for row in rows for request in row[:columns]]
     videos = [decode_clip(storage.read_bytes(storage.join(folder, r.file))) for r in shown]
-    return grid(videos, columns, requests[0].fps)
+    captions = [row[0].label or "" for row in rows]
+    return grid(videos, columns, requests[0].fps, captions if any(captions) else ())
 
 
 def published_rows(folder: str) -> list[dict]:

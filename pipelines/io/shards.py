@@ -208,9 +208,27 @@ def missing_is_named(uri: str, job: str) -> Iterator[None]:
         raise UserError(f"{uri} is missing: run jobs/{job}.py again to repair it") from None
 
 
+def refuse_lost(folder: str, markers: Iterable[Marker], job: str) -> None:
+    """`UserError` names the first shard that is missing, or has another size than its marker says.
+
+    One listing tells: workers, which read every byte, would find out later and at more length.
+    """
+    sizes = {file.uri: file.size for file in storage.walk(folder)}
+    for marker in markers:
+        uri = storage.join(folder, f"{marker.name}.tar")
+        if uri not in sizes:
+            raise UserError(f"{uri} is missing: run jobs/{job}.py again to repair it")
+        if sizes[uri] != marker.bytes:
+            raise _no_match(uri, job)
+
+
+def _no_match(uri: str, job: str) -> UserError:
+    return UserError(f"{uri} does not match its marker: run jobs/{job}.py again to repair it")
+
+
 def verify_file(path: str, marker: Marker, uri: str, job: str) -> None:
     """`UserError` unless the local file `path`, taken from `uri`, matches its marker."""
     if not os.path.exists(path):
         raise UserError(f"{uri} is missing: run jobs/{job}.py again to repair it")
     if storage.sha256(path) != marker.sha256:
-        raise UserError(f"{uri} does not match its marker: run jobs/{job}.py again to repair it")
+        raise _no_match(uri, job)

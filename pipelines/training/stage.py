@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.cluster.devices import choose_devices, foresee_devices
-from pipelines.io import checksums, lock, storage, workspace
+from pipelines.io import checksums, lock, shards, storage, workspace
 from pipelines.tracking import registry
 from pipelines.tracking.start import start_run
 from pipelines.training.checkpoints import Checkpoints
@@ -108,6 +108,7 @@ def run_stage(stage: Stage) -> str:
                 f"{stage.folder}/model.safetensors does not match config.json: "
                 f"run jobs/{stage.name}.py --overwrite to make it again"
             )
+    shards.refuse_lost(stage.data.folder, stage.data.markers, stage.data.job)
     reading = lock.reading(stage.name, stage.data.folder, *stage.parts.values(), *stage.reads)
     with reading, lock.writing(stage.folder, stage.name) as owner:
         # An unfinished training of the same recipe is resumed, even with --overwrite.

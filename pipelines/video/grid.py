@@ -6,19 +6,25 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from pipelines.video import Frames
 
+CAPTION = 14
+"""Height of a caption in pixels."""
 
-def grid(videos: Sequence[Frames], columns: int, fps: float) -> bytes:
-    """A GIF of videos side by side, row after row."""
+
+def grid(videos: Sequence[Frames], columns: int, fps: float, captions: Sequence[str] = ()) -> bytes:
+    """A GIF of videos side by side, row after row; `captions` stand above the rows."""
     height, width = videos[0].shape[1:3]
-    rows = -(-len(videos) // columns)
-    canvas = np.zeros((len(videos[0]), rows * height, columns * width, 3), np.uint8)
+    rows, strip = -(-len(videos) // columns), CAPTION if captions else 0
+    below = strip + height
+    canvas = np.zeros((len(videos[0]), rows * below, columns * width, 3), np.uint8)
+    for row, text in enumerate(captions):
+        canvas[:, row * below : row * below + strip] = _caption(text, columns * width)
     for index, video in enumerate(videos):
         row, column = divmod(index, columns)
-        top, left = row * height, column * width
+        top, left = row * below + strip, column * width
         canvas[:, top : top + height, left : left + width] = video
     frames = [Image.fromarray(frame) for frame in canvas]
     buffer = io.BytesIO()
@@ -26,3 +32,11 @@ def grid(videos: Sequence[Frames], columns: int, fps: float) -> bytes:
         buffer, "GIF", save_all=True, append_images=frames[1:], duration=1000 / fps, loop=0
     )
     return buffer.getvalue()
+
+
+def _caption(text: str, width: int) -> Frames:
+    """A line of text (1, CAPTION, width, 3), light on dark."""
+    picture = Image.new("RGB", (width, CAPTION))
+    font = ImageFont.load_default(CAPTION - 3)
+    ImageDraw.Draw(picture).text((2, 0), text, (230, 230, 230), font)
+    return np.asarray(picture)[None]

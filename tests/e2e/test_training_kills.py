@@ -190,12 +190,14 @@ def test_the_driver_dies(job: str, seed: int, trained: Trained, tmp_path: Path) 
 
 @pytest.mark.e2e
 @pytest.mark.slow
-@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize(
+    ("job", "number"), [*((job, signal.SIGTERM) for job in JOBS), ("train_ldm", signal.SIGINT)]
+)
 def test_a_driver_saves_before_it_stops_on_request(
-    job: str, trained: Trained, tmp_path: Path
+    job: str, number: signal.Signals, trained: Trained, tmp_path: Path
 ) -> None:
     root, rng = trained.fresh(tmp_path), random.Random(f"stop {job}")
-    assert run_driver(job, root, rng, signal.SIGTERM, MANY) == 1
+    assert run_driver(job, root, rng, number, MANY) == 1
     step = step_of(job, root)
     assert 0 < step < MANY
     folder = storage.join(root, PLACES[job])

@@ -107,7 +107,14 @@ def test_a_damaged_shard_is_named_and_repaired(job, digit_videos: Path, tmp_path
     outcome = job("train_vqgan", "--root", tmp_path, "--steps", 1, "--batch-size", 36)
     assert outcome.status == 2
     assert str(shard) in outcome.stderr
-    assert "run jobs/shard_videos.py again" in outcome.stderr
+    assert "does not match its marker: run jobs/shard_videos.py again" in outcome.stderr
+    assert outcome.stderr.count("\n") == 1
+    shard.unlink()
+    outcome = job("train_vqgan", "--root", tmp_path, "--steps", 1)
+    assert (
+        outcome.stderr
+        == f"error: {shard} is missing: run jobs/shard_videos.py again to repair it\n"
+    )
     assert job("shard_videos", *flags).status == 0
     assert shard.read_bytes() == whole
 

@@ -19,6 +19,7 @@ from pipelines.sample import Request, grid_of, refuse_other, sample, verify_samp
 from pipelines.sampling.settings import Sample
 from pipelines.sampling.worker import PublishingWorker, SampleBatch
 from pipelines.video.encoder import encode_h264
+from pipelines.video.grid import CAPTION
 from tests.tiny import write_bundle
 from vqvdm.errors import UserError
 
@@ -155,4 +156,4 @@ def test_the_grid_has_a_limit(tmp_path: Path) -> None:
     for request in requests:
         storage.publish_bytes(video, str(tmp_path / request.file))
     with Image.open(io.BytesIO(grid_of(str(tmp_path), requests))) as picture:
-        assert picture.size == (8 * 8, 13 * 8)
+        assert picture.size == (8 * 8, 13 * (CAPTION + 8))

@@ -109,3 +109,19 @@ def test_a_shard_holds_plain_files_only(made: Callable[[Path], Path], tmp_path: 
     with pytest.raises(UserError, match=r"is no shard \(key.mp4 is no plain file\): run jobs/x.py"):
         shards.open_verified(str(path), marker, str(path), "x")
     assert list(shards.peek(str(tmp_path), "train-000000", 2**20)) == []
+
+
+def test_lost_shards_are_found_by_one_listing(tmp_path: Path) -> None:
+    markers = []
+    for name in ("train-000000", "train-000001"):
+        with shards.ShardWriter(str(tmp_path), name) as writer:
+            writer.add("a", {"txt": name.encode()})
+            markers.append(writer.publish([], "", "", {}))
+    shards.refuse_lost(str(tmp_path), markers, "shard_videos")
+    tar = tmp_path / "train-000001.tar"
+    tar.write_bytes(tar.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"000001\.tar does not match its marker: run jobs/shard_v"):
+        shards.refuse_lost(str(tmp_path), markers, "shard_videos")
+    tar.unlink()
+    with pytest.raises(UserError, match=r"000001\.tar is missing: run jobs/shard_videos\.py again"):
+        shards.refuse_lost(str(tmp_path), markers, "shard_videos")

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from pipelines.video import Frames
-from pipelines.video.grid import grid
+from pipelines.video.grid import CAPTION, grid
 
 
 def flashing(*colour: int) -> Frames:
@@ -29,3 +29,15 @@ def test_the_grid_is_an_animation_of_all_videos() -> None:
             top, left = place // 2 * 8, place % 2 * 12
             wanted = np.array(colour) * (1 - index / 4)
             assert np.abs(frame[top : top + 8, left : left + 12] - wanted).max() <= 8
+
+
+def test_captions_stand_above_the_rows() -> None:
+    videos = [np.full((2, 16, 64, 3), 100, np.uint8)] * 2
+    plain = Image.open(io.BytesIO(grid(videos, 1, 8)))
+    captioned = Image.open(io.BytesIO(grid(videos, 1, 8, ["zero", "größer"])))
+    assert plain.size == (64, 32) and captioned.size == (64, 32 + 2 * CAPTION)
+    rows = np.asarray(captioned.convert("L")).astype(int)
+    strips = rows[:CAPTION], rows[16 + CAPTION : 16 + 2 * CAPTION]
+    assert all(strip.max() > 180 and (strip < 40).mean() > 0.5 for strip in strips)
+    assert (strips[0] != strips[1]).any()
+    assert np.abs(rows[CAPTION : CAPTION + 16] - 100).max() <= 4
