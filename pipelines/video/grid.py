@@ -38,5 +38,7 @@ def _caption(text: str, width: int) -> Frames:
     """A line of text (1, CAPTION, width, 3), light on dark."""
     picture = Image.new("RGB", (width, CAPTION))
     font = ImageFont.load_default(CAPTION - 3)
-    ImageDraw.Draw(picture).text((2, 0), text, (230, 230, 230), font)
+    # The name of a folder need not be text.
+    line = text.encode("utf-8", "replace").decode()
+    ImageDraw.Draw(picture).text((2, 0), line, (230, 230, 230), font)
     return np.asarray(picture)[None]

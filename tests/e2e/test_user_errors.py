@@ -111,10 +111,8 @@ def test_a_damaged_shard_is_named_and_repaired(job, digit_videos: Path, tmp_path
     assert outcome.stderr.count("\n") == 1
     shard.unlink()
     outcome = job("train_vqgan", "--root", tmp_path, "--steps", 1)
-    assert (
-        outcome.stderr
-        == f"error: {shard} is missing: run jobs/shard_videos.py again to repair it\n"
-    )
+    cure = "run jobs/shard_videos.py again to repair it"
+    assert outcome.stderr == f"error: {shard} is missing: {cure}\n"
     assert job("shard_videos", *flags).status == 0
     assert shard.read_bytes() == whole
 

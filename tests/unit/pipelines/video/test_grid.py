@@ -34,7 +34,7 @@ def test_the_grid_is_an_animation_of_all_videos() -> None:
 def test_captions_stand_above_the_rows() -> None:
     videos = [np.full((2, 16, 64, 3), 100, np.uint8)] * 2
     plain = Image.open(io.BytesIO(grid(videos, 1, 8)))
-    captioned = Image.open(io.BytesIO(grid(videos, 1, 8, ["zero", "größer"])))
+    captioned = Image.open(io.BytesIO(grid(videos, 1, 8, ["zero", "b\udcff"])))
     assert plain.size == (64, 32) and captioned.size == (64, 32 + 2 * CAPTION)
     rows = np.asarray(captioned.convert("L")).astype(int)
     strips = rows[:CAPTION], rows[16 + CAPTION : 16 + 2 * CAPTION]
