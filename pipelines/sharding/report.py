@@ -142,7 +142,7 @@ class Report:
         """Lines that name some videos that are not ok, failures first, and where all are listed."""
         lost = [row for row in self._rejected if row[2] != "clip"]
         order = sorted(lost, key=lambda row: (row[3] not in FAILURES, row[0]))
-        notes = [f"{row[2]}: {row[0]}: {row[3]} ({row[7]})" for row in order[:NAMED_VIDEOS]]
+        notes = [f"{row[2]}: {row[0]}: {REASONS[row[3]]}" for row in order[:NAMED_VIDEOS]]
         if len(lost) > NAMED_VIDEOS:
             notes.append(f"and {len(lost) - NAMED_VIDEOS} more")
         if lost:

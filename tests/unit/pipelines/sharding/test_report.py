@@ -5,6 +5,7 @@ from pathlib import Path
 from pipelines.io.markers import Marker
 from pipelines.sharding.manifest import Account, Source
 from pipelines.sharding.report import Report
+from pipelines.video.reasons import REASONS
 
 
 def video(path: str, status: str = "ok", reason: str | None = None) -> tuple[Source, Account]:
@@ -21,8 +22,8 @@ def test_lost_videos_are_named_failures_first(tmp_path: Path) -> None:
     short = [video(f"a/{number}.mp4", "rejected", "static") for number in range(3)]
     found = report(tmp_path, *short, video("b.mp4"), video("z.mp4", "rejected", "unreadable"))
     broken, first, second, more, where = found.notes_on_losses("root/videos.parquet")
-    assert broken.startswith("rejected: z.mp4: unreadable (")
-    assert first.startswith("rejected: a/0.mp4: static (") and "a/1.mp4" in second
+    assert broken == f"rejected: z.mp4: {REASONS['unreadable']}"
+    assert first == f"rejected: a/0.mp4: {REASONS['static']}" and "a/1.mp4" in second
     assert (more, where) == ("and 1 more", "root/videos.parquet has the reason of each video")
 
 
