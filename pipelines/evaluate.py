@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import ray
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pipelines.cluster.devices import Devices, choose_devices, describe_devices
 from pipelines.cluster.join import set_up_ray_data
 from pipelines.evaluation import metrics as measure
-from pipelines.evaluation import report
+from pipelines.evaluation import report, sweep
 from pipelines.evaluation.batches import (
     Batch,
     reconstruction_batches,
@@ -28,6 +28,7 @@ from pipelines.evaluation.batches import (
     sample_batches,
     to_show,
 )
+from pipelines.evaluation.estimates import Estimate
 from pipelines.evaluation.features import Features, FeatureSpec, cache_uri, find_cached, unpack
 from pipelines.evaluation.inputs import Inputs, find_inputs
 from pipelines.evaluation.memorisation import Search, memorisation
@@ -55,6 +56,8 @@ from pipelines.video.encoder import decode_clip
 def evaluate(config: Evaluate) -> str:
     """Measure ROOT/ldm/NAME and publish ROOT/eval/NAME."""
     config.check()
+    if config.sweep:
+        return sweep.run(config, measure_fvd)
     inputs = find_inputs(config)
     config = inputs.config
     folder = config.workspace.eval(config.ldm)
@@ -91,8 +94,32 @@ def evaluate(config: Evaluate) -> str:
     return headline(result["metrics"])
 
 
+def measure_fvd(inputs: Inputs, devices: Devices) -> tuple[Estimate, int]:
+    """The FVD of one way of sampling, and the number of real clips."""
+    assert inputs.detector
+    found = measure_model(inputs, devices)
+    return found.metrics.values[measure.named("fvd", inputs.detector.name)], found.sets.real.count
+
+
 def compare(inputs: Inputs, devices: Devices) -> tuple[dict[str, Any], report.ReportClips]:
     """The content of `metrics.json`, and the videos on the report."""
+    found = measure_model(inputs, devices)
+    speed = measure_speed(inputs.config, devices)
+    return result(inputs, found.metrics, found.sets, found.videos, speed), found.shown
+
+
+class Measured(NamedTuple):
+    """What was measured of one model."""
+
+    metrics: Metrics
+    sets: Sets
+    videos: int
+    """Videos that the real clips were drawn from."""
+    shown: report.ReportClips
+
+
+def measure_model(inputs: Inputs, devices: Devices) -> Measured:
+    """Features of real clips, reconstructions and samples, and what they say."""
     config, chosen, wanted = inputs.config, inputs.config.chosen, set(inputs.config.wanted)
     markers = load_markers(config.workspace.clips, inputs.index, "shard_videos")
     judged = "accuracy" in wanted and len(inputs.bundle["classes"]) > 1
@@ -136,7 +163,7 @@ def compare(inputs: Inputs, devices: Devices) -> tuple[dict[str, Any], report.Re
         _add_neighbours(inputs, markers, samples, shown)
     for name, reason in sorted(metrics.not_measured.items()):
         say(f"{name} is not measured: {reason}")
-    return result(inputs, metrics, sets, real.videos, measure_speed(config, devices)), shown
+    return Measured(metrics, sets, real.videos, shown)
 
 
 def say(line: str) -> None:

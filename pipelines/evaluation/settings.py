@@ -16,6 +16,8 @@ METRICS = (
 )
 RECONSTRUCTION = frozenset(("psnr", "ssim", "lpips", "rfvd"))
 """Metrics of the tokenizer."""
+SWEPT = ("guidance", "interval", "steps")
+"""Settings of sampling that a sweep compares."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,11 @@ class Evaluate(Sampling):
     """Steps to train the classifier of single frames, for accuracy."""
     fps: str = "all"
     """Frame rates to compare at, separated by commas; by default those of the real clips."""
+    sweep: str = ""
+    """Compare values of guidance, interval and steps, of those named, separated by commas, by FVD
+    on held-out clips instead: eval/NAME/sweep.json, no report."""
+
+    NOT_RECIPE: ClassVar[frozenset[str]] = Sampling.NOT_RECIPE | {"sweep"}
 
     @property
     def chosen(self) -> Protocol:
@@ -71,8 +78,16 @@ class Evaluate(Sampling):
             return METRICS
         return tuple(dict.fromkeys(name.strip() for name in self.metrics.split(",")))
 
+    @property
+    def swept(self) -> tuple[str, ...]:
+        """What is compared, by name."""
+        return tuple(dict.fromkeys(name.strip() for name in self.sweep.split(",") if name.strip()))
+
     def check(self) -> None:
         super().check()
+        for name in self.swept:
+            if name not in SWEPT:
+                raise UserError(f"--sweep {name}: choose from {', '.join(SWEPT)}")
         for name in ("num_samples", "num_real", "repeats", "detector_steps", "batch_size"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -1,4 +1,4 @@
-"""What unit tests share: none of them finds code that another one compiled."""
+"""What unit tests share: none finds code that another one compiled, or a cluster that runs here."""
 
 from __future__ import annotations
 
@@ -16,3 +16,9 @@ def no_compiled_code() -> Iterator[None]:
         import torch
 
         torch.compiler.reset()
+
+
+@pytest.fixture(autouse=True)
+def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user's own cluster may run beside the tests."""
+    monkeypatch.setenv("RAY_ADDRESS", "local")

@@ -15,33 +15,13 @@ from pipelines.evaluation.inputs import Inputs, find_inputs
 from pipelines.evaluation.settings import METRICS, Evaluate
 from pipelines.io import storage
 from pipelines.sampling.worker import BUNDLE as BUNDLE_FILES
+from tests.described_model import BUNDLE, INDEX, describe_model
 from vqvdm.errors import UserError
-
-INDEX: dict[str, Any] = {
-    "classes": ["a", "b"],
-    "fingerprint": "clips",
-    "shards": [],
-    "spec": {"frames": 16, "size": 64, "rates": [8.0], "classes": ["a", "b"], "stride": 16},
-}
-BUNDLE: dict[str, Any] = {
-    "classes": ["a", "b"],
-    "fps": [8.0],
-    "fingerprint": "model",
-    "latents": {"shape": [3, 4, 8, 8]},
-}
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> str:
-    """A root with only the descriptions of a model and clips."""
-    root = str(tmp_path)
-    storage.publish_json(INDEX, f"{root}/clips/index.json")
-    storage.publish_json(BUNDLE, f"{root}/ldm/base/config.json")
-    vqgan = {"model": {"blocks": [[2, 4, 4], [2, 2, 2]]}}
-    storage.publish_json(vqgan, f"{root}/ldm/base/vqgan/config.json")
-    for name in ("model.safetensors", "vqgan/model.safetensors"):
-        storage.publish_bytes(b"weights", f"{root}/ldm/base/{name}")
-    return root
+    return describe_model(str(tmp_path))
 
 
 @pytest.mark.parametrize(

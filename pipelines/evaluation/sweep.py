@@ -1,0 +1,128 @@
+"""Sampling settings side by side, and the best of them by FVD on held-out clips."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from typing import Any
+
+from pipelines.cluster.devices import Devices, choose_devices, describe_devices
+from pipelines.evaluation.estimates import Estimate
+from pipelines.evaluation.inputs import Inputs, find_inputs
+from pipelines.evaluation.settings import Evaluate
+from pipelines.io import checksums, lock, storage
+from pipelines.tracking.start import start_run
+from vqvdm.errors import UserError
+
+VALUES: dict[str, Sequence[Any]] = {
+    "guidance": (1.0, 1.5, 2.0, 3.0, 4.0),
+    # Kynkäänniemi et al., 2024 (arXiv:2404.07724): guidance harms at high noise, and is of no use
+    # at low.
+    "interval": ((0.0, 1.0), (0.0, 0.8), (0.2, 1.0), (0.2, 0.8)),
+    "steps": (5, 10, 20, 50, 100),
+}
+FIELDS = {"guidance": "guidance", "interval": "guidance_interval", "steps": "steps"}
+"""Settings of `Evaluate` by the words of `--sweep`."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Settings that were tried, and their FVD."""
+
+    guidance: float
+    guidance_interval: tuple[float, float]
+    steps: int
+    fvd: Estimate
+    clips: int
+    """Held-out clips that it was measured on."""
+
+    @property
+    def flags(self) -> str:
+        """As `sample` and `evaluate` take them."""
+        low, high = self.guidance_interval
+        return (
+            f"--guidance {self.guidance:g} --guidance-interval {low:g} {high:g} "
+            f"--steps {self.steps}"
+        )
+
+    @property
+    def words(self) -> str:
+        interval = "" if self.fvd.interval is None else f" ± {self.fvd.interval:.3g}"
+        return f"{self.flags}: FVD {self.fvd.mean:.3g}{interval}"
+
+
+def candidates(config: Evaluate) -> list[Evaluate]:
+    """The settings to try, each once: all values of what `--sweep` names, the rest as given.
+
+    Only FVD is measured, and on held-out clips. Without guidance its interval does not matter.
+    """
+    names = config.swept
+    found: dict[tuple[Any, ...], Evaluate] = {}
+    for values in product(*(VALUES[name] for name in names)):
+        changes = dict(zip((FIELDS[name] for name in names), values, strict=True))
+        each = replace(config, **changes, sweep="", metrics="fvd", real_split="val", num_train=0)
+        interval = each.guidance_interval if each.guidance != 1 else None
+        found.setdefault((each.guidance, interval, each.steps), each)
+    return list(found.values())
+
+
+def best(trials: Sequence[Trial]) -> tuple[Trial, int]:
+    """The trial of the lowest FVD, and how many others cannot be told from it by the intervals."""
+    first = min(trials, key=lambda trial: trial.fvd.mean)
+
+    def reaches(trial: Trial) -> bool:
+        slack = (trial.fvd.interval or 0.0) + (first.fvd.interval or 0.0)
+        return trial.fvd.mean - first.fvd.mean <= slack
+
+    return first, sum(map(reaches, trials)) - 1
+
+
+def run(config: Evaluate, measure: Callable[[Inputs, Devices], tuple[Estimate, int]]) -> str:
+    """Measure ROOT/ldm/NAME by several settings, and publish ROOT/eval/NAME/sweep.json.
+
+    `measure` gives the FVD of one, and the number of real clips. It keeps all features: a sweep
+    that was killed goes on where it stopped.
+    """
+    tried = [find_inputs(each) for each in candidates(config)]
+    space, bundle = config.workspace, tried[0].bundle
+    if "sampling_steps" in bundle and config.swept != ("steps",):
+        raise UserError(
+            f"{space.ldm(config.ldm)} is a student with its guidance built in: only --sweep steps"
+        )
+    folder = space.eval(config.ldm)
+    if config.dry_run:
+        print(describe_devices(config.request()))
+        return f"would sample by {len(tried)} settings, into {folder}/sweep.json"
+    lineage = {"ldm": bundle["fingerprint"], "clips": tried[0].index["fingerprint"]}
+    reading = lock.reading("evaluate", space.clips, space.ldm(config.ldm))
+    run_of_job = start_run("evaluate", config, lineage)
+    with reading, lock.writing(folder, "evaluate"), run_of_job as tracked:
+        devices, trials = choose_devices(config.request()), []
+        for inputs in tried:
+            trials.append(_trial(inputs.config, *measure(inputs, devices)))
+            print(trials[-1].words, flush=True)
+        chosen, alike = best(trials)
+        found: dict[str, Any] = {
+            "trials": [asdict(trial) for trial in trials],
+            "chosen": asdict(chosen),
+        }
+        found |= {"alike": alike, "detector": config.detector}
+        storage.publish_json(found, storage.join(folder, "sweep.json"))
+        tracked.bytes(checksums.json_bytes(found), "sweep.json")
+    return verdict(trials, config.detector)
+
+
+def _trial(config: Evaluate, fvd: Estimate, clips: int) -> Trial:
+    assert config.steps is not None  # resolved for this bundle
+    return Trial(config.guidance, config.guidance_interval, config.steps, fvd, clips)
+
+
+def verdict(trials: Sequence[Trial], detector: str) -> str:
+    """What was chosen, by what, in words."""
+    chosen, alike = best(trials)
+    others = f"; {alike} others cannot be told from it" if alike else ""
+    return (
+        f"{chosen.words} by {detector} on {chosen.clips} held-out clips, the lowest of "
+        f"{len(trials)}{others}. A figure on the same clips is flattered by this choice"
+    )

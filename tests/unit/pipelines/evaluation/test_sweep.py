@@ -1,0 +1,96 @@
+"""Which settings a sweep tries, which it chooses, and what it writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.cluster.devices import Devices
+from pipelines.evaluation import sweep
+from pipelines.evaluation.estimates import Estimate
+from pipelines.evaluation.inputs import Inputs
+from pipelines.evaluation.settings import Evaluate
+from pipelines.io import storage
+from tests.described_model import BUNDLE, describe_model
+from vqvdm.errors import UserError
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> str:
+    return describe_model(str(tmp_path))
+
+
+def trial(guidance: float, fvd: float, interval: float | None) -> sweep.Trial:
+    return sweep.Trial(guidance, (0.0, 1.0), 20, Estimate(fvd, interval, 1), 100)
+
+
+def test_all_values_are_combined_and_each_is_tried_once() -> None:
+    tried = sweep.candidates(Evaluate(sweep="guidance, interval", steps=7))
+    guided = [(each.guidance, each.guidance_interval) for each in tried if each.guidance != 1]
+    assert len(tried) == 1 + 4 * 4 and len(set(guided)) == 16
+    assert {each.steps for each in tried} == {7}
+    for each in tried:
+        assert (each.metrics, each.real_split, each.num_train) == ("fvd", "val", 0)
+        assert not each.sweep
+
+
+def test_steps_are_swept_at_the_guidance_that_is_given() -> None:
+    tried = sweep.candidates(Evaluate(sweep="steps", guidance=3.0))
+    assert [each.steps for each in tried] == list(sweep.VALUES["steps"])
+    assert {each.guidance for each in tried} == {3.0}
+
+
+def test_what_cannot_be_swept_is_refused() -> None:
+    with pytest.raises(UserError, match="--sweep ema: choose from guidance, interval, steps"):
+        Evaluate(sweep="guidance,ema").check()
+
+
+def test_the_lowest_is_chosen_and_those_near_it_are_counted() -> None:
+    trials = [
+        trial(1, 0.30, 0.01),
+        trial(2, 0.20, 0.02),
+        trial(3, 0.23, 0.02),
+        trial(4, 0.25, 0.02),
+    ]
+    chosen, alike = sweep.best(trials)
+    assert (chosen.guidance, alike) == (2, 1)
+    words = sweep.verdict(trials, "builtin")
+    assert words.startswith(
+        "--guidance 2 --guidance-interval 0 1 --steps 20: FVD 0.2 ± 0.02 by builtin on 100 held-out"
+    )
+    assert "the lowest of 4; 1 others cannot be told from it" in words
+
+
+def test_without_intervals_only_equals_are_alike() -> None:
+    assert sweep.best([trial(1, 0.2, None), trial(2, 0.2, None), trial(3, 0.3, None)])[1] == 1
+
+
+def test_a_sweep_measures_each_and_writes_the_choice(
+    root: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setattr(sweep, "choose_devices", lambda request: Devices())
+    asked: list[Inputs] = []
+
+    def measure(inputs: Inputs, devices: Devices) -> tuple[Estimate, int]:
+        asked.append(inputs)
+        return Estimate(abs(inputs.config.guidance - 3.0) + 0.1, 0.05, 1), 90
+
+    words = sweep.run(Evaluate(root=root, sweep="guidance"), measure)
+    assert words.startswith("--guidance 3 ") and "on 90 held-out clips" in words
+    found: dict[str, Any] = storage.read_json(f"{root}/eval/base/sweep.json")
+    assert [each["guidance"] for each in found["trials"]] == list(sweep.VALUES["guidance"])
+    assert found["chosen"]["guidance"] == 3.0 and found["chosen"]["clips"] == 90
+    assert capsys.readouterr().out.count(": FVD ") == len(asked) == 5
+    assert not storage.exists(f"{root}/eval/base/metrics.json")
+
+
+def test_a_student_has_its_guidance_built_in(root: str) -> None:
+    storage.publish_json(BUNDLE | {"sampling_steps": 4}, f"{root}/ldm/base/config.json")
+    with pytest.raises(UserError, match="guidance built in: only --sweep steps"):
+        sweep.run(Evaluate(root=root, sweep="guidance,steps"), lambda *_: (Estimate(0, 0, 1), 1))
