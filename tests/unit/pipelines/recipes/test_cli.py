@@ -181,7 +181,7 @@ def test_commands_in_the_documents_are_taken(document: Path) -> None:
 
 
 def test_the_readme_has_commands() -> None:
-    assert len(commands(DOCUMENTS[0].read_text())) == 5
+    assert len(commands(DOCUMENTS[0].read_text())) == 6
 
 
 def test_the_code_beside_the_job_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
