@@ -116,7 +116,8 @@ class VideosJob(Job):
     """Further settings of jobs that read or write source videos."""
 
     videos: str | None = None
-    """Folder or URI of videos; by default ROOT/videos."""
+    """Folder or URI of videos; by default ROOT/videos. `shard_videos` also takes tar files, Parquet
+    files and lists of URLs: docs/videos.md."""
 
     @property
     def videos_uri(self) -> str:

@@ -21,6 +21,8 @@ NO_PLACE = (errno.EROFS, errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP)
 """Errors of a place where no file can be made, whatever its permissions."""
 ATTEMPTS = 3
 """How often s3fs makes a request, each with the retries of botocore."""
+EXTRAS = {"gs": "gs", "gcs": "gs", "az": "az", "abfs": "az", "abfss": "az"}
+"""By the beginning of a URI, the extra of this project that brings its package."""
 _settings: dict[str, str] = {}
 """The variables with which the file systems of S3 were opened that fsspec keeps."""
 
@@ -56,6 +58,12 @@ def connect(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
         return fs, uri.removeprefix("s3://")
     try:
         return fsspec.core.url_to_fs(uri, **options)
+    except ImportError as error:
+        kind = uri.partition("://")[0]
+        cure = f"pip install -c constraints.txt -e '.[{EXTRAS[kind]}]'" if kind in EXTRAS else error
+        raise UserError(
+            f"{uri}: a package for {kind}:// is missing on this machine: {cure}"
+        ) from error
     except ValueError as error:
         raise UserError(f"{uri} is of a kind that fsspec does not support: {error}") from error
 

@@ -129,6 +129,24 @@ def read_head(fs: fsspec.AbstractFileSystem, path: str, size: int) -> bytes:
             return file.read(size)
 
 
+def read_range(fs: fsspec.AbstractFileSystem, path: str, start: int, end: int) -> bytes:
+    """A part of an object; `OSError` where the server sends another one."""
+    failure: Exception | None = None
+    for pause_s, _ in _attempts(fs):
+        try:
+            found = fs.cat_file(path, start=start, end=end)
+            if len(found) == end - start:
+                return found
+            failure = OSError(f"{len(found)} of {end - start} bytes arrived")
+        except Exception as error:
+            if not _may_be_repeated(error):
+                raise
+            failure = error
+        time.sleep(pause_s)
+    assert failure is not None
+    raise failure
+
+
 def upload(fs: fsspec.AbstractFileSystem, source: str | Path | bytes, uri: str, path: str) -> None:
     """Store a local file, or bytes, as an object, and make sure that it is what was sent."""
     if not is_s3(fs):

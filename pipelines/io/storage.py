@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 from fsspec.implementations.local import LocalFileSystem
 
@@ -26,6 +26,11 @@ from pipelines.io.connection import connect, explained, is_local
 from pipelines.io.disk import FileInfo
 from pipelines.io.scratch import scratch
 from vqvdm.errors import UserError
+
+BLOCK = 2**18
+"""Bytes fetched at once from a remote file that is read here and there."""
+RANGE = 2**24
+"""Bytes of a part of a file that are in memory at a time."""
 
 
 def join(uri: str, *parts: str) -> str:
@@ -61,9 +66,13 @@ def walk(uri: str, folders: bool = False) -> list[FileInfo]:
     return sorted(files, key=lambda file: file.uri)
 
 
+STAMPS = ("ETag", "etag", "LastModified", "last_modified", "updated", "created")
+"""Names that file systems give to such values."""
+
+
 def _etag(info: dict[str, Any]) -> str | None:
     """A value that changes with an object: its etag, or else the time it was written."""
-    stamp = info.get("ETag") or info.get("LastModified") or info.get("created")
+    stamp = next(filter(None, map(info.get, STAMPS)), None)
     return str(stamp).strip('"') if stamp else None
 
 
@@ -120,6 +129,32 @@ def read_head(uri: str, size: int) -> bytes:
         if is_local(uri):
             return fs.cat_file(path, start=0, end=size)
         return object_store.read_head(fs, path, size)
+
+
+@contextmanager
+def opened(uri: str) -> Iterator[BinaryIO]:
+    """A file to read here and there; of a remote one, blocks of `BLOCK` bytes are fetched."""
+    fs, path = connect(uri)
+    with explained(uri, "read"):
+        remote = {} if is_local(uri) else {"block_size": BLOCK, "cache_type": "readahead"}
+        with fs.open(path, "rb", **remote) as file:
+            yield file
+
+
+def copy_range(uri: str, start: int, size: int, place: Path) -> None:
+    """Copy a part of a file to a local one; `OSError` if it does not reach so far."""
+    fs, path = connect(uri)
+    with explained(uri, "read"), open(place, "wb") as target:
+        room.refuse_too_little(place.parent, size)
+        for first in range(start, start + size, RANGE):
+            last = min(first + RANGE, start + size)
+            if is_local(uri):
+                block = fs.cat_file(path, start=first, end=last)
+            else:
+                block = object_store.read_range(fs, path, first, last)
+            if len(block) != last - first:
+                raise OSError(f"{uri} ends before byte {last}")
+            target.write(block)
 
 
 def read_json(uri: str) -> Any:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 
-from pipelines.io import checksums, storage
+from pipelines.io import checksums
 from pipelines.io.connection import is_refusal
 from pipelines.io.markers import Marker, finished
 from pipelines.io.shards import ShardWriter, read_shard
@@ -22,8 +21,10 @@ from pipelines.sharding.clips import (
     Outcome,
     cut_video,
 )
+from pipelines.sharding.columns import from_text
 from pipelines.sharding.decoding_process import Deadline, DecodingProcess
-from pipelines.sharding.manifest import Account, Source
+from pipelines.sharding.manifest import CLIP_FIELDS, Account, Source
+from pipelines.sharding.sources import local_video
 from pipelines.video.header import VideoInfo, check_place
 from pipelines.video.reasons import VideoError
 from vqvdm.errors import UserError
@@ -57,7 +58,7 @@ class ShardPlan:
 
     @property
     def made_from(self) -> str:
-        sources = [asdict(source) for source in self.sources]
+        sources = [source.to_dict() for source in self.sources]
         basis = [
             self.spec.hash,
             self.spec.classes,
@@ -84,13 +85,6 @@ def decoding_process(max_memory_gb: float) -> DecodingProcess:
     return DecodingProcess(max_memory_gb)
 
 
-def local_video(source: Source) -> AbstractContextManager[str]:
-    """A local path of a video, or of its folder of images."""
-    if source.frames_fps is not None:
-        return storage.local_folder(source.uri)
-    return storage.local_copy(source.uri)
-
-
 class VideoTask:
     """Adds the clips of one video to a shard; errors of the video go into its account."""
 
@@ -107,6 +101,9 @@ class VideoTask:
         if kept := self.plan.near_duplicates.get(self.source.id):
             return self._account(VideoError("near_duplicate", f"of {kept[0]}", kept[1]))
         try:
+            if self.source.refused:
+                reason, _, detail = self.source.refused.partition(": ")
+                raise VideoError(reason, detail)
             with local_video(self.source) as path:
                 check_place(path, self.source.frames_fps is not None)
                 self._decode(path)
@@ -164,6 +161,8 @@ class VideoTask:
             "frames": self.spec.frames,
             "source": self.source.path,
         }
+        assert metadata.keys() == CLIP_FIELDS, metadata.keys()
+        metadata = from_text(self.source.columns) | metadata
         key = clip_key(self.source, clip, self.spec)
         self.writer.add(key, {"mp4": clip.mp4, "json": checksums.json_bytes(metadata)})
         self.keys.append(key)

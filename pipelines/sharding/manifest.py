@@ -10,7 +10,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from pipelines.io import checksums, storage
 from pipelines.io.markers import Marker
 from pipelines.video.reasons import FAILURES
+from vqvdm.errors import UserError
 
 DROPPED = pa.struct(
     [
@@ -59,6 +60,11 @@ SCHEMA = pa.schema(
     ]
 )
 
+PARTS = SCHEMA.append(pa.field("columns", pa.string()))
+"""With the further columns of each video as the text of a JSON object."""
+
+CLIP_FIELDS = frozenset(("label", "class_index", "fps", "start_s", "frames", "source"))
+"""Names in the `{key}.json` of a clip."""
 
 GROUP = 1024
 """Shards of a row group of `videos.parquet`."""
@@ -75,7 +81,8 @@ class Source:
 
     path: str
     uri: str
-    size: int
+    size: int | None
+    """In bytes; None where only fetching the video tells it."""
     etag: str | None
     mtime_ns: int | None
     label: str | None
@@ -87,12 +94,34 @@ class Source:
     """The frame rate of its clips, if it has its own."""
     frames_fps: float | None = None
     """The rate of its images, if it is a folder of them."""
+    container: str | None = None
+    """The tar or Parquet file that holds the video; size, etag and time are the video's as far as
+    they are known, or else this file's."""
+    position: int | None = None
+    """Where in it: the first byte of a tar's member, or the row of a table."""
+    refused: str | None = None
+    """Why its listing has refused it: a reason, a colon and details."""
+    columns: str | None = None
+    """Further columns, as the text of a JSON object."""
 
     @cached_property
     def id(self) -> str:
         if self.start_s is None and self.end_s is None and self.fps is None:
             return video_id(self.path)
         return checksums.digest(json.dumps([self.path, self.start_s, self.end_s, self.fps]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields by name; those that came later only where they are set, so that fingerprints
+        and markers made before are known again."""
+        return {
+            f.name: value
+            for f in fields(self)
+            if (value := getattr(self, f.name)) is not None or f.name not in LATER
+        }
+
+
+LATER = frozenset(("container", "position", "refused", "columns"))
+"""Fields of `Source` that came later."""
 
 
 @dataclass(frozen=True)
@@ -130,27 +159,32 @@ class ManifestWriter:
     def __init__(self, folder: Path) -> None:
         self._parts = folder / "parts"
         self._folder, self._places = folder, dict[str, tuple[int, int]]()
+        self._types: ColumnTypes = {}
 
     def add(self, name: str, accounts: Iterable[tuple[Source, Account]]) -> None:
         """Add the accounts of the videos of a shard."""
         rows = []
         for source, account in accounts:
             row = {"id": source.id} | asdict(source) | asdict(account)
-            rows.append({name: _utf8(row[name]) for name in SCHEMA.names})
+            rows.append({name: _utf8(row[name]) for name in PARTS.names})
+            add_types(self._types, source)
         with open(self._parts, "ab") as file:
             start = file.tell()
             options = pa.ipc.IpcWriteOptions(compression="zstd")
-            with pa.ipc.new_stream(file, SCHEMA, options=options) as stream:
-                stream.write_batch(pa.RecordBatch.from_pylist(rows, SCHEMA))
+            with pa.ipc.new_stream(file, PARTS, options=options) as stream:
+                stream.write_batch(pa.RecordBatch.from_pylist(rows, PARTS))
             self._places[name] = start, file.tell() - start
 
     def publish(self, uri: str) -> None:
         """Write `videos.parquet`: a row for each video, a row group for many shards."""
         whole = self._folder / "videos.parquet"
         names = iter(sorted(self._places))
-        with pq.ParquetWriter(whole, SCHEMA) as writer, open(self._parts, "rb") as parts:
+        types = {n: pa.string() if t == pa.null() else t for n, t in sorted(self._types.items())}
+        schema = pa.schema([*SCHEMA, *types.items()])
+        with pq.ParquetWriter(whole, schema) as writer, open(self._parts, "rb") as parts:
             while batches := list(map(partial(self._part, parts), islice(names, GROUP))):
-                table = pa.Table.from_batches([b for part in batches for b in part], SCHEMA)
+                table = pa.Table.from_batches([b for part in batches for b in part], PARTS)
+                table = _with_columns(table, schema)
                 writer.write_table(table, row_group_size=max(1, len(table)))
         storage.discard_unfinished(uri)
         storage.publish_file(whole, uri)
@@ -160,6 +194,55 @@ class ManifestWriter:
         parts.seek(start)
         with pa.ipc.open_stream(parts.read(length)) as stream:
             return list(stream)
+
+
+ColumnTypes = dict[str, pa.DataType]
+"""Types of further columns by name."""
+
+
+def add_types(types: ColumnTypes, source: Source) -> None:
+    """Add the types of a video's further columns; `UserError` where one has another type before."""
+    for name, value in json.loads(source.columns or "{}").items():
+        new, old = _type_of(value), types.get(name, pa.null())
+        numbers = {pa.int64(), pa.float64()}
+        if old in (new, pa.null()):
+            types[name] = new
+        elif {old, new} == numbers:
+            types[name] = pa.float64()
+        elif new != pa.null():
+            raise UserError(
+                f"the column {name} is of type {new} for {source.path} and {old} for another "
+                "video: give it one type, or leave it out by --columns"
+            )
+
+
+def _type_of(value: Any) -> pa.DataType:
+    match value:
+        case None:
+            return pa.null()
+        case bool():
+            return pa.bool_()
+        case int() if -(2**63) <= value < 2**63:
+            return pa.int64()
+        case int() | float():
+            return pa.float64()
+    return pa.string()
+
+
+def _with_columns(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table with the further columns of a schema in place of their text."""
+    values = [json.loads(text or "{}") for text in table["columns"].to_pylist()]
+    table = table.select(SCHEMA.names)
+    for further in list(schema)[len(SCHEMA) :]:
+        column = [_cell(row.get(further.name), further.type) for row in values]
+        table = table.append_column(further, pa.array(column, further.type))
+    return table
+
+
+def _cell(value: Any, kind: pa.DataType) -> Any:
+    if isinstance(value, list | dict):
+        return json.dumps(value, sort_keys=True)
+    return float(value) if kind == pa.float64() and value is not None else value
 
 
 def _utf8(value: Any) -> Any:
@@ -178,7 +261,9 @@ def from_marker(details: dict[str, Any]) -> list[tuple[Source, Account]]:
 
 def to_marker(accounts: list[tuple[Source, Account]]) -> dict[str, Any]:
     """The inverse of `from_marker`."""
-    rows = [{"source": asdict(source), "account": asdict(account)} for source, account in accounts]
+    rows = [
+        {"source": source.to_dict(), "account": asdict(account)} for source, account in accounts
+    ]
     return json.loads(json.dumps({"videos": rows}))
 
 

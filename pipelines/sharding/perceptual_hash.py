@@ -14,10 +14,11 @@ from PIL import Image
 
 from pipelines.io import checksums, storage, workspace
 from pipelines.io.connection import is_refusal
-from pipelines.sharding.clip_shards import ShardPlan, decoding_process, local_video
+from pipelines.sharding.clip_shards import ShardPlan, decoding_process
 from pipelines.sharding.clips import CutRequest, check_header
 from pipelines.sharding.decoding_process import Deadline
 from pipelines.sharding.manifest import Source
+from pipelines.sharding.sources import local_video
 from pipelines.video.header import check_place, probe
 from pipelines.video.luma import sample_luma
 from pipelines.video.reasons import VideoError
@@ -80,6 +81,8 @@ def _content(source: Source) -> str:
 
 def _hash(source: Source, plan: ShardPlan) -> str:
     limits = plan.decode_limits
+    if source.refused:
+        return ""
     try:
         with local_video(source) as path:
             check_place(path, source.frames_fps is not None)

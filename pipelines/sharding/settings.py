@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pipelines.settings import Job, VideosJob, parse_rates
 from vqvdm.errors import UserError
@@ -48,6 +49,7 @@ class Selection:
     val_list: str | None = None
     group_by: str = ""
     frames_fps: float | None = None
+    columns: str = "all"
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,12 @@ class ShardVideos(VideosJob):
     """Cut videos into fixed-length clips, packed in WebDataset shards."""
 
     labels: str = "folder"
-    """`folder` (the first folder below --videos), `none`, or a CSV, JSON-lines or Parquet file
-    with columns path and label, and maybe split, start_s, end_s, fps."""
+    """`folder` (what the input says of a video, or else the first folder below --videos), `none`,
+    or a CSV, JSON-lines or Parquet file with columns path and label, and maybe split, start_s,
+    end_s, fps."""
+    columns: str = "all"
+    """Which further columns of tables, or of the JSON beside a video, go into the clips' JSON and
+    `videos.parquet`: `all`, `none`, or names such as caption,score."""
     frames: int = 16
     """Frames a clip."""
     size: int = 128
@@ -109,6 +115,8 @@ class ShardVideos(VideosJob):
         "max_memory_gb",
     }
 
+    LATER: ClassVar[Mapping[str, Any]] = {"columns": "all"}
+
     @property
     def selection(self) -> Selection:
         """How labels and splits are found."""
@@ -119,6 +127,7 @@ class ShardVideos(VideosJob):
             self.val_list,
             self.group_by,
             self.frames_fps,
+            self.columns,
         )
 
     @property

@@ -1,7 +1,8 @@
-"""A table of videos: CSV, Parquet or JSON-lines with the columns `path` and `label`.
+"""Tables of videos: CSV, Parquet or JSON-lines.
 
-Optional columns: `split` (train or val), `start_s` and `end_s` (the part to take), `fps` (the
-rate to cut at). A path is relative to the folder of videos, absolute, or a URI.
+A table of labels has the columns `path` and `label`. A list of videos has `path`, `uri` or `url`.
+Optional are `label`, `split` (train or val), `start_s` and `end_s` (the part to take), `fps` (the
+rate to cut at); all others pass through, but for those that hold bytes.
 """
 
 from __future__ import annotations
@@ -19,10 +20,15 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from pipelines.io import storage
+from pipelines.sharding.columns import as_text, chosen
 from pipelines.sharding.splits import SPLIT_OF
 from vqvdm.errors import UserError
 
 TEXT, NUMBERS = ("path", "label", "split"), ("start_s", "end_s", "fps")
+KNOWN = (*TEXT, *NUMBERS)
+PLACES = ("path", "uri", "url")
+"""Columns that name the videos of a list: the first that is there."""
+SUFFIXES = (".csv", ".jsonl", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -30,94 +36,159 @@ class Row:
     """One video, or a part of one."""
 
     path: str
-    label: str | None
+    label: str | None = None
     split: str | None = None
     start_s: float | None = None
     end_s: float | None = None
     fps: float | None = None
+    columns: str | None = None
+    """Further columns, as the text of a JSON object."""
 
 
-def read_table(uri: str) -> list[Row]:
-    """The rows of a table; `UserError` names a problem and its row."""
-    table = _read(uri)
-    if not {"path", "label"} <= set(table.column_names):
-        raise UserError(f"--labels {uri}: needs the columns path and label")
-    columns: dict[str, list] = {}
-    for name in (*TEXT, *NUMBERS):
-        if name in table.column_names:
-            columns[name] = _column(table, name, uri)
-    if not table.num_rows:
-        raise UserError(f"--labels {uri}: holds no rows")
-    return [
-        _checked(number, {name: values[number] for name, values in columns.items()}, uri)
-        for number in range(table.num_rows)
-    ]
+@dataclass(frozen=True)
+class Reader:
+    """Reads tables that a flag names; errors are one line with flag, table and row."""
 
+    flag: str
+    columns: str
+    """Which further columns to keep: `all`, `none` or names."""
 
-def _read(uri: str) -> pa.Table:
-    suffix = PurePosixPath(uri).suffix.lower()
-    if suffix not in (".csv", ".jsonl", ".parquet"):
-        raise UserError(f"--labels {uri}: expected a file in .csv, .jsonl, .parquet")
-    try:
-        data = io.BytesIO(storage.read_bytes(uri))
-        if suffix == ".parquet":
-            return pq.read_table(data)
-        if suffix == ".jsonl":
-            return pa.table(_json_columns(data, uri))
-        # Labels are text: classes named 007, NA or null stay so.
-        types = dict.fromkeys(TEXT, pa.string()) | dict.fromkeys(NUMBERS, pa.string())
-        options = pa.csv.ConvertOptions(
-            column_types=types, strings_can_be_null=True, null_values=[""]
-        )
-        return pa.csv.read_csv(data, convert_options=options)
-    except FileNotFoundError:
-        raise UserError(f"--labels {uri}: no such file; or pass folder or none") from None
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"--labels {uri}: is no valid {suffix[1:]} table: {error}") from None
+    def labels(self, uri: str) -> list[Row]:
+        """The rows of a table of labels."""
+        table = self._read(uri)
+        if not {"path", "label"} <= set(table.column_names):
+            raise UserError(f"{self.flag} {uri}: needs the columns path and label")
+        return self._filled(self.rows(table, uri), uri)
 
+    def videos(self, uri: str) -> list[Row]:
+        """The rows of a list of videos."""
+        table = self._read(uri)
+        place = next((name for name in PLACES if name in table.column_names), None)
+        if place is None:
+            raise UserError(f"{self.flag} {uri}: needs a column path, uri or url")
+        names = ["path" if name == place else name for name in table.column_names]
+        return self._filled(self.rows(table.rename_columns(names), uri), uri)
 
-def _json_columns(lines: Iterable[bytes], uri: str) -> dict[str, list[Any]]:
-    """The known columns of JSON-lines; Arrow's own reader ends the process at a line `null`."""
-    rows: list[dict[str, Any]] = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+    def _filled(self, rows: Iterable[Row], uri: str) -> list[Row]:
+        found = list(rows)
+        if not found:
+            raise UserError(f"{self.flag} {uri}: holds no rows")
+        return found
+
+    def rows(self, table: pa.Table, uri: str, first: int = 0) -> Iterator[Row]:
+        """The rows of a part of a table, whose first has this number. Without a column `path` the
+        path is empty."""
+        known = {
+            name: self._column(table, name, uri) for name in KNOWN if name in table.schema.names
+        }
+        names = [name for name in table.column_names if name not in KNOWN]
+        if FURTHER in names:
+            further = table.column(FURTHER).to_pylist()
+        else:
+            names = chosen(names, self.columns, f"{self.flag} {uri}")
+            for name in names:
+                self._once(table, name, uri)
+            further = [as_text(row) for row in table.select(names).to_pylist()] if names else []
+        for number in range(table.num_rows):
+            values = {name: column[number] for name, column in known.items()}
+            row = self._checked(first + number, values, uri)
+            yield Row(**row, columns=further[number] if further else None)
+
+    def _read(self, uri: str) -> pa.Table:
+        suffix = PurePosixPath(uri).suffix.lower()
+        if suffix not in SUFFIXES:
+            raise UserError(f"{self.flag} {uri}: expected a file in {', '.join(SUFFIXES)}")
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"--labels {uri}: line {number} is not JSON: {error}") from None
-        if not isinstance(row, dict):
-            raise UserError(f"--labels {uri}: line {number} is no object with path and label")
-        for name in (*TEXT, *NUMBERS):
-            if isinstance(row.get(name), bool | list | dict):
-                raise UserError(f"--labels {uri}: line {number}: {name} is no text or number")
-        rows.append(row)
-    names = [name for name in (*TEXT, *NUMBERS) if any(name in row for row in rows)]
-    return {
-        name: [None if (value := row.get(name)) is None else str(value) for row in rows]
-        for name in names
-    }
+            data = io.BytesIO(storage.read_bytes(uri))
+            if suffix == ".parquet":
+                names = text_columns(pq.read_schema(data))
+                return pq.read_table(data, columns=names)
+            if suffix == ".jsonl":
+                return pa.table(self._json_columns(data, uri))
+            # Labels are text: classes named 007, NA or null stay so.
+            types = dict.fromkeys(KNOWN, pa.string()) | dict.fromkeys(PLACES, pa.string())
+            options = pa.csv.ConvertOptions(
+                column_types=types, strings_can_be_null=True, null_values=[""]
+            )
+            return pa.csv.read_csv(data, convert_options=options)
+        except FileNotFoundError:
+            cure = "; or pass folder or none" if self.flag == "--labels" else ""
+            raise UserError(f"{self.flag} {uri}: no such file{cure}") from None
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(f"{self.flag} {uri}: is no valid {suffix[1:]} table: {error}") from None
+
+    def _json_columns(self, lines: Iterable[bytes], uri: str) -> dict[str, list[Any]]:
+        """The known columns of JSON-lines, and the others as text; Arrow's own reader ends the
+        process at a line `null`."""
+        rows: list[dict[str, Any]] = []
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise UserError(f"{self.flag} {uri}: line {number} is not JSON: {error}") from None
+            if not isinstance(row, dict):
+                raise UserError(
+                    f"{self.flag} {uri}: line {number} is no object with path and label"
+                )
+            for name in (*KNOWN, *PLACES):
+                if isinstance(row.get(name), bool | list | dict):
+                    raise UserError(
+                        f"{self.flag} {uri}: line {number}: {name} is no text or number"
+                    )
+            rows.append(row)
+        place = next((name for name in PLACES if any(name in row for row in rows)), "path")
+        known = dict.fromkeys((place, *KNOWN))
+        columns = {
+            name: [None if (value := row.get(name)) is None else str(value) for row in rows]
+            for name in known
+            if any(name in row for row in rows)
+        }
+        others = dict.fromkeys(name for row in rows for name in row if name not in known)
+        if names := chosen(others, self.columns, f"{self.flag} {uri}"):
+            columns[FURTHER] = [as_text({n: row[n] for n in names if n in row}) for row in rows]
+        return columns
+
+    def _column(self, table: pa.Table, name: str, uri: str) -> list[Any]:
+        self._once(table, name, uri)
+        try:
+            kind = pa.string() if name in TEXT else pa.float64()
+            return table.column(name).cast(kind).to_pylist()
+        except pa.ArrowException as error:
+            raise UserError(f"{self.flag} {uri}: column {name}: {error}") from None
+
+    def _once(self, table: pa.Table, name: str, uri: str) -> None:
+        if table.column_names.count(name) > 1:
+            raise UserError(f"{self.flag} {uri}: has two columns named {name}")
+
+    def _checked(self, number: int, values: dict[str, Any], uri: str) -> dict[str, Any]:
+        for problem in _problems(values):
+            raise UserError(f"{self.flag} {uri}: row {number + 1}: {problem}")
+        values["split"] = SPLIT_OF[values["split"].lower()] if values.get("split") else None
+        return {"path": ""} | values
 
 
-def _column(table: pa.Table, name: str, uri: str) -> list[Any]:
-    if table.column_names.count(name) > 1:
-        raise UserError(f"--labels {uri}: has two columns named {name}")
-    try:
-        kind = pa.string() if name in TEXT else pa.float64()
-        return table.column(name).cast(kind).to_pylist()
-    except pa.ArrowException as error:
-        raise UserError(f"--labels {uri}: column {name}: {error}") from None
+FURTHER = "\0further"
+"""Name of a column that holds all further ones of a row as text; no table has it."""
 
 
-def _checked(number: int, values: dict[str, Any], uri: str) -> Row:
-    for problem in _problems(values):
-        raise UserError(f"--labels {uri}: row {number + 1}: {problem}")
-    values["split"] = SPLIT_OF[values["split"].lower()] if values.get("split") else None
-    return Row(**values)
+def text_columns(schema: pa.Schema) -> list[str]:
+    """The known columns of a table, and the others that hold no bytes, in any depth."""
+    return [field.name for field in schema if field.name in KNOWN or not holds_bytes(field.type)]
+
+
+def holds_bytes(kind: pa.DataType) -> bool:
+    """Whether values of a type are bytes, or contain some."""
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
+        return True
+    if pa.types.is_fixed_size_binary(kind):
+        return True
+    return any(holds_bytes(kind.field(n).type) for n in range(kind.num_fields))
 
 
 def _problems(values: dict[str, Any]) -> Iterator[str]:
-    if not values["path"]:
+    if "path" in values and not values["path"]:
         yield "path is empty"
     split = values.get("split")
     if split and split.lower() not in SPLIT_OF:

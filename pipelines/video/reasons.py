@@ -26,6 +26,14 @@ FAILURES = {
     "timed_out": "Decoding took longer than `--timeout-s` allows, and was ended.",
     "crashed": "The decoder crashed.",
     "out_of_memory": "Decoding took more memory than `--max-memory-gb`.",
+    "no_answer": "The server of a URL does not answer in time, or with an error.",
+    "incomplete": "Fewer bytes arrived from a URL than its server announced, in several attempts.",
+    "web_page": "A URL leads to a page of text instead of a video.",
+    "not_a_member": "A link, sparse file or device in a tar, or a member whose name leads out of "
+    "it: such are not followed.",
+    "damaged_tar": "A tar is cut off or damaged at this member, or from there on: what comes "
+    "after it cannot be read.",
+    "bad_description": "The JSON, text or class beside a video in a tar cannot be read.",
 }
 """Reasons of `partial` and `rejected` videos that are failures."""
 

@@ -1,0 +1,1 @@
+"""The kinds of inputs: how the videos of each are listed and fetched."""

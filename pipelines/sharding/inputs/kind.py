@@ -1,0 +1,179 @@
+"""What every kind of input is asked: to list its videos, and to fetch one of them.
+
+A kind is a module with the functions of `Kind`; `sources.KINDS` has all of them.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import PurePosixPath
+from typing import Protocol
+
+from braceexpand import braceexpand
+
+from pipelines.io import storage
+from pipelines.io.disk import FileInfo
+from pipelines.sharding.manifest import Source
+from pipelines.sharding.settings import Selection
+from pipelines.sharding.table import Row
+from pipelines.video.header import IMAGES
+from vqvdm.errors import UserError
+
+READERS = 32
+"""Files looked at at a time: stores and servers are slow to answer, but answer many at once."""
+
+_BESIDE_VIDEOS = """
+csv tsv json jsonl xml yaml yml toml ini cfg log txt md rst html htm css js py sh ipynb pdf doc docx
+xls xlsx ppt pptx parquet npy npz pt pth safetensors pkl h5 db sqlite srt vtt ass ssa sub idx nfo
+zip tar gz tgz bz2 xz 7z rar mp3 wav flac m4a aac opus oga svg tif tiff heic raw psd part tmp
+crdownload md5 sha256 cls
+"""
+NO_VIDEOS = frozenset(f".{suffix}" for suffix in _BESIDE_VIDEOS.split())
+"""Suffixes of files that often lie beside videos. Every other file is tried: FFmpeg reads more
+formats than a list could name."""
+
+SYSTEM_NAMES = frozenset(
+    (
+        "__MACOSX",
+        "@eaDir",
+        "lost+found",
+        "#recycle",
+        "$RECYCLE.BIN",
+        "System Volume Information",
+        "Thumbs.db",
+        "desktop.ini",
+    )
+)
+"""Names that operating systems and servers leave behind; names with a leading dot are hidden."""
+
+WILD = re.compile("[*?{]")
+"""What makes a pattern of a name that no file has."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A video of an input, before its label and split are decided."""
+
+    path: str
+    """Relative to the input, or where it lies elsewhere."""
+    file: FileInfo
+    container: str | None = None
+    position: int | None = None
+    refused: str | None = None
+    """As in `Source`."""
+    inner_path: str = ""
+    """Its path in its container, if `path` is another."""
+    is_sized: bool = True
+    """Whether the size of `file` is that of the video."""
+    row: Row | None = None
+    """What the input itself says of the video: label, split, part, further columns."""
+
+
+class Kind(Protocol):
+    """A kind of input."""
+
+    def takes(self, place: Place) -> bool:
+        """Whether --videos names such an input; `UserError` if it is one that cannot be read."""
+
+    def listed(self, place: Place, selection: Selection) -> list[Listed]:
+        """Its videos, from names and headers alone; `UserError` where there are none."""
+
+    def holds(self, source: Source) -> bool:
+        """Whether a video is fetched by this kind: of two that hold it, by the first."""
+
+    def fetch(self, source: Source) -> AbstractContextManager[str]:
+        """A local path of a video. Errors are `VideoError`, or those of `storage`."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """What --videos names: a file, a pattern of files, or a folder, listed at most once."""
+
+    uri: str
+
+    @cached_property
+    def everything(self) -> list[FileInfo]:
+        """All files and folders below it."""
+        return storage.walk(self.uri, folders=True)
+
+    @cached_property
+    def files(self) -> list[FileInfo]:
+        """As `everything`, without hidden and system names."""
+        return [file for file in self.everything if not is_hidden(self.relative(file.uri))]
+
+    @cached_property
+    def names_files(self) -> bool:
+        """Whether it is a file, or a pattern of files, by its suffix; a folder may have any."""
+        has_suffix = PurePosixPath(self.uri).suffix.lower() in NO_VIDEOS
+        return has_suffix and (storage.info(self.uri) is not None or not self.everything)
+
+    @cached_property
+    def base(self) -> str:
+        """The folder that names are relative to."""
+        return posixpath.dirname(WILD.split(self.uri)[0]) if self.names_files else self.uri
+
+    def relative(self, uri: str) -> str:
+        """The name of a file below it."""
+        return uri.removeprefix(self.base).removeprefix("/")
+
+    def files_of(self, suffix: str) -> list[FileInfo]:
+        """The files with a suffix that it consists of: one, those of a pattern, or those of a
+        folder without any videos. A name that exists is no pattern. Of a list in braces, files
+        that are missing have no size."""
+        if not self.names_files:
+            files = [file for file in self.files if not file.is_folder]
+            has_videos = any(may_be_video(file.uri) for file in files)
+            return [] if has_videos else [f for f in files if f.uri.lower().endswith(suffix)]
+        if not self.uri.lower().endswith(suffix):
+            return []
+        if found := storage.info(self.uri):
+            return [found]
+        files = [file for name in self._braces() for file in _matching(name)]
+        if not any(file.size for file in files):
+            raise UserError(f"--videos {self.uri}: no such file")
+        return files
+
+    def _braces(self) -> list[str]:
+        try:
+            return list(braceexpand(self.uri, escape=False))
+        except ValueError as error:  # Unbalanced braces.
+            raise UserError(f"--videos {self.uri}: {error}") from None
+
+
+def _matching(name: str) -> list[FileInfo]:
+    """The files that a name with `*` and `?` fits; of a plain name also one that is missing."""
+    if not WILD.search(name):
+        return [storage.info(name) or FileInfo(name, 0)]
+    fixed = posixpath.dirname(WILD.split(name)[0])
+    signs = {"*": "[^/]*", "?": "[^/]"}
+    pattern = re.compile("".join(signs.get(sign, re.escape(sign)) for sign in name))
+    return [file for file in storage.walk(fixed) if pattern.fullmatch(file.uri)]
+
+
+def is_hidden(path: str) -> bool:
+    """Whether a path is hidden, or left behind by a system."""
+    parts = PurePosixPath(path).parts
+    return any(part.startswith(".") or part in SYSTEM_NAMES for part in parts)
+
+
+def may_be_video(name: str) -> bool:
+    suffix = PurePosixPath(name).suffix.lower()
+    return suffix not in NO_VIDEOS and suffix not in IMAGES
+
+
+def print_skipped(hidden: int, names: Iterable[str]) -> None:
+    """Print how many files are skipped: the hidden ones, and of `names` those of other kinds."""
+    if hidden:
+        print(f"note: {hidden} hidden or system files are skipped", flush=True)
+    endings = Counter(
+        suffix for name in names if (suffix := PurePosixPath(name).suffix.lower()) in NO_VIDEOS
+    )
+    if endings:
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in endings.most_common(5))
+        print(f"note: {endings.total()} files are skipped as not videos ({kinds})", flush=True)

@@ -1,0 +1,73 @@
+"""A list of videos elsewhere: a text file with a URI a line, or a table that has a column of them.
+
+A path is a URL, another URI, absolute, or relative to the folder of the list.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import PurePosixPath
+
+from pipelines.io import storage
+from pipelines.io.disk import FileInfo
+from pipelines.sharding.inputs import web
+from pipelines.sharding.inputs.kind import READERS, Listed, Place
+from pipelines.sharding.inputs.web import fetch, holds
+from pipelines.sharding.settings import Selection
+from pipelines.sharding.table import Reader, Row
+from vqvdm.errors import UserError
+
+__all__ = ["fetch", "holds", "listed", "takes"]
+SUFFIXES = (".txt", ".csv", ".jsonl", ".parquet")
+
+
+def takes(place: Place) -> bool:
+    return place.names_files and PurePosixPath(place.uri).suffix.lower() in SUFFIXES
+
+
+def listed(place: Place, selection: Selection) -> list[Listed]:
+    if selection.frames_fps is not None:
+        raise UserError("--frames-fps: a list names videos, not folders of images")
+    rows = read_list(place.uri, selection.columns)
+    paths = [as_listed(row.path, place.base) for row in rows]
+    infos = look_up(storage.join(place.base, p) if is_relative(p) else p for p in paths)
+    return [
+        # A server need not say how long a video is.
+        Listed(path, file, is_sized=file.size > 0 or not web.is_url(path), row=row)
+        for path, file, row in zip(paths, infos, rows, strict=True)
+    ]
+
+
+def read_list(uri: str, columns: str) -> list[Row]:
+    """The rows of a list."""
+    if not uri.lower().endswith(".txt"):
+        return Reader("--videos", columns).videos(uri)
+    lines = map(str.strip, storage.read_text(uri, "--videos").splitlines())
+    rows = [Row(line) for line in lines if line and not line.startswith("#")]
+    if not rows:
+        raise UserError(f"--videos {uri}: names no videos")
+    return rows
+
+
+def as_listed(path: str, folder: str) -> str:
+    """A path of a table as a listing writes it: relative if it lies below the folder."""
+    if is_relative(path):
+        return posixpath.normpath(path)
+    return path if web.is_url(path) else storage.absolute(path).removeprefix(f"{folder}/")
+
+
+def is_relative(path: str) -> bool:
+    return "://" not in path and not path.startswith("/")
+
+
+def look_up(uris: Iterable[str]) -> list[FileInfo]:
+    """Size and etag or time of each file; neither where it is missing or does not answer."""
+
+    def info(uri: str) -> FileInfo:
+        found = web.info(uri) if web.is_url(uri) else storage.info(uri)
+        return found or FileInfo(uri, 0)  # Its account will record it.
+
+    with ThreadPoolExecutor(READERS) as pool:
+        return list(pool.map(info, uris))

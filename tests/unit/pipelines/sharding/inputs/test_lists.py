@@ -1,0 +1,160 @@
+"""Lists of videos elsewhere: by URLs, URIs and paths, with whatever a table says of each."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.sharding import manifest
+from pipelines.sharding.inputs import web
+from tests.input_folders import fill, found
+from tests.odd_videos import write
+from tests.video_tars import cut
+from tests.web_server import WebServer, web_server
+from vqvdm.errors import UserError
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WebServer]:
+    monkeypatch.setattr(web, "PAUSE_S", 0.01)
+    monkeypatch.setattr(web, "ANSWER_S", 0.5)
+    first = write(tmp_path / "a.mp4", "libx264", count=20).read_bytes()
+    second = write(tmp_path / "b.avi", "mpeg4", count=8).read_bytes()
+    with web_server({"a.mp4": first, "b.avi": second}) as server:
+        yield server
+
+
+def test_urls_of_a_text_file(tmp_path: Path, server: WebServer) -> None:
+    ways = ("plain", "away", "404", "403", "cut", "page", "slow")
+    urls = [f"{server.address}/{way}/a.mp4" for way in ways]
+    (tmp_path / "urls.txt").write_text("\n".join(["# a list", "", *urls, " "]))
+    sources = found(f"{tmp_path}/urls.txt")
+    assert sources.keys() == set(urls)
+    assert {s.label for s in sources.values()} == {None}
+    assert sources[urls[0]].etag == '"v1"' and sources[urls[2]].size is None
+    accounts, clips = cut(list(sources.values()), tmp_path / "clips")
+    outcome = {path.split("/")[3]: (a.status, a.reason, a.clips) for path, a in accounts.items()}
+    assert outcome == {
+        "plain": ("ok", None, 5), "away": ("ok", None, 5),
+        "404": ("rejected", "missing", 0), "403": ("rejected", "no_permission", 0),
+        "cut": ("rejected", "incomplete", 0), "page": ("rejected", "web_page", 0),
+        "slow": ("rejected", "no_answer", 0),
+    }  # fmt: skip
+    server.slow_s = 0.0
+    again = found(f"{tmp_path}/urls.txt")
+    assert [path for path in sources if sources[path] != again[path]] == [urls[-1]]
+    _, same = cut([sources[urls[0]], sources[urls[1]]], tmp_path / "again")
+    assert same == clips
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_a_table_of_urls(suffix: str, tmp_path: Path, server: WebServer) -> None:
+    rows = [
+        {"url": f"{server.address}/plain/a.mp4", "label": "cat", "split": "train",
+         "caption": "a cat", "beauty": 1.5, "people": 2, "free": True},
+        {"url": f"{server.address}/plain/b.avi", "label": "dog", "split": "test",
+         "caption": None, "beauty": 2, "people": None, "free": False},
+    ]  # fmt: skip
+    file = tmp_path / f"list.{suffix}"
+    if suffix == "parquet":
+        pq.write_table(
+            pa.Table.from_pylist([r | {"beauty": float(r["beauty"])} for r in rows]), file
+        )
+    elif suffix == "jsonl":
+        file.write_text("\n".join(map(json.dumps, rows)))
+    else:
+        cells = [["" if v is None else str(v) for v in row.values()] for row in rows]
+        file.write_text("\n".join(map(",".join, [list(rows[0]), *cells])))
+    sources = list(found(str(file)).values())
+    assert [(s.label, s.split) for s in sources] == [("cat", "train"), ("dog", "val")]
+    accounts, clips = cut(sources, tmp_path / "clips")
+    assert {a.status for a in accounts.values()} == {"ok"}
+    said = {m["label"]: m for c in clips for m in [json.loads(c.members["json"])]}
+    further = {name: said["cat"][name] for name in ("caption", "beauty", "people", "free")}
+    assert further == {"caption": "a cat", "beauty": 1.5, "people": 2, "free": True}
+    assert said["dog"]["caption"] is None and said["dog"]["free"] is False
+    writer = manifest.ManifestWriter(tmp_path / "clips")
+    writer.add("train-000000", [(s, accounts[s.path]) for s in sources])
+    writer.publish(f"{tmp_path}/videos.parquet")
+    table = pq.read_table(tmp_path / "videos.parquet")
+    kinds = {name: table.schema.field(name).type for name in further}
+    assert kinds == {"beauty": pa.float64(), "caption": pa.string(), "people": pa.int64(),
+                     "free": pa.bool_()}  # fmt: skip
+    assert table.select(list(further)).to_pylist()[0] == further
+
+
+def test_paths_are_relative_to_the_list(tmp_path: Path) -> None:
+    far = fill(tmp_path / "far", "b.mp4") + "/b.mp4"
+    fill(tmp_path / "near", "cat/a.mp4", "dog/c.mp4")
+    file = tmp_path / "near/list.csv"
+    file.write_text(f"path\n./cat/a.mp4\n{tmp_path}/near/dog/c.mp4\nelk/gone.mp4\n")
+    sources = found(str(file))
+    assert {path: s.label for path, s in sources.items()} == {
+        "cat/a.mp4": "cat", "dog/c.mp4": "dog", "elk/gone.mp4": "elk"
+    }  # fmt: skip
+    # The ids are those of the same videos in their folder.
+    folder = found(f"{tmp_path}/near")
+    assert [sources[path].id for path in folder] == [s.id for s in folder.values()]
+    (tmp_path / "near/more.txt").write_text(f"cat/a.mp4\n{far}\n")
+    assert {s.label for s in found(f"{tmp_path}/near/more.txt", labels="none").values()} == {None}
+    with pytest.raises(UserError, match=r"far/b\.mp4 has no label while others have"):
+        found(f"{tmp_path}/near/more.txt")
+
+
+def test_labels_of_another_table(tmp_path: Path) -> None:
+    fill(tmp_path, "a.mp4", "b.mp4")
+    (tmp_path / "list.csv").write_text("path,caption,mood\na.mp4,A,glad\nb.mp4,B,\n")
+    (tmp_path / "labels.csv").write_text("path,label,mood\na.mp4,x,sad\n")
+    labels = f"{tmp_path}/labels.csv"
+    [source] = found(f"{tmp_path}/list.csv", labels=labels, val_fraction=0.0).values()
+    assert (source.label, source.columns) == ("x", '{"caption": "A", "mood": "sad"}')
+    [source] = found(
+        f"{tmp_path}/list.csv", labels=labels, val_fraction=0.0, columns="caption,other"
+    ).values()
+    assert source.columns == '{"caption": "A"}'
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("list.txt", "# nothing\n", "names no videos"),
+        ("list.csv", "file,label\na.mp4,x\n", "needs a column path, uri or url"),
+        ("list.csv", "url\n", "holds no rows"),
+        ("list.csv", "url,label\na.mp4,x\n,y\n", "row 2: path is empty"),
+        ("list.csv", "url,status\na.mp4,ok\n", "the column status has a name that"),
+        ("list.csv", "url,mood,mood\na.mp4,a,b\n", "two columns named mood"),
+        ("list.csv", "url\na.mp4\na.mp4\n", "lists a.mp4 twice"),
+        ("list.jsonl", '{"url": "a.mp4"}\nnull', "line 2 is no object"),
+        ("list.parquet", "url", "no valid parquet"),
+        ("gone.txt", "", "no such file"),
+        ("gone.csv", "", "no such file"),
+        ("gone.parquet", "", "no such file"),
+    ],
+)
+def test_a_wrong_list_is_refused(name: str, text: str, message: str, tmp_path: Path) -> None:
+    if text:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=message) as caught:
+        found(str(tmp_path / name))
+    assert str(tmp_path / name) in str(caught.value)
+
+
+def test_a_server_is_no_folder() -> None:
+    with pytest.raises(UserError, match="servers do not list their files"):
+        found("https://127.0.0.1/videos")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "package", "extra"),
+    [("gs", "gcsfs", "gs"), ("az", "adlfs", "az"), ("abfs", "adlfs", "az")],
+)
+def test_a_missing_package_is_named(
+    scheme: str, package: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UserError, match=rf"package for {scheme}:// .*pip install .*\[{extra}\]"):
+        found(f"{scheme}://bucket/videos")
