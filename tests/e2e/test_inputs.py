@@ -1,0 +1,97 @@
+"""Tars and tables in a bucket become shards that other readers open; what changed is redone."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import webdataset as wds
+
+from pipelines.io import storage
+from pipelines.video.encoder import decode_clip
+from tests.e2e.conftest import KEY, SECRET
+from tests.odd_videos import write
+
+FLAGS = ("--frames", 4, "--size", 64, "--fps", "native", "--val-fraction", 0,
+         "--videos-per-shard", 2, "--num-workers", 2)  # fmt: skip
+
+
+@pytest.fixture
+def connected(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("ACCESS_KEY_ID", KEY), ("SECRET_ACCESS_KEY", SECRET)):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
+
+
+def packed(videos: dict[str, bytes]) -> bytes:
+    """A tar as WebDataset writes it, with a label and a caption for each video."""
+    file = io.BytesIO()
+    with wds.TarWriter(file, encoder=False) as writer:
+        for key, content in videos.items():
+            said = {"label": key[0], "caption": f"video {key}"}
+            sample = {"__key__": key, "mp4": content, "json": json.dumps(said).encode()}
+            writer.write(sample)
+    return file.getvalue()
+
+
+@pytest.mark.e2e
+def test_tars_in_a_bucket(job, connected: None, tmp_path: Path):
+    contents = {
+        f"{name}{n}": write(tmp_path / "v.mp4", "libx264", count=8, first=4 * n).read_bytes()
+        for name in "ab" for n in range(3)
+    }  # fmt: skip
+    for number, name in enumerate("ab"):
+        videos = {key: content for key, content in contents.items() if key[0] == name}
+        storage.publish_bytes(packed(videos), f"s3://bucket/inputs/{number:03d}.tar")
+    root = tmp_path / "root"
+    flags = ("--videos", "s3://bucket/inputs/{000..001}.tar", "--root", root, *FLAGS)
+    outcome = job("shard_videos", *flags)
+    assert outcome.status == 0, outcome.stderr
+    assert "12 clips of 6 videos" in outcome.figure
+
+    table = pq.read_table(root / "videos.parquet").to_pylist()
+    assert {row["caption"] for row in table} == {f"video {key}" for key in contents}
+    assert {row["uri"] for row in table if row["label"] == "a"} == {
+        f"s3://bucket/inputs/000.tar/a{n}.mp4" for n in range(3)
+    }
+    shards = sorted(map(str, (root / "clips").glob("*.tar")))
+    samples = list(wds.WebDataset(shards, shardshuffle=False))
+    assert len(samples) == 12
+    for sample in samples:
+        said = json.loads(sample["json"])
+        assert said["caption"] == f"video {said['source'].removesuffix('.mp4')}"
+        assert said["class_index"] == "ab".index(said["label"])
+        assert decode_clip(sample["mp4"]).shape == (4, 64, 64, 3)
+
+    assert "verified" in job("shard_videos", *flags).figure
+    before = {shard: Path(shard).stat().st_mtime_ns for shard in shards}
+    videos = {key: contents[key] for key in ("a0", "a1", "a2")}
+    storage.publish_bytes(packed(videos | {"a0": contents["b1"]}), "s3://bucket/inputs/000.tar")
+    assert job("shard_videos", *flags).status == 0
+    for shard, time_ns in before.items():
+        with tarfile.open(shard) as tar:
+            labels = {
+                json.loads(file.read())["label"]
+                for member in tar
+                if member.name.endswith(".json") and (file := tar.extractfile(member))
+            }
+        assert (Path(shard).stat().st_mtime_ns != time_ns) == ("a" in labels)
+
+    # The same videos as rows of a table give the same clips: keys, frames and what is said of them.
+    rows = [
+        {"path": f"{key}.mp4", "video": content, "label": key[0], "caption": f"video {key}"}
+        for key, content in (contents | {"a0": contents["b1"]}).items()
+    ]
+    file = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), file, row_group_size=4)
+    storage.publish_bytes(file.getvalue(), "s3://bucket/inputs/videos.parquet")
+    other = tmp_path / "other"
+    flags = ("--videos", "s3://bucket/inputs/videos.parquet", "--root", other, *FLAGS)
+    assert job("shard_videos", *flags).status == 0
+    for shard in shards:
+        assert (other / "clips" / Path(shard).name).read_bytes() == Path(shard).read_bytes()
