@@ -14,7 +14,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -116,6 +116,7 @@ def plan_shards(config: ShardVideos) -> Plans:
         config.crop_bars,
         config.limits,
         config.filters,
+        config.scores,
     )
     table = SourceTable(sources)
     places = {
@@ -205,7 +206,7 @@ def clips_index(plans: Plans, made: list[Shard]) -> dict:
         counts[shard.split] += shard.clips
     without = sorted(plans.listed_classes - set(spec.classes))
     return {
-        "spec": json.loads(checksums.json_bytes(asdict(spec) | {"format": FORMAT})),
+        "spec": json.loads(checksums.json_bytes(spec.to_dict() | {"format": FORMAT})),
         "spec_hash": spec.hash,
         "classes": list(spec.classes),
         "counts": dict(counts),

@@ -95,6 +95,7 @@ class VideoTask:
         self.info: VideoInfo | None = None
         self.keys: list[str] = []
         self.dropped: list[DroppedClip] = []
+        self.scores: list[dict[str, float]] = []
         self.frames = 0
 
     def run(self) -> Account:
@@ -144,6 +145,9 @@ class VideoTask:
                     if error and error.reason == "out_of_memory":
                         raise error  # Within the work: the process ends with what it holds.
             if isinstance(event, EncodedClip | DroppedClip):
+                if event.scores:
+                    span = {"fps": event.fps, "start_s": event.start_s}
+                    self.scores.append(span | event.scores)
                 # A header may give no length: a minute of clips is worth another minute's time.
                 minutes = math.ceil(event.start_s / 60) + 1
                 deadline.allowed_s = max(deadline.allowed_s, limits.timeout_s * minutes)
@@ -162,7 +166,8 @@ class VideoTask:
             "source": self.source.path,
         }
         assert metadata.keys() == CLIP_FIELDS, metadata.keys()
-        metadata = from_text(self.source.columns) | metadata
+        scores = {"scores": clip.scores} if clip.scores else {}
+        metadata = from_text(self.source.columns) | metadata | scores
         key = clip_key(self.source, clip, self.spec)
         self.writer.add(key, {"mp4": clip.mp4, "json": checksums.json_bytes(metadata)})
         self.keys.append(key)
@@ -179,7 +184,10 @@ class VideoTask:
             frames=self.frames,
             score=error.score if error else None,
             detail=error.detail or None if error else None,
-            dropped=[asdict(clip) for clip in self.dropped],
+            dropped=[
+                {k: v for k, v in asdict(clip).items() if k != "scores"} for clip in self.dropped
+            ],
+            scores=self.scores,
         )
 
     def _why_none(self) -> VideoError:

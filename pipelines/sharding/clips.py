@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -40,6 +42,17 @@ class ClipSpec:
     crop_bars: bool = False
     limits: Limits = field(default_factory=Limits)
     filters: Filters = field(default_factory=Filters)
+    scores: bool = False
+    """Whether clips come with their scores."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields; those that came later only where they are set, as in indices before."""
+        found = asdict(self)
+        if not self.scores:
+            del found["scores"]
+        if not self.filters.min_fps:
+            del found["filters"]["min_fps"]
+        return found
 
 
 @dataclass(frozen=True)
@@ -60,6 +73,8 @@ class EncodedClip:
     fps: float
     start_frame: int
     start_s: float
+    scores: dict[str, float] | None = None
+    """Brightness and motion, if they are asked for."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +85,8 @@ class DroppedClip:
     start_s: float
     reason: str
     score: float
+    scores: dict[str, float] | None = None
+    """As in `EncodedClip`."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +118,8 @@ def check_header(info: VideoInfo, request: CutRequest) -> None:
         raise VideoError("too_many_pixels", f"{info.width}x{info.height}", pixels)
     if short < filters.min_size:
         raise VideoError("too_small", f"{info.width}x{info.height}", short)
+    if info.fps is not None and info.fps < filters.min_fps:
+        raise VideoError("low_frame_rate", f"{info.fps:g} frames a second", info.fps)
     if info.fps is None and None in request.spec.rates:
         raise VideoError("no_frame_rate")
     if info.duration_s is not None:
@@ -161,10 +180,11 @@ class _Cutting:
     def _judged(self, clip: Clip) -> EncodedClip | DroppedClip:
         """Encode a clip, unless a filter removes it."""
         found = _refused(clip, self.request.spec.filters)
+        scores = clip.scores() if self.request.spec.scores else None
         if found:
-            return DroppedClip(clip.fps, clip.start_s, *found)
+            return DroppedClip(clip.fps, clip.start_s, *found, scores)
         mp4 = self._encoder(clip.fps).encode(clip.frames_THWC)
-        return EncodedClip(mp4, clip.fps, clip.start_frame, clip.start_s)
+        return EncodedClip(mp4, clip.fps, clip.start_frame, clip.start_s, scores)
 
     def _encoder(self, fps: float) -> LosslessEncoder:
         if fps not in self._encoders:
@@ -176,15 +196,10 @@ class _Cutting:
 
 
 def _refused(clip: Clip, filters: Filters) -> tuple[str, float] | None:
-    if filters.min_brightness:
-        brightness = float(clip.frames_THWC.mean())
-        if brightness < filters.min_brightness:
-            return "black", round(brightness, 3)
-    if filters.min_motion:
-        steps = np.diff(clip.frames_THWC.astype(np.int16), axis=0)
-        motion = float(np.abs(steps).mean()) if len(steps) else 0.0
-        if motion < filters.min_motion:
-            return "static", round(motion, 3)
+    if filters.min_brightness and clip.brightness < filters.min_brightness:
+        return "black", round(clip.brightness, 3)
+    if filters.min_motion and clip.motion < filters.min_motion:
+        return "static", round(clip.motion, 3)
     return None
 
 
@@ -195,6 +210,21 @@ class Clip:
     start_frame: int
     """Counted at the clip's rate."""
     start_s: float
+
+    @cached_property
+    def brightness(self) -> float:
+        """Mean of all its values, of 255."""
+        return float(self.frames_THWC.mean())
+
+    @cached_property
+    def motion(self) -> float:
+        """Mean difference between neighbouring frames, of 255."""
+        steps = np.diff(self.frames_THWC.astype(np.int16), axis=0)
+        return float(np.abs(steps).mean()) if len(steps) else 0.0
+
+    def scores(self) -> dict[str, float]:
+        """What filters judge a clip by."""
+        return {"brightness": round(self.brightness, 3), "motion": round(self.motion, 3)}
 
 
 class ClipCutter:

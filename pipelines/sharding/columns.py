@@ -15,7 +15,7 @@ from typing import Any
 from pipelines.sharding.manifest import CLIP_FIELDS, SCHEMA
 from vqvdm.errors import UserError
 
-RESERVED = frozenset(SCHEMA.names) | CLIP_FIELDS | {"path"}
+RESERVED = frozenset(SCHEMA.names) | CLIP_FIELDS | {"path", "scores", "columns"}
 """Names that `videos.parquet` and `{key}.json` have for themselves."""
 
 

@@ -34,6 +34,16 @@ DROPPED = pa.struct(
 )
 """A clip that a filter removed."""
 
+SCORES = pa.struct(
+    [
+        ("fps", pa.float64()),
+        ("start_s", pa.float64()),
+        ("brightness", pa.float64()),
+        ("motion", pa.float64()),
+    ]
+)
+"""A clip, kept or not, and what filters judge it by."""
+
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -60,8 +70,8 @@ SCHEMA = pa.schema(
     ]
 )
 
-PARTS = SCHEMA.append(pa.field("columns", pa.string()))
-"""With the further columns of each video as the text of a JSON object."""
+PARTS = pa.schema([*SCHEMA, ("scores", pa.list_(SCORES)), ("columns", pa.string())])
+"""With the scores of clips, and the further columns as the text of a JSON object."""
 
 CLIP_FIELDS = frozenset(("label", "class_index", "fps", "start_s", "frames", "source"))
 """Names in the `{key}.json` of a clip."""
@@ -143,6 +153,15 @@ class Account:
     detail: str | None = None
     dropped: list[dict[str, Any]] = field(default_factory=list)
     """Clips that filters removed: fps, start_s, reason, score."""
+    scores: list[dict[str, float]] = field(default_factory=list)
+    """All clips, if scores are asked for: fps, start_s, brightness, motion."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields by name; without scores as in markers that were made before there were any."""
+        found = asdict(self)
+        if not self.scores:
+            del found["scores"]
+        return found
 
     @property
     def failed(self) -> bool:
@@ -160,6 +179,7 @@ class ManifestWriter:
         self._parts = folder / "parts"
         self._folder, self._places = folder, dict[str, tuple[int, int]]()
         self._types: ColumnTypes = {}
+        self._has_scores = False
 
     def add(self, name: str, accounts: Iterable[tuple[Source, Account]]) -> None:
         """Add the accounts of the videos of a shard."""
@@ -168,6 +188,7 @@ class ManifestWriter:
             row = {"id": source.id} | asdict(source) | asdict(account)
             rows.append({name: _utf8(row[name]) for name in PARTS.names})
             add_types(self._types, source)
+            self._has_scores = self._has_scores or bool(account.scores)
         with open(self._parts, "ab") as file:
             start = file.tell()
             options = pa.ipc.IpcWriteOptions(compression="zstd")
@@ -180,7 +201,8 @@ class ManifestWriter:
         whole = self._folder / "videos.parquet"
         names = iter(sorted(self._places))
         types = {n: pa.string() if t == pa.null() else t for n, t in sorted(self._types.items())}
-        schema = pa.schema([*SCHEMA, *types.items()])
+        scores = [PARTS.field("scores")] if self._has_scores else []
+        schema = pa.schema([*SCHEMA, *scores, *types.items()])
         with pq.ParquetWriter(whole, schema) as writer, open(self._parts, "rb") as parts:
             while batches := list(map(partial(self._part, parts), islice(names, GROUP))):
                 table = pa.Table.from_batches([b for part in batches for b in part], PARTS)
@@ -232,8 +254,8 @@ def _type_of(value: Any) -> pa.DataType:
 def _with_columns(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """The table with the further columns of a schema in place of their text."""
     values = [json.loads(text or "{}") for text in table["columns"].to_pylist()]
-    table = table.select(SCHEMA.names)
-    for further in list(schema)[len(SCHEMA) :]:
+    table = table.select([name for name in schema.names if name in PARTS.names])
+    for further in list(schema)[len(table.schema) :]:
         column = [_cell(row.get(further.name), further.type) for row in values]
         table = table.append_column(further, pa.array(column, further.type))
     return table
@@ -262,7 +284,7 @@ def from_marker(details: dict[str, Any]) -> list[tuple[Source, Account]]:
 def to_marker(accounts: list[tuple[Source, Account]]) -> dict[str, Any]:
     """The inverse of `from_marker`."""
     rows = [
-        {"source": source.to_dict(), "account": asdict(account)} for source, account in accounts
+        {"source": source.to_dict(), "account": account.to_dict()} for source, account in accounts
     ]
     return json.loads(json.dumps({"videos": rows}))
 

@@ -43,6 +43,7 @@ ADVICE = {
     "no_permission": "give this user the right to read the files",
     "too_small": "lower --filters.min-size",
     "too_brief": "lower --filters.min-duration-s",
+    "low_frame_rate": "lower --filters.min-fps",
     "static": "lower --filters.min-motion",
     "black": "lower --filters.min-brightness",
 }

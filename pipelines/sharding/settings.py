@@ -30,6 +30,8 @@ class Filters:
     """Least short side of a video in pixels."""
     min_duration_s: float = 0.0
     """Least length of a video in seconds."""
+    min_fps: float = 0.0
+    """Least frame rate of a video, by its header."""
     min_motion: float = 0.0
     """Least mean difference between neighbouring frames of a clip, of 255; 0.5 finds stills."""
     min_brightness: float = 0.0
@@ -90,6 +92,9 @@ class ShardVideos(VideosJob):
     same split."""
     limits: Limits = Limits()
     filters: Filters = Filters()
+    scores: bool = False
+    """Keep the brightness and the motion of every clip, also of those that filters remove, so that
+    thresholds are chosen by what there is."""
     timeout_s: float = 120.0
     """Seconds of decoding allowed for each minute of a video; then decoding is ended."""
     max_memory_gb: float = 2.0
@@ -115,7 +120,11 @@ class ShardVideos(VideosJob):
         "max_memory_gb",
     }
 
-    LATER: ClassVar[Mapping[str, Any]] = {"columns": "all"}
+    LATER: ClassVar[Mapping[str, Any]] = {
+        "columns": "all",
+        "scores": False,
+        "filters.min_fps": 0.0,
+    }
 
     @property
     def selection(self) -> Selection:

@@ -41,6 +41,7 @@ FILTERED = {
     "too_small": "The short side is below `--filters.min-size`; the score is its length.",
     "too_brief": "The video is shorter than `--filters.min-duration-s`; the score is its length "
     "in seconds.",
+    "low_frame_rate": "The video's own rate is below `--filters.min-fps`; the score is that rate.",
     "static": "Every clip moves less than `--filters.min-motion`; the score is the highest mean "
     "difference between neighbouring frames, of 255.",
     "near_duplicate": "Another video, named in the details, is closer than "

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from pipelines import shard_videos as page
@@ -256,6 +257,7 @@ def test_a_server_that_does_not_answer_rejects_no_video(
         ({"limits": Limits(max_duration_s=1.5)}, "too_long", 1.6),
         ({"filters": Filters(min_size=65)}, "too_small", 64),
         ({"filters": Filters(min_duration_s=1.7)}, "too_brief", 1.6),
+        ({"filters": Filters(min_fps=25.1)}, "low_frame_rate", 25.0),
         ({"filters": Filters(min_motion=99)}, "static", None),
         ({"filters": Filters(min_brightness=200)}, "black", None),
     ],
@@ -311,6 +313,49 @@ def test_a_filter_takes_single_clips_out(tmp_path: Path) -> None:
         (0.16, "black", 0.0),
         (0.48, "static", 0.0),
     ]
+
+
+@pytest.mark.parametrize("filters", [Filters(), Filters(min_motion=0.5, min_brightness=8)])
+def test_scores_stand_beside_what_filters_decide(filters: Filters, tmp_path: Path) -> None:
+    """Black, black, brightening by 10 a frame, still: kept or not, each has its scores."""
+    frames = [np.full((64, 96, 3), 0 if n < 8 else 10 * n, np.uint8) for n in range(16)]
+    frames[12:] = [frames[12]] * 4
+    path = write(tmp_path / "a.mkv", "ffv1", "yuv444p", count=16, frames=frames)
+    spec = replace(SPEC, filters=filters, scores=True)
+    account, samples = shard(source(path), tmp_path / "clips", spec)
+    found = [(s["start_s"], s["brightness"], s["motion"]) for s in account.scores]
+    wanted = [(0.0, 0.0, 0.0), (0.16, 0.0, 0.0), (0.32, 95.0, 10.0), (0.48, 120.0, 0.0)]
+    np.testing.assert_allclose(found, wanted, atol=1)  # FFV1 keeps rounded chroma and luma.
+    kept = [2] if filters.min_motion else [0, 1, 2, 3]
+    assert [json.loads(s.members["json"])["scores"] for s in samples] == [
+        {name: account.scores[n][name] for name in ("brightness", "motion")} for n in kept
+    ]
+    assert len(account.dropped) == 4 - len(kept)
+    plain, others = shard(source(path), tmp_path / "plain", replace(spec, scores=False))
+    assert plain == replace(account, scores=[])
+    assert [s.members["mp4"] for s in others] == [s.members["mp4"] for s in samples]
+    writer = manifest.ManifestWriter(tmp_path / "plain")
+    writer.add("train-000000", [(source(path), account)])
+    writer.publish(f"{tmp_path}/videos.parquet")
+    [row] = pq.read_table(tmp_path / "videos.parquet").to_pylist()
+    assert row["scores"] == account.scores
+
+
+def test_indices_and_markers_are_as_before_there_were_scores(tmp_path: Path) -> None:
+    spec = SPEC.to_dict()
+    assert "scores" not in spec and "min_fps" not in spec["filters"]
+    assert ShardVideos().recipe().keys().isdisjoint({"scores", "columns"})
+    path = write(tmp_path / "a.mp4", "libx264", count=8)
+    plan = ShardPlan(f"{tmp_path}/clips", "train-000000", (source(path),), SPEC)
+    marker = Marker.from_json(make_shard({"plan": plan, "retry": False, "verify": True})["marker"])
+    [video] = marker.details["videos"]
+    assert video["source"].keys() == {
+        "path", "uri", "size", "etag", "mtime_ns", "label", "split", "start_s", "end_s", "fps",
+        "frames_fps",
+    }  # fmt: skip
+    assert "scores" not in video["account"]
+    assert "scores" in (replace(SPEC, scores=True).to_dict())
+    assert replace(SPEC, filters=Filters(min_fps=1)).to_dict()["filters"]["min_fps"] == 1
 
 
 def test_a_shard_is_made_once(tmp_path: Path) -> None:

@@ -81,6 +81,7 @@ def test_a_part_of_a_protocol_that_was_changed(changed: dict[str, Any], words: s
         ({"scenes": "detect"}, "cut at scene changes: yes instead of no"),
         ({"crop_bars": True}, "bars cropped: yes instead of no"),
         ({"filters": {"min_motion": 0.5}}, "filters: min_motion 0.5 instead of none"),
+        ({"filters": {"min_fps": 10.0}}, "filters: min_fps 10 instead of none"),
     ],
 )
 def test_clips_that_were_cut_otherwise(changed: dict[str, Any], words: str) -> None:
@@ -89,8 +90,9 @@ def test_clips_that_were_cut_otherwise(changed: dict[str, Any], words: str) -> N
 
 
 def test_every_setting_of_clips_is_judged_or_has_no_say() -> None:
-    """`hash` and `format` are fingerprints; limits reject videos, which are counted."""
-    judged = SPEC.keys() | {"hash", "limits"}
+    """`hash` and `format` are fingerprints; limits reject videos, which are counted; scores
+    stand beside clips and change none."""
+    judged = SPEC.keys() | {"hash", "limits", "scores"}
     assert judged == {field.name for field in fields(ClipSpec)}
 
 
