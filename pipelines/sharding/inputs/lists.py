@@ -1,6 +1,7 @@
 """A list of videos elsewhere: a text file with a URI a line, or a table that has a column of them.
 
-A path is a URL, another URI, absolute, or relative to the folder of the list.
+A path is a URL, another URI, absolute, or relative to the folder of the list. A table of Parquet
+may be in parts.
 """
 
 from __future__ import annotations
@@ -20,18 +21,28 @@ from pipelines.sharding.table import Reader, Row
 from vqvdm.errors import UserError
 
 __all__ = ["fetch", "holds", "listed", "takes"]
-SUFFIXES = (".txt", ".csv", ".jsonl", ".parquet")
+SUFFIXES = (".txt", ".csv", ".jsonl")
 
 
 def takes(place: Place) -> bool:
-    return place.names_files and PurePosixPath(place.uri).suffix.lower() in SUFFIXES
+    return bool(_tables(place))
+
+
+def _tables(place: Place) -> list[str]:
+    """The files of a list: one, or those of a table of Parquet."""
+    if place.names_files and PurePosixPath(place.uri).suffix.lower() in SUFFIXES:
+        return [place.uri]
+    return [file.uri for file in place.files_of(".parquet")]
 
 
 def listed(place: Place, selection: Selection) -> list[Listed]:
     if selection.frames_fps is not None:
         raise UserError("--frames-fps: a list names videos, not folders of images")
-    rows = read_list(place.uri, selection.columns)
-    paths = [as_listed(row.path, place.base) for row in rows]
+    rows, paths = [], []
+    for table in _tables(place):
+        for row in read_list(table, selection.columns):
+            rows.append(row)
+            paths.append(as_listed(_beside(table, row.path), place.base))
     infos = look_up(storage.join(place.base, p) if is_relative(p) else p for p in paths)
     return [
         # A server need not say how long a video is.
@@ -49,6 +60,13 @@ def read_list(uri: str, columns: str) -> list[Row]:
     if not rows:
         raise UserError(f"--videos {uri}: names no videos")
     return rows
+
+
+def _beside(table: str, path: str) -> str:
+    """The place of a path that may be relative to the folder of its table."""
+    if not is_relative(path):
+        return path
+    return storage.join(posixpath.dirname(table), posixpath.normpath(path))
 
 
 def as_listed(path: str, folder: str) -> str:

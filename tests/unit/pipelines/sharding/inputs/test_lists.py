@@ -105,6 +105,23 @@ def test_paths_are_relative_to_the_list(tmp_path: Path) -> None:
         found(f"{tmp_path}/near/more.txt")
 
 
+def test_a_table_in_parts(tmp_path: Path) -> None:
+    fill(tmp_path, "x/a.mp4", "x/more/b.mp4", "c.mp4")
+    for name, path in (("x/0.parquet", "a.mp4"), ("x/1.parquet", "more/b.mp4")):
+        pq.write_table(pa.table({"uri": [path], "label": [name[2]]}), tmp_path / name)
+    pq.write_table(pa.table({"uri": [f"{tmp_path}/c.mp4"], "label": ["2"]}), tmp_path / "2.parquet")
+    parts = found(f"{tmp_path}/x/*.parquet")
+    assert {path: s.label for path, s in parts.items()} == {"a.mp4": "0", "more/b.mp4": "1"}
+    assert all(source.mtime_ns for source in parts.values())
+    (tmp_path / "parts").mkdir()
+    for name in ("x/0.parquet", "2.parquet"):
+        (tmp_path / name).rename(tmp_path / "parts" / Path(name).name)
+    folder = found(f"{tmp_path}/parts")
+    assert {path: bool(s.mtime_ns) for path, s in folder.items()} == {
+        "a.mp4": False, f"{tmp_path}/c.mp4": True
+    }  # fmt: skip
+
+
 def test_labels_of_another_table(tmp_path: Path) -> None:
     fill(tmp_path, "a.mp4", "b.mp4")
     (tmp_path / "list.csv").write_text("path,caption,mood\na.mp4,A,glad\nb.mp4,B,\n")
