@@ -64,7 +64,7 @@ class ShardVideos(VideosJob):
     end_s, fps."""
     columns: str = "all"
     """Which further columns of tables, or of the JSON beside a video, go into the clips' JSON and
-    `videos.parquet`: `all`, `none`, or names such as caption,score."""
+    `videos.parquet`: `all`, `none`, or names such as caption,mood."""
     frames: int = 16
     """Frames a clip."""
     size: int = 128
