@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.sharding.clips import ClipSpec, CutRequest, EncodedClip, Outcome, cut_video
-from pipelines.sharding.decoding_process import Deadline, DecodingProcess
 from pipelines.sharding.settings import Limits, Selection
 from pipelines.sharding.sources import list_sources
+from pipelines.video.decoding_process import Deadline, DecodingProcess
 from pipelines.video.encoder import decode_clip
 from pipelines.video.header import VideoInfo
 from pipelines.video.reasons import VideoError

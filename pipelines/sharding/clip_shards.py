@@ -22,9 +22,9 @@ from pipelines.sharding.clips import (
     cut_video,
 )
 from pipelines.sharding.columns import from_text
-from pipelines.sharding.decoding_process import Deadline, DecodingProcess
 from pipelines.sharding.manifest import CLIP_FIELDS, Account, Source
 from pipelines.sharding.sources import local_video
+from pipelines.video.decoding_process import Deadline, DecodingProcess
 from pipelines.video.header import VideoInfo, check_place
 from pipelines.video.reasons import VideoError
 from vqvdm.errors import UserError

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.sharding.resampler import Resampler, Tick
 from pipelines.sharding.settings import Filters, Limits
 from pipelines.video import Frames
 from pipelines.video.bars import find_bars
@@ -20,6 +19,7 @@ from pipelines.video.decoder import Picture, read_frames
 from pipelines.video.encoder import LosslessEncoder
 from pipelines.video.header import VideoInfo, probe
 from pipelines.video.reasons import VideoError
+from pipelines.video.resampler import Resampler, Tick
 from pipelines.video.scenes import SceneDetector
 
 MAX_ENCODERS = 8

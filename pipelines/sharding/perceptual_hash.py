@@ -16,9 +16,9 @@ from pipelines.io import checksums, storage, workspace
 from pipelines.io.connection import is_refusal
 from pipelines.sharding.clip_shards import ShardPlan, decoding_process
 from pipelines.sharding.clips import CutRequest, check_header
-from pipelines.sharding.decoding_process import Deadline
 from pipelines.sharding.manifest import Source
 from pipelines.sharding.sources import local_video
+from pipelines.video.decoding_process import Deadline
 from pipelines.video.header import check_place, probe
 from pipelines.video.luma import sample_luma
 from pipelines.video.reasons import VideoError

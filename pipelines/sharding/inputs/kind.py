@@ -22,35 +22,12 @@ from pipelines.io.disk import FileInfo
 from pipelines.sharding.manifest import Source
 from pipelines.sharding.settings import Selection
 from pipelines.sharding.table import Row
+from pipelines.video.file_names import NO_VIDEOS, is_hidden
 from pipelines.video.header import IMAGES
 from vqvdm.errors import UserError
 
 READERS = 32
 """Files looked at at a time: stores and servers are slow to answer, but answer many at once."""
-
-_BESIDE_VIDEOS = """
-csv tsv json jsonl xml yaml yml toml ini cfg log txt md rst html htm css js py sh ipynb pdf doc docx
-xls xlsx ppt pptx parquet npy npz pt pth safetensors pkl h5 db sqlite srt vtt ass ssa sub idx nfo
-zip tar gz tgz bz2 xz 7z rar mp3 wav flac m4a aac opus oga svg tif tiff heic raw psd part tmp
-crdownload md5 sha256 cls
-"""
-NO_VIDEOS = frozenset(f".{suffix}" for suffix in _BESIDE_VIDEOS.split())
-"""Suffixes of files that often lie beside videos. Every other file is tried: FFmpeg reads more
-formats than a list could name."""
-
-SYSTEM_NAMES = frozenset(
-    (
-        "__MACOSX",
-        "@eaDir",
-        "lost+found",
-        "#recycle",
-        "$RECYCLE.BIN",
-        "System Volume Information",
-        "Thumbs.db",
-        "desktop.ini",
-    )
-)
-"""Names that operating systems and servers leave behind; names with a leading dot are hidden."""
 
 WILD = re.compile("[*?{]")
 """What makes a pattern of a name that no file has."""
@@ -154,12 +131,6 @@ def _matching(name: str) -> list[FileInfo]:
     signs = {"*": "[^/]*", "?": "[^/]"}
     pattern = re.compile("".join(signs.get(sign, re.escape(sign)) for sign in name))
     return [file for file in storage.walk(fixed) if pattern.fullmatch(file.uri)]
-
-
-def is_hidden(path: str) -> bool:
-    """Whether a path is hidden, or left behind by a system."""
-    parts = PurePosixPath(path).parts
-    return any(part.startswith(".") or part in SYSTEM_NAMES for part in parts)
 
 
 def may_be_video(name: str) -> bool:

@@ -26,7 +26,6 @@ from pipelines.sharding.inputs.kind import (
     READERS,
     Listed,
     Place,
-    is_hidden,
     may_be_video,
     print_skipped,
 )
@@ -34,6 +33,7 @@ from pipelines.sharding.manifest import Source
 from pipelines.sharding.settings import Selection
 from pipelines.sharding.splits import SPLIT_OF
 from pipelines.sharding.table import Row
+from pipelines.video.file_names import is_hidden
 from vqvdm.errors import UserError
 
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")

@@ -18,9 +18,9 @@ from pipelines.sharding.clips import (
     Outcome,
     cut_video,
 )
-from pipelines.sharding.decoding_process import Deadline, DecodingProcess
 from pipelines.sharding.settings import Limits
 from pipelines.video.decoder import Picture
+from pipelines.video.decoding_process import Deadline, DecodingProcess
 
 SPEC = ClipSpec(frames=4, size=2, stride=4, rates=(None,), classes=(), hash="spec")
 

@@ -25,7 +25,7 @@ from typing import Any
 from pipelines.video.reasons import VideoError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-SERVE = "from pipelines.sharding.decoding_process import serve; serve"
+SERVE = "from pipelines.video.decoding_process import serve; serve"
 START_TIMEOUT_S = 120.0
 GRACE_S = 10.0
 """How long a process that closed its pipe may take to end."""

@@ -12,7 +12,7 @@ from types import FunctionType, ModuleType
 
 import pytest
 
-from pipelines.sharding.decoding_process import Deadline, DecodingProcess
+from pipelines.video.decoding_process import Deadline, DecodingProcess
 from pipelines.video.reasons import VideoError
 
 
@@ -127,8 +127,8 @@ def test_the_process_ends_with_its_parent() -> None:
     """Even during work, and even if its parent was killed."""
     script = (
         "import os\n"
-        "from pipelines.sharding.decoding_process import DecodingProcess, Deadline\n"
-        "from tests.unit.pipelines.sharding.test_decoding_process import eval_each\n"
+        "from pipelines.video.decoding_process import DecodingProcess, Deadline\n"
+        "from tests.unit.pipelines.video.test_decoding_process import eval_each\n"
         "process = DecodingProcess(1.0)\n"
         "for pid in process.run(eval_each, ['os.getpid()', 'time.sleep(99)'], Deadline(99)):\n"
         "    print(pid, flush=True)\n"
