@@ -74,6 +74,11 @@ def check_teacher(folder: str, bundle: dict[str, Any]) -> None:
             f"{folder} was trained with the objective {objective!r}: only `flow` can be distilled; "
             "train one by jobs/train_ldm.py --objective.name flow"
         )
+    if "conditioning" in bundle:
+        raise UserError(
+            f"{folder} goes on from frames, which students do not learn yet: distil one that was "
+            "trained with --conditioning.share 0"
+        )
     if "latents" not in bundle["inputs"]:
         raise UserError(f"{folder} was trained on pixels: only models of latents can be distilled")
     uri = storage.join(folder, "model.safetensors")

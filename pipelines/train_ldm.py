@@ -33,6 +33,7 @@ def _on_latents(config: TrainLDM, initial: Initial | None) -> Stage:
     latents = audit.audited(space, config.vqgan)
     config.model.check(*latents.index["shape"][2:])
     vqgan = space.vqgan(config.vqgan)
+    config.check_frames(latents.index["shape"][1])
     return Stage(
         name="train_ldm",
         config=config,
@@ -57,6 +58,7 @@ def _on_pixels(config: TrainLDM, initial: Initial | None) -> Stage:
     clips = require(space.clips, "index.json", "shard_videos")
     spec = clips["spec"]
     config.model.check(spec["size"], spec["size"])
+    config.check_frames(spec["frames"])
     markers = load_markers(space.clips, clips, "shard_videos")
     return Stage(
         name="train_ldm",

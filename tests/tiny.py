@@ -26,10 +26,12 @@ def write_bundle(
     size: int = 32,
     seed: int = 0,
     tokenizer: VQGANConfig = TOKENIZER,
+    known_frames: bool = False,
 ) -> Path:
-    """Publish ldm/NAME in `folder`: videos of 16 frames; another seed gives other weights."""
+    """Publish ldm/NAME in `folder`: videos of 16 frames; another seed gives other weights, and with
+    `known_frames` they go on from some."""
     torch.manual_seed(seed)
-    net, vqgan = UNet(DENOISER, 3, len(classes)), VQGAN(tokenizer)
+    net, vqgan = UNet(DENOISER, 3, len(classes), known_frames=known_frames), VQGAN(tokenizer)
     for parameter in net.parameters():  # an untrained denoiser says nothing
         torch.nn.init.normal_(parameter, std=0.2)
     if isinstance(vqgan.quantizer, Codebook):  # codes are placed by the first latents
@@ -44,6 +46,8 @@ def write_bundle(
         "fps": list(fps),
         "inputs": {"latents": "1a7e47", "vqgan": "70ce71"},
     }  # fmt: skip
+    if known_frames:
+        about["conditioning"] = {"share": 0.5, "noise": 0.1}
     save_model(folder, net, about)
     save_model(folder / "vqgan", vqgan, {"model": asdict(tokenizer)})
     (folder / "MODEL_CARD.md").write_text("# A tiny model\n")

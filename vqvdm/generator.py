@@ -9,7 +9,7 @@ Shapes: B batch, N videos, C channels, T frames, H height, W width.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from vqvdm.checkpoint import as_config, load_config, load_weights, on_device
 from vqvdm.diffusion.average_velocity import refuse_steps
+from vqvdm.diffusion.known_latents import KnownLatents
 from vqvdm.diffusion.samplers import (
     STEPS,
     Denoise,
@@ -35,10 +36,15 @@ from vqvdm.diffusion.samplers import (
 from vqvdm.diffusion.unet import UNet, UNetConfig
 from vqvdm.errors import UserError, did_you_mean, listed
 from vqvdm.inference import GRAPHS, Precision, prepare_device, ready, resolve_precision
+from vqvdm.known_frames import KnownFrames
 from vqvdm.seeds import mix
 from vqvdm.tokenizer.pixels import PIXELS, Pixels
 from vqvdm.tokenizer.vqgan import VQGAN, VQGANConfig
 from vqvdm.transfer import memory_format
+from vqvdm.windows import count_windows, joined, overlap_of, spread
+
+Classes = Sequence[str | Sequence[str | None] | None]
+"""For each video the name of its class, None for any, or several names in turn."""
 
 DEFAULT_OPTIONS = SamplingOptions()
 
@@ -102,6 +108,23 @@ class VideoGenerator:
         mean, std = (torch.tensor(metadata["latents"][k], device=device) for k in ("mean", "std"))
         self._mean_C111, self._std_C111 = mean.view(-1, 1, 1, 1), std.view(-1, 1, 1, 1)
 
+    @property
+    def group(self) -> int:
+        """Frames that one latent frame stands for: known frames come in such groups."""
+        return self.vqgan.config.compression[0] if isinstance(self.vqgan, VQGAN) else 1
+
+    @property
+    def video_shape(self) -> tuple[int, int, int]:
+        """(T, H, W) of the videos that the model was trained on."""
+        _, t, h, w = self.metadata["latents"]["shape"]
+        strides = self.vqgan.config.compression if isinstance(self.vqgan, VQGAN) else (1, 1, 1)
+        return t * strides[0], h * strides[1], w * strides[2]
+
+    @property
+    def takes_known(self) -> bool:
+        """Whether the model was trained to go on from known frames."""
+        return self.denoiser.known_frames
+
     @classmethod
     def load(
         cls,
@@ -125,7 +148,8 @@ class VideoGenerator:
         with torch.device("meta"):
             channels, classes = metadata["latents"]["shape"][0], metadata["classes"]
             distilled = metadata["objective"]["name"] == "average_velocity"
-            denoiser = UNet(config, channels, len(classes), distilled).to(dtype)
+            takes_known = "conditioning" in metadata
+            denoiser = UNet(config, channels, len(classes), distilled, takes_known).to(dtype)
         load_weights(folder, denoiser)
         vqgan = load_vqgan(folder / "vqgan", device, dtype)
         ready(denoiser, device, dtype, packed=not compile)
@@ -155,12 +179,24 @@ class VideoGenerator:
         """The average velocity over a `length` of time."""
         return self._predict(*inputs, torch.full_like(inputs[1], length))
 
+    def _given(self, known: KnownLatents, *inputs: Tensor) -> Tensor:
+        """The prediction where normalised latents are known; both of guidance in one batch."""
+        z_BCTHW, *others = inputs
+        each = known.repeated(len(z_BCTHW) // len(known.z_BCTHW))
+        return self.denoiser(each.put(z_BCTHW), *others, None, each.is_known_BT).clone()
+
     def _denoise(
-        self, class_B: Tensor, fps_B: Tensor, steps: int, options: SamplingOptions
+        self,
+        class_B: Tensor,
+        fps_B: Tensor,
+        steps: int,
+        options: SamplingOptions,
+        known: KnownLatents | None,
     ) -> Denoise:
         """What the sampler asks at every step; `UserError` for steps that the model cannot do."""
         objective = self.metadata["objective"]
-        predict, guidance = self._predict, options.guidance
+        predict: Callable[..., Tensor] = partial(self._given, known) if known else self._predict
+        guidance = options.guidance
         if objective["name"] == "average_velocity":
             refuse_steps(steps, objective["intervals"])
             predict, guidance = partial(self._over, 1 / steps), 1.0
@@ -188,26 +224,44 @@ class VideoGenerator:
         self.check_classes(classes, self.classes)
         return [len(self.classes) if c is None else self.classes.index(c) for c in classes]
 
+    def _refuse_known(self) -> None:
+        """`UserError` unless the model was trained to go on from known frames."""
+        if not self.takes_known:
+            raise UserError(
+                "this model was not trained to go on from frames: "
+                "train one by jobs/train_ldm.py --conditioning.share 0.5"
+            )
+
+    @torch.inference_mode()
+    def encode_known(self, known: KnownFrames) -> KnownLatents:
+        """The raw latents of known frames; `UserError` for frames that do not fit the model."""
+        self._refuse_known()
+        known.check(len(known.videos_NTHWC), self.video_shape, self.group)
+        device = self._mean_C111.device
+        x = from_uint8(torch.from_numpy(known.filled()).to(device))
+        groups = torch.from_numpy(known.groups(self.group)).to(device)
+        return KnownLatents(self.vqgan.encode(x), groups)
+
     @torch.inference_mode()
     def sample_latents(
         self,
         classes: Sequence[str | None],
         fps: float = 16.0,
         *,
+        known: KnownLatents | None = None,
         seed: int | Sequence[tuple[int, ...]] = 0,
         options: SamplingOptions = DEFAULT_OPTIONS,
         **changes: Any,
     ) -> Tensor:
-        """Raw latents (N, C, T, H, W), one for each class named; see `sample`."""
+        """Raw latents (N, C, T, H, W), one for each class named; see `sample`. `known` are raw
+        latents too, as of `encode_known`; they come back unchanged."""
         options = replace(options, **changes)
         options.check()
         if not 0 < fps < math.inf:
             raise UserError(f"fps is {fps}: it must be above 0, and finite")
         if isinstance(classes, str) or not classes:
             raise UserError("classes must be a list of names, one for each video")
-        seeds = seed if isinstance(seed, Sequence) else [(seed, i) for i in range(len(classes))]
-        if len(seeds) != len(classes):
-            raise UserError(f"{len(seeds)} seeds for {len(classes)} classes: give as many of each")
+        seeds = _seeds(seed, len(classes))
         objective = self.metadata["objective"]["name"]
         sampler = find_sampler(objective, options.sampler)
         device = self._mean_C111.device
@@ -215,31 +269,86 @@ class VideoGenerator:
         fps_B = torch.full((len(classes),), float(fps), device=device)
         noise = Noise(tuple(self.metadata["latents"]["shape"]), seeds, device)
         steps = options.steps or self.metadata.get("sampling_steps", STEPS)
-        denoise = self._denoise(class_B, fps_B, steps, options)
+        if known is not None:
+            self._refuse_known()
+            normalised = (known.z_BCTHW - self._mean_C111) / self._std_C111
+            known = known._replace(z_BCTHW=normalised)
+        denoise = self._denoise(class_B, fps_B, steps, options, known)
         if isinstance(self.vqgan, Pixels):
             denoise = clipped(denoise, *((x - self._mean_C111) / self._std_C111 for x in (-1, 1)))
         z = sampler(denoise, noise(), even_points(objective, steps), noise)
+        if known is not None:
+            z = known.put(z)
         return z * self._std_C111 + self._mean_C111
 
     @torch.inference_mode()
     def sample(
         self,
-        classes: Sequence[str | None],
+        classes: Classes,
         fps: float = 16.0,
         *,
+        frames: int | None = None,
+        known: KnownFrames | None = None,
         seed: int | Sequence[tuple[int, ...]] = 0,
         options: SamplingOptions = DEFAULT_OPTIONS,
         **changes: Any,
     ) -> NDArray[np.uint8]:
         """Sample one video for each class named; None stands for any class.
 
-        `fps` is the frame rate to imitate. `seed` is one number for all videos, or a tuple of
+        `fps` is the frame rate to imitate. `frames` is the length of the videos, by default that of
+        the training clips; longer ones are made window by window, and may pass through several
+        classes: a list of names in place of one. `known` are frames to go on from, or to fill the
+        gaps between, in the first window; what comes back in their place is as the decoder shows
+        them, so that no seam is seen. `seed` is one number for all videos, or a tuple of
         numbers for each. `changes` are fields of `SamplingOptions` to replace in `options`:
         `steps`, `guidance`, `sampler` and `guidance_interval`. A distilled model samples in 1, 2, 4
         or so steps, with the guidance that it was distilled with.
 
         Returns uint8 (N, T, H, W, 3). Raises `UserError` for an unknown class, a sampler or a
-        number of steps that does not fit the model, or a number out of its range.
+        number of steps that does not fit the model, a number out of its range, a length that no
+        windows have, or known frames or several windows of a model that was not trained with
+        `conditioning.share`.
         """
-        z = self.sample_latents(classes, fps, seed=seed, options=options, **changes)
-        return to_uint8(self.vqgan.decode(z)).numpy()
+        if isinstance(classes, str) or not classes:
+            raise UserError("classes must be a list of names, one for each video")
+        latents = self.metadata["latents"]["shape"][1]
+        overlap = overlap_of(latents)
+        length = self.video_shape[0] if frames is None else frames
+        windows = count_windows(length, latents, self.group)
+        if windows > 1:
+            self._refuse_known()
+        names = [spread(_several(each), windows) for each in classes]
+        given = None
+        if known is not None:
+            known.check(len(classes), self.video_shape, self.group)
+            given = self.encode_known(known)
+        seeds, options = _seeds(seed, len(classes)), replace(options, **changes)
+        videos: NDArray[np.uint8] | None = None
+        for window, current in enumerate(zip(*names, strict=True)):
+            own = [(*each, window) for each in seeds] if window else seeds
+            z = self.sample_latents(current, fps, known=given, seed=own, options=options)
+            made = to_uint8(self.vqgan.decode(z)).numpy()
+            videos = made if videos is None else joined(videos, made, overlap * self.group)
+            given = _last_half(z, overlap) if overlap else None
+        assert videos is not None
+        return videos
+
+
+def _seeds(seed: int | Sequence[tuple[int, ...]], count: int) -> Sequence[tuple[int, ...]]:
+    """A seed for each video; `UserError` unless as many are given."""
+    seeds = seed if isinstance(seed, Sequence) else [(seed, i) for i in range(count)]
+    if len(seeds) != count:
+        raise UserError(f"{len(seeds)} seeds for {count} classes: give as many of each")
+    return seeds
+
+
+def _several(name: str | Sequence[str | None] | None) -> Sequence[str | None]:
+    """The classes that a video passes through."""
+    return [name] if name is None or isinstance(name, str) else name
+
+
+def _last_half(z_BCTHW: Tensor, overlap: int) -> KnownLatents:
+    """What the next window goes on from: the last `overlap` latent frames, as its first."""
+    shifted = torch.cat([z_BCTHW[:, :, -overlap:], z_BCTHW[:, :, :-overlap]], dim=2)
+    is_first_T = torch.arange(shifted.shape[2], device=shifted.device) < overlap
+    return KnownLatents(shifted, is_first_T.expand(len(shifted), -1))

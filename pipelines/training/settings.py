@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Self
 
 from pipelines.cluster.request import Request
 from pipelines.settings import DeviceJob, Switch
 from vqvdm.diffusion.average_velocity import refuse_steps
+from vqvdm.diffusion.known_latents import ConditioningConfig
 from vqvdm.diffusion.objectives import ObjectiveConfig
 from vqvdm.diffusion.samplers import SamplingOptions
 from vqvdm.diffusion.unet import UNetConfig
@@ -218,10 +219,22 @@ class TrainLDM(TrainJob):
     """Name to publish under: ldm/NAME."""
     model: UNetConfig = UNetConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
+    conditioning: ConditioningConfig = ConditioningConfig()
+
+    LATER: ClassVar[Mapping[str, Any]] = {"conditioning": asdict(ConditioningConfig())}
 
     def check(self) -> None:
         super().check()
         self.objective.check()
+        self.conditioning.check()
+
+    def check_frames(self, frames: int) -> None:
+        """`UserError` unless latents have frames enough to be told some and to predict others."""
+        if self.conditioning.share and frames < 2:
+            raise UserError(
+                f"--conditioning.share {self.conditioning.share}: latents of one frame leave "
+                "nothing to predict; cut clips of more --frames"
+            )
 
 
 @dataclass(frozen=True)

@@ -224,9 +224,17 @@ class Block(nn.Module):
         return self.temporal(self.spatial(self.residual(x, condition_BE)))
 
 
+def _as_channel(is_known_BT: Tensor | None, z_BCTHW: Tensor) -> Tensor:
+    """A channel (B, 1, T, H, W) that is 1 in known frames."""
+    if is_known_BT is None:
+        return torch.zeros_like(z_BCTHW[:, :1])
+    known_B1T11 = is_known_BT[:, None, :, None, None].to(z_BCTHW.dtype)
+    return known_B1T11.expand(-1, -1, -1, *z_BCTHW.shape[3:])
+
+
 class UNet(nn.Module):
     """Predicts the target of its objective from noised normalised latents; with `intervals`, for
-    an interval of time."""
+    an interval of time; with `known_frames`, also where some frames are clean and marked so."""
 
     def __init__(
         self,
@@ -234,14 +242,15 @@ class UNet(nn.Module):
         latent_channels: int,
         num_classes: int,
         intervals: bool = False,
+        known_frames: bool = False,
     ) -> None:
         super().__init__()
         config.check()
-        self.config, self.num_classes = config, num_classes
+        self.config, self.num_classes, self.known_frames = config, num_classes, known_frames
         embedding = 4 * config.width
         widths = [config.width * m for m in config.multipliers]
         self.conditioning = Conditioning(num_classes, config.width, intervals)
-        self.first = conv3d(latent_channels, widths[0])
+        self.first = conv3d(latent_channels + known_frames, widths[0])
 
         def block(channels_in: int, channels_out: int, level: int) -> Block:
             return Block(channels_in, channels_out, level, embedding, config)
@@ -281,12 +290,16 @@ class UNet(nn.Module):
         class_B: Tensor,
         fps_B: Tensor,
         interval_B: Tensor | None = None,
+        is_known_BT: Tensor | None = None,
     ) -> Tensor:
-        """Noised normalised latents, time in [0, 1], class index, frames/s, and for a net with
-        `intervals` how much time lies between `time` and the interval's other end; returns like
-        `z`."""
+        """Noised normalised latents, time in [0, 1], class index, frames/s, for a net with
+        `intervals` how much time lies between `time` and the interval's other end, and for one with
+        `known_frames` which frames are clean, by default none; returns like `z`."""
         condition = self.conditioning(time_B, class_B, fps_B, interval_B)
-        h = self.first(z_BCTHW.to(condition.dtype))
+        z = z_BCTHW.to(condition.dtype)
+        if self.known_frames:
+            z = torch.cat([z, _as_channel(is_known_BT, z)], dim=1)
+        h = self.first(z)
         skips = []
         for layer in self.down:
             if isinstance(layer, Block):

@@ -19,13 +19,14 @@ from pipelines.training.methods.denoiser import DenoiserMethod
 from pipelines.training.settings import TrainLDM
 from pipelines.training.world import Draws, World
 from vqvdm.checkpoint import save_model
+from vqvdm.diffusion.known_latents import KnownLatents, draw_known, draws_needed
 from vqvdm.diffusion.objectives import add_noise, draw_times, drop_classes
 from vqvdm.diffusion.unet import UNet
 from vqvdm.tokenizer.pixels import PIXELS, Pixels
 
 
 class LDMMethod(DenoiserMethod):
-    """A denoiser on normalised latents, class dropped at random."""
+    """A denoiser on normalised latents, class dropped and frames given at random."""
 
     config: TrainLDM
     PREVIEW_STEPS = 8
@@ -40,13 +41,21 @@ class LDMMethod(DenoiserMethod):
     ) -> None:
         """`data`, `vqgan` and `initial` as of `DenoiserMethod`."""
         torch.manual_seed(config.seed)
-        net = UNet(config.model, data["shape"][0], len(data["classes"]))
+        takes_known = config.conditioning.share > 0
+        channels, classes = data["shape"][0], len(data["classes"])
+        net = UNet(config.model, channels, classes, known_frames=takes_known)
         super().__init__(config, world, data, net, vqgan, initial)
 
     def loss(self, net: nn.Module, batch: Batch, draws: Draws, step: int) -> Tensor:
-        return self._loss(net, batch, draws, self.config.objective.class_dropout)
+        config = self.config
+        return self._loss(
+            net, batch, draws, config.objective.class_dropout, config.conditioning.share
+        )
 
-    def _loss(self, net: nn.Module, batch: Batch, draws: Draws, dropout: float) -> Tensor:
+    def _loss(
+        self, net: nn.Module, batch: Batch, draws: Draws, dropout: float, share: float
+    ) -> Tensor:
+        """The loss where the class is dropped from so many clips, and frames given of a share."""
         objective, (z, classes, fps) = self.config.objective, self.clips(batch)
         rows = len(z)
         noise, time_B = (
@@ -55,28 +64,53 @@ class LDMMethod(DenoiserMethod):
         )
         noised = add_noise(objective, z, noise, time_B)
         classes = drop_classes(classes, draws.uniform(rows), dropout, self.denoiser.num_classes)
+        if not share:
+            with self.world.autocast():
+                prediction = net(noised.z_BCTHW, noised.time_B, classes, fps)
+            error_B = (prediction.float() - noised.target_BCTHW).square().flatten(1).mean(1)
+            return (noised.weight_B * error_B).mean()
+        given = self._given(z, draws, share)
         with self.world.autocast():
-            prediction = net(noised.z_BCTHW, noised.time_B, classes, fps)
-        error_B = (prediction.float() - noised.target_BCTHW).square().flatten(1).mean(1)
+            prediction = net(
+                given.put(noised.z_BCTHW), noised.time_B, classes, fps, None, given.is_known_BT
+            )
+        # What is given need not be predicted; each clip counts as much as another.
+        error_BT = (prediction.float() - noised.target_BCTHW).square().mean((1, 3, 4))
+        asked_BT = (~given.is_known_BT).float()
+        error_B = (error_BT * asked_BT).sum(1) / asked_BT.sum(1)
         return (noised.weight_B * error_B).mean()
+
+    def _given(self, z_BCTHW: Tensor, draws: Draws, share: float) -> KnownLatents:
+        """The latents with noise of their own, and which of their frames the net is given."""
+        rows, frames = len(z_BCTHW), z_BCTHW.shape[2]
+        uniform_BN = draws.uniform(rows, draws_needed(frames))
+        noise = self.config.conditioning.noise * draws.normal(rows, *z_BCTHW.shape[1:])
+        return KnownLatents(z_BCTHW + noise, draw_known(uniform_BN, frames, share))
 
     @torch.no_grad()
     def validate(self, batches: Iterable[Batch]) -> dict[str, float]:
         alone = World(device=self.world.device, dtype=self.world.dtype)
-        losses = [
-            self._loss(self.ema.average, batch, Draws(alone, self.config.seed, index), 0.0)
-            for index, batch in enumerate(batches)
-        ]
-        return {"val/loss": float(np.mean([loss.item() for loss in losses]))}
+        # Those of no given frames compare with a net that takes none.
+        shares = {"val/loss": 0.0}
+        if self.config.conditioning.share:
+            shares["val/loss_given"] = 1.0
+        losses: dict[str, list[float]] = {name: [] for name in shares}
+        for index, batch in enumerate(batches):
+            for name, share in shares.items():
+                draws = Draws(alone, self.config.seed, index)
+                loss = self._loss(self.ema.average, batch, draws, 0.0, share)
+                losses[name].append(loss.item())
+        return {name: float(np.mean(values)) for name, values in losses.items()}
 
     def about(self) -> dict[str, Any]:
+        conditioning = self.config.conditioning
         return {
             "model": asdict(self.config.model),
             "objective": asdict(self.config.objective),
             "latents": {name: self.data[name] for name in ("shape", "mean", "std")},
             "classes": self.data["classes"],
             "fps": self.data["fps"],
-        }
+        } | ({"conditioning": asdict(conditioning)} if conditioning.share else {})
 
     def export(self, folder: Path) -> None:
         super().export(folder)

@@ -11,11 +11,13 @@ import pytest
 import torch
 from torch import nn
 
+from tests.tiny import write_bundle
 from vqvdm import UserError, VideoGenerator
 from vqvdm.checkpoint import save_model
 from vqvdm.diffusion.samplers import SAMPLERS, SamplingOptions
 from vqvdm.diffusion.unet import UNet, UNetConfig
 from vqvdm.generator import from_uint8, load_vqgan, to_uint8
+from vqvdm.known_frames import KnownFrames
 from vqvdm.tokenizer.pixels import PIXELS, Pixels
 from vqvdm.tokenizer.vqgan import VQGAN, VQGANConfig
 
@@ -242,3 +244,129 @@ def test_an_exported_tokenizer_is_ready_to_use(bundle: Bundle) -> None:
     assert not vqgan.training
     assert not any(p.requires_grad for p in vqgan.parameters())
     assert vqgan.encode(torch.zeros(1, 3, 4, 16, 16)).shape == (1, 3, 2, 4, 4)
+
+
+@pytest.fixture(scope="module")
+def going_on(tmp_path_factory: pytest.TempPathFactory) -> VideoGenerator:
+    """A generator of 16 frames 32x32, of which a latent frame stands for four."""
+    return VideoGenerator.load(
+        write_bundle(tmp_path_factory.mktemp("ldm"), known_frames=True), precision="fp32"
+    )
+
+
+def clips(count: int = 2) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, 16, 32, 32, 3), np.uint8)
+
+
+def test_known_frames_come_back_as_the_decoder_shows_them(going_on: VideoGenerator) -> None:
+    assert (going_on.video_shape, going_on.group) == ((16, 32, 32), 4)
+    known = KnownFrames.ends(clips(), 4)
+    given = going_on.encode_known(known)
+    assert given.is_known_BT.tolist() == [[True, False, False, True]] * 2
+    z = going_on.sample_latents(["zero", None], known=given, steps=2)
+    ends = [0, 3]
+    torch.testing.assert_close(z[:, :, ends], given.z_BCTHW[:, :, ends])
+    assert not torch.isclose(z[:, :, 1:3], given.z_BCTHW[:, :, 1:3]).any(-1).all()
+    videos = going_on.sample(["zero", None], known=known, steps=2)
+    assert np.array_equal(videos, to_uint8(going_on.vqgan.decode(z)).numpy())
+
+
+def test_what_is_made_follows_from_known_frames_alone(going_on: VideoGenerator) -> None:
+    known = KnownFrames.first(clips()[:, :8], 16)
+    made = going_on.sample(["zero", "seven"], known=known, steps=2, seed=3)
+    ignored = known.videos_NTHWC.copy()
+    ignored[:, 8:] = 77
+    again = KnownFrames(ignored, known.is_known_NT)
+    assert np.array_equal(going_on.sample(["zero", "seven"], known=again, steps=2, seed=3), made)
+    other = KnownFrames.first(255 - clips()[:, :8], 16)
+    changed = going_on.sample(["zero", "seven"], known=other, steps=2, seed=3)
+    assert (changed[:, 8:] != made[:, 8:]).mean() > 0.1
+    # Each video has a mask of its own, and none is a neighbour's.
+    masks = np.array([np.arange(16) < 8, np.zeros(16, bool)])
+    own = going_on.sample(
+        ["zero", "seven"], known=KnownFrames(known.videos_NTHWC, masks), steps=2, seed=3
+    )
+    free = going_on.sample(["zero", "seven"], steps=2, seed=3)
+    assert np.abs(own[0].astype(int) - made[0].astype(int)).max() <= 1
+    assert np.abs(own[1].astype(int) - free[1].astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_the_net_sees_clean_known_latents_at_every_step(
+    going_on: VideoGenerator, guidance: float
+) -> None:
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    hook = going_on.denoiser.register_forward_pre_hook(
+        lambda _, inputs: seen.append((inputs[0], inputs[5]))
+    )
+    known = going_on.encode_known(KnownFrames.first(clips()[:, :4], 16))
+    going_on.sample_latents(["zero", "seven"], known=known, steps=2, guidance=guidance)
+    hook.remove()
+    clean = (known.z_BCTHW[:, :, 0] - 0.0) / 0.5
+    assert len(seen) == 3  # Heun's method
+    for z, is_known_BT in seen:
+        assert len(z) == (2 if guidance == 1 else 4)
+        assert is_known_BT.tolist() == [[True, False, False, False]] * len(z)
+        for part in z.chunk(len(z) // 2):
+            torch.testing.assert_close(part[:, :, 0], clean)
+
+
+def test_longer_videos_go_on_from_their_last_half(going_on: VideoGenerator) -> None:
+    classes: list[Any] = ["zero", ["zero", "seven"]]
+    short = going_on.sample(["zero", "zero"], steps=2, seed=1)
+    longer = going_on.sample(classes, frames=32, steps=2, seed=1)
+    assert longer.shape == (2, 32, 32, 32, 3)
+    assert np.abs(longer[:, :8].astype(int) - short[:, :8].astype(int)).max() <= 1
+    # Windows of a class begin alike; the third of the second video is of another class.
+    alike = going_on.sample(["zero", "zero"], frames=32, steps=2, seed=1)
+    assert np.abs(alike[0].astype(int) - longer[0].astype(int)).max() <= 1
+    assert np.abs(alike[1, :16].astype(int) - longer[1, :16].astype(int)).max() <= 1
+    assert (alike[1, 24:] != longer[1, 24:]).mean() > 0.05
+    # Noise of a window is its own: nothing repeats.
+    assert (longer[:, 8:16] != longer[:, 16:24]).mean() > 0.1
+
+
+def test_a_net_is_told_in_every_window_what_the_last_half_was(going_on: VideoGenerator) -> None:
+    made: list[torch.Tensor] = []
+    asked: list[Any] = []
+    spied = copy.copy(going_on)
+
+    def sample_latents(classes: Any, fps: float, *, known: Any, **others: Any) -> torch.Tensor:
+        asked.append(known)
+        made.append(going_on.sample_latents(classes, fps, known=known, **others))
+        return made[-1]
+
+    spied.sample_latents = sample_latents  # type: ignore[method-assign]
+    spied.sample(["zero"], frames=32, steps=1)
+    assert asked[0] is None and len(made) == 3
+    for before, known in zip(made, asked[1:], strict=False):
+        assert known.is_known_BT.tolist() == [[True, True, False, False]]
+        assert torch.equal(known.z_BCTHW[:, :, :2], before[:, :, 2:])
+    for before, after in zip(made, made[1:], strict=False):
+        torch.testing.assert_close(after[:, :, :2], before[:, :, 2:])
+
+
+@pytest.mark.long
+def test_compiled_nets_go_on_the_same(going_on: VideoGenerator, tmp_path: Path) -> None:
+    compiled = VideoGenerator.load(write_bundle(tmp_path, known_frames=True), precision="fp32")
+    compiled.compile("aot_eager")
+    known = going_on.encode_known(KnownFrames.first(clips()[:, :8], 16))
+    z, again = (
+        made.sample_latents(["zero", None], known=known, steps=2) for made in (going_on, compiled)
+    )
+    assert (z - again).abs().max() < 1e-4
+
+
+def test_what_a_model_was_not_trained_for_is_said(bundle: Bundle, going_on: VideoGenerator) -> None:
+    plain = VideoGenerator.load(bundle())
+    known = KnownFrames.first(np.zeros((1, 2, 16, 16, 3), np.uint8), 4)
+    for asked in ({"known": known}, {"frames": 6}):
+        with pytest.raises(UserError, match=r"not trained to .* --conditioning\.share 0\.5"):
+            plain.sample(["zero"], steps=1, **asked)  # type: ignore[arg-type]
+    assert plain.sample(["zero"], steps=1, frames=4).shape == (1, 4, 16, 16, 3)
+    with pytest.raises(UserError, match="whole groups of 4"):
+        going_on.sample(["zero"], known=KnownFrames.first(clips(1)[:, :6], 16))
+    with pytest.raises(UserError, match=r"frames is 20: .* give 16 or 24"):
+        going_on.sample(["zero"], frames=20)
+    with pytest.raises(UserError, match="classes in turn: 2, windows of the video: 1"):
+        going_on.sample([["zero", "seven"]])

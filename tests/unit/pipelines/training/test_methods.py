@@ -14,9 +14,12 @@ from pipelines.training.methods.ldm import LDMMethod
 from pipelines.training.methods.vqgan import VQGANMethod
 from pipelines.training.optimise import scheduled_lr
 from pipelines.training.settings import TrainJob, TrainLDM, TrainVQGAN
-from pipelines.training.world import World
+from pipelines.training.world import Draws, World
+from vqvdm.checkpoint import load_config
+from vqvdm.diffusion.known_latents import ConditioningConfig
 from vqvdm.diffusion.objectives import ObjectiveConfig
 from vqvdm.diffusion.unet import UNetConfig
+from vqvdm.errors import UserError
 from vqvdm.generator import VideoGenerator, from_uint8, load_vqgan
 from vqvdm.tokenizer.discriminator import DiscriminatorConfig
 from vqvdm.tokenizer.losses import LossConfig
@@ -113,6 +116,66 @@ def test_ldm_validation_drops_no_class_and_moves_nothing() -> None:
     assert value.keys() == {"val/loss"}
     after = method.ema.average.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_a_net_without_given_frames_is_what_it_was(tmp_path: Path) -> None:
+    """Its weights, its bundle and the recipe of its training."""
+    plain = ldm_method()
+    assert not plain.denoiser.known_frames
+    assert plain.denoiser.state_dict()["first.weight"].shape[1] == 3
+    plain.export(tmp_path)
+    assert "conditioning" not in load_config(tmp_path)
+    assert "conditioning" not in TrainLDM().recipe()
+    told = TrainLDM(conditioning=ConditioningConfig(0.5)).recipe()
+    assert told["conditioning"] == {"share": 0.5, "noise": 0.1}
+
+
+def given_method(share: float = 1.0, noise: float = 0.0) -> LDMMethod:
+    return ldm_method(conditioning=ConditioningConfig(share, noise))
+
+
+def test_given_frames_come_clean_and_marked_and_are_not_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    method, batch = given_method(), latents(0, 1, 0, 1)
+    z = method.clips(batch).z_BCTHW
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def net(z_BCTHW: Tensor, *others: Any) -> Tensor:
+        seen.append((z_BCTHW, others[-1]))
+        # Whatever is said of given frames costs nothing.
+        return torch.where(others[-1][:, None, :, None, None], 1e6, torch.zeros_like(z_BCTHW))
+
+    loss = method._loss(net, batch, Draws(World(), 0, 0), 0.0, 1.0)  # type: ignore[arg-type]
+    ((put, known_BT),) = seen
+    assert known_BT.sum(1).tolist() == [1, 1, 1, 1]  # of two frames
+    where = known_BT[:, None, :, None, None].expand_as(z)
+    assert torch.equal(put[where], z[where])
+    assert not torch.isclose(put[~where], z[~where]).any()
+    noise = Draws(World(), 0, 0).normal(4, *z.shape[1:])
+    expected = (noise - z).square()[~where].mean()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_noise_on_given_frames_hides_what_later_frames_wrote_there() -> None:
+    z = torch.zeros(200, 3, 2, 4, 4)
+    given = given_method(noise=0.3)._given(z, Draws(World(), 0, 0), 1.0)
+    assert given.z_BCTHW.std().item() == pytest.approx(0.3, rel=0.03)
+
+
+def test_validation_tells_of_clips_without_and_with_given_frames() -> None:
+    values = given_method(0.5).validate([latents(0, 1), latents(1, 0)])
+    assert values.keys() == {"val/loss", "val/loss_given"}
+    assert values == given_method(0.5).validate([latents(0, 1), latents(1, 0)])
+    assert values["val/loss"] != values["val/loss_given"]
+
+
+def test_latents_of_one_frame_leave_nothing_to_predict() -> None:
+    TrainLDM().check_frames(1)
+    told = TrainLDM(conditioning=ConditioningConfig(0.5))
+    told.check_frames(2)
+    with pytest.raises(UserError, match=r"--conditioning\.share 0\.5: latents of one frame"):
+        told.check_frames(1)
 
 
 def test_vqgan_validation_tells_quality_and_use_of_the_codebook() -> None:

@@ -20,6 +20,7 @@ from pipelines.training.methods.vqgan import VQGANMethod
 from pipelines.training.settings import DistillLDM, TrainJob, TrainLDM, TrainVQGAN
 from pipelines.training.world import World
 from tests.trainings import teacher
+from vqvdm.diffusion.known_latents import ConditioningConfig
 from vqvdm.diffusion.unet import UNetConfig
 from vqvdm.tokenizer.discriminator import DiscriminatorConfig
 from vqvdm.tokenizer.losses import LossConfig
@@ -42,6 +43,12 @@ CONFIGS: dict[str, TrainJob] = {
     ),
     "train_ldm": TrainLDM(
         **SETTINGS, lr=3e-3, model=UNetConfig(width=8, multipliers=(1, 2), depths=(1, 1))
+    ),
+    "given frames": TrainLDM(
+        **SETTINGS,
+        lr=3e-3,
+        model=UNetConfig(width=8, multipliers=(1, 2), depths=(1, 1)),
+        conditioning=ConditioningConfig(0.5),
     ),
     "distill_ldm": DistillLDM(**SETTINGS, lr=3e-3, teacher_steps=1),
 }
