@@ -1,6 +1,7 @@
 """Sampling: a bundle to videos, a grid and a list of what was made.
 
     (class, number) ──▶ pool of actors, each with the generator ──▶ CLASS/00000.mp4 ──▶ grid
+     conditions ──┘
 
 Actors publish the videos themselves. A job that was killed goes on with the batches that are left.
 """
@@ -12,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import ray
 
 from pipelines.cluster.devices import choose_devices, describe_devices
@@ -19,13 +21,25 @@ from pipelines.cluster.join import set_up_ray_data
 from pipelines.io import checksums, lock, storage, workspace
 from pipelines.io.progress import Progress
 from pipelines.io.workspace import require
+from pipelines.sampling.conditions import (
+    ClipShape,
+    Condition,
+    check_mode,
+    clip_shape,
+    known_frames,
+    list_conditions,
+    read_conditions,
+)
 from pipelines.sampling.settings import Sample
 from pipelines.sampling.worker import (
     PublishingWorker,
     Request,
     SampleBatch,
+    classes_in_turn,
     in_batches,
     is_intact,
+    publish_condition,
+    read_condition,
 )
 from pipelines.tracking.run import Run
 from pipelines.tracking.start import start_run
@@ -33,6 +47,7 @@ from pipelines.video.encoder import decode_clip
 from pipelines.video.grid import grid
 from vqvdm.errors import UserError
 from vqvdm.generator import VideoGenerator
+from vqvdm.windows import spread
 
 SETTINGS = "settings.json"
 """What the samples of a folder were made by."""
@@ -56,13 +71,34 @@ def sampling_graph(config: Sample, batches: Sequence[SampleBatch]) -> Any:
     )
 
 
-def wanted_classes(text: str, known: Sequence[str]) -> list[str | None]:
-    """The classes of `--classes`; `UserError` for one that the model was not trained on."""
+def wanted_classes(text: str, known: Sequence[str], in_turn: bool = False) -> list[str | None]:
+    """The classes of `--classes`, or with `in_turn` maybe several in one video; `UserError` for one
+    that the model was not trained on."""
     if text == "all":
         return list(known) or [None]
     names = list(dict.fromkeys(name.strip() for name in text.split(",")))
-    VideoGenerator.check_classes(names, known)
+    for name in names:
+        VideoGenerator.check_classes(classes_in_turn(name, known) if in_turn else [name], known)
     return list(names)
+
+
+def requested(
+    config: Sample, known: Sequence[str], conditions: Sequence[Condition]
+) -> list[Request]:
+    """Every video to make: so many of each class, and of each condition."""
+    labels = wanted_classes(config.classes, known, in_turn=config.mode == "extend")
+    if not conditions:
+        return [
+            Request(label, number, config.fps)
+            for label in labels
+            for number in range(config.num_per_class)
+        ]
+    return [
+        Request(label, place * config.num_per_class + number, config.fps, place)
+        for place, condition in enumerate(conditions)
+        for label in ([condition.label(known)] if config.classes == "all" else labels)
+        for number in range(config.num_per_class)
+    ]
 
 
 def sample(config: Sample) -> str:
@@ -71,14 +107,19 @@ def sample(config: Sample) -> str:
     space = config.workspace
     bundle = require(space.ldm(config.ldm), "config.json", "train_ldm")
     config = config.for_model(bundle)
-    classes = wanted_classes(config.classes, bundle["classes"])
+    shape = clip_shape(space.ldm(config.ldm), bundle)
+    check_mode(config, bundle, shape)
+    conditions = list_conditions(config.condition) if config.condition else []
+    requests = requested(config, bundle["classes"], conditions)
+    if config.frames:
+        for label in {request.label for request in requests}:
+            spread(classes_in_turn(label, bundle["classes"]), shape.windows(config.frames))
+    classes = dict.fromkeys(request.label for request in requests)
     folder = space.samples(config.output or config.ldm)
-    requests = [
-        Request(label, number, config.fps)
-        for label in classes
-        for number in range(config.num_per_class)
-    ]
-    recipe = checksums.fingerprint([config.recipe(), bundle["fingerprint"]])
+    given = [[each.name, each.sha256] for each in conditions]
+    recipe = checksums.fingerprint(
+        [config.recipe(), bundle["fingerprint"], *([given] if given else [])]
+    )
     groups = in_batches(requests, config.batch_size)
     if config.dry_run:
         print(describe_devices(replace(config.request(), at_most=len(groups))))
@@ -88,14 +129,21 @@ def sample(config: Sample) -> str:
         refuse_other(config, folder, done[0]["recipe"], recipe, bundle["fingerprint"])
         verify_samples(folder, done)
         return f"{len(done)} videos are there already, verified"
-    batches = [SampleBatch(folder, recipe, tuple(group)) for group in groups]
+    names = tuple(condition.name for condition in conditions)
+    batches = [SampleBatch(folder, recipe, tuple(group), names) for group in groups]
     reading = lock.reading("sample", space.ldm(config.ldm))
     run_of_job = start_run("sample", config, {"ldm": bundle["fingerprint"]})
     with reading, lock.writing(folder, "sample"), run_of_job as run:
         if done:
             storage.keep_only(folder, [lock.NAME])
+        for number, clip in enumerate(read_conditions(conditions, config, shape)):
+            publish_condition(folder, number, clip, config.fps)
         rows = sorted(make_samples(config, batches, run), key=lambda row: row["file"])
-        picture = grid_of(folder, requests)
+        picture = (
+            grid_beside_conditions(folder, requests, config, shape)
+            if conditions
+            else grid_of(folder, requests)
+        )
         storage.publish_bytes(picture, storage.join(folder, "grid.gif"))
         run.bytes(picture, "samples/grid.gif")
         made_by = {"settings": config.recipe(), "ldm": bundle["fingerprint"]}
@@ -153,6 +201,30 @@ def grid_of(folder: str, requests: Sequence[Request]) -> bytes:
     videos = [decode_clip(storage.read_bytes(storage.join(folder, r.file))) for r in shown]
     captions = [row[0].label or "" for row in rows]
     return grid(videos, columns, requests[0].fps, captions if any(captions) else ())
+
+
+def grid_beside_conditions(
+    folder: str, requests: Sequence[Request], config: Sample, shape: ClipShape
+) -> bytes:
+    """A GIF, a condition and class a row: the frames that were given, black where none were, then
+    what was made of them."""
+    by_condition: dict[tuple[int | None, str | None], list[Request]] = {}
+    for request in requests:
+        by_condition.setdefault((request.condition, request.label), []).append(request)
+    groups = list(by_condition.values())
+    rows = groups[:: -(-len(groups) // GRID[0])]
+    columns = min(GRID[1] - 1, len(rows[0]))
+    shown = []
+    for row in rows:
+        files = [storage.join(folder, request.file) for request in row[:columns]]
+        made = [decode_clip(storage.read_bytes(file)) for file in files]
+        assert row[0].condition is not None
+        clip = decode_clip(read_condition(folder, row[0].condition))
+        known = known_frames(config, shape, clip[None])
+        given = np.zeros_like(made[0])
+        given[: shape.frames] = known.videos_NTHWC[0] * known.mask_NT[0, :, None, None, None]
+        shown += [given, *made]
+    return grid(shown, columns + 1, config.fps)
 
 
 def published_rows(folder: str) -> list[dict]:

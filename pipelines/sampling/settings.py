@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pipelines.settings import PoolJob, Switch
 from vqvdm.diffusion.samplers import SamplingOptions
@@ -64,6 +64,9 @@ class Sampling(PoolJob):
         return SamplingOptions(self.steps, self.guidance, self.sampler, self.guidance_interval)
 
 
+Mode = Literal["generate", "predict", "interpolate", "extend"]
+
+
 @dataclass(frozen=True)
 class Sample(Sampling):
     """Sample videos from a trained model."""
@@ -71,14 +74,30 @@ class Sample(Sampling):
     output: str | None = None
     """Name to publish under: samples/OUTPUT; by default the model's."""
 
-    NOT_RECIPE: ClassVar[frozenset[str]] = Sampling.NOT_RECIPE | {"output"}
+    NOT_RECIPE: ClassVar[frozenset[str]] = Sampling.NOT_RECIPE | {"output", "condition", "size"}
+    LATER: ClassVar[Mapping[str, Any]] = {"mode": "generate", "known_frames": None, "frames": None}
 
     classes: str = "all"
-    """Classes to sample, separated by commas, or all."""
+    """Classes to sample, separated by commas, or all; with --mode extend, several joined by colons
+    (one:seven) follow each other in one video. With --condition, all stands for the class that
+    the folder of each condition is named after, or none."""
     num_per_class: int = 4
-    """Videos of each class."""
+    """Videos of each class, and of each condition."""
     fps: float = 16.0
     """Frame rate to ask the model for and to write."""
+    mode: Mode = "generate"
+    """generate: from nothing. predict: go on from the first frames of --condition. interpolate:
+    make what lies between its first and last frames. extend: videos of --frames, longer than the
+    model was trained on, from nothing or from --condition."""
+    condition: str | None = None
+    """Video or picture to start from, or folder of some."""
+    known_frames: int | None = None
+    """Frames that are given: the first ones, or as many at either end for interpolate; by default
+    half a clip in all. A single frame is held for as long as one latent frame lasts."""
+    frames: int | None = None
+    """Length of the videos, with --mode extend; others make what the model was trained on."""
+    size: int | None = None
+    """Height and width; the only one is what the model was trained on."""
 
     def check(self) -> None:
         super().check()
@@ -86,3 +105,23 @@ class Sample(Sampling):
             raise UserError("--num-per-class must be at least 1")
         if not 0 < self.fps < math.inf:
             raise UserError("--fps must be above 0")
+        self._check_mode()
+
+    def _check_mode(self) -> None:
+        """`UserError` for settings that this mode does not take, or misses."""
+        if self.mode == "generate" and self.condition is not None:
+            raise UserError(
+                "--condition does not go with --mode generate: "
+                "pass --mode predict, interpolate or extend"
+            )
+        if self.mode in ("predict", "interpolate") and self.condition is None:
+            raise UserError(
+                f"--mode {self.mode} starts from frames that are given: pass --condition, "
+                "a video or a folder of them"
+            )
+        if self.known_frames is not None and self.condition is None:
+            raise UserError("--known-frames counts the frames of a --condition: pass one")
+        if self.known_frames is not None and self.known_frames < 1:
+            raise UserError("--known-frames must be at least 1")
+        if self.mode == "extend" and self.frames is None:
+            raise UserError("--mode extend needs --frames: how long the videos are to be")

@@ -18,10 +18,11 @@ import torch
 
 from pipelines.cluster.devices import Devices, worker_device
 from pipelines.io import checksums, storage, workspace
+from pipelines.sampling.conditions import ClipShape, known_frames
 from pipelines.sampling.settings import Sample, Sampling
 from pipelines.settings import resolve_switch
 from pipelines.video import Frames
-from pipelines.video.encoder import encode_h264
+from pipelines.video.encoder import decode_clips, encode_h264, encode_lossless
 from vqvdm.generator import VideoGenerator
 from vqvdm.inference import Precision, compiles_by_default
 
@@ -42,8 +43,11 @@ class Request:
     """One video to make."""
 
     label: str | None
+    """Its class, or several in turn, joined by colons."""
     number: int
     fps: float
+    condition: int | None = None
+    """Number of the video that it starts from."""
 
     @property
     def folder(self) -> str:
@@ -99,17 +103,21 @@ class SamplingWorker:
         if self._compiled:
             # Nets are compiled for each number of videos: a short batch is filled up.
             wanted += [requests[0]] * (config.batch_size - len(requests))
-        videos = self.generator.sample(
-            [request.label for request in wanted],
+        return self._sampled(wanted)[: len(requests)]
+
+    def _sampled(self, requests: Sequence[Request]) -> Frames:
+        return self.generator.sample(
+            [request.label for request in requests],
             requests[0].fps,
-            seed=[request.seed(config.seed) for request in wanted],
-            options=config.options,
+            seed=[request.seed(self.config.seed) for request in requests],
+            options=self.config.options,
         )
-        return videos[: len(requests)]
 
 
 class PublishingWorker(SamplingWorker):
     """Makes the videos of batches and publishes them: no video passes through the driver."""
+
+    config: Sample
 
     def __init__(
         self,
@@ -132,6 +140,25 @@ class PublishingWorker(SamplingWorker):
         batch.finish(rows)
         return row | {"rows": checksums.json_bytes(rows)}
 
+    def _sampled(self, requests: Sequence[Request]) -> Frames:
+        config, generator = self.config, self.generator
+        if config.mode == "generate":
+            return super()._sampled(requests)
+        frames, height, _ = generator.video_shape
+        known, folder = None, self.batches[0].folder
+        conditions = [each.condition for each in requests if each.condition is not None]
+        if conditions:
+            clips = decode_clips([read_condition(folder, number) for number in conditions])
+            known = known_frames(config, ClipShape(frames, height, generator.group), clips)
+        return generator.sample(
+            [classes_in_turn(request.label, generator.classes) for request in requests],
+            requests[0].fps,
+            frames=config.frames,
+            known=known,
+            seed=[request.seed(config.seed) for request in requests],
+            options=config.options,
+        )
+
     def _publish(self, batch: SampleBatch, request: Request, video: Frames) -> dict:
         """The row of a video that is encoded and uploaded."""
         mp4 = encode_h264(video, request.fps)
@@ -143,7 +170,14 @@ class PublishingWorker(SamplingWorker):
             "seed": request.seed(self.config.seed),
             "sha256": hashlib.sha256(mp4).hexdigest(),
             "recipe": batch.recipe,
-        }
+        } | self._mode_of(batch, request)
+
+    def _mode_of(self, batch: SampleBatch, request: Request) -> dict:
+        """What a row tells besides of a video that is not generated from nothing."""
+        if self.config.mode == "generate":
+            return {}
+        given = None if request.condition is None else batch.conditions[request.condition]
+        return {"mode": self.config.mode, "condition": given}
 
 
 @dataclass(frozen=True)
@@ -154,6 +188,8 @@ class SampleBatch:
     folder: str
     recipe: str
     requests: tuple[Request, ...]
+    conditions: tuple[str, ...] = ()
+    """Names of the videos that the job starts from, by their numbers."""
 
     @property
     def _place(self) -> tuple[str, str]:
@@ -178,6 +214,24 @@ def is_intact(folder: str, row: dict) -> bool:
         return storage.sha256(storage.join(folder, row["file"])) == row["sha256"]
     except FileNotFoundError:
         return False
+
+
+def publish_condition(folder: str, number: int, clip_THWC: Frames, fps: float) -> None:
+    """Keep a fitted condition beside the batches, where every worker finds it."""
+    clip = encode_lossless(clip_THWC, fps)
+    storage.publish_bytes(clip, storage.join(folder, BATCHES, f"condition-{number:05d}.mp4"))
+
+
+def read_condition(folder: str, number: int) -> bytes:
+    """The lossless clip of a condition that was published."""
+    return storage.read_bytes(storage.join(folder, BATCHES, f"condition-{number:05d}.mp4"))
+
+
+def classes_in_turn(label: str | None, known: Sequence[str]) -> list[str | None]:
+    """The classes that a label names: one, or several joined by colons."""
+    if label is None or label in known:
+        return [label]
+    return list(label.split(":"))
 
 
 def in_batches(requests: Sequence[Request], size: int) -> list[list[Request]]:

@@ -18,10 +18,12 @@ from pipelines.io import lock, storage
 from pipelines.sample import Request, grid_of, refuse_other, sample, verify_samples, wanted_classes
 from pipelines.sampling.settings import Sample
 from pipelines.sampling.worker import PublishingWorker, SampleBatch
-from pipelines.video.encoder import encode_h264
+from pipelines.video import Frames
+from pipelines.video.encoder import decode_clip, encode_h264
 from pipelines.video.grid import CAPTION
 from tests.tiny import write_bundle
 from vqvdm.errors import UserError
+from vqvdm.tokenizer.pixels import PIXELS
 
 DIGITS = ["zero", "one", "seven"]
 
@@ -81,8 +83,13 @@ def test_missing_and_changed_samples_are_named(tmp_path: Path) -> None:
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path) -> None:
-    bundle = {"classes": DIGITS, "fingerprint": "abc"}
+    bundle = {
+        "classes": DIGITS,
+        "fingerprint": "abc",
+        "latents": {"shape": [3, 16, 8, 8]},
+    }
     storage.publish_json(bundle, str(tmp_path / "ldm/base/config.json"))
+    storage.publish_json({"model": PIXELS}, str(tmp_path / "ldm/base/vqgan/config.json"))
     config = Sample(root=str(tmp_path), num_per_class=5, classes="zero,one", dry_run=True)
     plan = sample(config)
     assert "10 videos of 2 classes" in plan
@@ -148,6 +155,137 @@ def test_a_job_that_was_killed_goes_on_where_it_stopped(
         assert (folder / name).read_bytes() == (undisturbed / name).read_bytes(), name
     graph.made = []
     assert "there already, verified" in sample(quick_sample) and not graph.made
+
+
+@pytest.fixture
+def going_on(quick_sample: Sample, tmp_path: Path) -> Sample:
+    """A model that goes on from frames, and two videos to start from."""
+    write_bundle(tmp_path / "ldm/going", known_frames=True)
+    for folder, colour in (("seven", 40), ("other", 200)):
+        write_file(tmp_path / f"given/{folder}/a.mp4", np.full((20, 48, 64, 3), colour, np.uint8))
+    return replace(
+        quick_sample, ldm="going", mode="predict", condition=f"{tmp_path}/given", num_per_class=2
+    )
+
+
+def write_file(path: Path, video: Frames, fps: float = 8.0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(encode_h264(video, fps))
+
+
+def listing(config: Sample) -> list[dict]:
+    return page.published_rows(config.workspace.samples(config.output or config.ldm))
+
+
+def test_each_condition_is_gone_on_from_with_the_class_of_its_folder(
+    going_on: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = InThisProcess(monkeypatch)
+    assert sample(going_on).startswith("4 videos")
+    folder = tmp_path / "samples/going"
+    rows = listing(going_on)
+    assert [(row["file"], row["class"], row["mode"], row["condition"]) for row in rows] == [
+        ("seven/00002.mp4", "seven", "predict", "seven/a.mp4"),
+        ("seven/00003.mp4", "seven", "predict", "seven/a.mp4"),
+        ("unlabelled/00000.mp4", None, "predict", "other/a.mp4"),
+        ("unlabelled/00001.mp4", None, "predict", "other/a.mp4"),
+    ]
+    assert not list((folder / "batches").glob("*"))
+    video = decode_clip((folder / "seven/00002.mp4").read_bytes())
+    assert video.shape == (16, 32, 32, 3)
+    # The grid shows what was given, of the right size, then black, and what was made of it.
+    with Image.open(folder / "grid.gif") as picture:
+        assert (picture.size, picture.n_frames) == ((3 * 32, 2 * 32), 16)
+        corners = []
+        for frame in (0, 7, 8, 15):
+            picture.seek(frame)
+            shown = picture.convert("L")
+            corners.append([shown.getpixel((16, 16)), shown.getpixel((16, 48))])
+    assert np.allclose(corners[:2], [[200, 40]] * 2, atol=4) and corners[2:] == [[0, 0]] * 2
+    graph.made = []
+    assert "there already, verified" in sample(going_on) and not graph.made
+    write_file(tmp_path / "given/seven/a.mp4", np.full((20, 48, 64, 3), 90, np.uint8))
+    with pytest.raises(UserError, match="--overwrite"):
+        sample(going_on)
+
+
+def test_named_classes_are_made_of_every_condition(
+    going_on: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    InThisProcess(monkeypatch)
+    config = replace(going_on, classes="zero,seven", num_per_class=1, mode="interpolate")
+    sample(config)
+    assert [(row["file"], row["condition"]) for row in listing(config)] == [
+        ("seven/00000.mp4", "other/a.mp4"),
+        ("seven/00001.mp4", "seven/a.mp4"),
+        ("zero/00000.mp4", "other/a.mp4"),
+        ("zero/00001.mp4", "seven/a.mp4"),
+    ]
+
+
+def test_longer_videos_pass_through_classes_with_or_without_a_condition(
+    going_on: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    InThisProcess(monkeypatch)
+    config = replace(going_on, mode="extend", frames=32, classes="zero:seven,zero", num_per_class=1)
+    free = replace(config, condition=None, output="free")
+    for each in (config, free):
+        sample(each)
+        rows = listing(each)
+        assert {row["class"] for row in rows} == {"zero:seven", "zero"}
+        for row in rows:
+            file = tmp_path / "samples" / (each.output or each.ldm) / row["file"]
+            assert decode_clip(file.read_bytes()).shape == (32, 32, 32, 3)
+    assert [row["condition"] for row in listing(free)] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"condition": None}, "--mode predict starts from .* pass --condition"),
+        ({"mode": "generate"}, "--condition does not go with --mode generate"),
+        ({"mode": "extend"}, "--mode extend needs --frames"),
+        ({"mode": "extend", "frames": 20}, "frames is 20: .* give 16 or 24"),
+        ({"mode": "extend", "frames": 16, "classes": "zero:seven"}, "classes in turn: 2"),
+        ({"mode": "extend", "frames": 24, "classes": "zero:sevn"}, "did you mean 'seven'"),
+        ({"frames": 32}, "--frames 32: --mode predict makes videos of 16; --mode extend makes"),
+        ({"frames": 8}, "--frames 8: --mode predict makes videos of 16$"),
+        ({"size": 64}, "--size 64: going was trained on 32x32.* pass --size 32"),
+        ({"ldm": "base"}, r"ldm/base was not trained .*train_ldm\.py --conditioning\.share 0\.5"),
+        ({"known_frames": 6}, "--known-frames 6: going takes 1, 4, 8, 12"),
+        ({"known_frames": 16}, "--known-frames 16: going takes"),
+        ({"known_frames": 0}, "--known-frames must be at least 1"),
+        ({"mode": "generate", "condition": None, "known_frames": 4}, "--known-frames counts"),
+        ({"mode": "interpolate", "known_frames": 8}, "--known-frames 8: going takes 1, 4$"),
+        ({"condition": "/nowhere"}, "--condition /nowhere: no video is there"),
+        ({"fps": 1.0}, r"a\.mp4 has 3 frames at 1 fps, where 8 are wanted"),
+    ],
+)
+def test_obvious_mistakes_are_told_in_a_line(
+    going_on: Sample, monkeypatch: pytest.MonkeyPatch, changes: dict, message: str
+) -> None:
+    InThisProcess(monkeypatch)
+    with pytest.raises(UserError, match=message) as told:
+        sample(replace(going_on, **changes))
+    assert "\n" not in str(told.value)
+
+
+def test_what_is_no_video_is_told(
+    going_on: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    InThisProcess(monkeypatch)
+    (tmp_path / "given/broken.mp4").write_bytes(b"not a video")
+    with pytest.raises(UserError, match=r"--condition \S+/broken\.mp4 cannot be used \(unreadable"):
+        sample(going_on)
+
+
+def test_modes_and_lengths_are_no_part_of_a_recipe_from_before() -> None:
+    later = {"mode", "known_frames", "frames", "condition", "size"}
+    assert not later & Sample().recipe().keys()
+    assert Sample(mode="extend", frames=64).recipe() == Sample().recipe() | {
+        "mode": "extend",
+        "frames": 64,
+    }
 
 
 def test_the_grid_has_a_limit(tmp_path: Path) -> None:
