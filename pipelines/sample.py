@@ -116,10 +116,10 @@ def sample(config: Sample) -> str:
             spread(classes_in_turn(label, bundle["classes"]), shape.windows(config.frames))
     classes = dict.fromkeys(request.label for request in requests)
     folder = space.samples(config.output or config.ldm)
-    given = [[each.name, each.sha256] for each in conditions]
-    recipe = checksums.fingerprint(
-        [config.recipe(), bundle["fingerprint"], *([given] if given else [])]
-    )
+    made_from = [config.recipe(), bundle["fingerprint"]]
+    if conditions:
+        made_from.append([[each.name, each.sha256] for each in conditions])
+    recipe = checksums.fingerprint(made_from)
     groups = in_batches(requests, config.batch_size)
     if config.dry_run:
         print(describe_devices(replace(config.request(), at_most=len(groups))))
@@ -134,10 +134,13 @@ def sample(config: Sample) -> str:
     reading = lock.reading("sample", space.ldm(config.ldm))
     run_of_job = start_run("sample", config, {"ldm": bundle["fingerprint"]})
     with reading, lock.writing(folder, "sample"), run_of_job as run:
-        if done:
-            storage.keep_only(folder, [lock.NAME])
-        for number, clip in enumerate(read_conditions(conditions, config, shape)):
+        # What cannot be read is told before anything is deleted.
+        given = [
             publish_condition(folder, number, clip, config.fps)
+            for number, clip in enumerate(read_conditions(conditions, config, shape))
+        ]
+        if done:
+            storage.keep_only(folder, [lock.NAME, *given])
         rows = sorted(make_samples(config, batches, run), key=lambda row: row["file"])
         picture = (
             grid_beside_conditions(folder, requests, config, shape)

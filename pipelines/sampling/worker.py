@@ -216,15 +216,21 @@ def is_intact(folder: str, row: dict) -> bool:
         return False
 
 
-def publish_condition(folder: str, number: int, clip_THWC: Frames, fps: float) -> None:
-    """Keep a fitted condition beside the batches, where every worker finds it."""
-    clip = encode_lossless(clip_THWC, fps)
-    storage.publish_bytes(clip, storage.join(folder, BATCHES, f"condition-{number:05d}.mp4"))
+def publish_condition(folder: str, number: int, clip_THWC: Frames, fps: float) -> str:
+    """Keep a fitted condition beside the batches, where every worker finds it; returns its name
+    below the folder."""
+    name = _condition_file(number)
+    storage.publish_bytes(encode_lossless(clip_THWC, fps), storage.join(folder, name))
+    return name
 
 
 def read_condition(folder: str, number: int) -> bytes:
     """The lossless clip of a condition that was published."""
-    return storage.read_bytes(storage.join(folder, BATCHES, f"condition-{number:05d}.mp4"))
+    return storage.read_bytes(storage.join(folder, _condition_file(number)))
+
+
+def _condition_file(number: int) -> str:
+    return f"{BATCHES}/condition-{number:05d}.mp4"
 
 
 def classes_in_turn(label: str | None, known: Sequence[str]) -> list[str | None]:

@@ -275,8 +275,18 @@ def test_what_is_no_video_is_told(
 ) -> None:
     InThisProcess(monkeypatch)
     (tmp_path / "given/broken.mp4").write_bytes(b"not a video")
-    with pytest.raises(UserError, match=r"--condition \S+/broken\.mp4 cannot be used \(unreadable"):
+    told = r"--condition \S+/broken\.mp4 cannot be used \(unreadable"
+    with pytest.raises(UserError, match=told):
         sample(going_on)
+    (tmp_path / "given/broken.mp4").unlink()
+    sample(going_on)
+    before = listing(going_on)
+    (tmp_path / "given/broken.mp4").write_bytes(b"not a video")
+    with pytest.raises(UserError, match=told):
+        sample(replace(going_on, overwrite=True))
+    page.verify_samples(str(tmp_path / "samples/going"), before)  # nothing is lost
+    (tmp_path / "given/broken.mp4").unlink()
+    assert sample(replace(going_on, overwrite=True, steps=2)).startswith("4 videos")
 
 
 def test_modes_and_lengths_are_no_part_of_a_recipe_from_before() -> None:
