@@ -18,7 +18,7 @@ from pipelines.sampling.settings import Sample
 from pipelines.video import Frames
 from pipelines.video.decoding_process import Deadline, DecodingProcess
 from pipelines.video.excerpt import Excerpt, first_frames
-from pipelines.video.file_names import may_be_video
+from pipelines.video.file_names import may_be_shown
 from pipelines.video.header import check_place
 from pipelines.video.reasons import REASONS, VideoError
 from vqvdm.errors import UserError
@@ -128,7 +128,7 @@ def list_conditions(uri: str) -> list[Condition]:
     """A video or picture, or all below a folder by their paths; `UserError` where none is."""
     uri = storage.absolute(uri)
     below = [file.uri.removeprefix(f"{uri}/") for file in storage.walk(uri)]
-    paths = [path for path in below if path and may_be_video(path)]
+    paths = [path for path in below if path and may_be_shown(path)]
     if not below and storage.info(uri):
         return [Condition(uri, PurePosixPath(uri).name, storage.sha256(uri))]
     if not paths:

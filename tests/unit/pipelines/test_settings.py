@@ -70,7 +70,7 @@ JOBS: list[type[Job]] = [
         (ShardVideos, "timeout_s", 0.0),
         (ShardVideos, "max_memory_gb", float("inf")),
         (ShardVideos, "group_by", "("),
-        (TrainVQGAN, "steps", 0),
+        (TrainVQGAN, "steps", -1),
         (TrainVQGAN, "batch_size", 0),
         (TrainLDM, "log_every", 0),
         (TrainLDM, "validate_every", 0),

@@ -98,6 +98,7 @@ CHANGES: dict[str, tuple[Any, bool]] = {
     "num_train": (9, False),
     "detector_steps": (9, False),
     "fps": ("8", False),
+    "sweep": ("guidance", False),
 }
 """Of every setting another value, and whether the same request is another video with it.
 
