@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import datasets
 import pytest
 import webdataset as wds
 
@@ -35,7 +36,6 @@ def test_webdataset_reads_clips(clips: list[Sample], tmp_path: Path) -> None:
 
 
 def test_datasets_reads_clips(clips: list[Sample], tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets", reason="pip install datasets to read shards by it")
     shards = {"train": f"{tmp_path}/clips/*.tar"}
     loaded = datasets.load_dataset(
         "webdataset", data_files=shards, split="train", cache_dir=str(tmp_path / "cache")
@@ -47,7 +47,6 @@ def test_datasets_reads_clips(clips: list[Sample], tmp_path: Path) -> None:
 
 
 def test_what_datasets_writes_is_read(tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets", reason="pip install datasets to write tables by it")
     path = write(tmp_path / "a.mp4", "libx264", count=8)
     kinds = {"video": datasets.Video(decode=False), "label": datasets.Value("string")}
     rows = {"video": [{"bytes": path.read_bytes(), "path": "a.mp4"}], "label": ["cat"]}
