@@ -32,6 +32,7 @@ from vqvdm.diffusion.samplers import (
     even_points,
     find_sampler,
     guided,
+    held,
 )
 from vqvdm.diffusion.unet import UNet, UNetConfig
 from vqvdm.errors import UserError, did_you_mean, listed
@@ -180,9 +181,10 @@ class VideoGenerator:
         return self._predict(*inputs, torch.full_like(inputs[1], length))
 
     def _given(self, known: KnownLatents, *inputs: Tensor) -> Tensor:
-        """The prediction where normalised latents are known; both of guidance in one batch."""
+        """The prediction where normalised latents are known. The second half of a batch of guidance
+        knows none, so that it guides towards what is given as well as towards the class."""
         z_BCTHW, *others = inputs
-        each = known.repeated(len(z_BCTHW) // len(known.z_BCTHW))
+        each = known if len(z_BCTHW) == len(known.z_BCTHW) else known.beside_none()
         return self.denoiser(each.put(z_BCTHW), *others, None, each.is_known_BT).clone()
 
     def _denoise(
@@ -208,6 +210,7 @@ class VideoGenerator:
             fps_B,
             guidance,
             options.guidance_interval,
+            has_more=known is not None,
         )
 
     @staticmethod
@@ -274,6 +277,8 @@ class VideoGenerator:
             normalised = (known.z_BCTHW - self._mean_C111) / self._std_C111
             known = known._replace(z_BCTHW=normalised)
         denoise = self._denoise(class_B, fps_B, steps, options, known)
+        if known is not None:
+            denoise = held(denoise, known)
         if isinstance(self.vqgan, Pixels):
             denoise = clipped(denoise, *((x - self._mean_C111) / self._std_C111 for x in (-1, 1)))
         z = sampler(denoise, noise(), even_points(objective, steps), noise)

@@ -52,10 +52,11 @@ class KnownLatents(NamedTuple):
         """Other latents, with those that are known in their place."""
         return torch.where(self.is_known_BT[:, None, :, None, None], self.z_BCTHW, z_BCTHW)
 
-    def repeated(self, count: int) -> KnownLatents:
-        """The same so many times in a row."""
+    def beside_none(self) -> KnownLatents:
+        """A batch of these, and then of as many of which nothing is known."""
+        none_BT = torch.zeros_like(self.is_known_BT)
         return KnownLatents(
-            self.z_BCTHW.repeat(count, 1, 1, 1, 1), self.is_known_BT.repeat(count, 1)
+            torch.cat([self.z_BCTHW, self.z_BCTHW]), torch.cat([self.is_known_BT, none_BT])
         )
 
 

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from vqvdm.diffusion.known_latents import KnownLatents
 from vqvdm.diffusion.objectives import Denoised, Predicted, alpha_sigma, denoised
 from vqvdm.errors import UserError
 
@@ -86,15 +87,18 @@ def guided(
     fps_B: Tensor,
     guidance: float,
     interval: tuple[float, float] = (0.0, 1.0),
+    has_more: bool = False,
 ) -> Denoise:
     """Classifier-free guidance: u + g (c - u) (Ho & Salimans, 2022, equation 6).
 
     `no_class` is the class index that stands for "no class". Both predictions are made in one
-    batch. The unconditional one is left out if g = 1, and at times outside the interval
-    (Kynkäänniemi et al., 2024).
+    batch. The unconditional one is left out if g = 1, at times outside the interval
+    (Kynkäänniemi et al., 2024), and where no clip has a class; not if `predict` has more conditions
+    than classes, which it leaves out of the second half of such a batch.
     """
     no_class_B = torch.full_like(class_B, no_class)
-    unguided = guidance == 1.0 or bool((class_B == no_class_B).all())
+    without = not has_more and bool((class_B == no_class_B).all())
+    unguided = guidance == 1.0 or without
     classes, fps = torch.cat([class_B, no_class_B]), torch.cat([fps_B, fps_B])
 
     def guide(z_BCTHW: Tensor, time: float) -> Tensor:
@@ -123,6 +127,21 @@ def clipped(denoise: Denoise, low: Tensor, high: Tensor) -> Denoise:
         return Denoised(data, (z_BCTHW - point.alpha * data) / point.sigma)
 
     return denoise_within
+
+
+def held(denoise: Denoise, known: KnownLatents) -> Denoise:
+    """Keep what is known as data, so that a sampler passes it through its noised states.
+
+    A prediction that is told nothing of it, as guidance needs, then sees what it was trained on.
+    """
+
+    def denoise_beside(z_BCTHW: Tensor, point: Point) -> Denoised:
+        found = denoise(z_BCTHW, point)
+        there = (z_BCTHW - point.alpha * known.z_BCTHW) / point.sigma
+        noise = known._replace(z_BCTHW=there).put(found.noise_BCTHW)
+        return Denoised(known.put(found.data_BCTHW), noise)
+
+    return denoise_beside
 
 
 def ddim(denoise: Denoise, z_BCTHW: Tensor, points: Sequence[Point], draw: Draw) -> Tensor:

@@ -300,15 +300,21 @@ def test_the_net_sees_clean_known_latents_at_every_step(
         lambda _, inputs: seen.append((inputs[0], inputs[5]))
     )
     known = going_on.encode_known(KnownFrames.first(clips()[:, :4], 16))
-    going_on.sample_latents(["zero", "seven"], known=known, steps=2, guidance=guidance)
+    # Frames are a condition too: a clip without a class is guided towards them.
+    going_on.sample_latents([None, None], known=known, steps=2, guidance=guidance)
     hook.remove()
     clean = (known.z_BCTHW[:, :, 0] - 0.0) / 0.5
     assert len(seen) == 3  # Heun's method
     for z, is_known_BT in seen:
         assert len(z) == (2 if guidance == 1 else 4)
-        assert is_known_BT.tolist() == [[True, False, False, False]] * len(z)
-        for part in z.chunk(len(z) // 2):
-            torch.testing.assert_close(part[:, :, 0], clean)
+        told = [[True, False, False, False]] * 2
+        assert is_known_BT.tolist() == told + [[False] * 4] * (len(z) - 2)
+        torch.testing.assert_close(z[:2, :, 0], clean)
+    if guidance != 1:
+        # What is not told sees them noised: from pure noise at time 1 on a line to the clean ones.
+        start, middle, end = (z[2:, :, 0] for z, _ in seen)
+        torch.testing.assert_close(middle, (start + clean) / 2)
+        torch.testing.assert_close(end, middle)
 
 
 def test_longer_videos_go_on_from_their_last_half(going_on: VideoGenerator) -> None:

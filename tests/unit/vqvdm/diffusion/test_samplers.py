@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from vqvdm.diffusion.known_latents import KnownLatents
 from vqvdm.diffusion.objectives import Denoised, ObjectiveName, denoised
 from vqvdm.diffusion.samplers import (
     Denoise,
@@ -22,6 +23,7 @@ from vqvdm.diffusion.samplers import (
     even_points,
     find_sampler,
     guided,
+    held,
     heun,
 )
 from vqvdm.errors import UserError
@@ -69,6 +71,29 @@ def test_where_all_data_are_the_same_every_sampler_finds_them(
 ) -> None:
     z = sampler(point_data, noise(), even_points(name, steps), drawing())
     torch.testing.assert_close(z, torch.full_like(z, MU), atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize(("sampler", "name"), CASES)
+def test_what_is_known_passes_through_every_sampler_and_is_told_noised(
+    sampler: Sampler, name: ObjectiveName
+) -> None:
+    frames = torch.arange(noise().shape[2]) % 2 == 0
+    start, known = noise(), torch.full_like(noise(), 3.0)
+    told = KnownLatents(known, frames.expand(len(start), -1))
+    seen: list[tuple[Tensor, Point]] = []
+
+    def denoise(z: Tensor, point: Point) -> Denoised:
+        seen.append((z, point))
+        return point_data(z, point)
+
+    z = sampler(held(denoise, told), start, even_points(name, 5), drawing())
+    torch.testing.assert_close(z[:, :, frames], known[:, :, frames], atol=1e-9, rtol=0)
+    torch.testing.assert_close(z[:, :, ~frames], torch.full_like(z, MU)[:, :, ~frames])
+    first = seen[0][1]
+    own = (start - first.alpha * known) / first.sigma
+    for noised, point in seen if sampler is not ddpm else seen[:1]:  # others draw no new noise
+        expected = point.alpha * known + point.sigma * own
+        torch.testing.assert_close(noised[:, :, frames], expected[:, :, frames], atol=1e-9, rtol=0)
 
 
 def error(sampler: Sampler, name: ObjectiveName, steps: int) -> float:
