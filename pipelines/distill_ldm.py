@@ -35,7 +35,7 @@ def distill_ldm(config: DistillLDM) -> str:
             f"({bundle['inputs']['latents']}, now {latents.index['fingerprint']}): "
             "pass --vqgan NAME of those, or train the teacher again"
         )
-    initial = find_initial(config.init_from, "student")
+    initial = find_initial(config, "student", space.ldm(config.name))
     teacher = {"name": config.ldm, "fingerprint": bundle["fingerprint"]}
     lineage = {"latents": latents.index["spec_hash"], "clips": latents.index["clips"]}
     return run_stage(

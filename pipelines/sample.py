@@ -119,6 +119,8 @@ def sample(config: Sample) -> str:
     made_from = [config.recipe(), bundle["fingerprint"]]
     if conditions:
         made_from.append([[each.name, each.sha256] for each in conditions])
+        # Their folders name the classes, unless these are asked for.
+        made_from.append([request.label for request in requests])
     recipe = checksums.fingerprint(made_from)
     groups = in_batches(requests, config.batch_size)
     if config.dry_run:

@@ -23,7 +23,7 @@ from pipelines.training.trainer import Data
 def train_ldm(config: TrainLDM) -> str:
     """Train on ROOT/latents/VQGAN, or on ROOT/clips, and publish ROOT/ldm/NAME."""
     config.check()
-    initial = find_initial(config.init_from, "ldm")
+    initial = find_initial(config, "ldm", config.workspace.ldm(config.name))
     on = _on_pixels if config.vqgan == PIXEL_SPACE else _on_latents
     return run_stage(on(config, initial))
 

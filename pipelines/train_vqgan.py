@@ -27,7 +27,7 @@ def train_vqgan(config: TrainVQGAN) -> str:
     config.model.latent_shape(spec["frames"], spec["size"], spec["size"])  # or `UserError`
     markers = load_markers(space.clips, index, "shard_videos")
     perceptual = {"perceptual": checksum(config.perceptual)} if config.perceptual else {}
-    initial = find_initial(config.init_from, "vqgan")
+    initial = find_initial(config, "vqgan", space.vqgan(config.name))
     return run_stage(
         Stage(
             name="train_vqgan",

@@ -16,6 +16,7 @@ BUNDLE: dict[str, Any] = {
     "classes": ["a", "b"],
     "fps": [8.0],
     "fingerprint": "model",
+    "objective": {"name": "flow"},
     "latents": {"shape": [3, 4, 8, 8]},
 }
 

@@ -16,13 +16,16 @@ PATIENCE_S = 5.0
 POLL_S = 1.0
 
 
-def workers_with_room(devices: Devices) -> int:
-    """The largest number of workers that the cluster has room for now; waits for the smallest."""
-    while len(devices.numbers) > 1:
+def workers_with_room(devices: Devices, given_up: Callable[[], bool]) -> int | None:
+    """The largest number of workers that the cluster has room for now; waits for the smallest, or
+    gives None when that is `given_up`."""
+    while not given_up():
         for workers in devices.numbers:
             if _is_there(devices, workers) and _has_room(devices, workers):
                 return workers
-    return devices.workers
+        if not devices.numbers:
+            return devices.workers
+    return None
 
 
 def _is_there(devices: Devices, workers: int) -> bool:

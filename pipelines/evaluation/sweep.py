@@ -12,7 +12,9 @@ from pipelines.evaluation.estimates import Estimate
 from pipelines.evaluation.inputs import Inputs, find_inputs
 from pipelines.evaluation.settings import Evaluate
 from pipelines.io import checksums, lock, storage
+from pipelines.io.workspace import require
 from pipelines.tracking.start import start_run
+from vqvdm.diffusion.average_velocity import grids
 from vqvdm.errors import UserError
 
 VALUES: dict[str, Sequence[Any]] = {
@@ -52,16 +54,20 @@ class Trial:
         return f"{self.flags}: FVD {self.fvd.mean:.3g}{interval}"
 
 
-def candidates(config: Evaluate) -> list[Evaluate]:
-    """The settings to try, each once: all values of what `--sweep` names, the rest as given.
+def candidates(config: Evaluate, student_of: int | None = None) -> list[Evaluate]:
+    """The settings to try, each once: all values of what `--sweep` names, the rest as given; of a
+    student the numbers of steps that it was taught, up to `student_of`.
 
-    Only FVD is measured, and on held-out clips. Without guidance its interval does not matter.
+    Only FVD is measured, and on held-out clips unless others are named. Without guidance its
+    interval does not matter.
     """
     names = config.swept
+    choices = VALUES | ({"steps": grids(student_of)} if student_of else {})
     found: dict[tuple[Any, ...], Evaluate] = {}
-    for values in product(*(VALUES[name] for name in names)):
+    for values in product(*(choices[name] for name in names)):
         changes = dict(zip((FIELDS[name] for name in names), values, strict=True))
-        each = replace(config, **changes, sweep="", metrics="fvd", real_split="val", num_train=0)
+        changes |= {"real_split": config.real_split or "val", "sweep": ""}
+        each = replace(config, **changes, metrics="fvd", num_train=0)
         interval = each.guidance_interval if each.guidance != 1 else None
         found.setdefault((each.guidance, interval, each.steps), each)
     return list(found.values())
@@ -84,12 +90,14 @@ def run(config: Evaluate, measure: Callable[[Inputs, Devices], tuple[Estimate, i
     `measure` gives the FVD of one, and the number of real clips. It keeps all features: a sweep
     that was killed goes on where it stopped.
     """
-    tried = [find_inputs(each) for each in candidates(config)]
-    space, bundle = config.workspace, tried[0].bundle
-    if "sampling_steps" in bundle and config.swept != ("steps",):
+    space = config.workspace
+    bundle = require(space.ldm(config.ldm), "config.json", "train_ldm")
+    student_of = bundle["objective"].get("intervals")
+    if student_of and config.swept != ("steps",):
         raise UserError(
             f"{space.ldm(config.ldm)} is a student with its guidance built in: only --sweep steps"
         )
+    tried = [find_inputs(each) for each in candidates(config, student_of)]
     folder = space.eval(config.ldm)
     if config.dry_run:
         print(describe_devices(config.request()))

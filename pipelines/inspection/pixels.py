@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.inspection.videos import UNLABELLED
 from pipelines.io import shards
+from pipelines.io.shards import Sample
 from pipelines.video import Frames
 from pipelines.video.encoder import decode_clip
 
@@ -67,7 +69,7 @@ def look_at(folder: str, index: dict, samples: int) -> Pixels:
     chosen = np.unique(np.linspace(0, len(names) - 1, min(SHARDS, len(names))).round().astype(int))
     each, found = -(-samples // max(1, len(chosen))), Pixels()
     for place in chosen if names else ():
-        for sample in list(shards.peek(folder, names[place], PEEK_BYTES))[:each]:
+        for sample in _some(folder, names[place], each):
             frames = decode_clip(sample.members["mp4"])
             found.looks.append(looks(frames))
             label = json.loads(sample.members["json"]).get("label") or UNLABELLED
@@ -76,6 +78,14 @@ def look_at(folder: str, index: dict, samples: int) -> Pixels:
                 four = frames[np.linspace(0, len(frames) - 1, 4).round().astype(int)]
                 strips.append(np.concatenate(four, axis=1))
     return found
+
+
+def _some(folder: str, name: str, count: int) -> list[Sample]:
+    """The first clips of a shard; none of one that is missing, which is told elsewhere."""
+    try:
+        return list(islice(shards.peek(folder, name, PEEK_BYTES), count))
+    except FileNotFoundError:
+        return []
 
 
 def looks(frames_THWC: Frames) -> Looks:

@@ -21,16 +21,20 @@ def check_stages(space: Workspace, index: dict[str, Any]) -> list[Finding]:
     found: list[Finding] = []
     for name, config in _published(space.vqgan(""), "config.json"):
         if config.get("inputs", {}).get("clips") != index["fingerprint"]:
-            found.append(_stale(f"vqgan/{name}", "train_vqgan", "trained on other clips", "note"))
+            job = f"train_vqgan.py --name {name}"
+            found.append(_stale(f"vqgan/{name}", job, "trained on other clips", "note"))
     latents = dict(_published(space.latents(""), "index.json"))
     for name, config in latents.items():
         if config["clips"] != index["fingerprint"]:
-            found.append(_stale(f"latents/{name}", "encode_latents", "made from other clips"))
+            job = f"encode_latents.py --vqgan {name}"
+            found.append(_stale(f"latents/{name}", job, "made from other clips"))
         found += _channels(f"latents/{name}", config)
     for name, config in _published(space.ldm(""), "config.json"):
         made_from = config.get("inputs", {}).get("latents")
         if made_from and made_from not in {each["fingerprint"] for each in latents.values()}:
-            found.append(_stale(f"ldm/{name}", "train_ldm", "trained on other latents", "note"))
+            distilled = config["objective"]["name"] == "average_velocity"
+            job = f"{'distill_ldm' if distilled else 'train_ldm'}.py --name {name}"
+            found.append(_stale(f"ldm/{name}", job, "trained on other latents", "note"))
     return found
 
 
@@ -46,7 +50,7 @@ def _published(folder: str, file: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _stale(what: str, job: str, how: str, kind: Any = "odd") -> Finding:
-    cure = f"jobs/{job}.py --overwrite makes it from those that are there now"
+    cure = f"jobs/{job} --overwrite, with its preset, makes it from those that are there now"
     return Finding(kind, f"{what} was {how} than are there now", cure)
 
 

@@ -84,6 +84,11 @@ def known_count(config: Sample, shape: ClipShape) -> int:
     if count is None:
         count = max(group, shape.frames // (2 * ends) // group * group)
     most = (shape.frames - group) // (ends * group) * group
+    if most < group:
+        raise UserError(
+            f"--mode {config.mode}: {config.ldm} makes clips of {shape.frames} frames in groups of "
+            f"{group}, which leave nothing to make between given frames"
+        )
     if (count != 1 and count % group) or count > most:
         choices = ", ".join(map(str, sorted({1, *range(group, most + 1, group)})))
         raise UserError(f"--known-frames {count}: {config.ldm} takes {choices}")
@@ -127,8 +132,9 @@ class Condition:
 def list_conditions(uri: str) -> list[Condition]:
     """A video or picture, or all below a folder by their paths; `UserError` where none is."""
     uri = storage.absolute(uri)
-    below = [file.uri.removeprefix(f"{uri}/") for file in storage.walk(uri)]
-    paths = [path for path in below if path and may_be_shown(path)]
+    # A store lists a single file as what lies below it.
+    below = [path for file in storage.walk(uri) if (path := file.uri.removeprefix(f"{uri}/"))]
+    paths = [path for path in below if may_be_shown(path)]
     if not below and storage.info(uri):
         return [Condition(uri, PurePosixPath(uri).name, storage.sha256(uri))]
     if not paths:

@@ -19,11 +19,14 @@ from torch import Tensor
 
 from pipelines.io import storage, workspace
 from pipelines.training.checkpoints import Checkpoints
+from pipelines.training.settings import TrainJob
 from vqvdm.checkpoint import load_state
 from vqvdm.errors import UserError
 
 Kind = Literal["vqgan", "ldm", "student"]
 CHECKPOINT = re.compile(r"/checkpoints/(step-\d+)\.safetensors$")
+INPUT = "initial weights"
+"""Their name among the inputs of a training."""
 MADE_BY = {"vqgan": "train_vqgan", "ldm": "train_ldm", "student": "distill_ldm"}
 
 
@@ -60,13 +63,35 @@ class Initial:
         )
 
 
-def find_initial(uri: str | None, kind: Kind) -> Initial | None:
-    """What `--init-from` names: the folder of a model of a kind, or a checkpoint; None for none.
+def find_initial(config: TrainJob, kind: Kind, folder: str) -> Initial | None:
+    """The weights of `--init-from`, which a training into a folder begins with; None for none.
 
-    `UserError` if there is none, or one of another kind.
+    A training that goes on has no more use for them: they may be gone by then, or be those of
+    another training that has gone further, and the flag may be left out.
     """
-    if uri is None:
-        return None
+    before = None if config.overwrite else _recorded(folder)
+    if config.init_from is None:
+        return before
+    try:
+        found = find_weights(config.init_from, kind)
+    except UserError:
+        if before is None:
+            raise
+        return before
+    moves_on = found.is_checkpoint and not CHECKPOINT.search(storage.absolute(config.init_from))
+    return before if before and moves_on else found
+
+
+def _recorded(folder: str) -> Initial | None:
+    """What a training that was begun in a folder recorded of the weights that it began with."""
+    done = workspace.published(folder, "config.json") or Checkpoints(folder, "", keep=1).found()
+    sha256 = (done or {}).get("inputs", {}).get(INPUT)
+    return Initial(folder, sha256) if sha256 else None
+
+
+def find_weights(uri: str, kind: Kind) -> Initial:
+    """The weights in the folder of a model of a kind, or in a checkpoint; `UserError` if there are
+    none, or those of another kind."""
     place = storage.absolute(uri)
     if step := CHECKPOINT.search(place):
         return _checkpoint(uri, place.removesuffix(step[0]), step[1])
@@ -104,6 +129,11 @@ def _checkpoint(uri: str, place: str, name: str) -> Initial:
     return Initial(storage.join(folder, f"{name}.safetensors"), marker["sha256"])
 
 
+def begins_within(uri: str | None, folder: str) -> bool:
+    """Whether `--init-from` names a folder, or what lies in it."""
+    return uri is not None and f"{storage.absolute(uri)}/".startswith(f"{folder.rstrip('/')}/")
+
+
 def fingerprint_of(initial: Initial | None) -> dict[str, str]:
     """Initial weights among the inputs of a training."""
-    return {"initial weights": initial.sha256[:16]} if initial else {}
+    return {INPUT: initial.sha256[:16]} if initial else {}

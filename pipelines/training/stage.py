@@ -16,6 +16,7 @@ from pipelines.tracking import registry
 from pipelines.tracking.start import start_run
 from pipelines.training.checkpoints import Checkpoints
 from pipelines.training.foresight import foreseen
+from pipelines.training.initial import begins_within
 from pipelines.training.methods.base import Method
 from pipelines.training.settings import TrainJob
 from pipelines.training.trainer import Data, Plan, fit
@@ -81,6 +82,11 @@ def run_stage(stage: Stage) -> str:
     clips = sum(len(marker.keys) for marker in stage.data.markers if marker.split == "train")
     stage, asked = replace(stage, config=stage.config.for_clips(clips)), stage.config.steps
     config = stage.config
+    if begins_within(config.init_from, stage.folder):
+        raise UserError(
+            f"--init-from {config.init_from} lies in {stage.folder}, which is to be written: pass "
+            "another --name"
+        )
     if not asked:
         print(f"{config.steps} steps: what suits {clips} clips (--steps sets them)", flush=True)
     done = workspace.published(stage.folder, "config.json")

@@ -166,7 +166,9 @@ def _until_done(plan: Plan, attempt: Callable[[Plan], BaseException | None]) -> 
 def _attempt(board: Any, plan: Plan) -> BaseException | None:
     """Train on the cluster, with as many workers as there is room for, until it is done or there
     is room for more; returns why that failed."""
-    workers, attempt = workers_with_room(plan.devices), uuid.uuid4().hex
+    workers, attempt = workers_with_room(plan.devices, stop.requested), uuid.uuid4().hex
+    if workers is None:
+        return None
     if workers < plan.devices.workers:
         print(f"training with {workers} workers of at most {plan.devices.workers}", flush=True)
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from pipelines.inspect_data import inspect_data
+from pipelines.inspection.pixels import look_at
 from pipelines.inspection.settings import InspectData
 from pipelines.inspection.videos import bars
 from pipelines.io import storage
@@ -81,6 +82,7 @@ def test_a_root_is_summed_up(root: str, capsys: pytest.CaptureFixture[str]) -> N
 def test_what_is_missing_or_cut_off_is_wrong(root: str) -> None:
     clips = Path(root, "clips")
     (clips / "val-000000.tar").unlink()
+    assert not look_at(str(clips), {"shards": ["train-000001"]}, 8).looks
     data = (clips / "train-000000.tar").read_bytes()
     (clips / "train-000000.tar").write_bytes(data[:-1024])
     with pytest.raises(IncompleteError, match="2 wrong"):
@@ -99,9 +101,10 @@ def test_what_belongs_to_other_clips_is_told(root: str) -> None:
     storage.publish_json(latents | {"clips": "old", "std": [1.0]}, f"{root}/latents/b/index.json")
     storage.publish_json({"inputs": {"clips": now}}, f"{root}/vqgan/base/config.json")
     storage.publish_json({"inputs": {"clips": "old"}}, f"{root}/vqgan/b/config.json")
-    storage.publish_json({"inputs": {"latents": "l"}}, f"{root}/ldm/base/config.json")
-    storage.publish_json({"inputs": {"latents": "old"}}, f"{root}/ldm/b/config.json")
-    storage.publish_json({"inputs": {"clips": now}}, f"{root}/ldm/pixels/config.json")
+    flow, student = ({"objective": {"name": name}} for name in ("flow", "average_velocity"))
+    storage.publish_json(flow | {"inputs": {"latents": "l"}}, f"{root}/ldm/base/config.json")
+    storage.publish_json(student | {"inputs": {"latents": "old"}}, f"{root}/ldm/b/config.json")
+    storage.publish_json(flow | {"inputs": {"clips": now}}, f"{root}/ldm/pixels/config.json")
     inspect_data(InspectData(root=root))
     told = [line for line in findings(root) if "/" in line.split()[1]]
     assert sorted(told) == [
@@ -110,6 +113,13 @@ def test_what_belongs_to_other_clips_is_told(root: str) -> None:
         "odd latents/b was made from other clips than are there now",
         "odd latents/base: channel 1 hardly varies (0.001 of 1)",
     ]
+    cures = {
+        each["what"].split()[0]: each["cure"].split(",")[0]
+        for each in storage.read_json(f"{root}/inspection/findings.json")["findings"]
+    }
+    assert cures["ldm/b"] == "jobs/distill_ldm.py --name b --overwrite"
+    assert cures["vqgan/b"] == "jobs/train_vqgan.py --name b --overwrite"
+    assert cures["latents/b"] == "jobs/encode_latents.py --vqgan b --overwrite"
 
 
 def test_mistakes_and_dry_runs_write_nothing(root: str, tmp_path: Path) -> None:

@@ -209,6 +209,18 @@ def test_each_condition_is_gone_on_from_with_the_class_of_its_folder(
         sample(going_on)
 
 
+def test_a_condition_of_another_class_makes_other_videos(
+    going_on: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    InThisProcess(monkeypatch)
+    single = replace(going_on, condition=f"{tmp_path}/given/seven/a.mp4", num_per_class=1)
+    sample(single)
+    assert [row["class"] for row in listing(single)] == ["seven"]
+    (tmp_path / "given/seven").rename(tmp_path / "given/zero")
+    with pytest.raises(UserError, match="--overwrite"):
+        sample(replace(single, condition=f"{tmp_path}/given/zero/a.mp4"))
+
+
 def test_named_classes_are_made_of_every_condition(
     going_on: Sample, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,6 +42,16 @@ def test_steps_are_swept_at_the_guidance_that_is_given() -> None:
     assert {each.guidance for each in tried} == {3.0}
 
 
+def test_a_student_is_tried_by_the_steps_that_it_was_taught() -> None:
+    tried = sweep.candidates(Evaluate(sweep="steps"), student_of=4)
+    assert [each.steps for each in tried] == [1, 2, 4]
+
+
+def test_other_clips_may_be_named() -> None:
+    (first, *_) = sweep.candidates(Evaluate(sweep="steps", real_split="all"))
+    assert first.real_split == "all"
+
+
 def test_what_cannot_be_swept_is_refused() -> None:
     with pytest.raises(UserError, match="--sweep ema: choose from guidance, interval, steps"):
         Evaluate(sweep="guidance,ema").check()
@@ -91,6 +101,7 @@ def test_a_sweep_measures_each_and_writes_the_choice(
 
 
 def test_a_student_has_its_guidance_built_in(root: str) -> None:
-    storage.publish_json(BUNDLE | {"sampling_steps": 4}, f"{root}/ldm/base/config.json")
+    objective = {"name": "average_velocity", "intervals": 4}
+    storage.publish_json(BUNDLE | {"objective": objective}, f"{root}/ldm/base/config.json")
     with pytest.raises(UserError, match="guidance built in: only --sweep steps"):
         sweep.run(Evaluate(root=root, sweep="guidance,steps"), lambda *_: (Estimate(0, 0, 1), 1))

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipelines.io import storage
 from pipelines.sampling.conditions import (
     ClipShape,
     Condition,
@@ -100,6 +101,19 @@ def test_conditions_are_a_file_or_all_that_may_be_videos_below_a_folder(tmp_path
     for nothing in ("empty", "missing.mp4"):
         with pytest.raises(UserError, match=f"{nothing}: no video is there"):
             list_conditions(str(tmp_path / nothing))
+
+
+def test_a_condition_may_be_a_single_file_of_a_store() -> None:
+    storage.publish_bytes(b"video", "memory://conditions/seven/1.mp4", check=False)
+    for uri in ("memory://conditions/seven/1.mp4", "memory://conditions/seven"):
+        assert [each.name for each in list_conditions(uri)] == ["1.mp4"]
+
+
+def test_clips_too_short_for_two_ends_are_told() -> None:
+    short = ClipShape(frames=8, size=8, group=4)
+    assert known_count(Sample(**GIVEN), short) == 4
+    with pytest.raises(UserError, match="8 frames in groups of 4, which leave nothing to make"):
+        known_count(Sample(**GIVEN | {"mode": "interpolate"}), short)
 
 
 def test_the_folder_of_a_condition_names_its_class() -> None:

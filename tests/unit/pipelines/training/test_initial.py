@@ -10,7 +10,13 @@ import pytest
 import torch
 
 from pipelines.training.checkpoints import Checkpoints
-from pipelines.training.initial import Initial, find_initial, fingerprint_of
+from pipelines.training.initial import (
+    Initial,
+    begins_within,
+    find_initial,
+    find_weights,
+    fingerprint_of,
+)
 from pipelines.training.methods.ldm import LDMMethod
 from pipelines.training.methods.vqgan import VQGANMethod
 from pipelines.training.settings import TrainLDM, TrainVQGAN
@@ -39,7 +45,7 @@ def begun(initial: Initial | None, data: dict[str, Any] = INDEX) -> LDMMethod:
 
 def test_a_training_begins_with_the_average_of_a_published_one(tmp_path: Path) -> None:
     before = published(tmp_path / "base")
-    method = begun(find_initial(str(tmp_path / "base"), "ldm"))
+    method = begun(find_weights(str(tmp_path / "base"), "ldm"))
     for net in (method.denoiser, method.ema.average):
         for name, tensor in net.state_dict().items():
             assert torch.equal(tensor, before.ema.average.state_dict()[name]), name
@@ -47,7 +53,7 @@ def test_a_training_begins_with_the_average_of_a_published_one(tmp_path: Path) -
 
 def test_classes_are_known_by_name(tmp_path: Path) -> None:
     before = published(tmp_path / "base")
-    method = begun(find_initial(str(tmp_path / "base"), "ldm"), INDEX | CLASSES)
+    method = begun(find_weights(str(tmp_path / "base"), "ldm"), INDEX | CLASSES)
     rows = method.denoiser.conditioning.class_embedding.weight
     a, b, none = before.ema.average.conditioning.class_embedding.weight
     assert torch.equal(rows, torch.stack([b, none, a, none]))
@@ -64,7 +70,7 @@ def test_an_unfinished_training_gives_its_newest_checkpoint_and_a_file_its_own(
         averages.append({k: v.clone() for k, v in method.ema.average.state_dict().items()})
     earlier = f"{place}/checkpoints/step-00000001.safetensors"
     for uri, expected in ((str(place), averages[1]), (earlier, averages[0])):
-        found = begun(find_initial(uri, "ldm")).denoiser.state_dict()
+        found = begun(find_weights(uri, "ldm")).denoiser.state_dict()
         assert all(torch.equal(found[name], tensor) for name, tensor in expected.items()), uri
 
 
@@ -72,7 +78,7 @@ def test_a_tokenizer_keeps_its_codes(tmp_path: Path) -> None:
     before = vqgan(World(), "vq", 16, 1)
     before.train_step(batch(), 0)
     before.export(tmp_path / "base")
-    initial = find_initial(str(tmp_path / "base"), "vqgan")
+    initial = find_weights(str(tmp_path / "base"), "vqgan")
     method = VQGANMethod(replace(before.config, seed=5), World(), initial)
     assert method.start() == "100.0% of the weights are taken over"
     codes = method.vqgan.quantizer.codes_KC.clone()
@@ -95,13 +101,45 @@ def test_what_cannot_be_begun_with_is_refused(tmp_path: Path) -> None:
     ]
     for uri, kind, words in cases:
         with pytest.raises(UserError, match=words):
-            find_initial(str(uri), kind)  # type: ignore[arg-type]
-    assert find_initial(None, "ldm") is None
+            find_weights(str(uri), kind)  # type: ignore[arg-type]
+
+
+def test_a_training_that_goes_on_needs_the_weights_no_more(tmp_path: Path) -> None:
+    """Left out, deleted, or moved on: the same command goes on, and another model is refused."""
+    source, folder = tmp_path / "source", str(tmp_path / "into")
+    method, checkpoints = ldm(World(), 1), Checkpoints(str(source), "recipe", 2)
+    checkpoints.save(1, {"step": 1, "method": method.state()})
+    asked = replace(method.config, init_from=str(source))
+    begun_with = fingerprint_of(find_initial(asked, "ldm", folder))
+    assert len(begun_with["initial weights"]) == 16
+    Checkpoints(folder, "recipe", 2, inputs=begun_with).save(1, {"step": 1})
+    method.train_step(batch(), 0)
+    checkpoints.save(2, {"step": 2, "method": method.state()})
+    assert fingerprint_of(find_initial(asked, "ldm", folder)) == begun_with
+    without = replace(asked, init_from=None)
+    assert fingerprint_of(find_initial(without, "ldm", folder)) == begun_with
+    gone = replace(asked, init_from=str(tmp_path / "nowhere"))
+    assert fingerprint_of(find_initial(gone, "ldm", folder)) == begun_with
+    other = f"{source}/checkpoints/step-00000002.safetensors"
+    assert (
+        fingerprint_of(find_initial(replace(asked, init_from=other), "ldm", folder)) != begun_with
+    )
+    anew = replace(asked, overwrite=True)
+    assert fingerprint_of(find_initial(anew, "ldm", folder)) != begun_with
+    assert find_initial(replace(without, overwrite=True), "ldm", folder) is None
+    assert find_initial(without, "ldm", str(tmp_path / "new")) is None
+
+
+def test_weights_in_the_folder_to_be_written_are_known(tmp_path: Path) -> None:
+    folder = f"{tmp_path}/ldm/base"
+    within = (folder, f"{folder}/", f"{folder}/checkpoints/step-00000001.safetensors")
+    assert all(begins_within(uri, folder) for uri in within)
+    assert not any(begins_within(uri, folder) for uri in (f"{folder}2", f"{tmp_path}/ldm", None))
 
 
 def test_weights_that_changed_or_went_are_told_of(tmp_path: Path) -> None:
     published(tmp_path / "base")
-    initial = find_initial(str(tmp_path / "base"), "ldm")
+    initial = find_weights(str(tmp_path / "base"), "ldm")
     assert initial
     published(tmp_path / "base", steps=3)
     with pytest.raises(UserError, match=r"model\.safetensors on .* is missing or has changed"):
@@ -113,7 +151,7 @@ def test_weights_that_changed_or_went_are_told_of(tmp_path: Path) -> None:
 
 def test_the_weights_are_an_input_and_their_place_is_no_setting(tmp_path: Path) -> None:
     before = published(tmp_path / "base")
-    initial = find_initial(str(tmp_path / "base"), "ldm")
+    initial = find_weights(str(tmp_path / "base"), "ldm")
     assert len(fingerprint_of(initial)["initial weights"]) == 16
     assert fingerprint_of(None) == {}
     moved = replace(before.config, init_from="elsewhere")

@@ -19,7 +19,7 @@ from pipelines.io.markers import Marker
 from pipelines.io.shards import ShardWriter
 from pipelines.tracking.run import Run
 from pipelines.training.checkpoints import Checkpoints, consumed
-from pipelines.training.initial import Initial, find_initial
+from pipelines.training.initial import Initial, find_weights
 from pipelines.training.loader import Batch, Loader
 from pipelines.training.loop import train
 from pipelines.training.methods.base import Method
@@ -255,7 +255,7 @@ def test_a_training_that_goes_on_does_not_begin_again(tmp_path: Path) -> None:
     place = Place(tmp_path, CONFIGS["ldm"])
     config = TrainLDM(**SETTINGS | {"seed": 9}, model=UNET)
     LDMMethod(config, World(), place.index).export(tmp_path / "first")
-    initial = find_initial(str(tmp_path / "first"), "ldm")
+    initial = find_weights(str(tmp_path / "first"), "ldm")
     plain, _ = place.run("plain")
     whole, _ = place.run("whole", initial=initial)
     with pytest.raises(KilledError):

@@ -75,6 +75,13 @@ def test_input_that_changed_is_named() -> None:
         _refuse_other(stage("b"), left_by(stage("a")))
 
 
+def test_a_training_does_not_delete_what_it_begins_with(tmp_path: Path) -> None:
+    folder = str(tmp_path / "vqgan" / "base")
+    asked = replace(stage("a", init_from=folder, overwrite=True), folder=folder)
+    with pytest.raises(UserError, match=r"lies in .*/base, which is to be written: pass another"):
+        run_stage(asked)
+
+
 @pytest.mark.parametrize(("workers", "parts", "near"), [(2, 1, 4), (3, 2, 6), (8, 1, 8)])
 def test_a_batch_that_does_not_divide_is_refused_with_one_that_does(
     workers: int, parts: int, near: int
