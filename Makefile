@@ -4,7 +4,8 @@
 BIN := .venv/bin
 UI_PORT ?= 5000
 # Two files of tests at once: most wait for processes to start.
-AT_ONCE := -n 2 --dist loadfile
+# Longest first: files in their order, those of whole jobs before those of units.
+AT_ONCE := -n 2 --dist loadfile --no-loadscope-reorder
 # Jobs and Ray's workers find `python3` and `ray` on the path.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 

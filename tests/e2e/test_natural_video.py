@@ -45,7 +45,7 @@ def test_natural_video_goes_all_the_way(job, natural_videos, tmp_path):
         outcome = job(name, "--root", root, *flags)
         assert outcome.status == 0, (name, outcome.stderr)
         if name == "shard_videos":
-            assert "rejected-unreadable': 1" in outcome.figure
+            assert "not ok: 1 rejected-unreadable" in outcome.figure
 
     space = Workspace(root)
     rows = {row["uri"].rsplit("/", 1)[1]: row for row in manifest.read(space.manifest).to_pylist()}
