@@ -18,10 +18,13 @@ from pipelines.sharding.inputs.kind import READERS, Listed, Place
 from pipelines.sharding.inputs.web import fetch, holds
 from pipelines.sharding.settings import Selection
 from pipelines.sharding.table import Reader, Row
+from pipelines.video.reasons import VideoError
 from vqvdm.errors import UserError
 
 __all__ = ["fetch", "holds", "listed", "takes"]
 SUFFIXES = (".txt", ".csv", ".jsonl")
+SHOWN = 100
+"""Addresses that do not answer, of which each is named."""
 
 
 def takes(place: Place) -> bool:
@@ -81,11 +84,28 @@ def is_relative(path: str) -> bool:
 
 
 def look_up(uris: Iterable[str]) -> list[FileInfo]:
-    """Size and etag or time of each file; neither where it is missing or does not answer."""
+    """Size and etag or time of each file; neither where it is missing.
+
+    `UserError` where servers do not answer: a video must not pass for another one, whose clips
+    would take the place of the good ones, because a server was away for a while.
+    """
+    silent: list[str] = []
 
     def info(uri: str) -> FileInfo:
-        found = web.info(uri) if web.is_url(uri) else storage.info(uri)
+        try:
+            found = web.info(uri) if web.is_url(uri) else storage.info(uri)
+        except VideoError as error:
+            silent.append(f"{uri} ({error.detail})")
+            found = None
         return found or FileInfo(uri, 0)  # Its account will record it.
 
     with ThreadPoolExecutor(READERS) as pool:
-        return list(pool.map(info, uris))
+        infos = list(pool.map(info, uris))
+    if silent:
+        shown = "\n".join(f"no answer: {each}" for each in sorted(silent)[:SHOWN])
+        print(shown, flush=True)
+        raise UserError(
+            f"{len(silent)} of {len(infos)} addresses do not answer, such as {min(silent)}: "
+            "nothing was changed; try again later, or take them off the list"
+        )
+    return infos

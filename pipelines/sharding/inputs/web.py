@@ -57,9 +57,15 @@ def holds(source: Source) -> bool:
 
 
 def info(url: str) -> FileInfo | None:
-    """Size, and etag or time of the last change, as far as the server says; None without answer."""
+    """Size, and etag or time of the last change, as far as the server says.
+
+    None where the server refuses, or has no such file; `VideoError` with the reason `no_answer`
+    where nothing is known, since it does not answer or is overloaded.
+    """
     try:
         with _session(ATTEMPTS - 1) as session, _head(session, url) as answer:
+            if answer.status_code in OVERLOADED or answer.status_code >= 500:
+                raise VideoError("no_answer", _status(answer))
             if answer.status_code >= 400:
                 return None
             size = answer.headers.get("Content-Length", "")
@@ -67,6 +73,10 @@ def info(url: str) -> FileInfo | None:
                 size = answer.headers.get("Content-Range", "").partition("/")[2]
             stamp = answer.headers.get("ETag") or answer.headers.get("Last-Modified")
             return FileInfo(url, int(size) if size.isdecimal() else 0, stamp)
+    except urllib3.exceptions.LocationValueError:
+        return None
+    except BROKEN as error:
+        raise VideoError("no_answer", str(error)) from error
     except NO_ADDRESS:
         return None
 
@@ -169,8 +179,12 @@ class _Transfer:
                 raise VideoError("no_answer", f"{arrived} bytes in {took_s:.0f} s")
 
 
+def _status(answer: requests.Response) -> str:
+    return f"HTTP {answer.status_code} {answer.reason or ''}".strip()
+
+
 def _check_status(answer: requests.Response) -> None:
-    status, detail = answer.status_code, f"HTTP {answer.status_code} {answer.reason or ''}".strip()
+    status, detail = answer.status_code, _status(answer)
     if status in NONE:
         raise VideoError("missing", detail)
     if status in REFUSED:

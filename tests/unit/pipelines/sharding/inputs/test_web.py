@@ -46,9 +46,19 @@ def test_headers_tell_size_and_version(server: WebServer, mp4: bytes) -> None:
     assert info and (info.size, info.etag) == (len(mp4), None)
 
 
-@pytest.mark.parametrize("how", ["404", "500", "circle", "slow"])
-def test_no_headers(how: str, server: WebServer) -> None:
+@pytest.mark.parametrize("how", ["404", "410", "403", "circle"])
+def test_an_answer_that_there_is_nothing(how: str, server: WebServer) -> None:
     assert web.info(f"{server.address}/{how}/a.mp4") is None
+
+
+@pytest.mark.parametrize(
+    ("how", "detail"),
+    [("500", "HTTP 500 "), ("503", "HTTP 503 "), ("599", "HTTP 599"), ("429", "HTTP 429 "),
+     ("slow", "Read timed out")],
+)  # fmt: skip
+def test_no_answer_is_told_from_nothing(how: str, detail: str, server: WebServer) -> None:
+    with pytest.raises(VideoError, match=rf"no_answer: .*{detail}"):
+        web.info(f"{server.address}/{how}/a.mp4")
 
 
 @pytest.mark.parametrize(
@@ -78,7 +88,11 @@ def test_why_nothing_arrives(how: str, reason: str, detail: str, server: WebServ
 )
 def test_addresses_without_a_server(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(web, "PAUSE_S", 0.01)
-    assert web.info(url) is None
+    if url == "http://127.0.0.1:1/a.mp4":
+        with pytest.raises(VideoError, match="no_answer: .*refused"):
+            web.info(url)
+    else:
+        assert web.info(url) is None
     with pytest.raises(VideoError, match="no_answer"):
         fetched(url)
 
