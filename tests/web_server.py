@@ -6,7 +6,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -43,6 +43,8 @@ class Handler(BaseHTTPRequestHandler):
         match how:
             case "away":
                 self._answer(302, b"", {"Location": f"/plain/{name}"})
+            case "signed-away":
+                self._answer(302, b"", {"Location": "http://me:hush@127.0.0.1:1/a.mp4?sig=hush"})
             case "circle":
                 self._answer(302, b"", {"Location": self.path})
             case "page":
@@ -50,6 +52,8 @@ class Handler(BaseHTTPRequestHandler):
             case "slow":
                 time.sleep(self.server.slow_s)
                 self._answer(200, content, headers)
+            case "stream":
+                self._stream(content)
             case "drip":
                 self._drip(content)
             case "bare":
@@ -85,6 +89,16 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(200, content[::-1], headers | {"ETag": '"v2"'})
         else:
             self._answer(200, content[:BROKEN_AFTER], headers, length=len(content))
+
+    def _stream(self, content: bytes) -> None:
+        """Send the same again and again, as long as it is taken, and announce no length."""
+        self.send_response(200)
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.close_connection = True
+        with suppress(OSError):
+            while self.command == "GET":
+                self.wfile.write(content)
 
     def _drip(self, content: bytes) -> None:
         self.send_response(200)

@@ -113,6 +113,8 @@ class Source:
     """Why its listing has refused it: a reason, a colon and details."""
     columns: str | None = None
     """Further columns, as the text of a JSON object."""
+    address: str | None = field(default=None, repr=False, compare=False)
+    """Where it is fetched, if that is no `uri` to be published; it stands in no account."""
 
     @cached_property
     def id(self) -> str:
@@ -126,7 +128,8 @@ class Source:
         return {
             f.name: value
             for f in fields(self)
-            if (value := getattr(self, f.name)) is not None or f.name not in LATER
+            if f.name != "address"
+            and ((value := getattr(self, f.name)) is not None or f.name not in LATER)
         }
 
 

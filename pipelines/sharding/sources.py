@@ -11,9 +11,9 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import PurePosixPath
 
-from pipelines.io import storage
+from pipelines.sharding.addresses import is_url, without_secrets
 from pipelines.sharding.columns import merged
-from pipelines.sharding.inputs import folder, lists, parquet, tars, web
+from pipelines.sharding.inputs import folder, lists, parquet, tars
 from pipelines.sharding.inputs.kind import Kind, Listed, Place
 from pipelines.sharding.inputs.lists import as_listed, is_relative, look_up
 from pipelines.sharding.manifest import ColumnTypes, Source, add_types
@@ -28,10 +28,10 @@ KINDS: tuple[Kind, ...] = (tars, parquet, lists, folder)
 
 def list_sources(videos: str, selection: Selection) -> list[Source]:
     """The videos of an input, with label and split; `UserError` where there are none."""
-    if web.is_url(videos):
+    if is_url(videos):
         raise UserError(
-            f"--videos {videos}: servers do not list their files: pass a .txt file with a URL a "
-            "line, or a .csv with a column url"
+            f"--videos {without_secrets(videos)}: servers do not list their files: pass a .txt "
+            "file with a URL a line, or a .csv with a column url"
         )
     selection = replace(selection, val_list=find_list(videos, selection.val_list))
     place = Place(videos)
@@ -91,6 +91,7 @@ def _source(video: Listed, row: Row, label: str | None, split: str, fps: float |
         position=video.position,
         refused=video.refused,
         columns=merged(own.columns, row.columns) if own else row.columns,
+        address=video.address,
     )
 
 
@@ -114,12 +115,15 @@ def _from_input(video: Listed, selection: Selection) -> Source:
 def _from_table(place: Place, found: list[Listed], selection: Selection) -> list[Source]:
     """A source for each row of a table of labels, whether its video was found or not."""
     rows = Reader("--labels", selection.columns).labels(selection.labels)
-    spelled = {unicodedata.normalize("NFC", video.path): video for video in found}
+    spelled = {
+        unicodedata.normalize("NFC", name): video
+        for video in found
+        for name in (video.path, video.address or video.path)
+    }
     paths = [as_listed(row.path, place.base) for row in rows]
     videos = [spelled.get(unicodedata.normalize("NFC", path)) for path in paths]
     absent = [path for path, video in zip(paths, videos, strict=True) if video is None]
-    infos = look_up(storage.join(place.base, p) if is_relative(p) else p for p in absent)
-    elsewhere = iter([Listed(path, info) for path, info in zip(absent, infos, strict=True)])
+    elsewhere = iter(look_up(absent, place.base))
     sources = [
         _source(video or next(elsewhere), row, row.label, row.split or "", selection.frames_fps)
         for video, row in zip(videos, rows, strict=True)

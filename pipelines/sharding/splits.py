@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 
 from pipelines.io import checksums, storage
+from pipelines.sharding.addresses import bare
 from pipelines.sharding.manifest import Source
 from pipelines.sharding.settings import Selection
 from vqvdm.errors import UserError
@@ -98,7 +99,7 @@ def listed(val_list: str, paths: Iterable[str]) -> set[str]:
         line = unicodedata.normalize("NFC", line.strip())
         if not line:
             continue
-        name = line if line in spelled else line.split()[0]
+        name = line if line in spelled else bare(line.split()[0])
         name = name if name in spelled else by_case.get(name.casefold(), name)
         if name not in spelled:
             raise UserError(f"--val-list {val_list} names {name}, which is not among the videos")

@@ -28,6 +28,8 @@ FAILURES = {
     "out_of_memory": "Decoding took more memory than `--max-memory-gb`.",
     "no_answer": "The server of a URL does not answer in time, or with an error.",
     "incomplete": "Fewer bytes arrived from a URL than its server announced, in several attempts.",
+    "too_large": "A URL sends more than 64 GiB, more than 8 GiB without announcing how much, or "
+    "for longer than six hours, as live streams do.",
     "web_page": "A URL leads to a page of text instead of a video.",
     "not_a_member": "A link, sparse file or device in a tar, or a member whose name leads out of "
     "it: such are not followed.",

@@ -48,6 +48,8 @@ class Listed:
     """Its path in its container, if `path` is another."""
     is_sized: bool = True
     """Whether the size of `file` is that of the video."""
+    address: str | None = None
+    """As in `Source`."""
     row: Row | None = None
     """What the input itself says of the video: label, split, part, further columns."""
 

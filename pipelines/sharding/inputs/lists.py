@@ -7,12 +7,14 @@ may be in parts.
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterable
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 from pipelines.io import storage
 from pipelines.io.disk import FileInfo
+from pipelines.sharding.addresses import bare, is_url, published, refuse_passwords
 from pipelines.sharding.inputs import web
 from pipelines.sharding.inputs.kind import READERS, Listed, Place
 from pipelines.sharding.inputs.web import fetch, holds
@@ -46,12 +48,8 @@ def listed(place: Place, selection: Selection) -> list[Listed]:
         for row in read_list(table, selection.columns):
             rows.append(row)
             paths.append(as_listed(_beside(table, row.path), place.base))
-    infos = look_up(storage.join(place.base, p) if is_relative(p) else p for p in paths)
-    return [
-        # A server need not say how long a video is.
-        Listed(path, file, is_sized=file.size > 0 or not web.is_url(path), row=row)
-        for path, file, row in zip(paths, infos, rows, strict=True)
-    ]
+    videos = look_up(paths, place.base)
+    return [replace(video, row=row) for video, row in zip(videos, rows, strict=True)]
 
 
 def read_list(uri: str, columns: str) -> list[Row]:
@@ -76,14 +74,29 @@ def as_listed(path: str, folder: str) -> str:
     """A path of a table as a listing writes it: relative if it lies below the folder."""
     if is_relative(path):
         return posixpath.normpath(path)
-    return path if web.is_url(path) else storage.absolute(path).removeprefix(f"{folder}/")
+    return path if is_url(path) else storage.absolute(path).removeprefix(f"{folder}/")
 
 
 def is_relative(path: str) -> bool:
     return "://" not in path and not path.startswith("/")
 
 
-def look_up(uris: Iterable[str]) -> list[FileInfo]:
+def look_up(paths: Sequence[str], folder: str) -> list[Listed]:
+    """Videos by their paths in a table, as `as_listed` writes them."""
+    refuse_passwords(paths)
+    infos = _infos([storage.join(folder, p) if is_relative(p) else p for p in paths])
+    videos = []
+    for path, name, file in zip(paths, published(paths), infos, strict=True):
+        if is_url(path):
+            # A server need not say how long a video is.
+            sized, address = file.size > 0, path if path != name else None
+            videos.append(Listed(name, replace(file, uri=name), is_sized=sized, address=address))
+        else:
+            videos.append(Listed(path, file))
+    return videos
+
+
+def _infos(uris: list[str]) -> list[FileInfo]:
     """Size and etag or time of each file; neither where it is missing.
 
     `UserError` where servers do not answer: a video must not pass for another one, whose clips
@@ -93,17 +106,16 @@ def look_up(uris: Iterable[str]) -> list[FileInfo]:
 
     def info(uri: str) -> FileInfo:
         try:
-            found = web.info(uri) if web.is_url(uri) else storage.info(uri)
+            found = web.info(uri) if is_url(uri) else storage.info(uri)
         except VideoError as error:
-            silent.append(f"{uri} ({error.detail})")
+            silent.append(f"{bare(uri)} ({error.detail})")
             found = None
         return found or FileInfo(uri, 0)  # Its account will record it.
 
     with ThreadPoolExecutor(READERS) as pool:
         infos = list(pool.map(info, uris))
     if silent:
-        shown = "\n".join(f"no answer: {each}" for each in sorted(silent)[:SHOWN])
-        print(shown, flush=True)
+        print(*(f"no answer: {each}" for each in sorted(silent)[:SHOWN]), sep="\n", flush=True)
         raise UserError(
             f"{len(silent)} of {len(infos)} addresses do not answer, such as {min(silent)}: "
             "nothing was changed; try again later, or take them off the list"

@@ -6,6 +6,7 @@ is not the job's failure: the reason stands in the video's account.
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from urllib3.util import Retry
 from pipelines.io import room
 from pipelines.io.disk import FileInfo
 from pipelines.io.scratch import scratch
+from pipelines.sharding.addresses import bare, is_url, without_secrets
 from pipelines.sharding.manifest import Source
 from pipelines.video.reasons import VideoError
 
@@ -33,6 +35,11 @@ SLOWEST = 10_000
 PAUSE_S = 0.5
 """Before the second attempt; then twice as long."""
 CHUNK = 2**20
+MAX_BYTES, MAX_STREAM = 64 * 2**30, 8 * 2**30
+"""The largest body, and the largest whose length is not announced: a live stream has no end. Two
+hours, the default of `--limits.max-duration-s`, of 8K have about 64 GiB."""
+MAX_S = 6 * 3600.0
+"""How long a transfer may take, with all its attempts."""
 NONE = frozenset((404, 410))
 REFUSED = frozenset((401, 402, 403, 407, 451))
 OVERLOADED = (429, 500, 502, 503, 504)
@@ -46,10 +53,6 @@ BROKEN = (
 )
 NO_ADDRESS = (requests.RequestException, urllib3.exceptions.HTTPError, ValueError)
 """Errors of addresses that are none, besides all others of requests."""
-
-
-def is_url(uri: str) -> bool:
-    return uri.lower().startswith(("http://", "https://"))
 
 
 def holds(source: Source) -> bool:
@@ -76,7 +79,7 @@ def info(url: str) -> FileInfo | None:
     except urllib3.exceptions.LocationValueError:
         return None
     except BROKEN as error:
-        raise VideoError("no_answer", str(error)) from error
+        raise VideoError("no_answer", without_secrets(str(error), url)) from error
     except NO_ADDRESS:
         return None
 
@@ -86,11 +89,20 @@ def fetch(source: Source) -> Iterator[str]:
     """A local copy of a video; `VideoError` says why there is none."""
     with scratch() as folder:
         # Its suffix helps FFmpeg with a few formats that have no sign of their own.
-        path = re.split(r"[?#]", source.uri)[0]
-        place = folder / f"copy{PurePosixPath(path).suffix}"
-        download(source.uri, place)
+        url = source.address or source.uri
+        place = folder / f"copy{PurePosixPath(bare(url)).suffix}"
+        download(url, place)
         _refuse_page(place)
         yield str(place)
+
+
+def _hide_secrets(record: logging.LogRecord) -> bool:
+    record.msg, record.args = without_secrets(record.getMessage()), ()
+    return True
+
+
+# Its warnings of requests that are repeated hold whole addresses.
+logging.getLogger("urllib3.connectionpool").addFilter(_hide_secrets)
 
 
 def _session(broken: int) -> requests.Session:
@@ -133,10 +145,10 @@ def download(url: str, place: Path) -> None:
                 return
             except BROKEN as error:
                 reason = "incomplete" if file.tell() else "no_answer"
-                failure = f"{file.tell()} bytes arrived: {error}"
+                failure = f"{file.tell()} bytes arrived: {without_secrets(str(error), url)}"
                 time.sleep(PAUSE_S * 2**attempt)
             except NO_ADDRESS as error:
-                raise VideoError("no_answer", str(error)) from error
+                raise VideoError("no_answer", without_secrets(str(error), url)) from error
     raise VideoError(reason, failure)
 
 
@@ -145,6 +157,7 @@ class _Transfer:
 
     def __init__(self, session: requests.Session, url: str, file: BinaryIO) -> None:
         self.session, self.url, self.file = session, url, file
+        self.ends_s = time.monotonic() + MAX_S
         self.stamp: str | None = None
         """Etag or time of what has arrived: only of the same content more is asked for."""
 
@@ -167,9 +180,11 @@ class _Transfer:
 
     def _receive(self, answer: requests.Response) -> None:
         length = answer.headers.get("Content-Length", "")
-        room.refuse_too_little(
-            Path(self.file.name).parent, int(length) if length.isdecimal() else 0
-        )
+        announced = int(length) if length.isdecimal() else 0
+        most = MAX_BYTES if announced else MAX_STREAM
+        if self.file.tell() + announced > most:
+            raise VideoError("too_large", f"{self.file.tell() + announced} bytes")
+        room.refuse_too_little(Path(self.file.name).parent, announced)
         started, before = time.monotonic(), self.file.tell()
         # Whatever is there at once: a slow server would not fill a block for minutes.
         while block := answer.raw.read1(CHUNK, decode_content=True):
@@ -177,6 +192,8 @@ class _Transfer:
             took_s, arrived = time.monotonic() - started, self.file.tell() - before
             if took_s > ANSWER_S and arrived < SLOWEST * took_s:
                 raise VideoError("no_answer", f"{arrived} bytes in {took_s:.0f} s")
+            if self.file.tell() > most or time.monotonic() > self.ends_s:
+                raise VideoError("too_large", f"no end after {self.file.tell()} bytes")
 
 
 def _status(answer: requests.Response) -> str:
@@ -204,4 +221,4 @@ def _refuse_page(place: Path) -> None:
     with open(place, "rb") as file:
         head = file.read(512).removeprefix(b"\xef\xbb\xbf").lstrip()
     if head.startswith(b"<"):
-        raise VideoError("web_page", head[:80].decode("ascii", "replace"))
+        raise VideoError("web_page", without_secrets(head[:80].decode("ascii", "replace")))

@@ -3,14 +3,17 @@
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from pipelines.sharding import manifest
 from pipelines.sharding.inputs import web
+from pipelines.sharding.plan import SourceTable
 from tests.input_folders import fill, found
 from tests.odd_videos import write
 from tests.video_tars import cut
@@ -61,8 +64,8 @@ def test_servers_that_do_not_answer_end_the_listing(
     ways = ("plain", "500", "404", "slow")
     urls = [f"{server.address}/{way}/a.mp4" for way in ways]
     (tmp_path / "urls.txt").write_text("\n".join(urls))
-    message = rf"^2 of 4 addresses do not answer, such as {urls[1]} \(HTTP 500 .*nothing was changed"
-    with pytest.raises(UserError, match=message):
+    said = rf"2 of 4 addresses do not answer, such as {urls[1]} \(HTTP 500 .*nothing was changed"
+    with pytest.raises(UserError, match=said):
         found(f"{tmp_path}/urls.txt")
     said = capsys.readouterr().out
     assert [f"no answer: {url} " in said for url in urls] == [False, True, False, True]
@@ -70,6 +73,54 @@ def test_servers_that_do_not_answer_end_the_listing(
     (tmp_path / "labels.csv").write_text(f"path,label\na.mp4,x\n{urls[1]},x\n")
     with pytest.raises(UserError, match="1 of 1 addresses do not answer"):
         found(f"{tmp_path}/videos", labels=f"{tmp_path}/labels.csv")
+
+
+def test_what_signs_an_address_is_published_nowhere(tmp_path: Path, server: WebServer) -> None:
+    """Videos are fetched by the whole address, and called by it without its query."""
+    video = server.files["a.mp4"]
+    for query in ("sig=hush", "id=1&sig=hush", "id=2&sig=hush"):
+        server.files[f"a.mp4?{query}"] = video
+    alone, two = f"{server.address}/plain/a.mp4", f"{server.address}/bare/a.mp4"
+    gone = f"{server.address}/404/a.mp4?hush#hush"
+    urls = [f"{alone}?sig=hush", f"{two}?id=1&sig=hush", f"{two}?id=2&sig=hush", gone]
+    (tmp_path / "urls.txt").write_text("\n".join(urls))
+    (tmp_path / "val.txt").write_text(f"{urls[0]}\n")
+    sources = found(f"{tmp_path}/urls.txt", val_list=f"{tmp_path}/val.txt")
+    assert sources[alone].id == manifest.video_id(alone) and sources[alone].split == "val"
+    assert [path.startswith(f"{two}?") for path in sources] == [False, True, True, False]
+    assert len({source.id for source in sources.values()}) == 4
+    assert "hush" not in repr(sources)
+    planned = SourceTable(sources.values()).take(np.arange(4))
+    assert [source.address for source in planned] == [source.address for source in sources.values()]
+    accounts, clips = cut(planned, tmp_path / "clips")
+    assert [account.reason for account in accounts.values()].count(None) == 3
+    assert len(clips) == 15 and not any(b"hush" in c.members["json"] for c in clips)
+    writer = manifest.ManifestWriter(tmp_path / "clips")
+    writer.add("train-000000", [(s, accounts[s.path]) for s in planned])
+    writer.publish(f"{tmp_path}/videos.parquet")
+    assert "hush" not in str(pq.read_table(tmp_path / "videos.parquet").to_pylist())
+    for file in (tmp_path / "clips").iterdir():
+        assert b"hush" not in file.read_bytes(), file
+    # Signed anew, a video is the same one.
+    server.files["a.mp4?sig=anew"] = video
+    (tmp_path / "one.txt").write_text(f"{alone}?sig=anew\n")
+    [again] = found(f"{tmp_path}/one.txt").values()
+    assert again == replace(sources[alone], split="train") and again.address != urls[0]
+    # A table of labels may write the address either way.
+    for url in (urls[0], alone):
+        (tmp_path / "labels.csv").write_text(f"path,label\n{url},x\n")
+        labelled = found(f"{tmp_path}/urls.txt", labels=f"{tmp_path}/labels.csv", val_fraction=0.0)
+        assert [(s.path, s.address) for s in labelled.values()] == [(alone, urls[0])]
+
+
+@pytest.mark.parametrize(
+    "address", ["https://me:hush@host/a.mp4", "http://hush@host/a.mp4", "ftp://me:hush@host/a.mp4"]
+)
+def test_passwords_in_addresses_are_refused(address: str, tmp_path: Path) -> None:
+    (tmp_path / "urls.txt").write_text(f"{address}?sig=hush\n")
+    with pytest.raises(UserError, match=r"the address (https?|ftp)://host/a\.mp4 has a") as caught:
+        found(f"{tmp_path}/urls.txt")
+    assert "hush" not in str(caught.value)
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])

@@ -89,12 +89,53 @@ def test_why_nothing_arrives(how: str, reason: str, detail: str, server: WebServ
 def test_addresses_without_a_server(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(web, "PAUSE_S", 0.01)
     if url == "http://127.0.0.1:1/a.mp4":
-        with pytest.raises(VideoError, match="no_answer: .*refused"):
+        with pytest.raises(VideoError, match=r"no_answer: .*refused"):
             web.info(url)
     else:
         assert web.info(url) is None
     with pytest.raises(VideoError, match="no_answer"):
         fetched(url)
+
+
+@pytest.mark.parametrize(
+    ("how", "limit", "value", "detail"),
+    [
+        ("stream", "MAX_STREAM", 1_000_000, "no end after "),
+        ("stream", "MAX_S", 0.3, "no end after "),
+        ("plain", "MAX_BYTES", 1000, " bytes"),
+    ],
+)
+def test_what_has_no_end_is_given_up(
+    how: str, limit: str, value: float, detail: str, server: WebServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(web, limit, value)
+    with pytest.raises(VideoError, match=f"too_large: .*{detail}"):
+        fetched(f"{server.address}/{how}/a.mp4")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:1/a.mp4?sig=hush",
+        "http://[/a.mp4?sig='hush hush",
+        "http:///a.mp4#hush",
+        "{}/500/a.mp4?sig=hush",
+        "{}/slow/a.mp4?sig=hush",
+        "{}/signed-away/a.mp4",
+    ],
+)
+def test_no_message_holds_a_query(
+    url: str, server: WebServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    url, said = url.format(server.address), ""
+    try:
+        web.info(url)
+    except VideoError as error:
+        said = str(error)
+    with pytest.raises(VideoError, match="no_answer") as caught:
+        fetched(url)
+    assert "hush" not in said + str(caught.value) + caplog.text
 
 
 def test_a_transfer_that_broke_goes_on_by_a_range(server: WebServer, mp4: bytes) -> None:
