@@ -70,7 +70,10 @@ class Reader:
         return self._filled(self.rows(table.rename_columns(names), uri), uri)
 
     def _filled(self, rows: Iterable[Row], uri: str) -> list[Row]:
-        found = list(rows)
+        try:
+            found = list(rows)
+        except UnicodeDecodeError as error:
+            raise UserError(f"{self.flag} {uri}: is not text in UTF-8: {error}") from None
         if not found:
             raise UserError(f"{self.flag} {uri}: holds no rows")
         return found
@@ -114,7 +117,7 @@ class Reader:
         except FileNotFoundError:
             cure = "; or pass folder or none" if self.flag == "--labels" else ""
             raise UserError(f"{self.flag} {uri}: no such file{cure}") from None
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise UserError(f"{self.flag} {uri}: is no valid {suffix[1:]} table: {error}") from None
 
     def _json_columns(self, lines: Iterable[bytes], uri: str) -> dict[str, list[Any]]:

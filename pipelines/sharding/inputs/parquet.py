@@ -82,10 +82,25 @@ def _rows(file: FileInfo, place: Place, selection: Selection) -> Iterator[Listed
 
 @contextmanager
 def _table(uri: str) -> Iterator[pq.ParquetFile]:
+    """An open table; `pyarrow.ArrowException` where it is damaged."""
     # By default a whole column of a row group is read ahead.
     options: dict[str, Any] = {"buffer_size": BUFFER, "pre_buffer": False}
-    with storage.opened(uri) as file, pq.ParquetFile(file, **options) as table:
+    with storage.opened(uri) as file, _damage(), pq.ParquetFile(file, **options) as table:
         yield table
+
+
+@contextmanager
+def _damage() -> Iterator[None]:
+    """Arrow tells some damage by a plain `OSError`, which would pass for one of storage."""
+    try:
+        yield
+    except OSError as error:
+        # Those of storage have a number, or are of a class of their own.
+        if type(error) is not OSError or error.errno is not None:
+            raise
+        raise pa.ArrowInvalid(str(error)) from error
+    except UnicodeDecodeError as error:
+        raise pa.ArrowInvalid(f"text that is not UTF-8: {error}") from error
 
 
 @contextmanager

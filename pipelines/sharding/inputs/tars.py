@@ -34,6 +34,7 @@ from pipelines.sharding.settings import Selection
 from pipelines.sharding.splits import SPLIT_OF
 from pipelines.sharding.table import Row
 from pipelines.video.file_names import is_hidden
+from pipelines.video.reasons import VideoError
 from vqvdm.errors import UserError
 
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
@@ -84,8 +85,19 @@ def fetch(source: Source) -> Iterator[str]:
     assert source.container and source.position is not None and source.size is not None, source
     with scratch() as folder:
         place = folder / f"member{PurePosixPath(source.path).suffix}"
-        storage.copy_range(source.container, source.position, source.size, place)
+        try:
+            storage.copy_range(source.container, source.position, source.size, place)
+        except (OSError, UserError):
+            _refuse_shorter(source.container, source.position + source.size)
+            raise
         yield str(place)
+
+
+def _refuse_shorter(tar: str, end: int) -> None:
+    """`VideoError` if a tar has become shorter than when it was listed."""
+    now = storage.info(tar)
+    if now is not None and now.size < end:
+        raise VideoError("damaged_tar", f"it has {now.size} bytes now, the video ends at {end}")
 
 
 @dataclass

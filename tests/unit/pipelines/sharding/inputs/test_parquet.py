@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.io import storage
 from pipelines.sharding.inputs import parquet
 from pipelines.video.reasons import VideoError
 from tests.input_folders import found
@@ -110,6 +111,37 @@ def test_a_table_that_changed_meanwhile(tmp_path: Path) -> None:
     file.unlink()
     accounts, _ = cut([last], tmp_path / "clips")
     assert accounts[last.path].reason == "missing"
+
+
+@pytest.mark.parametrize("place", ["", "memory:/"])
+def test_damage_does_not_pass_for_an_absent_store(place: str, tmp_path: Path) -> None:
+    """Arrow tells it by errors of several kinds, among them those of files."""
+    file, kinds = tmp_path / "a.parquet", set[type]()
+    table = pa.table({"video": numbered(50)})
+    pq.write_table(table, file, compression="snappy", use_dictionary=False)
+    whole = file.read_bytes()
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    uri = f"{place}{file}"
+    # The header of a page, its content, the footer, and the sign at the end.
+    for start, length in ((4, 20), (60, 200), (footer, 40), (len(whole) - 4, 4)):
+        storage.publish_bytes(whole[:start] + b"\xff" * length + whole[start + length :], uri)
+        with pytest.raises(VideoError, match="unreadable: the table cannot be read") as caught:
+            parquet.read_video(uri, 40)
+        error = caught.value.__cause__
+        kinds.add(type(error.__cause__ or error))  # type: ignore[union-attr]
+        if start >= footer:
+            with pytest.raises(UserError, match=r"a\.parquet: is no valid parquet table"):
+                found(uri)
+    assert kinds == {OSError, pa.ArrowInvalid}
+
+
+@pytest.mark.parametrize("name", ["video", "path"])
+def test_text_that_is_not_utf8(name: str, tmp_path: Path) -> None:
+    text = pa.array([b"\xff"]).view(pa.string())
+    other = {"video": [b"1"]} if name == "video" else {"label": ["1"]}
+    pq.write_table(pa.table({"path": text} | other), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"a\.parquet: is (no valid parquet|not text in UTF-8)"):
+        found(f"{tmp_path}/a.parquet")
 
 
 def test_mistakes_are_told(tmp_path: Path) -> None:

@@ -233,6 +233,24 @@ def test_only_what_changed_is_another_source(tmp_path: Path) -> None:
     assert [path for path in before if before[path] != after[path]] == ["1.mp4"]
 
 
+@pytest.mark.parametrize("place", ["", "memory:/"])
+def test_a_tar_that_became_shorter_meanwhile(place: str, tmp_path: Path, mp4: bytes) -> None:
+    packed = tar(tmp_path / "a.tar", member("1.mp4", mp4), member("2.mp4", mp4))
+    with open(packed, "rb") as file:
+        storage.publish_bytes(file.read(), f"{place}{packed}")
+    sources = list(found(f"{place}{packed}", labels="none").values())
+    size = (sources[1].position or 0) + 700
+    with open(packed, "rb") as file:
+        storage.publish_bytes(file.read(size), f"{place}{packed}")
+    accounts, clips = cut(sources, tmp_path / "clips")
+    assert [(a.status, a.reason) for a in accounts.values()] == [
+        ("ok", None), ("rejected", "damaged_tar")
+    ]  # fmt: skip
+    end = (sources[1].position or 0) + len(mp4)
+    assert accounts["2.mp4"].detail == f"it has {size} bytes now, the video ends at {end}"
+    assert len(clips) == 5
+
+
 def test_a_member_is_read_in_parts_of_bounded_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
