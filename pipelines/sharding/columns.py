@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from datetime import date, time, timedelta
 from typing import Any
 
-from pipelines.sharding.manifest import CLIP_FIELDS, SCHEMA
+from pipelines.sharding.manifest import CLIP_FIELDS, SCHEMA, utf8
 from vqvdm.errors import UserError
 
 RESERVED = frozenset(SCHEMA.names) | CLIP_FIELDS | {"path", "scores", "columns"}
@@ -49,9 +49,9 @@ def from_text(text: str | None) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """A value of JSON: times in ISO 8601, what is not finite as null."""
+    """A value of JSON: times in ISO 8601, what is not finite as null, text that UTF-8 has."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in value.items()}
+        return {utf8(str(key)): _plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(each) for each in value]
     if isinstance(value, float):
@@ -60,4 +60,4 @@ def _plain(value: Any) -> Any:
         return value.isoformat()
     if isinstance(value, timedelta):
         return value.total_seconds()
-    return value if value is None or isinstance(value, str | bool | int) else str(value)
+    return utf8(value if value is None or isinstance(value, str | bool | int) else str(value))

@@ -189,7 +189,7 @@ class ManifestWriter:
         rows = []
         for source, account in accounts:
             row = {"id": source.id} | asdict(source) | asdict(account)
-            rows.append({name: _utf8(row[name]) for name in PARTS.names})
+            rows.append({name: utf8(row[name]) for name in PARTS.names})
             add_types(self._types, source)
             self._has_scores = self._has_scores or bool(account.scores)
         with open(self._parts, "ab") as file:
@@ -270,8 +270,8 @@ def _cell(value: Any, kind: pa.DataType) -> Any:
     return float(value) if kind == pa.float64() and value is not None else value
 
 
-def _utf8(value: Any) -> Any:
-    """Escape bytes that are not UTF-8, which file names may contain."""
+def utf8(value: Any) -> Any:
+    """Escape what UTF-8 lacks: bytes in names of files, halves of characters in JSON."""
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from pipelines.io import storage
 from pipelines.sharding.columns import as_text, chosen
+from pipelines.sharding.manifest import utf8
 from pipelines.sharding.splits import SPLIT_OF
 from vqvdm.errors import UserError
 
@@ -144,7 +145,7 @@ class Reader:
         place = next((name for name in PLACES if any(name in row for row in rows)), "path")
         known = dict.fromkeys((place, *KNOWN))
         columns = {
-            name: [None if (value := row.get(name)) is None else str(value) for row in rows]
+            name: [None if (value := row.get(name)) is None else utf8(str(value)) for row in rows]
             for name in known
             if any(name in row for row in rows)
         }

@@ -45,6 +45,14 @@ def test_types_are_kept(tmp_path: Path) -> None:
     assert set(third.values()) == {None}
 
 
+def test_halves_of_characters_are_escaped(tmp_path: Path) -> None:
+    """JSON may hold them; UTF-8, and so the account of videos, may not."""
+    half = {"caption": "\ud83d", "\ud83d": 1, "tags": ["\ude00", {"\ud83d": None}]}
+    [row] = published(tmp_path, half).to_pylist()
+    assert (row["caption"], row["\\ud83d"]) == ("\\ud83d", 1)
+    assert json.loads(row["tags"]) == ["\\ude00", {"\\ud83d": None}]
+
+
 def test_without_columns_nothing_is_added(tmp_path: Path) -> None:
     assert published(tmp_path, None, None).schema.equals(manifest.SCHEMA)
 

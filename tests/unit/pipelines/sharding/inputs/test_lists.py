@@ -194,6 +194,14 @@ def test_a_table_in_parts(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_halves_of_characters_in_json_lines(tmp_path: Path) -> None:
+    rows = [{"path": "\ud83d.mp4", "label": "\ude00", "\udcff": "\ud83d"}]
+    (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    [source] = found(f"{tmp_path}/list.jsonl").values()
+    assert (source.path, source.label) == ("\\ud83d.mp4", "\\ude00")
+    assert json.loads(source.columns or "") == {"\\udcff": "\\ud83d"}
+
+
 def test_labels_of_another_table(tmp_path: Path) -> None:
     fill(tmp_path, "a.mp4", "b.mp4")
     (tmp_path / "list.csv").write_text("path,caption,mood\na.mp4,A,glad\nb.mp4,B,\n")
