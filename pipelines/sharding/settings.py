@@ -113,6 +113,8 @@ class ShardVideos(VideosJob):
 
     NOT_RECIPE: ClassVar[frozenset[str]] = Job.NOT_RECIPE | {
         "videos",
+        # Every shard is made from the columns of its videos, however they were chosen.
+        "columns",
         "retry_failed",
         "verify",
         "strict",
@@ -121,7 +123,6 @@ class ShardVideos(VideosJob):
     }
 
     LATER: ClassVar[Mapping[str, Any]] = {
-        "columns": "all",
         "scores": False,
         "filters.min_fps": 0.0,
     }

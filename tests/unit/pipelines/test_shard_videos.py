@@ -345,6 +345,8 @@ def test_indices_and_markers_are_as_before_there_were_scores(tmp_path: Path) -> 
     spec = SPEC.to_dict()
     assert "scores" not in spec and "min_fps" not in spec["filters"]
     assert ShardVideos().recipe().keys().isdisjoint({"scores", "columns"})
+    # What a shard is made from has the columns of its videos already.
+    assert ShardVideos(columns="none").recipe() == ShardVideos().recipe()
     path = write(tmp_path / "a.mp4", "libx264", count=8)
     plan = ShardPlan(f"{tmp_path}/clips", "train-000000", (source(path),), SPEC)
     marker = Marker.from_json(make_shard({"plan": plan, "retry": False, "verify": True})["marker"])
