@@ -1,8 +1,9 @@
 """Tar files of videos, such as WebDataset's shards: members are read where they lie.
 
 A set of tars stands for the folder that they would unpack to: the same paths, so the same ids and
-clips. Only headers are read for the listing, and the small files that describe a video: of one
-key, `key.json` gives label and further columns, `key.cls` the label, `key.txt` the caption.
+clips. Only headers are read for the listing, and the small files that describe a video: those of
+its own name but for the suffix, or of its key, such as `key.json` for `key.left.mp4`. `.json` gives
+label and further columns, `.cls` the label, `.txt` the caption.
 """
 
 from __future__ import annotations
@@ -107,7 +108,8 @@ class Contents:
     videos: dict[str, Listed] = field(default_factory=dict)
     """By path; of several members of one path the last, as if unpacked."""
     texts: dict[str, dict[str, bytes | None]] = field(default_factory=dict)
-    """Files that describe videos: key to suffix to content, or None if that is too long."""
+    """Files that describe videos: path without suffix to suffix to content, or None if that is too
+    long. They describe videos of that path, and those whose key it is."""
     skipped: list[str] = field(default_factory=list)
     hidden: int = 0
     refused: str | None = None
@@ -132,7 +134,7 @@ def read_headers(tar: FileInfo, selection: Selection) -> Contents:
         except DAMAGE as error:
             contents.refused = f"damaged_tar: {error}"
     for path, video in contents.videos.items():
-        texts = contents.texts.get(_key(path), {})
+        texts = contents.texts.get(_key(path), {}) | contents.texts.get(_stem(path), {})
         try:
             contents.videos[path] = replace(video, row=_row(path, texts, selection, tar.uri))
         except UserError:
@@ -156,7 +158,7 @@ def _add(
         text = None
         if member.size <= MAX_TEXT and (content := archive.extractfile(member)):
             text = content.read()
-        contents.texts.setdefault(_key(path), {})[suffix] = text
+        contents.texts.setdefault(_stem(path), {})[suffix] = text
     elif may_be_video(path):
         info = FileInfo(f"{tar.uri}/{path}", member.size, tar.etag, tar.mtime_ns)
         refused = _why_refused(member, path, tar)
@@ -190,6 +192,10 @@ def _after_last(archive: tarfile.TarFile, tar: FileInfo) -> str | None:
     return None
 
 
+def _stem(path: str) -> str:
+    return posixpath.splitext(path)[0]
+
+
 def _key(path: str) -> str:
     """WebDataset's key: the path up to the first dot of its name."""
     folder, name = posixpath.split(path)
@@ -204,10 +210,9 @@ def _row(path: str, texts: dict[str, bytes | None], selection: Selection, origin
             raise ValueError(f"{suffix} is longer than {MAX_TEXT} bytes")
         decoded[suffix] = content.decode("utf-8-sig")
     said = _object(decoded.get(".json", "{}"))
-    if ".cls" in decoded:
-        said.setdefault("label", decoded[".cls"].strip())
-    if ".txt" in decoded:
-        said.setdefault("caption", decoded[".txt"].strip())
+    for name, suffix in (("label", ".cls"), ("caption", ".txt")):
+        if suffix in decoded and said.get(name) is None:
+            said[name] = decoded[suffix].strip()
     label, split = said.pop("label", None), said.pop("split", None)
     if isinstance(label, bool | list | dict):
         raise ValueError("label is no text or number")
