@@ -34,7 +34,7 @@ def list_sources(videos: str, selection: Selection) -> list[Source]:
             "file with a URL a line, or a .csv with a column url"
         )
     selection = replace(selection, val_list=find_list(videos, selection.val_list))
-    place = Place(videos)
+    place = Place(videos, selection.frames_fps is not None)
     found = next(kind for kind in KINDS if kind.takes(place)).listed(place, selection)
     if selection.labels in ("folder", "none"):
         origin, cure = videos, "move it, or pass --labels none"
@@ -99,8 +99,9 @@ def _from_input(video: Listed, selection: Selection) -> Source:
     """A source as the input itself describes it; its split is empty where that does not say it."""
     row, path = video.row or Row(video.path), video.inner_path or video.path
     split = row.split or ""
-    # The path of a video elsewhere tells nothing.
-    folders = PurePosixPath(path).parts if is_relative(path) else ()
+    # The path of a video elsewhere tells nothing, nor the number of a row without a path.
+    tells = is_relative(path) and row.path
+    folders = PurePosixPath(path).parts if tells else ()
     if not video.file.unreadable:  # An unreadable folder gets the label that its videos would have.
         folders = folders[:-1]
     if selection.splits == "folders":

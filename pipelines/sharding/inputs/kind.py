@@ -9,6 +9,7 @@ import posixpath
 import re
 from collections import Counter
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
@@ -75,6 +76,8 @@ class Place:
     """What --videos names: a file, a pattern of files, or a folder, listed at most once."""
 
     uri: str
+    has_frames: bool = False
+    """Whether images are videos, by --frames-fps."""
 
     @cached_property
     def everything(self) -> list[FileInfo]:
@@ -107,13 +110,21 @@ class Place:
         that are missing have no size."""
         if not self.names_files:
             files = [file for file in self.files if not file.is_folder]
-            has_videos = any(may_be_video(file.uri) for file in files)
+            has_videos = any(self._holds_video(file.uri) for file in files)
             return [] if has_videos else [f for f in files if f.uri.lower().endswith(suffix)]
-        if not self.uri.lower().endswith(suffix):
-            return []
+        return self._named if self.uri.lower().endswith(suffix) else []
+
+    def _holds_video(self, name: str) -> bool:
+        is_image = PurePosixPath(name).suffix.lower() in IMAGES
+        return self.has_frames if is_image else may_be_video(name)
+
+    @cached_property
+    def _named(self) -> list[FileInfo]:
+        """The files of a name, or of a pattern."""
         if found := storage.info(self.uri):
             return [found]
-        files = [file for name in self._braces() for file in _matching(name)]
+        with ThreadPoolExecutor(READERS) as pool:
+            files = [file for some in pool.map(_matching, self._braces()) for file in some]
         if not any(file.size for file in files):
             raise UserError(f"--videos {self.uri}: no such file")
         return files

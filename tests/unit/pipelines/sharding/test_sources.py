@@ -60,6 +60,13 @@ def test_a_folder_of_images_changes_with_any_of_them(tmp_path: Path) -> None:
     assert [path for path in before if before[path] != after[path]] == [clip]
 
 
+@pytest.mark.parametrize("stray", ["stray.tar", "sky_train/stray.parquet"])
+def test_a_stray_tar_makes_no_tars_of_folders_of_images(stray: str, tmp_path: Path) -> None:
+    videos = sky(tmp_path)
+    fill(tmp_path, stray)
+    assert len(found(videos, labels="none", splits="folders", frames_fps=25.0)) == 3
+
+
 def test_all_names_are_taken(tmp_path: Path) -> None:
     paths = ["a/1.mp4", "b/1.mp4", "a/x/1.mp4", "a/b.c..d.MP4", "ü/чай 茶.webm", "a/u\u0308.mov"]
     sources = found(fill(tmp_path, *paths), val_fraction=0.0)

@@ -41,7 +41,10 @@ def test_every_row_comes_back(kind: pa.DataType, codec: str, tmp_path: Path) -> 
     file = tmp_path / "a.parquet"
     pq.write_table(table, file, row_group_size=7, compression=codec, data_page_size=64)
     assert rows_of(str(file)) == contents
-    assert list(found(str(file))) == [f"a.parquet/{n:08d}" for n in range(50)]
+    sources = found(str(file))
+    assert list(sources) == [f"a.parquet/{n:08d}" for n in range(50)]
+    # The name of the file is no class.
+    assert {source.label for source in sources.values()} == {None}
 
 
 def test_clips_are_those_of_the_file(tmp_path: Path) -> None:

@@ -3,11 +3,14 @@
 import json
 import os
 import tarfile
+from collections import Counter
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
 from pipelines.io import storage
+from pipelines.io.disk import FileInfo
 from pipelines.sharding.inputs import tars
 from tests.input_folders import fill, found
 from tests.odd_videos import write
@@ -91,6 +94,31 @@ def test_labels_and_splits_of_descriptions(tmp_path: Path) -> None:
     assert {s.label for s in found(packed, labels="none").values()} == {None}
 
 
+def test_names_with_dots_have_descriptions_of_their_own(tmp_path: Path) -> None:
+    packed = tar(
+        tmp_path / "a.tar",
+        member("clip.001.mp4", b"1"), member("clip.001.txt", b"one"), member("clip.001.cls", b"x"),
+        member("clip.002.mp4", b"1"), member("clip.002.txt", b"two"), member("clip.002.cls", b"y"),
+        member("both.left.mp4", b"1"), member("both.txt", b"both"), member("both.cls", b"z"),
+        member("both.right.mp4", b"1"), member("both.right.txt", b"right"),
+    )  # fmt: skip
+    assert {path: (s.label, s.columns) for path, s in found(packed).items()} == {
+        "clip.001.mp4": ("x", '{"caption": "one"}'), "clip.002.mp4": ("y", '{"caption": "two"}'),
+        "both.left.mp4": ("z", '{"caption": "both"}'),
+        "both.right.mp4": ("z", '{"caption": "right"}'),
+    }  # fmt: skip
+
+
+def test_nothing_in_the_json_hides_no_file(tmp_path: Path) -> None:
+    packed = tar(
+        tmp_path / "a.tar",
+        member("1.mp4", b"1"), member("1.json", b'{"label": null, "caption": null}'),
+        member("1.cls", b"x"), member("1.txt", b"one"),
+    )  # fmt: skip
+    [source] = found(packed).values()
+    assert (source.label, source.columns) == ("x", '{"caption": "one"}')
+
+
 def test_sets_of_tars(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Braces, stars and folders name the same; a name that two tars have gets its tar's."""
     names = ["same.mp4", ".hidden.mp4", "notes.pdf"]
@@ -109,6 +137,24 @@ def test_sets_of_tars(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert {path for path, s in more.items() if s.refused == "missing: no such file"} == {"003.tar"}
     with pytest.raises(UserError, match=r"--videos .*\{4\.\.5\}\.tar: no such file"):
         found(f"{tmp_path}/{{4..5}}.tar")
+
+
+def test_names_in_braces_are_looked_up_once_and_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(8):
+        tar(tmp_path / f"{number}.tar", member(f"{number}.mp4", b"1"))
+    asked, together, original = Counter[str](), Barrier(8), storage.info
+
+    def info(uri: str) -> FileInfo | None:
+        asked[uri] += 1
+        if "{" not in uri:
+            together.wait(30)  # Until all eight are asked for.
+        return original(uri)
+
+    monkeypatch.setattr(storage, "info", info)
+    assert len(found(f"{tmp_path}/{{0..7}}.tar", labels="none")) == 8
+    assert [asked[f"{tmp_path}/{number}.tar"] for number in range(8)] == [1] * 8
 
 
 def test_a_name_that_exists_is_no_pattern(tmp_path: Path) -> None:
