@@ -13,18 +13,19 @@ from datetime import date, time, timedelta
 from typing import Any
 
 from pipelines.sharding.manifest import CLIP_FIELDS, SCHEMA, utf8
-from vqvdm.errors import UserError
+from pipelines.sharding.settings import Selection
+from vqvdm.errors import UserError, did_you_mean, listed
 
 RESERVED = frozenset(SCHEMA.names) | CLIP_FIELDS | {"path", "scores", "columns"}
 """Names that `videos.parquet` and `{key}.json` have for themselves."""
 
 
-def chosen(names: Iterable[str], wanted: str, origin: str) -> list[str]:
+def chosen(names: Iterable[str], selection: Selection, origin: str) -> list[str]:
     """Those of the names that --columns asks for; `UserError` where one is reserved."""
     names = list(names)
-    if wanted != "all":
-        asked = [] if wanted == "none" else [name.strip() for name in wanted.split(",")]
-        names = [name for name in names if name in asked]
+    selection.met.update(names)
+    if selection.columns != "all":
+        names = [name for name in names if name in _asked(selection)]
     for name in names:
         if name in RESERVED:
             raise UserError(
@@ -32,6 +33,24 @@ def chosen(names: Iterable[str], wanted: str, origin: str) -> list[str]:
                 "rename it, or name the ones to keep, as in --columns caption, or --columns none"
             )
     return names
+
+
+def refuse_unknown(selection: Selection) -> None:
+    """`UserError` where --columns asks for one that the whole listing did not meet."""
+    for name in _asked(selection):
+        if name not in selection.met:
+            there = f"There: {listed(sorted(selection.met))}" if selection.met else "There are none"
+            raise UserError(
+                f"--columns {selection.columns}: no table, and no JSON beside a video, has a "
+                f"further column {name}: {did_you_mean(name, selection.met)}{there}"
+            )
+
+
+def _asked(selection: Selection) -> list[str]:
+    """Names that are asked for, one by one."""
+    if selection.columns in ("all", "none"):
+        return []
+    return [name.strip() for name in selection.columns.split(",")]
 
 
 def as_text(values: Mapping[str, Any]) -> str | None:

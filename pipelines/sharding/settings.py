@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
 from pipelines.settings import Job, VideosJob, parse_rates
@@ -52,6 +52,8 @@ class Selection:
     group_by: str = ""
     frames_fps: float | None = None
     columns: str = "all"
+    met: set[str] = field(default_factory=set)
+    """Names of the further columns that a listing met, kept or not."""
 
 
 @dataclass(frozen=True)

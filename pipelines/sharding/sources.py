@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 
 from pipelines.sharding.addresses import is_url, without_secrets
-from pipelines.sharding.columns import merged
+from pipelines.sharding.columns import merged, refuse_unknown
 from pipelines.sharding.inputs import folder, lists, parquet, tars
 from pipelines.sharding.inputs.kind import Kind, Listed, Place
 from pipelines.sharding.inputs.lists import as_listed, is_relative, look_up
@@ -42,6 +42,7 @@ def list_sources(videos: str, selection: Selection) -> list[Source]:
     else:
         origin, cure = selection.labels, f"give it one in --labels {selection.labels}"
         sources = _from_table(place, found, selection)
+    refuse_unknown(selection)
     _refuse_twice(sources, origin)
     sources.sort(key=lambda source: (source.path, source.start_s or 0.0, source.id))
     _refuse_strays(sources, cure)
@@ -115,7 +116,7 @@ def _from_input(video: Listed, selection: Selection) -> Source:
 
 def _from_table(place: Place, found: list[Listed], selection: Selection) -> list[Source]:
     """A source for each row of a table of labels, whether its video was found or not."""
-    rows = Reader("--labels", selection.columns).labels(selection.labels)
+    rows = Reader("--labels", selection).labels(selection.labels)
     spelled = {
         unicodedata.normalize("NFC", name): video
         for video in found

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from pipelines.io import storage
 from pipelines.sharding.columns import as_text, chosen
 from pipelines.sharding.manifest import utf8
+from pipelines.sharding.settings import Selection
 from pipelines.sharding.splits import SPLIT_OF
 from vqvdm.errors import UserError
 
@@ -51,8 +52,8 @@ class Reader:
     """Reads tables that a flag names; errors are one line with flag, table and row."""
 
     flag: str
-    columns: str
-    """Which further columns to keep: `all`, `none` or names."""
+    selection: Selection
+    """It says which further columns to keep."""
 
     def labels(self, uri: str) -> list[Row]:
         """The rows of a table of labels."""
@@ -89,7 +90,7 @@ class Reader:
         if FURTHER in names:
             further = table.column(FURTHER).to_pylist()
         else:
-            names = chosen(names, self.columns, f"{self.flag} {uri}")
+            names = chosen(names, self.selection, f"{self.flag} {uri}")
             for name in names:
                 self._once(table, name, uri)
             further = [as_text(row) for row in table.select(names).to_pylist()] if names else []
@@ -150,7 +151,7 @@ class Reader:
             if any(name in row for row in rows)
         }
         others = dict.fromkeys(name for row in rows for name in row if name not in known)
-        if names := chosen(others, self.columns, f"{self.flag} {uri}"):
+        if names := chosen(others, self.selection, f"{self.flag} {uri}"):
             columns[FURTHER] = [as_text({n: row[n] for n in names if n in row}) for row in rows]
         return columns
 

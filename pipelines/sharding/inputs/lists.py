@@ -45,17 +45,17 @@ def listed(place: Place, selection: Selection) -> list[Listed]:
         raise UserError("--frames-fps: a list names videos, not folders of images")
     rows, paths = [], []
     for table in _tables(place):
-        for row in read_list(table, selection.columns):
+        for row in read_list(table, selection):
             rows.append(row)
             paths.append(as_listed(_beside(table, row.path), place.base))
     videos = look_up(paths, place.base)
     return [replace(video, row=row) for video, row in zip(videos, rows, strict=True)]
 
 
-def read_list(uri: str, columns: str) -> list[Row]:
+def read_list(uri: str, selection: Selection) -> list[Row]:
     """The rows of a list."""
     if not uri.lower().endswith(".txt"):
-        return Reader("--videos", columns).videos(uri)
+        return Reader("--videos", selection).videos(uri)
     lines = map(str.strip, storage.read_text(uri, "--videos").splitlines())
     rows = [Row(line) for line in lines if line and not line.startswith("#")]
     if not rows:

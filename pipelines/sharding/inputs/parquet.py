@@ -66,7 +66,7 @@ def _rows(file: FileInfo, place: Place, selection: Selection) -> Iterator[Listed
     if not file.size:
         yield Listed(name, file, file.uri, refused="missing: no such file")
         return
-    reader, first = Reader("--videos", selection.columns), 0
+    reader, first = Reader("--videos", selection), 0
     with _opened(file.uri) as table:
         if _find(table.schema_arrow, file.uri) is None:
             raise UserError(f"--videos {file.uri}: has no column of bytes, while others have")

@@ -218,7 +218,7 @@ def _row(path: str, texts: dict[str, bytes | None], selection: Selection, origin
         raise ValueError("label is no text or number")
     if split is not None and str(split).lower() not in SPLIT_OF:
         raise ValueError(f"split {split!r} is none of train, val, test")
-    names = chosen(said, selection.columns, f"{origin} ({path})")
+    names = chosen(said, selection, f"{origin} ({path})")
     return Row(
         path,
         None if label in (None, "") else str(label),

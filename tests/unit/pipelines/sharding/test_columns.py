@@ -11,6 +11,7 @@ import pytest
 
 from pipelines.sharding import columns, manifest
 from pipelines.sharding.manifest import Account, Source
+from pipelines.sharding.settings import Selection
 from vqvdm.errors import UserError
 
 
@@ -81,8 +82,9 @@ def test_values_that_json_lacks() -> None:
 @pytest.mark.parametrize("name", ["id", "status", "class_index", "source", "path", "frames"])
 def test_names_that_are_taken_are_refused(name: str) -> None:
     with pytest.raises(UserError, match=f"t.csv: the column {name} has a name"):
-        columns.chosen([name, "caption"], "all", "t.csv")
-    assert columns.chosen([name, "caption"], "caption, mood", "t.csv") == ["caption"]
-    assert columns.chosen([name, "caption"], "none", "t.csv") == []
+        columns.chosen([name, "caption"], Selection(columns="all"), "t.csv")
+    some = Selection(columns="caption, mood")
+    assert columns.chosen([name, "caption"], some, "t.csv") == ["caption"]
+    assert columns.chosen([name, "caption"], Selection(columns="none"), "t.csv") == []
     with pytest.raises(UserError, match=f"the column {name}"):
-        columns.chosen([name], name, "t.csv")
+        columns.chosen([name], Selection(columns=name), "t.csv")

@@ -210,9 +210,29 @@ def test_labels_of_another_table(tmp_path: Path) -> None:
     [source] = found(f"{tmp_path}/list.csv", labels=labels, val_fraction=0.0).values()
     assert (source.label, source.columns) == ("x", '{"caption": "A", "mood": "sad"}')
     [source] = found(
-        f"{tmp_path}/list.csv", labels=labels, val_fraction=0.0, columns="caption,other"
+        f"{tmp_path}/list.csv", labels=labels, val_fraction=0.0, columns="caption, caption"
     ).values()
     assert source.columns == '{"caption": "A"}'
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ("mood,captoin", "column captoin: did you mean 'caption'. There: caption, mood$"),
+        ("caption,", "column : There: caption, mood$"),
+        ("elk", "column elk: There: caption, mood$"),
+    ],
+)
+def test_a_column_that_is_nowhere_is_refused(asked: str, message: str, tmp_path: Path) -> None:
+    fill(tmp_path, "a.mp4", "b.mp4")
+    rows = ['{"path": "a.mp4", "caption": "a"}', '{"path": "b.mp4", "mood": "glad"}']
+    (tmp_path / "list.jsonl").write_text("\n".join(rows))
+    assert len(found(f"{tmp_path}/list.jsonl", columns="mood,caption")) == 2
+    with pytest.raises(UserError, match=f"--columns {asked}: .* {message}"):
+        found(f"{tmp_path}/list.jsonl", columns=asked)
+    (tmp_path / "list.jsonl").unlink()
+    with pytest.raises(UserError, match=r"further column mood: There are none$"):
+        found(str(tmp_path), columns="mood", labels="none")
 
 
 @pytest.mark.parametrize(
