@@ -16,6 +16,7 @@ from pipelines.io import storage
 from pipelines.video.encoder import decode_clip
 from tests.e2e.conftest import KEY, SECRET
 from tests.odd_videos import write
+from tests.web_server import web_server
 
 FLAGS = ("--frames", 4, "--size", 64, "--fps", "native", "--val-fraction", 0,
          "--videos-per-shard", 2, "--num-workers", 2)  # fmt: skip
@@ -95,3 +96,27 @@ def test_tars_in_a_bucket(job, connected: None, tmp_path: Path):
     assert job("shard_videos", *flags).status == 0
     for shard in shards:
         assert (other / "clips" / Path(shard).name).read_bytes() == Path(shard).read_bytes()
+
+
+@pytest.mark.e2e
+def test_signed_addresses_of_a_server_that_goes_away(job, tmp_path: Path):
+    """Clips stay while it is away, and where the address is signed anew; no file tells how."""
+    video = write(tmp_path / "v.mp4", "libx264", count=8).read_bytes()
+    videos, root = tmp_path / "urls.txt", tmp_path / "root"
+    flags = ("--videos", videos, "--root", root, "--labels", "none", *FLAGS)
+    with web_server({f"a.mp4?sig={word}": video for word in ("planted", "anew")}) as server:
+        address = f"{server.address}/plain/a.mp4"
+        videos.write_text(f"{address}?sig=planted\n")
+        outcome = job("shard_videos", *flags)
+        assert outcome.status == 0, outcome.stderr
+        assert "2 clips of 1 videos" in outcome.figure
+        said = outcome.stderr + outcome.figure
+        videos.write_text(f"{address}?sig=anew\n")
+        assert "verified" in job("shard_videos", *flags).figure
+    before = {file: file.read_bytes() for file in root.rglob("*") if file.is_file()}
+    outcome = job("shard_videos", *flags)
+    assert outcome.status == 2 and "1 of 1 addresses do not answer" in outcome.stderr
+    after = {file: file.read_bytes() for file in root.rglob("*") if file.is_file()}
+    assert before == after and any(file.suffix == ".tar" for file in before)
+    assert "planted" not in said + outcome.stderr
+    assert not [file for file, content in before.items() if b"planted" in content]
