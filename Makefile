@@ -3,8 +3,8 @@
 # The newest of Python 3.11 to 3.13 that is there, or the one in PYTHON.
 BIN := .venv/bin
 UI_PORT ?= 5000
-# Two files of tests at once: most wait for processes to start.
-# Longest first: files in their order, those of whole jobs before those of units.
+# Two files of tests at once: most wait for processes to start. In their order, whole jobs come
+# first, which take longest.
 AT_ONCE := -n 2 --dist loadfile --no-loadscope-reorder
 # Jobs and Ray's workers find `python3` and `ray` on the path.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
