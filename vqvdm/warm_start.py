@@ -52,8 +52,9 @@ def take_over(
     """Copy `weights`, tensors by name, into a net in place; returns what was taken.
 
     A class keeps its embedding, wherever it stands among the classes now; a new one begins as "no
-    class". Of a tensor with another number of channels or codes on one side, those that both have
-    are copied, the first ones. `UserError` if less than half of the net's weights are found.
+    class", as do all if `old_classes` are not those of the weights. Of a tensor with another number
+    of channels or codes on one side, those that both have are copied, the first ones. `UserError`
+    if less than half of the net's weights are found.
     """
     taken = Taken()
     state = net.state_dict()
@@ -62,9 +63,10 @@ def take_over(
         found = weights.get(name)
         common = None if found is None or name in torn else _common(own, found)
         taken.of += own.numel()
-        if found is not None and name.endswith(CLASSES) and len(found) == len(old_classes) + 1:
-            taken.weights += _take_classes(own, found, old_classes, new_classes)
-            if set(new_classes) - set(old_classes):
+        if found is not None and name.endswith(CLASSES):
+            copied = _take_classes(own, found, old_classes, new_classes)
+            taken.weights += copied
+            if copied < own.numel():
                 taken.in_part.append(name)
         elif found is not None and common is not None:
             own[common] = found[common].to(own)
@@ -100,11 +102,12 @@ def _take_classes(
     """Fill the embedding of classes; the number of weights that are those of the same class."""
     if own.shape[1] != found.shape[1]:
         return 0
-    rows = {name: found[index] for index, name in enumerate(old_classes)}
+    known = len(found) == len(old_classes) + 1
+    rows = {name: found[index] for index, name in enumerate(old_classes)} if known else {}
+    own[:] = found[-1].to(own)
     for index, name in enumerate(new_classes):
         own[index] = rows.get(name, found[-1]).to(own)
-    own[-1] = found[-1].to(own)
-    return own.shape[1] * (1 + len(set(new_classes) & set(old_classes)))
+    return own.shape[1] * (1 + len(rows.keys() & set(new_classes)))
 
 
 def _common(own: Tensor, found: Tensor) -> tuple[slice, ...] | None:

@@ -130,18 +130,6 @@ def foresee_devices(request: Request) -> Devices:
     return decide(cluster, request)
 
 
-def may_have_gpus() -> bool:
-    """Whether the cluster that a job would join has a GPU, or may start one."""
-    if not joins_cluster():
-        return torch.cuda.is_available()
-    join_ray()
-    cluster = look(ray.nodes())
-    if not cluster.gpus and not is_own_ray():
-        gcs_address = ray.get_runtime_context().gcs_address
-        cluster = replace(cluster, offer=autoscaler.offer(gcs_address))
-    return cluster.most_gpus > 0
-
-
 def _look(request: Request) -> Cluster:
     """The cluster, with what its autoscaler may start where what there is does not suffice."""
     cluster = look(ray.nodes())

@@ -37,7 +37,7 @@ class Trial:
     steps: int
     fvd: Estimate
     clips: int
-    """Held-out clips that it was measured on."""
+    """Real clips that it was measured on."""
 
     @property
     def flags(self) -> str:
@@ -118,7 +118,7 @@ def run(config: Evaluate, measure: Callable[[Inputs, Devices], tuple[Estimate, i
         found |= {"alike": alike, "detector": config.detector}
         storage.publish_json(found, storage.join(folder, "sweep.json"))
         tracked.bytes(checksums.json_bytes(found), "sweep.json")
-    return verdict(trials, config.detector)
+    return verdict(trials, config.detector, tried[0].config.real_split or "val")
 
 
 def _trial(config: Evaluate, fvd: Estimate, clips: int) -> Trial:
@@ -126,11 +126,11 @@ def _trial(config: Evaluate, fvd: Estimate, clips: int) -> Trial:
     return Trial(config.guidance, config.guidance_interval, config.steps, fvd, clips)
 
 
-def verdict(trials: Sequence[Trial], detector: str) -> str:
+def verdict(trials: Sequence[Trial], detector: str, split: str) -> str:
     """What was chosen, by what, in words."""
     chosen, alike = best(trials)
     others = f"; {alike} others cannot be told from it" if alike else ""
     return (
-        f"{chosen.words} by {detector} on {chosen.clips} held-out clips, the lowest of "
+        f"{chosen.words} by {detector} on {chosen.clips} clips ({split}), the lowest of "
         f"{len(trials)}{others}. A figure on the same clips is flattered by this choice"
     )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipelines.inspection.videos import UNLABELLED
 from pipelines.io import shards
 from pipelines.io.shards import Sample
-from pipelines.video import Frames
+from pipelines.video import Frames, measures
 from pipelines.video.encoder import decode_clip
 
 PEEK_BYTES = 4 << 20
@@ -91,11 +91,11 @@ def _some(folder: str, name: str, count: int) -> list[Sample]:
 def looks(frames_THWC: Frames) -> Looks:
     """Measure a clip, uint8 (T, H, W, 3)."""
     grey = frames_THWC.astype(np.float32).mean(axis=3)
-    steps = np.abs(np.diff(grey, axis=0)).mean(axis=(1, 2))
+    same = (frames_THWC[1:] == frames_THWC[:-1]).all(axis=(1, 2, 3))
     return Looks(
-        float(grey.mean()),
-        float(steps.mean()) if len(steps) else 0.0,
-        float((steps == 0).mean()) if len(steps) else 0.0,
+        measures.brightness(frames_THWC),
+        measures.motion(frames_THWC),
+        float(same.mean()) if len(same) else 0.0,
         max(_bar(grey, axis) for axis in (1, 2)),
     )
 

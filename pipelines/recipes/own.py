@@ -4,7 +4,8 @@ some; before that, what the cluster has.
 
 from __future__ import annotations
 
-from pipelines.cluster.devices import may_have_gpus
+from pipelines.cluster.devices import foresee_devices
+from pipelines.cluster.request import Request
 from pipelines.io import workspace
 from pipelines.settings import Job
 
@@ -19,6 +20,6 @@ def suited(config: Job) -> tuple[str, str]:
     if index:
         size = index["spec"]["size"]
         return (OWN if size >= LARGE_FROM else SMALL), f"clips of {size}x{size}"
-    if may_have_gpus():
+    if foresee_devices(Request()).kind == "cuda":
         return OWN, "a cluster with GPUs"
     return SMALL, "a cluster without GPUs, and clips of 64x64 (--size 128 cuts larger ones)"

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.sharding.settings import Filters, Limits
-from pipelines.video import Frames
+from pipelines.video import Frames, measures
 from pipelines.video.bars import find_bars
 from pipelines.video.decoder import Picture, read_frames
 from pipelines.video.encoder import LosslessEncoder
@@ -213,14 +213,11 @@ class Clip:
 
     @cached_property
     def brightness(self) -> float:
-        """Mean of all its values, of 255."""
-        return float(self.frames_THWC.mean())
+        return measures.brightness(self.frames_THWC)
 
     @cached_property
     def motion(self) -> float:
-        """Mean difference between neighbouring frames, of 255."""
-        steps = np.diff(self.frames_THWC.astype(np.int16), axis=0)
-        return float(np.abs(steps).mean()) if len(steps) else 0.0
+        return measures.motion(self.frames_THWC)
 
     def scores(self) -> dict[str, float]:
         """What filters judge a clip by."""

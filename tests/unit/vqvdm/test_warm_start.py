@@ -53,6 +53,17 @@ def test_fewer_classes_in_another_order_are_taken_over_whole() -> None:
     assert torch.equal(net.state_dict()[EMBEDDING], torch.stack([owl, cat, none]))
 
 
+@pytest.mark.parametrize("old", [1, 4])
+def test_embeddings_of_classes_that_are_not_known_are_no_ones(old: int) -> None:
+    """Those of a checkpoint with more or fewer: no row may pass for another class's."""
+    weights = filled(UNet(DENOISER, 3, old))
+    net = UNet(DENOISER, 3, 2)
+    taken = take_over(net, weights, ["a", "b"], ["a", "b"])
+    none = weights[EMBEDDING][-1]
+    assert torch.equal(net.state_dict()[EMBEDDING], none.expand(3, -1))
+    assert taken.in_part == [EMBEDDING]
+
+
 @pytest.mark.parametrize(("old", "new"), [(3, 5), (5, 3)])
 def test_of_other_latents_the_channels_in_common_are_taken_over(old: int, new: int) -> None:
     weights = filled(UNet(DENOISER, old, 2))

@@ -66,10 +66,9 @@ def test_the_lowest_is_chosen_and_those_near_it_are_counted() -> None:
     ]
     chosen, alike = sweep.best(trials)
     assert (chosen.guidance, alike) == (2, 1)
-    words = sweep.verdict(trials, "builtin")
-    assert words.startswith(
-        "--guidance 2 --guidance-interval 0 1 --steps 20: FVD 0.2 ± 0.02 by builtin on 100 held-out"
-    )
+    words = sweep.verdict(trials, "builtin", "val")
+    assert words.startswith("--guidance 2 --guidance-interval 0 1 --steps 20: FVD 0.2 ± 0.02 by ")
+    assert "by builtin on 100 clips (val), the lowest of 4" in words
     assert "the lowest of 4; 1 others cannot be told from it" in words
 
 
@@ -92,7 +91,7 @@ def test_a_sweep_measures_each_and_writes_the_choice(
         return Estimate(abs(inputs.config.guidance - 3.0) + 0.1, 0.05, 1), 90
 
     words = sweep.run(Evaluate(root=root, sweep="guidance"), measure)
-    assert words.startswith("--guidance 3 ") and "on 90 held-out clips" in words
+    assert words.startswith("--guidance 3 ") and "on 90 clips (val)" in words
     found: dict[str, Any] = storage.read_json(f"{root}/eval/base/sweep.json")
     assert [each["guidance"] for each in found["trials"]] == list(sweep.VALUES["guidance"])
     assert found["chosen"]["guidance"] == 3.0 and found["chosen"]["clips"] == 90

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.cluster.devices import Devices
 from pipelines.recipes import cli, own
 from pipelines.training.settings import TrainVQGAN
 
@@ -15,6 +16,11 @@ Capture = pytest.CaptureFixture[str]
 
 def parsed(job: str, *arguments: str) -> TrainVQGAN:
     return cli.parse(job, ["own", *arguments])
+
+
+def has(monkeypatch: pytest.MonkeyPatch, gpus: bool) -> None:
+    found = Devices("cuda" if gpus else "cpu")
+    monkeypatch.setattr(own, "foresee_devices", lambda request: found)
 
 
 def cut(root: Path, size: int) -> None:
@@ -31,7 +37,7 @@ def test_clips_are_cut_for_what_the_cluster_has(
     capsys: Capture,
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(own, "may_have_gpus", lambda: gpus)
+    has(monkeypatch, gpus)
     config = parsed("shard_videos", "--root", str(tmp_path))
     assert (config.size, config.preset) == (size, name)  # type: ignore[attr-defined]
     assert config.root == str(tmp_path)
@@ -47,7 +53,7 @@ def test_clips_are_cut_for_what_the_cluster_has(
 def test_the_nets_follow_the_clips(
     size: int, name: str, monkeypatch: pytest.MonkeyPatch, capsys: Capture, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(own, "may_have_gpus", lambda: size < 96)  # the other way about
+    has(monkeypatch, size < 96)  # the other way about
     cut(tmp_path, size)
     config = parsed("train_vqgan", "--root", str(tmp_path), "--batch-size", "12")
     model = cli.parse("train_vqgan", [name]).model if name != "own" else config.model
@@ -59,6 +65,6 @@ def test_the_nets_follow_the_clips(
 
 
 def test_the_place_does_not_depend_on_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(own, "may_have_gpus", lambda: False)
+    has(monkeypatch, False)
     assert parsed("shard_videos").root == "runs/own"
     assert cli.parse("shard_videos", ["own-small"]).root == "runs/own-small"
