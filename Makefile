@@ -10,13 +10,14 @@ AT_ONCE := -n 2 --dist loadfile --no-loadscope-reorder
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast audit chaos bench gpu guard sizes lint up down ui
+.PHONY: help demo test test-fast docs audit chaos bench gpu guard sizes lint up down ui
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 
 .venv/.installed: pyproject.toml constraints.txt
-	@PYTHON=$(PYTHON) infra/environment.sh
+	@chmod +x jobs/[!_]*.py  # some programs unpack a ZIP without permissions
+	@PYTHON=$(PYTHON) sh infra/environment.sh
 	@touch $@
 
 demo: .venv/.installed  ## from nothing to sampled videos, on a local Ray cluster
@@ -28,6 +29,10 @@ test: .venv/.installed  ## all tests but the slow ones
 test-fast: .venv/.installed  ## a minute of unit tests, for in between
 	$(BIN)/python -m pytest $(AT_ONCE) -m 'not slow and not e2e and not long' tests/unit
 
+docs: .venv/.installed  ## the documentation as a site, runs/site/index.html; fails at dead links
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "read runs/site/index.html, or with search: python3 -m http.server --bind 127.0.0.1 --directory runs/site"
+
 chaos: .venv/.installed  ## kill workers, drivers, nodes and the S3 server of running jobs, 180 times
 	$(BIN)/python -m pytest tests/e2e/test_kills.py tests/e2e/test_training_kills.py
 
@@ -36,7 +41,7 @@ bench: .venv/.installed  ## measure against other tools; writes benchmarks/resul
 	$(BIN)/python -m benchmarks
 
 audit: .venv/.installed  ## list of parts and licences; known vulnerabilities, which takes a network
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[audit,bench,dev,games,server]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[audit,bench,dev,docs,games,server]'
 	@mkdir -p runs
 	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-file runs/sbom.json $(BIN)/python
 	@printf '# Licences of the dependencies\n\n%s\n\n' \
@@ -47,7 +52,7 @@ audit: .venv/.installed  ## list of parts and licences; known vulnerabilities, w
 	$(BIN)/pip-audit --strict --disable-pip --no-deps -r constraints.txt
 
 gpu: .venv/.installed  ## tests and figures of a GPU, nine minutes, into runs/gpu
-	PYTHON=$(BIN)/python tests/gpu/run.sh
+	PYTHON=$(BIN)/python bash tests/gpu/run.sh
 
 guard: .venv/.installed  ## a minute of ratios that a change must not spoil
 	$(BIN)/python -m benchmarks.guard
