@@ -1,8 +1,6 @@
 """The command line: presets, flags, and one line for each mistake."""
 
 import json
-import re
-import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -156,32 +154,6 @@ def test_relative_paths_are_refused_in_a_shipped_copy(
     assert "--videos raw" in mistake(capsys, shard_videos, *root, "--videos", "raw")
     assert cli.run(shard_videos, root) == 0
     assert cli.run(shard_videos, ["--root", "s3://bucket/a", "--videos", "~/videos"]) == 0
-
-
-ROOT = Path(cli.__file__).parents[2]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("[a-z]*.md"))]
-COMMAND = re.compile(r"^(?:(ray job submit .*?)|python )?(jobs/\w+\.py .*)$", re.MULTILINE)
-
-
-def commands(text: str) -> list[tuple[str, list[str]]]:
-    """What submits each command in a text, and the words of its job."""
-    blocks = re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    found = [match for block in blocks for match in COMMAND.findall(block)]
-    return [(before, shlex.split(job, comments=True)) for before, job in found]
-
-
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_commands_in_the_documents_are_taken(document: Path) -> None:
-    for before, (job, *arguments) in commands(document.read_text()):
-        assert before.endswith("-- ") or not before  # otherwise Ray takes the options for its own
-        config = cli.parse(Path(job).stem, [word for word in arguments if word != "…"])
-        # Seen from the folder above, a folder called vqvdm would be taken for the package.
-        assert Path(config.root).name != "vqvdm"
-        config.check()
-
-
-def test_the_readme_has_commands() -> None:
-    assert len(commands(DOCUMENTS[0].read_text())) == 6
 
 
 def test_the_code_beside_the_job_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
