@@ -69,10 +69,11 @@ def writing(folder: str, job: str) -> Iterator[str]:
 @contextmanager
 def reading(job: str, *folders: str) -> Iterator[None]:
     """Keep writers out of folders; `UserError` if one is at work."""
+    started, others = time.monotonic(), {}
     with ExitStack() as notes:
         for folder in folders:
             own = _own_note(job)
-            _forget_the_dead(folder)
+            others[folder] = _forget_the_dead(folder)
             try:
                 notes.enter_context(_renewed(folder, f"{READERS}/{own['owner']}.json", own))
             except (UserError, OSError) as error:
@@ -81,6 +82,9 @@ def reading(job: str, *folders: str) -> Iterator[None]:
                     raise
             _refuse_writer(folder)
         yield
+        if time.monotonic() - started > STALE_S:
+            for folder, found in others.items():
+                _forget_the_stale(folder, found)
 
 
 def still_held(folder: str, owner: str) -> bool:
@@ -156,11 +160,23 @@ def _is_of(folder: str, name: str, owner: str) -> bool:
     return found is None or found["owner"] == owner
 
 
-def _forget_the_dead(folder: str) -> None:
-    """Remove the notes of readers that ran on this machine and have ended."""
-    for name, note in _readers(folder).items():
+def _forget_the_dead(folder: str) -> dict[str, dict[str, Any]]:
+    """Remove the notes of readers that ran on this machine and have ended; returns the others."""
+    found = _readers(folder)
+    for name, note in list(found.items()):
         if note["machine"] == _machine() and not _lives_here(note):
+            del found[name]
             with suppress(UserError, OSError):
+                storage.delete(storage.join(folder, name))
+    return found
+
+
+def _forget_the_stale(folder: str, found: dict[str, dict[str, Any]]) -> None:
+    """Remove notes of other machines that were not renewed since they were found: these are gone.
+    A holder that was only asleep writes its own again."""
+    with suppress(UserError, OSError):
+        for name, note in found.items():
+            if note["machine"] != _machine() and workspace.published(folder, name) == note:
                 storage.delete(storage.join(folder, name))
 
 

@@ -76,6 +76,15 @@ def test_silent_readers_of_other_machines_are_waited_for_together(folder: str) -
     assert storage.walk(folder) == []
 
 
+def test_a_long_reader_forgets_those_whose_machines_are_gone(folder: str) -> None:
+    left_behind(folder, "sample", machine="gone")
+    alive = left_behind(folder, "sample", machine="alive")
+    with lock.reading("evaluate", folder):
+        time.sleep(lock.STALE_S + 0.1)
+        storage.publish_json(storage.read_json(alive) | {"beats": 1}, alive)
+    assert [file.uri for file in storage.walk(folder)] == [alive]
+
+
 def test_what_may_only_be_read_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system")

@@ -1,0 +1,170 @@
+"""A team's cluster as `infra/compose.yaml` has it: hosts with addresses of their own, which share
+an S3 store and an MLflow server with PostgreSQL behind a password, and no disk.
+
+A worker's host or the head's loses its power while a job works. The job goes on by itself, or
+after the same command once the cluster stands again, and gives the bytes of an undisturbed run.
+`make test` has one case, `make chaos` all eight.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from pipelines.training.checkpoints import consumed
+from tests.agreement import relative_error
+from tests.compose import SECRETS, WORKERS, Cluster, composed
+from tests.e2e import test_training_kills as trainings
+from tests.e2e.conftest import S3Server
+from tests.e2e.test_training_kills import Trained
+from tests.e2e.undisturbed import JOBS, Undisturbed, names_and_sums, prepared
+from tests.hosts import available
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
+trained = trainings.trained
+HEAD = "ray-head"
+QUICK = [("train_ldm", WORKERS[0])]
+CASES = [(job, host) for job in (*JOBS, *trainings.JOBS) for host in (WORKERS[0], HEAD)]
+PLACES = {"shard_videos": "clips", "encode_latents": "latents/base"} | trainings.PLACES
+OUTPUT = {"shard_videos": "*.tar", "encode_latents": "*.tar"}
+ROUNDING = 1e-3
+"""Of a net's norm, after the few steps of these trainings."""
+WORKING_S, DONE_S = 300, 600
+RUNS = """
+import json
+import mlflow
+client = mlflow.MlflowClient()
+runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
+tags = [[run.data.tags[name] for name in ("stage", "root")] for run in runs]
+print(json.dumps([[*tag, run.info.status] for tag, run in zip(tags, runs)]))
+"""
+
+
+def folder_of(cluster: Cluster, job: str, host: str) -> Path:
+    """The root of a case, in the folder of the store."""
+    return cluster.data / "bucket" / f"{job}-{host}"
+
+
+@pytest.fixture(scope="module")
+def cluster(s3: S3Server, undisturbed: Undisturbed, trained: Trained) -> Iterator[Cluster]:
+    if not available():
+        reason = "hosts of their own take root and network namespaces"
+        if os.environ.get("VQVDM_REQUIRE_HOSTS"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with composed() as cluster:
+        shutil.copytree(s3.folder / "bucket/tiny-videos", cluster.data / "bucket/tiny-videos")
+        for job, host in CASES:
+            folder = folder_of(cluster, job, host)
+            if job in JOBS:
+                prepared(job, str(folder), undisturbed)
+            else:
+                shutil.copytree(trained.root, folder)
+        cluster.start_all()
+        yield cluster
+
+
+def check(job: str, root: str, undisturbed: Undisturbed, trained: Trained) -> None:
+    """Nothing is lost and nothing else lies there: shards are those of an undisturbed run, bit by
+    bit; steps of a training took the same samples, and its nets are equal but for rounding, as some
+    steps were taken by one worker while the other was away."""
+    if job in JOBS:
+        # A job that read on a host that is gone cannot take back its note, which becomes stale.
+        found = {name: sum for name, sum in names_and_sums(root).items() if "/readers/" not in name}
+        assert found == undisturbed.expected[job]
+        return
+    files, keys = trained.undisturbed(job, trainings.STEPS)
+    assert trainings.published(job, root).keys() == files.keys()
+    place = f"{root}/{PLACES[job]}"
+    assert consumed(place) == keys
+    whole = trained.folder / f"{job}-{trainings.STEPS}/root" / PLACES[job]
+    found, expected = (load_file(f"{folder}/model.safetensors") for folder in (place, whole))
+    # As a whole: some gradients are rounding alone, such as those of keys' biases.
+    assert relative_error(flat(found), flat(expected)) < ROUNDING
+
+
+def flat(tensors: dict[str, Tensor]) -> Tensor:
+    """All numbers of a net, in one row."""
+    return torch.cat([tensors[name].flatten().float() for name in sorted(tensors)])
+
+
+def works(job: str, folder: Path) -> bool:
+    """Whether a shard or a checkpoint is there, and the rest is not."""
+    pattern = "*.tar" if job in JOBS else "checkpoints/step-*.json"
+    return any((folder / PLACES[job]).glob(pattern))
+
+
+@pytest.mark.parametrize(
+    ("job", "host"),
+    [pytest.param(*case, marks=[pytest.mark.slow][: case not in QUICK]) for case in CASES],
+)
+def test_a_host_dies(
+    cluster: Cluster, undisturbed: Undisturbed, trained: Trained, job: str, host: str
+) -> None:
+    folder = folder_of(cluster, job, host)
+    root = f"s3://bucket/{folder.name}"
+    command = trainings.command if job in trainings.JOBS else undisturbed.command
+    arguments, ended = command(job, root), []
+
+    def run() -> None:
+        ended.append(cluster.submit(job, *arguments, timeout_s=DONE_S))
+
+    running = threading.Thread(target=run)
+    running.start()
+    deadline = time.monotonic() + WORKING_S
+    while not works(job, folder) and running.is_alive() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    cluster.host(host).cut()
+    assert running.is_alive(), ended
+    if host == HEAD:
+        cluster.stop_ray()
+        running.join(DONE_S)
+        assert ended and ended[0].returncode, ended
+        assert not (folder / PLACES[job] / "index.json").exists()
+        cluster.start_ray()
+        run()
+    else:
+        cluster.start(host)
+        running.join(DONE_S)
+    said = ended[-1].stdout + ended[-1].stderr
+    assert ended[-1].returncode == 0, said
+    if job in trainings.JOBS:
+        again = "resuming at step [1-9]" if host == HEAD else "going on from step [1-9]"
+        assert re.search(again, said), said
+    check(job, str(folder), undisturbed, trained)
+    assert states(cluster, job, root)[0] == "FINISHED"
+
+
+def states(cluster: Cluster, job: str, root: str) -> list[str]:
+    """The states of a job's runs in MLflow, the last first."""
+    settings = cluster.environment(HEAD)
+    done = cluster.host("laptop").run(["python", "-c", RUNS], settings, 120)
+    assert done.returncode == 0, done.stderr
+    return [state for *run, state in json.loads(done.stdout) if run == [job, root]]
+
+
+def test_no_run_is_shown_without_a_password(cluster: Cluster) -> None:
+    settings = cluster.environment(HEAD) | {"MLFLOW_TRACKING_PASSWORD": "guessed"}
+    done = cluster.host("laptop").run(["python", "-c", RUNS], settings, 120)
+    assert done.returncode and "401" in done.stderr
+
+
+def test_logs_of_hosts_hold_no_secret(cluster: Cluster) -> None:
+    hosts = cluster.network.hosts
+    logs = {name: host.log.read_text() for name, host in hosts.items() if host.log.exists()}
+    assert "Uvicorn running" in logs["mlflow"]
+    for name, log in logs.items():
+        assert not [secret for secret in SECRETS.values() if len(secret) > 4 and secret in log], (
+            name
+        )
