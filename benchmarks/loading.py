@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from io import BytesIO
 from multiprocessing.queues import Queue
 from pathlib import Path
@@ -35,7 +36,7 @@ import torch.distributed as dist
 
 from benchmarks.results import Row, record, row
 from pipelines.cluster.cores import local_cpus
-from pipelines.io.arrays import clip_arrays, latent_arrays, pixel_arrays
+from pipelines.io.arrays import Arrays, Members, clip_arrays, latent_arrays, pixel_arrays
 from pipelines.io.markers import Marker, shard_name
 from pipelines.io.shards import ShardWriter
 from pipelines.recipes.presets import PRESETS
@@ -67,7 +68,11 @@ def recipe(**changes: Any) -> TrainLDM:
 
 
 def metadata(number: int) -> bytes:
-    return json.dumps({"class_index": number % 10, "fps": 8.0 + 8 * (number % 2)}).encode()
+    return json.dumps({"label": CLASSES[number % 10], "fps": 8.0 + 8 * (number % 2)}).encode()
+
+
+def decoder(arrays: Callable[..., Arrays]) -> Callable[[Members], Arrays]:
+    return partial(arrays, classes=CLASSES)
 
 
 def write_shards(
@@ -157,7 +162,9 @@ def wait(place: Path, latents: int, steps: int) -> list[Row]:
         for name, folder in (("a disk", str(place / "latents")), ("S3", f"{bucket}/latents")):
             markers = write_latents(folder, latents)
             found = [
-                working_share(Loader(folder, markers, "encode_latents", latent_arrays), steps)
+                working_share(
+                    Loader(folder, markers, "encode_latents", decoder(latent_arrays)), steps
+                )
                 for _ in range(2)
             ]
             note = f"{latents} latents in {len(markers)} shards; seconds a step: " + ", ".join(
@@ -190,13 +197,13 @@ def cached(place: Path, latents: int, steps: int) -> list[Row]:
 
     def on_latents(batch_size: int, count: int) -> float:
         method = LDMMethod(recipe(batch_size=batch_size), World(), index(SHAPE))
-        batches = loader("few", markers, latent_arrays, batch_size)
+        batches = loader("few", markers, decoder(latent_arrays), batch_size)
         return seconds_a_step(lambda step: void(method.train_step(next(batches), step)), count)
 
     def on_the_fly(batch_size: int, count: int) -> float:
         method = LDMMethod(recipe(batch_size=batch_size), World(), index(SHAPE))
         vqgan = World().place(VQGAN(PRESETS["demo"]().train_vqgan.model)).eval()
-        batches = loader("clips", clips, clip_arrays, batch_size)
+        batches = loader("clips", clips, decoder(clip_arrays), batch_size)
 
         def step(number: int) -> None:
             batch = next(batches)
@@ -209,7 +216,7 @@ def cached(place: Path, latents: int, steps: int) -> list[Row]:
     def on_pixels() -> float:
         config = replace(PRESETS["vdm"]().train_ldm, batch_size=1, num_workers=1, precision="fp32")
         method = LDMMethod(config, World(), index((3, *CLIP[:3])))
-        batches = loader("clips", clips, pixel_arrays, 1)
+        batches = loader("clips", clips, decoder(pixel_arrays), 1)
         return seconds_a_step(lambda step: void(method.train_step(next(batches), step)), 1)
 
     turns = [(on_the_fly(16, 5), on_latents(16, 5)) for _ in range(3)]

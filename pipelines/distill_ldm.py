@@ -46,7 +46,11 @@ def distill_ldm(config: DistillLDM) -> str:
                 student_of, data=latents.index, teacher=Teacher(folder, bundle), initial=initial
             ),
             data=Data(
-                latents.folder, latents.markers, "encode_latents", latent_arrays, are_arrays=True
+                latents.folder,
+                latents.markers,
+                "encode_latents",
+                partial(latent_arrays, classes=latents.index["classes"]),
+                are_arrays=True,
             ),
             folder=space.ldm(config.name),
             inputs={

@@ -37,7 +37,7 @@ from pipelines.sharding.perceptual_hash import FRAMES, hash_shard
 from pipelines.sharding.plan import Place, SourceTable, assign_shards
 from pipelines.sharding.report import Report, Shard
 from pipelines.sharding.settings import ShardVideos
-from pipelines.sharding.sources import list_sources
+from pipelines.sharding.sources import list_sources, sampled
 from pipelines.tracking.run import Run
 from pipelines.tracking.start import run_on_demand
 from vqvdm.errors import IncompleteError, UserError
@@ -63,13 +63,15 @@ class Plans:
     """Near-duplicates, by row."""
     listed_classes: set[str] = field(default_factory=set)
     """Classes of all videos, also of those that give no clip."""
-    earlier_classes: tuple[str, ...] | None = None
-    """Classes of the shards that are there, if they may differ."""
+    renumbered: frozenset[str] | None = None
+    """Shards whose class indices are those of the classes now; None for all. Others keep theirs:
+    whoever trains numbers the labels by the index."""
 
-    def with_classes(self, classes: Iterable[str]) -> Plans:
-        """The same for other classes: of shards that are there, only the labels change."""
+    def with_classes(self, classes: Iterable[str], made: Iterable[str]) -> Plans:
+        """The same for other classes, of which the shards that were `made` have the indices."""
         spec = replace(self.spec, classes=tuple(sorted(classes)))
-        return replace(self, spec=spec, earlier_classes=self.spec.classes)
+        known = self.renumbered
+        return replace(self, spec=spec, renumbered=None if known is None else known.union(made))
 
     def __len__(self) -> int:
         return len(self.places)
@@ -89,43 +91,58 @@ class Plans:
                 self.spec,
                 self.decode_limits,
                 duplicates,
-                self.earlier_classes,
+                self.renumbered is None or name in self.renumbered,
             )
 
 
 def plan_shards(config: ShardVideos) -> Plans:
     """The plans of all shards, from a listing alone."""
     sources = list_sources(config.videos_uri, config.selection)
-    if config.limit and config.limit < len(sources):
-        rows = np.linspace(0, len(sources) - 1, config.limit).round().astype(int)
-        sources = [sources[row] for row in rows]
+    if config.limit:
+        sources = sampled(sources, config.limit)
     listed = {source.label for source in sources if source.label is not None}
-    hash = checksums.fingerprint([FORMAT, config.recipe()])
-    index = workspace.published(config.workspace.clips, "index.json") or {}
-    index = index if index.get("spec_hash") == hash else {}
-    # Whether a class has clips is known once its videos were cut: if not, it is left out.
-    classes = tuple(sorted(listed - set(index.get("without_clips", ()))))
     spec = ClipSpec(
         config.frames,
         config.size,
         config.stride or config.frames,
         tuple(config.rates),
-        classes,
-        hash,
+        tuple(sorted(listed)),
+        checksums.fingerprint([FORMAT, config.recipe()]),
         config.scenes,
         config.crop_bars,
         config.limits,
         config.filters,
         config.scores,
     )
+    index = workspace.published(config.workspace.clips, "index.json")
+    spec, there = _as_there(spec, index)
     table = SourceTable(sources)
     places = {
         shard_name(place.split, place.index): place
         for place in assign_shards(table, config.videos_per_shard)
     }
     limits = DecodeLimits(config.timeout_s, config.max_memory_gb)
-    plans = Plans(table, places, spec, config.workspace.clips, limits, listed_classes=listed)
-    return replace(plans, earlier_classes=tuple(index["classes"])) if index else plans
+    return Plans(
+        table,
+        places,
+        spec,
+        config.workspace.clips,
+        limits,
+        listed_classes=listed,
+        renumbered=frozenset() if there else None,
+    )
+
+
+def _as_there(spec: ClipSpec, index: dict | None) -> tuple[ClipSpec, bool]:
+    """How to cut, in the words of the clips that are there if these were cut so, and whether.
+
+    The fingerprint of earlier versions depended on labels and splits too: they stay under it.
+    """
+    if index is None or _changed(spec, index):
+        return spec, False
+    # Whether a class has clips is known once its videos were cut: if not, it is left out.
+    classes = tuple(sorted(set(spec.classes) - set(index.get("without_clips", ()))))
+    return replace(spec, hash=index["spec_hash"], classes=classes), True
 
 
 def on_workers(
@@ -176,6 +193,7 @@ def run_plans(plans: Plans, config: ShardVideos, report: Report, begin: Callable
         marker = Marker.from_json(row["marker"])
         accounts = manifest.from_marker(marker.details)
         manifest.reconcile(accounts, plan.sources, marker)
+        accounts = manifest.at_present(accounts, plan.sources)
         report.add(marker, accounts, row["made"])
         progress.add(
             1,
@@ -195,7 +213,8 @@ def run_until_classes_hold(
         run_plans(plans, config, report, begin)
         if not report.clips_of or set(report.clips_of) == set(plans.spec.classes):
             return plans, report
-        plans = plans.with_classes(report.clips_of)
+        made = [shard.name for shard in report.shards if shard.made]
+        plans = plans.with_classes(report.clips_of, made)
     raise RuntimeError(f"classes with clips differ in each of {ROUNDS} rounds")
 
 
@@ -206,7 +225,7 @@ def clips_index(plans: Plans, made: list[Shard]) -> dict:
         counts[shard.split] += shard.clips
     without = sorted(plans.listed_classes - set(spec.classes))
     return {
-        "spec": json.loads(checksums.json_bytes(spec.to_dict() | {"format": FORMAT})),
+        "spec": _settings(spec),
         "spec_hash": spec.hash,
         "classes": list(spec.classes),
         "counts": dict(counts),
@@ -235,7 +254,7 @@ def shard_videos(config: ShardVideos) -> str:
             storage.keep_only(folder, [lock.NAME])
             storage.delete(config.workspace.perceptual_hashes)
         elif found:
-            workspace.refuse_other(folder, found, spec.hash, _differing(folder, plans))
+            workspace.refuse_other(folder, found, spec.hash, _differing(folder, spec))
         if config.filters.min_distance:
             plans.near_duplicates = find_near_duplicates(plans, config)
         plans, report = run_until_classes_hold(plans, config, place, begin)
@@ -264,17 +283,24 @@ def shard_videos(config: ShardVideos) -> str:
     return f"{clips} clips of {videos} videos" + (f", not ok: {', '.join(lost)}" if lost else "")
 
 
-def _differing(folder: str, plans: Plans) -> str:
+def _differing(folder: str, spec: ClipSpec) -> str:
     """How clips of other settings were cut, where that differs; empty if nothing tells."""
     index = workspace.published(folder, "index.json")
-    if index is None:
-        return ""
+    return _changed(spec, index) if index else ""
+
+
+def _changed(spec: ClipSpec, index: dict) -> str:
     of_videos = ("classes", "hash")
     before, now = (
-        {name: value for name, value in each["spec"].items() if name not in of_videos}
-        for each in (index, clips_index(plans, []))
+        {name: value for name, value in each.items() if name not in of_videos}
+        for each in (index["spec"], _settings(spec))
     )
     return workspace.changed(before, now)
+
+
+def _settings(spec: ClipSpec) -> dict:
+    """As an index has them."""
+    return json.loads(checksums.json_bytes(spec.to_dict() | {"format": FORMAT}))
 
 
 def _refuse_failures(report: Report, config: ShardVideos) -> None:

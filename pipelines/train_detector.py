@@ -10,6 +10,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def _train(
             folder,
             [m for m in markers if m.split == split and m.keys],
             "shard_videos",
-            clip_arrays,
+            partial(clip_arrays, classes=classes),
             local_cpus(),
         )
         for split in ("train", "val")

@@ -39,7 +39,11 @@ def _on_latents(config: TrainLDM, initial: Initial | None) -> Stage:
         config=config,
         method=partial(LDMMethod, data=latents.index, vqgan=vqgan, initial=initial),
         data=Data(
-            latents.folder, latents.markers, "encode_latents", latent_arrays, are_arrays=True
+            latents.folder,
+            latents.markers,
+            "encode_latents",
+            partial(latent_arrays, classes=latents.index["classes"]),
+            are_arrays=True,
         ),
         folder=space.ldm(config.name),
         inputs={
@@ -64,7 +68,9 @@ def _on_pixels(config: TrainLDM, initial: Initial | None) -> Stage:
         name="train_ldm",
         config=config,
         method=partial(LDMMethod, data=pixel_index(clips, _rates(space, spec)), initial=initial),
-        data=Data(space.clips, markers, "shard_videos", pixel_arrays),
+        data=Data(
+            space.clips, markers, "shard_videos", partial(pixel_arrays, classes=clips["classes"])
+        ),
         folder=space.ldm(config.name),
         inputs={"clips": clips["fingerprint"]} | fingerprint_of(initial),
         lineage={"latents": clips["spec_hash"], "clips": clips["fingerprint"]},

@@ -33,7 +33,9 @@ def train_vqgan(config: TrainVQGAN) -> str:
             name="train_vqgan",
             config=config,
             method=partial(VQGANMethod, initial=initial),
-            data=Data(space.clips, markers, "shard_videos", clip_arrays),
+            data=Data(
+                space.clips, markers, "shard_videos", partial(clip_arrays, classes=index["classes"])
+            ),
             folder=space.vqgan(config.name),
             inputs={"clips": index["fingerprint"]} | perceptual | fingerprint_of(initial),
             lineage={"clips": index["spec_hash"]},

@@ -100,7 +100,7 @@ def extract_real_clips(
 ) -> RealClips:
     """Extract the features of the real clips, and prepare the search for copies."""
     config, rows, refs, others = inputs.config, drawn.rows, drawn.refs, drawn.others
-    basis = [spec.fingerprint, "real"]
+    basis = [spec.fingerprint, "real", inputs.index["classes"]]
     batches = clip_batches("real", markers, refs, basis)
     batches += clip_batches("floor", markers, others, basis)
     train: list[Batch] = []

@@ -28,6 +28,7 @@ from pipelines.evaluation.inputs import Inputs
 from pipelines.evaluation.real_clips import Drawn
 from pipelines.evaluation.thumbnails import thumbnails
 from pipelines.io import checksums, shards, storage
+from pipelines.io.arrays import label_index
 from pipelines.io.markers import Marker
 from pipelines.io.shards import ShardReader
 from pipelines.sampling.worker import SamplingWorker
@@ -78,7 +79,7 @@ class FeatureWorker:
             self._generator = SamplingWorker(bundle, config, "auto", self.devices, batches)
         videos = self._generator.videos(batch.requests)
         classes = self.inputs.bundle["classes"]
-        index_N = [classes.index(r.label) if r.label else -1 for r in batch.requests]
+        index_N = [label_index(request.label, classes) for request in batch.requests]
         fps_N = [request.fps for request in batch.requests]
         found = self.extractor.extract(videos, np.array(index_N), np.array(fps_N))
         if batch.show:
@@ -88,7 +89,7 @@ class FeatureWorker:
     def _clips(self, batch: Batch) -> Features:
         assert batch.marker
         clips = read_clips(self.space.clips, batch.marker, batch.refs)
-        parts = []
+        parts, classes = [], self.inputs.bundle["classes"]
         for start in range(0, len(clips), AT_ONCE):
             some = clips[start : start + AT_ONCE]
             videos = np.stack([decode_clip(clip.mp4) for clip in some])
@@ -98,7 +99,7 @@ class FeatureWorker:
                 show = [i - start for i in batch.show if start <= i < start + AT_ONCE]
                 parts.append(self._compare(videos, show))
             else:
-                index_N = np.array([clip.class_index for clip in some])
+                index_N = np.array([label_index(clip.label, classes) for clip in some])
                 fps_N = np.array([clip.fps for clip in some])
                 parts.append(self.extractor.extract(videos, index_N, fps_N))
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -116,7 +117,7 @@ class StoredClip:
     """A clip as it is stored in a shard."""
 
     mp4: bytes
-    class_index: int
+    label: str | None
     fps: float
     source: str
     start_s: float
@@ -143,8 +144,9 @@ def read_clips(folder: str, marker: Marker, refs: Sequence[ClipRef]) -> list[Sto
                     "run jobs/shard_videos.py again to repair it"
                 ) from None
             each, mp4 = metadata[key], reader[key]["mp4"]
-            index = -1 if each["class_index"] is None else each["class_index"]
-            clips.append(StoredClip(mp4, index, each["fps"], each["source"], each["start_s"]))
+            clips.append(
+                StoredClip(mp4, each["label"], each["fps"], each["source"], each["start_s"])
+            )
     return clips
 
 
@@ -176,7 +178,7 @@ def frame_classifier_state(inputs: Inputs, markers: Sequence[Marker], drawn: Dra
                     continue
                 clips = read_clips(config.workspace.clips, marker, by_shard[marker.name])
                 videos += pool.map(decode_clip, [clip.mp4 for clip in clips])
-                labels += [clip.class_index for clip in clips]
+                labels += [label_index(clip.label, classes) for clip in clips]
         torch.set_num_threads(local_cpus())
         net = train_frame_classifier(
             np.stack(videos), np.array(labels), len(classes), config.detector_steps

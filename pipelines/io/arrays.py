@@ -1,9 +1,15 @@
-"""The members of a sample as arrays, for training and the audit."""
+"""The members of a sample as arrays, for training and the audit.
+
+The class of a sample is its label; its index is that of the label among the classes of the data
+set, which stand in its `index.json`. The `class_index` beside the label is for other readers: it
+is the one that the class had when the shard was made.
+"""
 
 from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -13,20 +19,25 @@ Members = dict[str, bytes]
 Arrays = dict[str, np.ndarray]
 
 
-def clip_arrays(members: Members) -> Arrays:
+def label_index(label: str | None, classes: Sequence[str]) -> int:
+    """The index of a label among the classes; -1 without one."""
+    return -1 if label is None else classes.index(label)
+
+
+def clip_arrays(members: Members, classes: Sequence[str]) -> Arrays:
     """A clip sample: video uint8 (T, H, W, 3), class index (-1 for none), frames a second."""
-    return {"video": decode_clip(members["mp4"])} | _labels(members)
+    return {"video": decode_clip(members["mp4"])} | _labels(members, classes)
 
 
-def latent_arrays(members: Members) -> Arrays:
+def latent_arrays(members: Members, classes: Sequence[str]) -> Arrays:
     """A latent sample: raw latent (C, T, H, W) as it is stored, class index, frames a second."""
-    return {"latent": _stored_array(members["npy"])} | _labels(members)
+    return {"latent": _stored_array(members["npy"])} | _labels(members, classes)
 
 
-def pixel_arrays(members: Members) -> Arrays:
+def pixel_arrays(members: Members, classes: Sequence[str]) -> Arrays:
     """A clip sample as a latent one: pixels float32 (3, T, H, W) in [-1, 1]."""
     video_CTHW = decode_clip(members["mp4"]).transpose(3, 0, 1, 2)
-    return {"latent": video_CTHW.astype(np.float32) / 127.5 - 1} | _labels(members)
+    return {"latent": video_CTHW.astype(np.float32) / 127.5 - 1} | _labels(members, classes)
 
 
 def decode_array(data: bytes) -> np.ndarray:
@@ -38,10 +49,9 @@ def _stored_array(data: bytes) -> np.ndarray:
     return np.load(io.BytesIO(data), allow_pickle=False)
 
 
-def _labels(members: Members) -> Arrays:
+def _labels(members: Members, classes: Sequence[str]) -> Arrays:
     metadata = json.loads(members["json"])
-    index = metadata["class_index"]
     return {
-        "class_index": np.array(-1 if index is None else index, np.int64),
+        "class_index": np.array(label_index(metadata["label"], classes), np.int64),
         "fps": np.array(metadata["fps"], np.float32),
     }

@@ -77,16 +77,18 @@ def is_untouched(folder: str, marker: Marker) -> bool:
     return bool(tar and own and tar[0] == marker.bytes and tar[1] <= own[1])
 
 
-def finished(folder: str, name: str, made_from: str, verify: bool = True) -> Marker | None:
-    """The marker of a shard that exists, is intact and has this `made_from`; else None.
+def is_sound(folder: str, marker: Marker, verify: bool = True) -> bool:
+    """Whether a shard's tar matches its marker. Without `verify`, one that is untouched since its
+    marker was written is not read."""
+    return (not verify and is_untouched(folder, marker)) or is_intact(folder, marker)
 
-    Without `verify`, a shard that is untouched since its marker was written is not read.
-    """
+
+def finished(folder: str, name: str, made_from: str, verify: bool = True) -> Marker | None:
+    """The marker of a shard that exists, is sound and has this `made_from`; else None."""
     marker = read_marker(folder, name)
     if marker is None or marker.made_from != made_from:
         return None
-    sound = (not verify and is_untouched(folder, marker)) or is_intact(folder, marker)
-    return marker if sound else None
+    return marker if is_sound(folder, marker, verify) else None
 
 
 def filled_with(folder: str) -> str | None:

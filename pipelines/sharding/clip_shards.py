@@ -1,17 +1,21 @@
-"""Making one shard of clips: its videos are decoded in turn, each with an account."""
+"""Making one shard of clips: its videos are decoded in turn, each with an account.
+
+A shard that is there is kept if it is made from just these videos. If it is made from some of them,
+their clips are copied.
+"""
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 
 from pipelines.io import checksums
 from pipelines.io.connection import is_refusal
-from pipelines.io.markers import Marker, finished
-from pipelines.io.shards import ShardWriter, read_shard
+from pipelines.io.markers import Marker, is_sound, read_marker
+from pipelines.io.shards import ShardWriter
 from pipelines.sharding import manifest
 from pipelines.sharding.clips import (
     ClipSpec,
@@ -22,6 +26,7 @@ from pipelines.sharding.clips import (
     cut_video,
 )
 from pipelines.sharding.columns import from_text
+from pipelines.sharding.earlier_clips import NO_CLIPS, EarlierClips, earlier_clips
 from pipelines.sharding.manifest import CLIP_FIELDS, Account, Source
 from pipelines.sharding.sources import local_video
 from pipelines.video.decoding_process import Deadline, DecodingProcess
@@ -53,19 +58,49 @@ class ShardPlan:
     decode_limits: DecodeLimits = DecodeLimits()
     near_duplicates: dict[str, tuple[str, float]] = field(default_factory=dict)
     """By the id of a near-duplicate: the path of the video that is kept, and their distance."""
-    earlier_classes: tuple[str, ...] | None = None
-    """Classes by which the shard may have been made before: then only its labels change."""
+    renumber: bool = False
+    """Whether the shard has to have the class indices of just these classes."""
 
     @property
     def made_from(self) -> str:
-        sources = [source.to_dict() for source in self.sources]
-        basis = [
-            self.spec.hash,
-            self.spec.classes,
-            sources,
-            *([self.near_duplicates] if self.near_duplicates else []),
-        ]
-        return checksums.fingerprint(basis)
+        return _made_from(self.spec.hash, self.sources, self.near_duplicates)
+
+    @property
+    def numbering(self) -> str:
+        """Fingerprint of the classes that class indices count."""
+        return checksums.fingerprint(self.spec.classes)
+
+    def standing(self, verify: bool) -> Marker | None:
+        """The marker of the shard if it is there as planned."""
+        marker = read_marker(self.folder, self.name)
+        if marker is None or self.made_from not in (marker.made_from, _now_made_from(marker)):
+            return None
+        # Shards that do not tell were made when all were made again for other classes.
+        if self.renumber and marker.details.get("numbering", self.numbering) != self.numbering:
+            return None
+        return marker if is_sound(self.folder, marker, verify) else None
+
+
+def _made_from(
+    spec_hash: str, sources: Iterable[Source], near_duplicates: dict[str, tuple[str, float]]
+) -> str:
+    """Fingerprint of all that the clips of a shard depend on, but for the class indices."""
+    contents = [source.content for source in sources]
+    return checksums.fingerprint(
+        [spec_hash, contents, *([near_duplicates] if near_duplicates else [])]
+    )
+
+
+def _now_made_from(marker: Marker) -> str:
+    """What a shard was made from, by its account: the fingerprint of earlier versions depended on
+    more."""
+    accounts = manifest.from_marker(marker.details)
+    near_duplicates = {
+        source.id: ((account.detail or "").removeprefix("of "), account.score or 0.0)
+        for source, account in accounts
+        if account.reason == "near_duplicate"
+    }
+    return _made_from(marker.spec_hash, (source for source, _ in accounts), near_duplicates)
 
 
 def clip_key(source: Source, clip: EncodedClip, spec: ClipSpec) -> str:
@@ -88,8 +123,14 @@ def decoding_process(max_memory_gb: float) -> DecodingProcess:
 class VideoTask:
     """Adds the clips of one video to a shard; errors of the video go into its account."""
 
-    def __init__(self, source: Source, plan: ShardPlan, writer: ShardWriter) -> None:
-        self.source, self.plan, self.writer = source, plan, writer
+    def __init__(
+        self,
+        source: Source,
+        plan: ShardPlan,
+        writer: ShardWriter,
+        earlier: EarlierClips = NO_CLIPS,
+    ) -> None:
+        self.source, self.plan, self.writer, self.earlier = source, plan, writer, earlier
         rates = plan.spec.rates if source.fps is None else (source.fps,)
         self.spec = replace(plan.spec, rates=rates)
         self.info: VideoInfo | None = None
@@ -101,6 +142,12 @@ class VideoTask:
     def run(self) -> Account:
         if kept := self.plan.near_duplicates.get(self.source.id):
             return self._account(VideoError("near_duplicate", f"of {kept[0]}", kept[1]))
+        if account := self.earlier.account(self.source):
+            for clip in self.earlier.clips(self.source):
+                known = clip.metadata
+                described = self._described(known["fps"], known["start_s"], known.get("scores"))
+                self.writer.add(clip.key, {"mp4": clip.mp4, "json": described})
+            return account
         try:
             if self.source.refused:
                 reason, _, detail = self.source.refused.partition(": ")
@@ -156,21 +203,25 @@ class VideoTask:
             raise error
 
     def _add(self, clip: EncodedClip) -> None:
+        key = clip_key(self.source, clip, self.spec)
+        described = self._described(clip.fps, clip.start_s, clip.scores)
+        self.writer.add(key, {"mp4": clip.mp4, "json": described})
+        self.keys.append(key)
+
+    def _described(self, fps: float, start_s: float, scores: dict[str, float] | None) -> bytes:
+        """The JSON of a clip."""
         label = self.source.label
         metadata = {
             "label": label,
             "class_index": class_index(label, self.spec.classes),
-            "fps": clip.fps,
-            "start_s": clip.start_s,
+            "fps": fps,
+            "start_s": start_s,
             "frames": self.spec.frames,
             "source": self.source.path,
         }
         assert metadata.keys() == CLIP_FIELDS, metadata.keys()
-        scores = {"scores": clip.scores} if clip.scores else {}
-        metadata = from_text(self.source.columns) | metadata | scores
-        key = clip_key(self.source, clip, self.spec)
-        self.writer.add(key, {"mp4": clip.mp4, "json": checksums.json_bytes(metadata)})
-        self.keys.append(key)
+        metadata = from_text(self.source.columns) | metadata
+        return checksums.json_bytes(metadata | ({"scores": scores} if scores else {}))
 
     def _account(self, error: VideoError | None = None) -> Account:
         if not self.keys and error is None:
@@ -206,39 +257,25 @@ def make_shard(row: dict) -> dict:
     Takes {"plan": ShardPlan, "retry": bool, "verify": bool}, gives {"name": …, "marker": its JSON,
     "made": bool}.
     """
-    plan: ShardPlan = row["plan"]
-    marker = finished(plan.folder, plan.name, plan.made_from, row["verify"])
-    if marker and not (row["retry"] and failures(marker)):
+    plan, retry = row["plan"], row["retry"]
+    marker = plan.standing(row["verify"])
+    if marker and not (retry and failures(marker)):
         return {"name": plan.name, "marker": marker.to_json(), "made": False}
-    if marker := _relabelled(plan, row["retry"]):
-        return {"name": plan.name, "marker": marker.to_json(), "made": True}
+    earlier = read_marker(plan.folder, plan.name)
+    if earlier and earlier.spec_hash != plan.spec.hash:
+        earlier = None
     with ShardWriter(plan.folder, plan.name) as writer:
-        accounts = [(source, VideoTask(source, plan, writer).run()) for source in plan.sources]
+        with earlier_clips(plan.folder, earlier, retry) as clips:
+            accounts = [
+                (source, VideoTask(source, plan, writer, clips).run()) for source in plan.sources
+            ]
         marker = writer.publish(
             [source.id for source in plan.sources],
             plan.spec.hash,
             plan.made_from,
-            manifest.to_marker(accounts),
+            manifest.to_marker(accounts) | {"numbering": plan.numbering},
         )
     return {"name": plan.name, "marker": marker.to_json(), "made": True}
-
-
-def _relabelled(plan: ShardPlan, retry: bool) -> Marker | None:
-    """Copy the shard that is there if it differs by its classes only; nothing is decoded."""
-    if plan.earlier_classes in (None, plan.spec.classes):
-        return None
-    assert plan.earlier_classes is not None
-    earlier = replace(plan, spec=replace(plan.spec, classes=plan.earlier_classes))
-    found = finished(plan.folder, plan.name, earlier.made_from)
-    if found is None or (retry and failures(found)):
-        return None
-    with ShardWriter(plan.folder, plan.name) as writer:
-        for sample in read_shard(plan.folder, found, "shard_videos"):
-            metadata = json.loads(sample.members["json"])
-            metadata["class_index"] = class_index(metadata["label"], plan.spec.classes)
-            changed = {"json": checksums.json_bytes(metadata)}
-            writer.add(sample.key, sample.members | changed)
-        return writer.publish(found.sources, found.spec_hash, plan.made_from, found.details)
 
 
 def failures(marker: Marker) -> int:

@@ -132,9 +132,16 @@ class Source:
             and ((value := getattr(self, f.name)) is not None or f.name not in LATER)
         }
 
+    @property
+    def content(self) -> dict[str, Any]:
+        """What its clips depend on: neither where it lies at present, nor its split."""
+        return {name: v for name, v in self.to_dict().items() if name not in WHEREABOUTS}
+
 
 LATER = frozenset(("container", "position", "refused", "columns"))
 """Fields of `Source` that came later."""
+WHEREABOUTS = frozenset(("uri", "container", "split"))
+"""Fields of `Source` that change when a folder is moved, or the videos are split otherwise."""
 
 
 @dataclass(frozen=True)
@@ -290,6 +297,14 @@ def to_marker(accounts: list[tuple[Source, Account]]) -> dict[str, Any]:
         {"source": source.to_dict(), "account": account.to_dict()} for source, account in accounts
     ]
     return json.loads(json.dumps({"videos": rows}))
+
+
+def at_present(
+    accounts: list[tuple[Source, Account]], sources: Iterable[Source]
+) -> list[tuple[Source, Account]]:
+    """The accounts with the videos as they are listed now: the shard may be older."""
+    listed = {source.id: source for source in sources}
+    return [(listed[source.id], account) for source, account in accounts]
 
 
 def reconcile(

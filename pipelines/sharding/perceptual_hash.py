@@ -74,7 +74,7 @@ def hash_shard(row: dict) -> dict:
 
 def _content(source: Source) -> str:
     """Fingerprint of all that the hash of a video depends on."""
-    content = [source.uri, source.size, source.etag, source.mtime_ns]
+    content = [source.path, source.size, source.etag, source.mtime_ns]
     span = [source.start_s, source.end_s, source.frames_fps]
     return checksums.fingerprint([FORMAT, content, span])
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from pipelines.io import checksums, shards
 from pipelines.io.markers import SPLITS, Marker
-from pipelines.sharding.manifest import Account, ManifestWriter, Source
+from pipelines.sharding.manifest import Account, ManifestWriter, Source, to_marker
 from pipelines.tracking.run import Run
 from pipelines.video import Frames
 from pipelines.video.encoder import decode_clip
@@ -59,6 +59,8 @@ class Shard:
     clips: int
     account: str
     """Fingerprint of its account of videos."""
+    made: bool = False
+    """Whether this job made it."""
 
     @property
     def split(self) -> str:
@@ -88,8 +90,8 @@ class Report:
 
     def add(self, marker: Marker, accounts: list[tuple[Source, Account]], made: bool) -> None:
         """Add a shard: its videos, and whether it was made by this job."""
-        digest = checksums.fingerprint(marker.details)
-        self._shards.append(Shard(marker.name, marker.sha256, len(marker.keys), digest))
+        digest = checksums.fingerprint(to_marker(accounts))
+        self._shards.append(Shard(marker.name, marker.sha256, len(marker.keys), digest, made))
         self.made += made
         self.manifest.add(marker.name, accounts)
         for source, account in accounts:

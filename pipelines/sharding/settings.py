@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
 from pipelines.settings import Job, VideosJob, parse_rates
@@ -109,7 +109,7 @@ class ShardVideos(VideosJob):
     strict: bool = False
     """Exit with status 1 if any video failed, wholly or in part."""
     limit: int | None = None
-    """Take only this many videos, evenly spread over the listing."""
+    """Take only this many videos, evenly spread over the classes; more take the same and others."""
     videos_per_shard: int = 64
     """About how many videos share a shard."""
 
@@ -128,6 +128,18 @@ class ShardVideos(VideosJob):
         "scores": False,
         "filters.min_fps": 0.0,
     }
+
+    CHOICE: ClassVar[frozenset[str]] = frozenset(
+        ("labels", "splits", "val_fraction", "val_list", "group_by", "frames_fps", "limit")
+    )
+    """Settings that say which videos there are, of which class and split. A shard is made from just
+    that of its own videos, so they are no part of the recipe."""
+
+    def recipe(self) -> dict[str, Any]:
+        """How clips are cut. What is chosen stands there by its default, as in roots whose recipe
+        it was part of."""
+        defaults = {f.name: f.default for f in fields(self) if f.name in self.CHOICE}
+        return super().recipe() | defaults
 
     @property
     def selection(self) -> Selection:

@@ -6,6 +6,7 @@ What the videos are is a matter of the kind of input; here they get what makes t
 from __future__ import annotations
 
 import unicodedata
+from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -49,6 +50,24 @@ def list_sources(videos: str, selection: Selection) -> list[Source]:
     _refuse_mixed_columns(sources)
     check_classes({source.label for source in sources if source.label is not None})
     return _with_splits(sources, selection, origin)
+
+
+def sampled(sources: list[Source], count: int) -> list[Source]:
+    """So many of the videos in their order, of each class the same share.
+
+    Of a class those whose ids come first, so that more are the same and others, and a video that
+    is added takes the place of at most a few.
+    """
+    by_class = defaultdict[str | None, list[str]](list)
+    for source in sources:
+        by_class[source.label].append(source.id)
+    ranked = [
+        ((rank + 0.5) / len(ids), id)
+        for ids in by_class.values()
+        for rank, id in enumerate(sorted(ids))
+    ]
+    chosen = {id for _, id in sorted(ranked)[:count]}
+    return [source for source in sources if source.id in chosen]
 
 
 def local_video(source: Source) -> AbstractContextManager[str]:

@@ -73,7 +73,8 @@ ray.init(**(ray_options() | {"address": cluster.address}))
 config = replace(CONFIGS["ldm"], root=str(folder), num_workers=2, steps=int(sys.argv[2]),
                  log_every=1000, validate_every=1000, checkpoint_every=1000, keep=2)
 place = Place(folder, config)
-data = Data(str(folder / "data"), place.markers, "job", latent_arrays, are_arrays=True)
+data = Data(str(folder / "data"), place.markers, "job",
+            partial(latent_arrays, classes=["a", "b"]), are_arrays=True)
 threading.Thread(target=drain_one, daemon=True).start()
 with start_run("train_ldm", config) as run:
     devices = choose_devices(config.request())

@@ -74,7 +74,8 @@ config = replace(CONFIGS["ldm"], root=str(folder), num_workers=2, min_workers=1,
                  log_keys=True)
 config.check()
 place = Place(folder, config)
-data = Data(str(folder / "data"), place.markers, "job", latent_arrays, are_arrays=True)
+data = Data(str(folder / "data"), place.markers, "job",
+            partial(latent_arrays, classes=["a", "b"]), are_arrays=True)
 threading.Thread(target=come_and_go, daemon=True).start()
 with start_run("train_ldm", config) as run:
     devices = choose_devices(config.request())

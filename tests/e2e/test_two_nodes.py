@@ -45,7 +45,8 @@ options = ray_options() | {"address": cluster.address}
 ray.init(**options)
 config = replace(CONFIGS["ldm"], root=str(folder))
 place = Place(folder, config)
-data = Data(str(folder / "data"), place.markers, "job", latent_arrays)
+data = Data(str(folder / "data"), place.markers, "job",
+            partial(latent_arrays, classes=["a", "b"]))
 method = partial(LDMMethod, data=place.index)
 with start_run("train_ldm", config) as run:
     devices = choose_devices(config.request())

@@ -6,6 +6,7 @@ import os
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines import shard_videos as page
-from pipelines.io import shards
+from pipelines.io import checksums, shards, storage
 from pipelines.io.markers import Marker
 from pipelines.io.shards import Sample, ShardWriter
 from pipelines.sharding import clip_shards, manifest
@@ -377,7 +378,9 @@ def test_a_shard_is_made_once(tmp_path: Path) -> None:
     assert make_shard(row) == first
 
 
-def test_other_classes_change_labels_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_classes_are_numbered_anew_only_where_that_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nothing is decoded again."""
     plan = ShardPlan(
         str(tmp_path / "clips"),
@@ -386,43 +389,169 @@ def test_other_classes_change_labels_only(tmp_path: Path, monkeypatch: pytest.Mo
         SPEC,
         DECODE_LIMITS,
     )
-    before = Marker.from_json(make_shard({"plan": plan, "retry": False, "verify": True})["marker"])
+    row = {"plan": plan, "retry": False, "verify": True}
+    before = Marker.from_json(make_shard(row)["marker"])
     clips = list(shards.read_shard(plan.folder, before, "shard_videos"))
     assert {json.loads(sample.members["json"])["class_index"] for sample in clips} == {1}
 
     monkeypatch.setattr(clip_shards, "decoding_process", None)
-    fewer = replace(plan, spec=replace(SPEC, classes=("b",)), earlier_classes=SPEC.classes)
-    row = make_shard({"plan": fewer, "retry": False, "verify": True})
-    assert row["made"]
-    after = Marker.from_json(row["marker"])
-    assert (after.keys, after.details) == (before.keys, before.details)
+    fewer = replace(plan, spec=replace(SPEC, classes=("b",)))
+    assert not make_shard(row | {"plan": fewer})["made"]
+    renumbered = row | {"plan": replace(fewer, renumber=True)}
+    made = make_shard(renumbered)
+    assert made["made"]
+    after = Marker.from_json(made["marker"])
+    assert (after.keys, after.details["videos"]) == (before.keys, before.details["videos"])
     for old, new in zip(clips, shards.read_shard(plan.folder, after, "shard_videos"), strict=True):
         assert new.members["mp4"] == old.members["mp4"]
         metadata = json.loads(old.members["json"]) | {"class_index": 0}
         assert json.loads(new.members["json"]) == metadata
-    assert not make_shard({"plan": fewer, "retry": False, "verify": True})["made"]
+    assert not make_shard(renumbered)["made"]
 
 
-@pytest.mark.parametrize("earlier", [SPEC.classes, ("b",)])
-def test_what_failed_is_tried_again_in_a_shard_that_was_published(
-    earlier: tuple[str, ...], tmp_path: Path
-) -> None:
+def test_what_failed_is_tried_again_in_a_shard_that_was_published(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
     path.write_text("a shopping list")
-    before = ShardPlan(
-        str(tmp_path / "clips"),
-        "train-000000",
-        (source(path),),
-        replace(SPEC, classes=earlier),
-        DECODE_LIMITS,
-    )
-    assert not Marker.from_json(
-        make_shard({"plan": before, "retry": False, "verify": True})["marker"]
-    ).keys
+    plan = ShardPlan(str(tmp_path / "clips"), "train-000000", (source(path),), SPEC, DECODE_LIMITS)
+    row = {"plan": plan, "retry": False, "verify": True}
+    assert not Marker.from_json(make_shard(row)["marker"]).keys
     plain(path)
-    plan = replace(before, spec=SPEC, earlier_classes=earlier)
-    again = Marker.from_json(make_shard({"plan": plan, "retry": True, "verify": True})["marker"])
+    again = Marker.from_json(make_shard(row | {"retry": True})["marker"])
     assert len(again.keys) == COUNT // 4
+
+
+class Cutting:
+    """A folder of videos of two classes, cut again and again; counts what is decoded."""
+
+    def __init__(self, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.videos = place / "videos"
+        for label, count in (("berry", 6), ("cherry", 4)):
+            for number in range(count):
+                self.add(label, number, 8 + 4 * number)
+        self.config = ShardVideos(
+            root=str(place / "root"), videos=str(self.videos), frames=4, size=16, stride=4,
+            videos_per_shard=4, val_fraction=0.2,
+        )  # fmt: skip
+        self.decoded: list[str] = []
+        decode = VideoTask._decode
+
+        def counted(task: VideoTask, path: str) -> None:
+            self.decoded.append(task.source.path)
+            decode(task, path)
+
+        monkeypatch.setattr(VideoTask, "_decode", counted)
+
+    def add(self, label: str, number: int, frames: int) -> None:
+        path = self.videos / label / f"{number}.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(path, "libx264", count=frames)
+
+    def cut(self, **changes: Any) -> tuple[set[str], set[str]]:
+        """The shards that are made, and the videos that are decoded; publishes the index."""
+        self.config = replace(self.config, **changes)
+        self.decoded.clear()
+        plans = page.plan_shards(self.config)
+        rows = [make_shard({"plan": p, "retry": False, "verify": True}) for p in plans]
+        names = [row["name"] for row in rows]
+        folder = Path(self.config.workspace.clips)
+        for file in folder.iterdir():
+            if file.stem not in names:
+                file.unlink()
+        storage.publish_json(page.clips_index(plans, []), f"{folder}/index.json")
+        return {row["name"] for row in rows if row["made"]}, set(self.decoded)
+
+    def clips(self) -> dict[str, tuple[str, int | None]]:
+        """What each clip shows, and how it is labelled."""
+        found = {}
+        for tar in sorted(Path(self.config.workspace.clips).glob("*.tar")):
+            reader = shards.ShardReader(str(tar))
+            for key in reader.keys:
+                said = json.loads(reader[key]["json"])
+                found[key] = (checksums.digest(str(reader[key]["mp4"])), said["label"])
+        return found
+
+
+@pytest.fixture
+def cutting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cutting:
+    found = Cutting(tmp_path, monkeypatch)
+    made, decoded = found.cut()
+    assert len(made) >= 3 and len(decoded) == 10
+    assert found.cut() == (set(), set())
+    return found
+
+
+def test_a_new_class_is_cut_alone(cutting: Cutting) -> None:
+    before = cutting.clips()
+    cutting.add("apple", 0, 12)
+    made, decoded = cutting.cut()
+    # Linear hashing moves videos of one other shard at most.
+    assert "apple/0.mp4" in decoded and len(decoded) <= 5 and len(made) <= 3
+    after = cutting.clips()
+    assert before.items() <= after.items() and len(after) == len(before) + 3
+    assert page.plan_shards(cutting.config).spec.classes == ("apple", "berry", "cherry")
+    assert cutting.cut() == (set(), set())
+
+
+def test_a_renamed_table_of_labels_and_a_moved_folder_cost_nothing(cutting: Cutting) -> None:
+    table = cutting.videos.parent / "one.csv"
+    rows = [f"{label}/{n}.mp4,{label}" for label, n in [("berry", 1), ("cherry", 0)]]
+    table.write_text("\n".join(["path,label", *rows]))
+    cutting.cut(labels=str(table))
+    assert cutting.cut() == (set(), set())
+    moved = table.rename(table.with_name("other.csv"))
+    assert cutting.cut(labels=str(moved)) == (set(), set())
+    videos = cutting.videos.rename(cutting.videos.with_name("mount"))
+    assert cutting.cut(videos=str(videos)) == (set(), set())
+
+
+def test_another_label_decodes_nothing(cutting: Cutting) -> None:
+    table = cutting.videos.parent / "labels.csv"
+    paths = sorted(str(p.relative_to(cutting.videos)) for p in cutting.videos.rglob("*.mp4"))
+    rows = [f"{path},{'plum' if path == 'berry/1.mp4' else path[:-6]}" for path in paths]
+    table.write_text("\n".join(["path,label", *rows]))
+    before = cutting.clips()
+    made, decoded = cutting.cut(labels=str(table))
+    assert (len(made), decoded) == (1, set())
+    after = cutting.clips()
+    changed = {key for key in before if before[key] != after[key]}
+    assert before.keys() == after.keys() and len(changed) == 3
+    assert {after[key][1] for key in changed} == {"plum"}
+
+
+def test_another_split_or_limit_decodes_what_changes_shards_at_most(cutting: Cutting) -> None:
+    before = cutting.clips()
+    earlier = {plan.name: plan.sources for plan in page.plan_shards(cutting.config)}
+    made, decoded = cutting.cut(val_fraction=0.4)
+    assert cutting.clips() == before
+    new, changed = set[str](), set[str]()
+    for plan in page.plan_shards(cutting.config):
+        there = {source.path for source in earlier.get(plan.name, ())}
+        now = {source.path for source in plan.sources}
+        new |= now - there
+        changed |= {plan.name} if now != there else set()
+    assert (made, decoded) == (changed, new) and 0 < len(new) < 10
+    made, decoded = cutting.cut(limit=5)
+    fewer = cutting.clips()
+    assert 0 < len(fewer) < len(before) and fewer.items() <= before.items()
+    assert {label for _, label in fewer.values()} == {"berry", "cherry"}
+    cutting.cut(limit=8)
+    assert fewer.items() < cutting.clips().items() <= before.items()
+
+
+def test_a_shard_of_an_earlier_version_is_kept(cutting: Cutting) -> None:
+    """Its marker has another fingerprint of what it is made from, and the index of the settings."""
+    folder = Path(cutting.config.workspace.clips)
+    for file in folder.glob("*-*.json"):
+        marker = Marker.from_json(file.read_bytes())
+        details = {"videos": marker.details["videos"]}
+        old = replace(marker, spec_hash="old", made_from="old", details=details)
+        storage.publish_bytes(old.to_json(), str(file))
+    index = storage.read_json(f"{folder}/index.json")
+    storage.publish_json(index | {"spec_hash": "old"}, f"{folder}/index.json")
+    assert page.plan_shards(cutting.config).spec.hash == "old"
+    assert cutting.cut() == (set(), set())
+    other = page.plan_shards(replace(cutting.config, frames=8))
+    assert other.spec.hash != "old"
 
 
 @pytest.mark.long

@@ -18,7 +18,7 @@ def shard(tmp_path: Path) -> Marker:
     with ShardWriter(str(tmp_path), "train-000000") as writer:
         for path, starts in {"a/x.mp4": (0.0, 1.0, 2.0), "b/y.mp4": (0.0,)}.items():
             for start_s in starts:
-                metadata = {"class_index": None if path[0] == "b" else 3, "fps": 8.0}
+                metadata = {"label": None if path[0] == "b" else "apple", "fps": 8.0}
                 metadata |= {"source": path, "start_s": start_s}
                 content = f"{path} {start_s}".encode()
                 key = str(hash((path, start_s)) % 2**32)
@@ -31,7 +31,7 @@ def test_clips_are_read_in_the_order_of_references(tmp_path: Path, shard: Marker
     refs = [ClipRef(shard.name, x, 2), ClipRef(shard.name, y, 0), ClipRef(shard.name, x, 0)]
     clips = read_clips(str(tmp_path), shard, refs)
     assert [clip.mp4 for clip in clips] == [b"a/x.mp4 2.0", b"b/y.mp4 0.0", b"a/x.mp4 0.0"]
-    assert [clip.class_index for clip in clips] == [3, -1, 3]
+    assert [clip.label for clip in clips] == ["apple", None, "apple"]
 
 
 def test_an_account_that_does_not_fit_is_refused(tmp_path: Path, shard: Marker) -> None:

@@ -111,7 +111,7 @@ def test_an_altered_latent_is_found(tmp_path: Path) -> None:
     )
     VQGANMethod(TrainVQGAN(model=model), World()).export(tmp_path / "vqgan")
     videos = np.random.default_rng(0).integers(0, 256, (3, 4, 16, 16, 3), np.uint8)
-    metadata = json.dumps({"class_index": 0, "fps": 8.0}).encode()
+    metadata = json.dumps({"label": None, "fps": 8.0}).encode()
     with ShardWriter(f"{tmp_path}/clips", "train-000000") as writer:
         for key, video in zip("abc", videos, strict=True):
             writer.add(key, {"mp4": encode_lossless(video, 8), "json": metadata})

@@ -58,7 +58,7 @@ def plan(tmp_path: Path) -> EncodePlan:
     clips = str(tmp_path / "clips")
     with ShardWriter(clips, "train-000000") as writer:
         for number, (key, mp4) in enumerate(zip(KEYS, CLIPS, strict=True)):
-            metadata = json.dumps({"class_index": number, "fps": [8.0, 16.0][number % 2]})
+            metadata = json.dumps({"label": str(number), "fps": [8.0, 16.0][number % 2]})
             writer.add(key, {"mp4": mp4, "json": metadata.encode()})
         marker = writer.publish(["video"], "clips", "made", {})
     return EncodePlan(clips, marker, str(tmp_path / "latents"), "spec", ORIGIN)

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ class Place:
                 buffer = io.BytesIO()
                 np.save(buffer, rng.standard_normal((3, 2, 4, 4), np.float32))
                 frames = rng.integers(0, 256, (4, 16, 16, 3), np.uint8)
-                metadata = json.dumps({"class_index": k % 2, "fps": 8.0}).encode()
+                metadata = json.dumps({"label": "ab"[k % 2], "fps": 8.0}).encode()
                 mp4 = encode_lossless(frames, 8)
                 writer.add(
                     f"{number}-{k}", {"mp4": mp4, "npy": buffer.getvalue(), "json": metadata}
@@ -116,7 +117,7 @@ class Place:
     ) -> tuple[Method, Notes]:
         """Train as a new process would: only the files in the folder are shared."""
         is_ldm = isinstance(self.config, TrainLDM)
-        decode = latent_arrays if is_ldm else clip_arrays
+        decode = partial(latent_arrays if is_ldm else clip_arrays, classes=["a", "b"])
         loader = loader_type(str(self.folder / "data"), self.markers, "job", decode)
         world, notes = World(), Notes()
         method: Method

@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +23,8 @@ from pipelines.training.packed import PackedSamples
 from vqvdm.errors import UserError
 
 SHAPE = (3, 2, 4, 4)
+CLASSES = "abcdefgh"
+decode = partial(latent_arrays, classes=CLASSES)
 
 
 def write_latents(folder: str, dtype: type, shards: int = 3, each: int = 5) -> list[Marker]:
@@ -31,7 +34,7 @@ def write_latents(folder: str, dtype: type, shards: int = 3, each: int = 5) -> l
             for k in range(each + shard):
                 buffer = io.BytesIO()
                 np.save(buffer, rng.standard_normal(SHAPE).astype(dtype))
-                metadata = {"class_index": None if k == 0 else k, "fps": 29.97}
+                metadata = {"label": None if k == 0 else CLASSES[k], "fps": 29.97}
                 members = {"npy": buffer.getvalue(), "json": json.dumps(metadata).encode()}
                 writer.add(f"{shard}-{k}", members)
             markers.append(writer.publish([], "spec", "made", {}))
@@ -41,8 +44,8 @@ def write_latents(folder: str, dtype: type, shards: int = 3, each: int = 5) -> l
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_batches_are_bit_for_bit_those_of_decoded_samples(tmp_path: Path, dtype: type) -> None:
     markers = write_latents(str(tmp_path), dtype)
-    packed = Loader(str(tmp_path), markers, "job", latent_arrays, memory_gb=1.0)
-    decoded = Loader(str(tmp_path), markers, "job", latent_arrays)
+    packed = Loader(str(tmp_path), markers, "job", decode, memory_gb=1.0)
+    decoded = Loader(str(tmp_path), markers, "job", decode)
     assert isinstance(packed.cache, PackedSamples)
     assert not isinstance(decoded.cache, PackedSamples)
     for ours, theirs in itertools.islice(
@@ -61,7 +64,7 @@ def test_batches_are_bit_for_bit_those_of_decoded_samples(tmp_path: Path, dtype:
 
 def test_half_precision_takes_its_own_room(tmp_path: Path) -> None:
     markers = write_latents(str(tmp_path), np.float16)
-    loader = Loader(str(tmp_path), markers, "job", latent_arrays, memory_gb=1.0)
+    loader = Loader(str(tmp_path), markers, "job", decode, memory_gb=1.0)
     next(loader.train(0, 0, 4))
     assert isinstance(loader.cache, PackedSamples)
     file = loader.cache.shards.folder / "train.npy"
@@ -76,7 +79,7 @@ def test_what_does_not_fit_is_read_as_before(tmp_path: Path) -> None:
     needed_gb = sum(marker.bytes for marker in markers) / 1e9
     fits = [
         isinstance(
-            Loader(str(tmp_path), markers, "job", latent_arrays, memory_gb=budget).cache,
+            Loader(str(tmp_path), markers, "job", decode, memory_gb=budget).cache,
             PackedSamples,
         )
         for budget in (0.0, 0.99 * needed_gb, 1.01 * needed_gb)
@@ -93,7 +96,7 @@ def test_a_disk_with_little_room_is_left_alone(
     def packs(free: float) -> bool:
         monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
         options: dict[str, Any] = {"memory_gb": 1.0, "name": "little"}
-        loader = Loader(str(tmp_path), markers, "job", latent_arrays, **options)
+        loader = Loader(str(tmp_path), markers, "job", decode, **options)
         kept.append(loader)
         return isinstance(loader.cache, PackedSamples)
 
@@ -108,7 +111,7 @@ def test_a_disk_with_little_room_is_left_alone(
 
 def test_shards_are_needed_once(tmp_path: Path) -> None:
     markers = write_latents(str(tmp_path), np.float16)
-    loader = Loader(str(tmp_path), markers, "job", latent_arrays, memory_gb=1.0)
+    loader = Loader(str(tmp_path), markers, "job", decode, memory_gb=1.0)
     batches = loader.train(0, 0, 6)
     seen = list(itertools.islice(batches, 6))
     for marker in markers:
@@ -119,20 +122,20 @@ def test_shards_are_needed_once(tmp_path: Path) -> None:
 def test_a_damaged_shard_is_named_with_its_cure(tmp_path: Path) -> None:
     markers = write_latents(str(tmp_path), np.float16)
     (tmp_path / "train-000001.tar").write_bytes(b"damaged")
-    loader = Loader(str(tmp_path), markers, "encode_latents", latent_arrays, memory_gb=1.0)
+    loader = Loader(str(tmp_path), markers, "encode_latents", decode, memory_gb=1.0)
     with pytest.raises(UserError, match=r"train-000001\.tar.*encode_latents"):
         list(itertools.islice(loader.train(0, 0, 6), 6))
 
 
 def test_a_shard_that_a_killed_worker_had_begun_is_decoded_again(tmp_path: Path) -> None:
     markers = write_latents(str(tmp_path), np.float16)
-    loader = Loader(str(tmp_path), markers, "job", latent_arrays, memory_gb=1.0, name="half")
+    loader = Loader(str(tmp_path), markers, "job", decode, memory_gb=1.0, name="half")
     cache = loader.cache
     assert isinstance(cache, PackedSamples)
     cache.take([(0, 0)])
     cache._rows[:] = np.zeros((), cache._rows.dtype)  # as before anything is written
     (cache.shards.folder / "train-000000.packed").unlink()
-    other = Loader(str(tmp_path), markers, "job", latent_arrays, memory_gb=1.0, name="half")
+    other = Loader(str(tmp_path), markers, "job", decode, memory_gb=1.0, name="half")
     assert isinstance(other.cache, PackedSamples)
     assert other.cache.take([(0, 0)])["latent"].any()
 
@@ -145,6 +148,6 @@ def test_a_full_disk_is_told_before_anything_is_written(
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     markers = write_latents(str(tmp_path), np.float16)
-    loader = Loader(str(tmp_path), markers, "job", latent_arrays, memory_gb=1.0)
+    loader = Loader(str(tmp_path), markers, "job", decode, memory_gb=1.0)
     with pytest.raises(UserError, match=r"No space left.*--memory-gb 0"):
         next(loader.train(0, 0, 6))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,12 @@ class Training:
 
     def __init__(self, tmp_path: Path, name: str = "trained") -> None:
         self.place = Place(tmp_path, FOUR)
-        data = Data(str(tmp_path / "data"), self.place.markers, "job", latent_arrays)
+        data = Data(
+            str(tmp_path / "data"),
+            self.place.markers,
+            "job",
+            partial(latent_arrays, classes=["a", "b"]),
+        )
         folder = str(tmp_path / name)
         self.plan = Plan(FOUR, LDMMethod, data, folder, "recipe", "", "")
         self.begun: list[int] = []
