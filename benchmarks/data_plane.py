@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -93,7 +93,9 @@ class Recorder(Progress):
 
     seen: list[tuple[float, float]]
 
-    def add(self, done: int, **counts: float) -> None:
+    def add(
+        self, done: int, bytes_done: int = 0, left: Collection[str] = (), **counts: float
+    ) -> None:
         self.seen.append((time.perf_counter(), counts["clips"]))
 
 

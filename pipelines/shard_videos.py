@@ -10,16 +10,15 @@ kept, so a killed job continues where it stopped.
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from itertools import islice
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
 
 from pipelines.cluster import tasks
@@ -32,9 +31,11 @@ from pipelines.io.scratch import scratch
 from pipelines.sharding import manifest
 from pipelines.sharding.clip_shards import FORMAT, DecodeLimits, ShardPlan, make_shard
 from pipelines.sharding.clips import ClipSpec
+from pipelines.sharding.manifest import Source
 from pipelines.sharding.near_duplicates import NearDuplicate, compare
-from pipelines.sharding.perceptual_hash import FRAMES, hash_shard
-from pipelines.sharding.plan import Place, SourceTable, assign_shards
+from pipelines.sharding.perceptual_hash import hash_shard
+from pipelines.sharding.plan import SourceTable, assign_shards
+from pipelines.sharding.plans import PART, Plans
 from pipelines.sharding.report import Report, Shard
 from pipelines.sharding.settings import ShardVideos
 from pipelines.sharding.sources import list_sources, sampled
@@ -42,65 +43,20 @@ from pipelines.tracking.run import Run
 from pipelines.tracking.start import run_on_demand
 from vqvdm.errors import IncompleteError, UserError
 
-WAVE = 16_384
-"""Shards whose plans are in memory at a time: a million videos."""
-
-
 ROUNDS = 4
 """The first tells which classes have clips, the second numbers them; others are for retries."""
-
-
-@dataclass
-class Plans:
-    """The plans of all shards in order; each is made an object only when it is needed."""
-
-    sources: SourceTable
-    places: dict[str, Place]
-    spec: ClipSpec
-    folder: str
-    decode_limits: DecodeLimits
-    near_duplicates: dict[int, NearDuplicate] = field(default_factory=dict)
-    """Near-duplicates, by row."""
-    listed_classes: set[str] = field(default_factory=set)
-    """Classes of all videos, also of those that give no clip."""
-    renumbered: frozenset[str] | None = None
-    """Shards whose class indices are those of the classes now; None for all. Others keep theirs:
-    whoever trains numbers the labels by the index."""
-
-    def with_classes(self, classes: Iterable[str], made: Iterable[str]) -> Plans:
-        """The same for other classes, of which the shards that were `made` have the indices."""
-        spec = replace(self.spec, classes=tuple(sorted(classes)))
-        known = self.renumbered
-        return replace(self, spec=spec, renumbered=None if known is None else known.union(made))
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def __iter__(self) -> Iterator[ShardPlan]:
-        for name, place in self.places.items():
-            sources = tuple(self.sources.take(place.rows_N))
-            duplicates = {}
-            for row, source in zip(place.rows_N.tolist(), sources, strict=True):
-                if found := self.near_duplicates.get(row):
-                    [kept] = self.sources.take(np.array([found.kept]))
-                    duplicates[source.id] = kept.path, found.bits / FRAMES
-            yield ShardPlan(
-                self.folder,
-                name,
-                sources,
-                self.spec,
-                self.decode_limits,
-                duplicates,
-                self.renumbered is None or name in self.renumbered,
-            )
 
 
 def plan_shards(config: ShardVideos) -> Plans:
     """The plans of all shards, from a listing alone."""
     sources = list_sources(config.videos_uri, config.selection)
-    if config.limit:
-        sources = sampled(sources, config.limit)
-    listed = {source.label for source in sources if source.label is not None}
+    return plans_of(sampled(sources, config.limit) if config.limit else sources, config)
+
+
+def plans_of(sources: Iterable[Source], config: ShardVideos) -> Plans:
+    """The plans of all shards of these videos, which become columns one after the other."""
+    table = SourceTable(sources)
+    listed = table.classes
     spec = ClipSpec(
         config.frames,
         config.size,
@@ -116,7 +72,6 @@ def plan_shards(config: ShardVideos) -> Plans:
     )
     index = workspace.published(config.workspace.clips, "index.json")
     spec, there = _as_there(spec, index)
-    table = SourceTable(sources)
     places = {
         shard_name(place.split, place.index): place
         for place in assign_shards(table, config.videos_per_shard)
@@ -148,22 +103,30 @@ def _as_there(spec: ClipSpec, index: dict | None) -> tuple[ClipSpec, bool]:
 def on_workers(
     work: Callable[[dict], dict], plans: Plans, config: ShardVideos, **columns: Any
 ) -> Iterator[tuple[ShardPlan, dict]]:
-    """Run a task on each plan; yields plans and results in the order of completion."""
+    """Run a task on each plan; yields plans and results in the order of completion.
+
+    One graph takes all of them, at most as many at a time as there are cores, so that a long one
+    holds up no other. A row has the number of a plan; the plans are in columns, in Ray's store.
+    """
     join_for_tasks()
     set_up_ray_data(ray.data.DataContext.get_current())
-    waiting = iter(plans)
-    while wave := {plan.name: plan for plan in islice(waiting, WAVE)}:
+    parts = [ray.put(part) for part in plans.parts()]
 
-        def start(rows: list[dict], where: dict[str, Any]) -> Iterable[dict]:
-            graph = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-                tasks.task(work), num_cpus=1, concurrency=config.num_workers, **where
-            )
-            return graph.iter_rows()
+    @functools.wraps(work)
+    def with_plan(row: dict) -> dict:
+        part, number = divmod(row["shard"], PART)
+        return work(row | {"plan": ray.get(parts[part])[number]}) | {"shard": row["shard"]}
 
-        asked = {"retry": config.retry_failed, "verify": config.verify}
-        rows = [{"plan": plan, **asked, **columns} for plan in wave.values()]
-        for row in tasks.done(rows, start):
-            yield wave[row["name"]], row
+    def start(rows: list[dict], where: dict[str, Any]) -> Iterable[dict]:
+        graph = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+            tasks.task(with_plan), num_cpus=1, concurrency=config.num_workers, **where
+        )
+        return graph.iter_rows()
+
+    asked = {"retry": config.retry_failed, "verify": config.verify}
+    rows = [{"shard": number, **asked, **columns} for number in plans.largest_first()]
+    for row in tasks.done(rows, start):
+        yield plans[row["shard"]], row
 
 
 def find_near_duplicates(plans: Plans, config: ShardVideos) -> dict[int, NearDuplicate]:
@@ -188,8 +151,10 @@ def run_plans(plans: Plans, config: ShardVideos, report: Report, begin: Callable
         if report.made:
             begin().progress(done, counts)
 
-    progress = Progress("shards", len(plans), log=log)
+    progress = Progress("shards", len(plans), log=log, total_bytes=int(plans.bytes_N.sum()))
+    left = set(plans.places)
     for plan, row in on_workers(make_shard, plans, config):
+        left.remove(plan.name)
         marker = Marker.from_json(row["marker"])
         accounts = manifest.from_marker(marker.details)
         manifest.reconcile(accounts, plan.sources, marker)
@@ -197,6 +162,8 @@ def run_plans(plans: Plans, config: ShardVideos, report: Report, begin: Callable
         report.add(marker, accounts, row["made"])
         progress.add(
             1,
+            bytes_done=sum(source.size or 0 for source in plan.sources),
+            left=left,
             clips=len(marker.keys),
             frames=sum(account.frames for _, account in accounts),
             rejected=sum(account.status == "rejected" for _, account in accounts),

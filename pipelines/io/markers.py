@@ -10,7 +10,7 @@ import builtins
 import json
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
@@ -43,7 +43,7 @@ class Marker:
         return self.name.split("-")[0]
 
     def to_json(self) -> builtins.bytes:
-        return checksums.json_bytes(asdict(self))
+        return checksums.json_bytes(vars(self))
 
     @classmethod
     def from_json(cls, data: builtins.bytes) -> Marker:

@@ -10,7 +10,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
@@ -168,10 +168,7 @@ class Account:
 
     def to_dict(self) -> dict[str, Any]:
         """The fields by name; without scores as in markers that were made before there were any."""
-        found = asdict(self)
-        if not self.scores:
-            del found["scores"]
-        return found
+        return {k: v for k, v in vars(self).items() if k != "scores" or v}
 
     @property
     def failed(self) -> bool:
@@ -195,15 +192,15 @@ class ManifestWriter:
         """Add the accounts of the videos of a shard."""
         rows = []
         for source, account in accounts:
-            row = {"id": source.id} | asdict(source) | asdict(account)
-            rows.append({name: utf8(row[name]) for name in PARTS.names})
+            rows.append(vars(source) | vars(account) | {"id": source.id})
             add_types(self._types, source)
             self._has_scores = self._has_scores or bool(account.scores)
+        columns = {name: [utf8(row[name]) for row in rows] for name in PARTS.names}
         with open(self._parts, "ab") as file:
             start = file.tell()
             options = pa.ipc.IpcWriteOptions(compression="zstd")
             with pa.ipc.new_stream(file, PARTS, options=options) as stream:
-                stream.write_batch(pa.RecordBatch.from_pylist(rows, PARTS))
+                stream.write_batch(pa.RecordBatch.from_pydict(columns, PARTS))
             self._places[name] = start, file.tell() - start
 
     def publish(self, uri: str) -> None:
@@ -234,7 +231,7 @@ ColumnTypes = dict[str, pa.DataType]
 
 def add_types(types: ColumnTypes, source: Source) -> None:
     """Add the types of a video's further columns; `UserError` where one has another type before."""
-    for name, value in json.loads(source.columns or "{}").items():
+    for name, value in json.loads(source.columns).items() if source.columns else ():
         new, old = _type_of(value), types.get(name, pa.null())
         numbers = {pa.int64(), pa.float64()}
         if old in (new, pa.null()):
@@ -293,10 +290,19 @@ def from_marker(details: dict[str, Any]) -> list[tuple[Source, Account]]:
 
 def to_marker(accounts: list[tuple[Source, Account]]) -> dict[str, Any]:
     """The inverse of `from_marker`."""
+    return json.loads(json.dumps(_as_rows(accounts)))
+
+
+def digest(accounts: list[tuple[Source, Account]]) -> str:
+    """Fingerprint of the accounts of a shard."""
+    return checksums.fingerprint(_as_rows(accounts))
+
+
+def _as_rows(accounts: list[tuple[Source, Account]]) -> dict[str, Any]:
     rows = [
         {"source": source.to_dict(), "account": account.to_dict()} for source, account in accounts
     ]
-    return json.loads(json.dumps({"videos": rows}))
+    return {"videos": rows}
 
 
 def at_present(

@@ -71,14 +71,33 @@ class SourceTable:
             table = table.remove_column(0)
             # Otherwise Arrow would keep the memory of the chunks for later use.
             pa.default_memory_pool().release_unused()
-        self._split = self._columns[schema.get_field_index("split")]
+
+    @property
+    def classes(self) -> set[str]:
+        """The labels that videos have."""
+        labels = self._columns[_schema().get_field_index("label")]
+        return {_restored(label) for label in pc.unique(labels).to_pylist()} - {None}
+
+    @property
+    def sizes_N(self) -> NDArray[np.int64]:
+        """The size of each video in bytes; 0 where the listing does not tell it."""
+        sizes = self._columns[_schema().get_field_index("size")]
+        return np.asarray(pc.fill_null(sizes.cast(pa.int64()), 0))
+
+    def subset(self, rows: NDArray[np.int64]) -> SourceTable:
+        """A table of these rows, in the order asked for."""
+        table = SourceTable(())
+        table.ids_N = self.ids_N[rows]
+        table._columns = [column.take(pa.array(rows)) for column in self._columns]
+        return table
 
     def __len__(self) -> int:
         return len(self.ids_N)
 
     def rows_of(self, split: str) -> NDArray[np.int64]:
-        code = pc.index(self._split.dictionary, split.encode())
-        return np.flatnonzero(self._split.indices.to_numpy() == code.as_py())
+        column = self._columns[_schema().get_field_index("split")]
+        code = pc.index(column.dictionary, split.encode())
+        return np.flatnonzero(column.indices.to_numpy() == code.as_py())
 
     def take(self, rows: NDArray[np.int64]) -> list[Source]:
         """The sources of these rows, in the order asked for."""

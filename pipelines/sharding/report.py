@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipelines.io import checksums, shards
+from pipelines.io import shards
 from pipelines.io.markers import SPLITS, Marker
-from pipelines.sharding.manifest import Account, ManifestWriter, Source, to_marker
+from pipelines.sharding.manifest import Account, ManifestWriter, Source, digest
 from pipelines.tracking.run import Run
 from pipelines.video import Frames
 from pipelines.video.encoder import decode_clip
@@ -90,8 +90,8 @@ class Report:
 
     def add(self, marker: Marker, accounts: list[tuple[Source, Account]], made: bool) -> None:
         """Add a shard: its videos, and whether it was made by this job."""
-        digest = checksums.fingerprint(to_marker(accounts))
-        self._shards.append(Shard(marker.name, marker.sha256, len(marker.keys), digest, made))
+        shard = Shard(marker.name, marker.sha256, len(marker.keys), digest(accounts), made)
+        self._shards.append(shard)
         self.made += made
         self.manifest.add(marker.name, accounts)
         for source, account in accounts:

@@ -66,3 +66,23 @@ def test_no_division_by_zero_time_or_work(clock: Clock) -> None:
     counter = Progress("shards", 5)
     counter.add(1, clips=3)
     assert "3 clips" in counter.line(0.0)
+
+
+def test_time_left_is_reckoned_by_bytes(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    counter = Progress("shards", 2, total_bytes=4 * 10**9)
+    counter.add(0)
+    clock.now_s += 10
+    counter.add(1, bytes_done=10**9)
+    assert capsys.readouterr().out == "1/2 shards  1.0 of 4.0 GB  30 s left\n"
+
+
+def test_what_holds_up_the_end_is_named_at_once(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    counter, left = Progress("shards", 6, every_s=3600.0), set("abcdef")
+    for name in "bcdae":
+        clock.now_s += 1
+        left.remove(name)
+        counter.add(1, left=left)
+    # When three are left; later ones wait for the next line.
+    assert capsys.readouterr().out == "3/6 shards    3 s left, last: a, e, f\n"

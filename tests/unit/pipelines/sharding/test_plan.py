@@ -5,19 +5,19 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks.driver import synthetic
 from pipelines.io.markers import shard_name
-from pipelines.shard_videos import Plans
 from pipelines.sharding.clip_shards import DecodeLimits
 from pipelines.sharding.clips import ClipSpec
 from pipelines.sharding.manifest import Source
 from pipelines.sharding.plan import SourceTable, assign_shards, shard_of
+from pipelines.sharding.plans import Plans
 
 SPEC = ClipSpec(frames=16, size=128, stride=16, rates=(None,), classes=("class",), hash="spec")
 
@@ -93,15 +93,6 @@ def test_a_video_added_or_removed_changes_its_shard_and_seldom_two_more(count: i
     grown = (count + 1 - 1) // 64 > (count - 1) // 64
     for after, before in [(sources, sources[:-1]), (sources[:-1], sources)]:
         assert 1 <= len(changed(before, after)) <= (3 if grown else 1)
-
-
-def synthetic(count: int) -> Iterator[Source]:
-    """A listing as long as that of a large bucket, with paths and etags of usual length."""
-    for index in range(count):
-        path = f"class-{index % 700:03d}/part-{index % 997:04d}/video_{index:010d}.mp4"
-        etag = f"{index:032x}"
-        video = Source(path, f"s3://a-bucket/videos/{path}", index, etag, None, path[:9], "train")
-        yield replace(video, split="val") if int(video.id[:8], 16) < 2**32 // 50 else video
 
 
 def fingerprints(count: int) -> int:

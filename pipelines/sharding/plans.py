@@ -1,0 +1,116 @@
+"""The plans of all shards, and how they reach the workers: in parts, in columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.sharding.clip_shards import DecodeLimits, ShardPlan
+from pipelines.sharding.clips import ClipSpec
+from pipelines.sharding.near_duplicates import NearDuplicate
+from pipelines.sharding.perceptual_hash import FRAMES
+from pipelines.sharding.plan import Place, SourceTable
+
+PART = 256
+"""Shards of a part, which a worker fetches for the first of them: some megabytes."""
+
+
+@dataclass
+class Plans:
+    """The plans of shards in order; each is made an object only when it is needed."""
+
+    sources: SourceTable
+    places: dict[str, Place]
+    spec: ClipSpec
+    folder: str
+    decode_limits: DecodeLimits
+    near_duplicates: dict[int, NearDuplicate] = field(default_factory=dict)
+    """Near-duplicates, by row."""
+    listed_classes: set[str] = field(default_factory=set)
+    """Classes of all videos, also of those that give no clip."""
+    renumbered: frozenset[str] | None = None
+    """Shards whose class indices are those of the classes now; None for all. Others keep theirs:
+    whoever trains numbers the labels by the index."""
+
+    def with_classes(self, classes: Iterable[str], made: Iterable[str]) -> Plans:
+        """The same for other classes, of which the shards that were `made` have the indices."""
+        spec = replace(self.spec, classes=tuple(sorted(classes)))
+        known = self.renumbered
+        return replace(self, spec=spec, renumbered=None if known is None else known.union(made))
+
+    @cached_property
+    def bytes_N(self) -> NDArray[np.int64]:
+        """The size of the videos of each shard, as far as the listing tells it."""
+        sizes = self.sources.sizes_N
+        return np.array([sizes[place.rows_N].sum() for place in self.places.values()], np.int64)
+
+    def largest_first(self) -> list[int]:
+        """The numbers of all plans, those of much to do first: begun last, they would hold up the
+        end. Those of about the same size are in order."""
+        exponents_N = np.frexp(self.bytes_N.astype(np.float64))[1]
+        return np.argsort(-exponents_N, kind="stable").tolist()
+
+    def parts(self) -> Iterator[Plans]:
+        """All plans, `PART` in each but the last, which need nothing of the others."""
+        for start in range(0, len(self), PART):
+            yield self._part(self._names[start : start + PART])
+
+    def _part(self, names: list[str]) -> Plans:
+        sizes = [len(self.places[name].rows_N) for name in names]
+        ends = np.cumsum(sizes).tolist()
+        of_videos = np.concatenate([self.places[name].rows_N for name in names])
+        found = {
+            place: self.near_duplicates[row]
+            for place, row in enumerate(of_videos.tolist())
+            if row in self.near_duplicates
+        }
+        # What near-duplicates are compared with comes after the videos.
+        kept = [each.kept for each in found.values()]
+        rows = np.concatenate([of_videos, np.array(kept, np.int64)])
+        renumbered = None if self.renumbered is None else self.renumbered.intersection(names)
+        return replace(
+            self,
+            sources=self.sources.subset(rows),
+            places={
+                name: replace(self.places[name], rows_N=np.arange(end - size, end))
+                for name, size, end in zip(names, sizes, ends, strict=True)
+            },
+            near_duplicates={
+                place: replace(each, kept=len(of_videos) + number)
+                for number, (place, each) in enumerate(found.items())
+            },
+            renumbered=renumbered,
+        )
+
+    @cached_property
+    def _names(self) -> list[str]:
+        return list(self.places)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, number: int) -> ShardPlan:
+        name = self._names[number]
+        rows_N = self.places[name].rows_N
+        sources = tuple(self.sources.take(rows_N))
+        duplicates = {}
+        for row, source in zip(rows_N.tolist(), sources, strict=True):
+            if found := self.near_duplicates.get(row):
+                [kept] = self.sources.take(np.array([found.kept]))
+                duplicates[source.id] = kept.path, found.bits / FRAMES
+        return ShardPlan(
+            self.folder,
+            name,
+            sources,
+            self.spec,
+            self.decode_limits,
+            duplicates,
+            self.renumbered is None or name in self.renumbered,
+        )
+
+    def __iter__(self) -> Iterator[ShardPlan]:
+        return (self[number] for number in range(len(self)))

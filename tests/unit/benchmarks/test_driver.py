@@ -1,0 +1,21 @@
+"""The simulation of the driver runs the job's own code to its end."""
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from benchmarks import driver
+from pipelines.io import storage
+from pipelines.sharding.settings import ShardVideos
+
+
+def test_every_video_gets_its_row(tmp_path: Path) -> None:
+    found = driver.simulate(300, tmp_path)
+    space = ShardVideos(root=str(tmp_path)).workspace
+    rows = pq.read_table(space.manifest).to_pylist()
+    assert {row["id"] for row in rows} == {source.id for source in driver.synthetic(300)}
+    assert {(row["status"], row["clips"]) for row in rows} == {("ok", driver.CLIPS)}
+    index = storage.read_json(f"{space.clips}/index.json")
+    assert sum(index["counts"].values()) == 300 * driver.CLIPS
+    assert len(index["shards"]) == found["shards"] == 6
+    assert found["plan_s"] + found["markers_s"] + found["account_s"] > 0
