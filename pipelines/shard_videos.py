@@ -93,7 +93,7 @@ def _as_there(spec: ClipSpec, index: dict | None) -> tuple[ClipSpec, bool]:
 
     The fingerprint of earlier versions depended on labels and splits too: they stay under it.
     """
-    if index is None or _changed(spec, index):
+    if not (index and "spec" in index and "spec_hash" in index) or _changed(spec, index):
         return spec, False
     # Whether a class has clips is known once its videos were cut: if not, it is left out.
     classes = tuple(sorted(set(spec.classes) - set(index.get("without_clips", ()))))

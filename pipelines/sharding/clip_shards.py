@@ -70,10 +70,13 @@ class ShardPlan:
         """Fingerprint of the classes that class indices count."""
         return checksums.fingerprint(self.spec.classes)
 
+    def _is_made_from(self, marker: Marker) -> bool:
+        return self.made_from == marker.made_from or self.made_from == _now_made_from(marker)
+
     def standing(self, verify: bool) -> Marker | None:
         """The marker of the shard if it is there as planned."""
         marker = read_marker(self.folder, self.name)
-        if marker is None or self.made_from not in (marker.made_from, _now_made_from(marker)):
+        if marker is None or not self._is_made_from(marker):
             return None
         # Shards that do not tell were made when all were made again for other classes.
         if self.renumber and marker.details.get("numbering", self.numbering) != self.numbering:
