@@ -17,6 +17,8 @@ from pipelines.sharding.plan import Place, SourceTable
 
 PART = 256
 """Shards of a part, which a worker fetches for the first of them: some megabytes."""
+LARGE = 4
+"""How many times the mean a shard has that comes first; twice the mean is usual."""
 
 
 @dataclass
@@ -50,8 +52,9 @@ class Plans:
 
     def largest_first(self) -> list[int]:
         """The numbers of all plans, those of much to do first: begun last, they would hold up the
-        end. Those of about the same size are in order."""
-        exponents_N = np.frexp(self.bytes_N.astype(np.float64))[1]
+        end. Those of up to `LARGE` times the mean are in order."""
+        usual = LARGE * max(1.0, float(self.bytes_N.mean()))
+        exponents_N = np.maximum(0, np.frexp(self.bytes_N / usual)[1])
         return np.argsort(-exponents_N, kind="stable").tolist()
 
     def parts(self) -> Iterator[Plans]:
