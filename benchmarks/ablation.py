@@ -55,6 +55,8 @@ class Study:
 
 UCF101 = ("--model.width", "32", "--model.multipliers", "1", "2", "5", "--model.depths")
 """Half as wide as the recipe's, which takes too long on a processor; for latents of 16x16."""
+DIT = ("--denoiser", "dit", "--lr", "1e-3", "--dit.head-width", "32", "--dit.width")
+"""Transformers of about the arithmetic of the demo's U-Net."""
 
 STUDIES = {
     "quantiser": Study(
@@ -106,6 +108,31 @@ STUDIES = {
             "2, 2, 2": (*UCF101, "2", "2", "2"),
             "1, 2, 2": (*UCF101, "1", "2", "2"),
             "1, 1, 2": (*UCF101, "1", "1", "2"),
+        },
+        ("val/loss", *GENERATOR),
+    ),
+    "attention": Study(
+        {
+            "frames by number": (),
+            "frames in seconds": ("--model.temporal-positions", "seconds"),
+            "joint at the lower level": ("--model.joint-attention-from", "1"),
+            "joint": ("--model.joint-attention-from", "0"),
+        },
+        ("val/loss", *GENERATOR),
+    ),
+    "net": Study(
+        {
+            "U-Net": (),
+            "DiT, patches of 2": (
+                *DIT,
+                "--dit.width",
+                "192",
+                "--dit.depth",
+                "6",
+                "--dit.patch",
+                "2",
+            ),
+            "DiT": (*DIT, "--dit.width", "128", "--dit.depth", "5"),
         },
         ("val/loss", *GENERATOR),
     ),

@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmarks.sizes import latent_shape
 from pipelines.recipes.presets import Preset, ucf101_small
 from vqvdm.checkpoint import save_model
-from vqvdm.diffusion.unet import UNet
+from vqvdm.diffusion.denoiser import build, described
 from vqvdm.tokenizer.quantize import Codebook
 from vqvdm.tokenizer.vqgan import VQGAN
 
@@ -22,15 +22,14 @@ def write_bundle(
 ) -> None:
     """Both nets of a preset, by default `ucf101-small`, as `train_ldm` leaves them."""
     preset = preset or ucf101_small()
-    config = preset.train_ldm.model
+    config = preset.train_ldm.net
     vqgan = VQGAN(preset.train_vqgan.model)
     assert isinstance(vqgan.quantizer, Codebook)
     vqgan.quantizer.placed.fill_(True)  # as in a trained one
-    metadata = {
-        "model": asdict(config),
+    metadata = described(config) | {
         "classes": CLASSES,
         "objective": {"name": "flow"},
         "latents": {"shape": list(latent), "mean": [0.0] * 3, "std": [1.0] * 3},
     }
-    save_model(folder, UNet(config, LATENT[0], len(CLASSES)), metadata)
+    save_model(folder, build(config, LATENT[0], len(CLASSES)), metadata)
     save_model(folder / "vqgan", vqgan, {"model": asdict(vqgan.config)})

@@ -19,8 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from pipelines.recipes import presets
 from pipelines.recipes.presets import PRESETS, Preset
 from pipelines.training.settings import PIXEL_SPACE
-from pipelines.training.world import World
-from vqvdm.diffusion.unet import Block, UNet
+from pipelines.training.world import Kinds, World
+from vqvdm.diffusion.denoiser import BLOCKS, build
 from vqvdm.tokenizer.discriminator import Discriminators
 from vqvdm.tokenizer.vqgan import VQGAN, ResidualBlock
 
@@ -84,9 +84,7 @@ def saved_bytes(run: Callable[[], Tensor]) -> int:
     return sum(kept.values())
 
 
-def checkpointed_bytes(
-    net: nn.Module, block: type[nn.Module], runs: Sequence[Callable[[], Tensor]]
-) -> int:
+def checkpointed_bytes(net: nn.Module, block: Kinds, runs: Sequence[Callable[[], Tensor]]) -> int:
     """The most bytes that are kept with activation checkpointing, which this enables in the net."""
     largest = 0
 
@@ -150,7 +148,7 @@ def discriminators_size(preset: Preset) -> Size:
 def denoiser_size(preset: Preset) -> Size:
     shape = latent_shape(preset)
     with torch.device("meta"):
-        net = UNet(preset.train_ldm.model, shape[0], CLASSES)
+        net = build(preset.train_ldm.net, shape[0], CLASSES)
         arguments = (
             torch.empty(1, *shape),
             torch.empty(1),
@@ -165,7 +163,7 @@ def denoiser_size(preset: Preset) -> Size:
         AVERAGED * parameters(net),
         {"step": gflop(step)},
         saved_bytes(step),
-        checkpointed_bytes(net, Block, (step,)),
+        checkpointed_bytes(net, BLOCKS, (step,)),
     )
 
 

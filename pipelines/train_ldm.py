@@ -31,7 +31,7 @@ def train_ldm(config: TrainLDM) -> str:
 def _on_latents(config: TrainLDM, initial: Initial | None) -> Stage:
     space = config.workspace
     latents = audit.audited(space, config.vqgan)
-    config.model.check(*latents.index["shape"][2:])
+    config.net.check(*latents.index["shape"][2:])
     vqgan = space.vqgan(config.vqgan)
     config.check_frames(latents.index["shape"][1])
     return Stage(
@@ -61,7 +61,7 @@ def _on_pixels(config: TrainLDM, initial: Initial | None) -> Stage:
     space = config.workspace
     clips = require(space.clips, "index.json", "shard_videos")
     spec = clips["spec"]
-    config.model.check(spec["size"], spec["size"])
+    config.net.check(spec["size"], spec["size"])
     config.check_frames(spec["frames"])
     markers = load_markers(space.clips, clips, "shard_videos")
     return Stage(

@@ -13,6 +13,7 @@ from pipelines.training.methods.ldm import LDMMethod
 from pipelines.training.methods.vqgan import VQGANMethod
 from pipelines.training.settings import DistillLDM, TrainLDM, TrainVQGAN
 from pipelines.training.world import World
+from vqvdm.diffusion.dit import DiTConfig
 from vqvdm.diffusion.unet import UNet, UNetConfig
 from vqvdm.tokenizer.discriminator import DiscriminatorConfig
 from vqvdm.tokenizer.losses import LossConfig
@@ -55,6 +56,14 @@ def ldm(world: World, accumulate: int) -> LDMMethod:
     return LDMMethod(config, world, INDEX)
 
 
+DIT = DiTConfig(width=16, depth=2, head_width=8)
+
+
+def dit(world: World, accumulate: int) -> LDMMethod:
+    config = TrainLDM(steps=10, batch_size=4, accumulate=accumulate, denoiser="dit", dit=DIT)
+    return LDMMethod(config, world, INDEX)
+
+
 def teacher(latent_channels: int = 3, classes: int = 2) -> UNet:
     """A net that says something, as a trained one does."""
     torch.manual_seed(7)
@@ -74,5 +83,6 @@ METHODS: dict[str, Callable[[World, int], Method]] = {
     "vq": lambda world, accumulate: vqgan(world, "vq", 16, accumulate),
     "more codes than latents": lambda world, accumulate: vqgan(world, "vq", 400, accumulate),
     "ldm": ldm,
+    "dit": dit,
     "distil": distil,
 }

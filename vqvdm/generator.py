@@ -23,6 +23,7 @@ from torch import Tensor
 
 from vqvdm.checkpoint import as_config, load_config, load_weights, on_device
 from vqvdm.diffusion.average_velocity import refuse_steps
+from vqvdm.diffusion.denoiser import Denoiser, build, read_config
 from vqvdm.diffusion.known_latents import KnownLatents
 from vqvdm.diffusion.samplers import (
     STEPS,
@@ -34,7 +35,6 @@ from vqvdm.diffusion.samplers import (
     guided,
     held,
 )
-from vqvdm.diffusion.unet import UNet, UNetConfig
 from vqvdm.errors import UserError, did_you_mean, listed
 from vqvdm.inference import GRAPHS, Precision, prepare_device, ready, resolve_precision
 from vqvdm.known_frames import KnownFrames
@@ -98,7 +98,7 @@ def load_vqgan(
 class VideoGenerator:
     """A class-conditional video generator: denoiser, sampler and decoder."""
 
-    def __init__(self, denoiser: UNet, vqgan: VQGAN | Pixels, metadata: dict[str, Any]) -> None:
+    def __init__(self, denoiser: Denoiser, vqgan: VQGAN | Pixels, metadata: dict[str, Any]) -> None:
         """Takes nets on one device as they are; `load` also makes them ready to run.
 
         `metadata` is the bundle's config.json.
@@ -144,13 +144,13 @@ class VideoGenerator:
         folder = Path(folder)
         prepare_device(device)
         metadata = load_config(folder)
-        config = as_config(UNetConfig, metadata["model"])
+        config = read_config(metadata)
         dtype = resolve_precision(precision, torch.device(device))
         with torch.device("meta"):
             channels, classes = metadata["latents"]["shape"][0], metadata["classes"]
             distilled = metadata["objective"]["name"] == "average_velocity"
             takes_known = "conditioning" in metadata
-            denoiser = UNet(config, channels, len(classes), distilled, takes_known).to(dtype)
+            denoiser = build(config, channels, len(classes), distilled, takes_known).to(dtype)
         load_weights(folder, denoiser)
         vqgan = load_vqgan(folder / "vqgan", device, dtype)
         ready(denoiser, device, dtype, packed=not compile)

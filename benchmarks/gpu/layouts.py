@@ -13,7 +13,7 @@ from benchmarks.gpu.setup import Setup
 from benchmarks.gpu.training import clips, latents, stage_one, stage_two
 from benchmarks.sizes import latent_shape
 from vqvdm import transfer
-from vqvdm.diffusion.unet import attend_fused, attend_short
+from vqvdm.diffusion.attention import attend_fused, attend_short
 
 LAYOUTS = {"channels last": torch.channels_last_3d, "contiguous": torch.contiguous_format}
 

@@ -11,6 +11,8 @@ from typing import Any, ClassVar, Self
 from pipelines.cluster.request import Request
 from pipelines.settings import DeviceJob, Switch
 from vqvdm.diffusion.average_velocity import refuse_steps
+from vqvdm.diffusion.denoiser import DenoiserConfig, DenoiserName
+from vqvdm.diffusion.dit import DiTConfig
 from vqvdm.diffusion.known_latents import ConditioningConfig
 from vqvdm.diffusion.objectives import ObjectiveConfig
 from vqvdm.diffusion.samplers import SamplingOptions
@@ -217,14 +219,29 @@ class TrainLDM(TrainJob):
     """Name of the VQGAN whose latents are used; `none` trains on pixels, as VDM does."""
     name: str = "base"
     """Name to publish under: ldm/NAME."""
+    denoiser: DenoiserName = "unet"
+    """The net: a U-Net, shaped by --model, or a transformer, shaped by --dit."""
     model: UNetConfig = UNetConfig()
+    dit: DiTConfig = DiTConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     conditioning: ConditioningConfig = ConditioningConfig()
 
-    LATER: ClassVar[Mapping[str, Any]] = {"conditioning": asdict(ConditioningConfig())}
+    LATER: ClassVar[Mapping[str, Any]] = {
+        "conditioning": asdict(ConditioningConfig()),
+        "denoiser": "unet",
+        "dit": asdict(DiTConfig()),
+        "model.temporal_positions": "frames",
+        "model.joint_attention_from": None,
+    }
+
+    @property
+    def net(self) -> DenoiserConfig:
+        """The shape of the net that is chosen."""
+        return self.model if self.denoiser == "unet" else self.dit
 
     def check(self) -> None:
         super().check()
+        self.net.check()
         self.objective.check()
         self.conditioning.check()
 

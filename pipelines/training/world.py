@@ -21,6 +21,8 @@ from vqvdm.inference import GRAPHS
 from vqvdm.seeds import mix64
 
 Module = TypeVar("Module", bound=nn.Module)
+Kinds = type[nn.Module] | tuple[type[nn.Module], ...]
+"""Modules of a kind, or of several, as `isinstance` takes them."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,9 @@ class World:
             if self.compiled:
                 module.compile(backend=self.backend, dynamic=False, **options)
 
-    def checkpoint_activations(self, net: nn.Module, block: type[nn.Module]) -> None:
-        """Keep only the inputs of all blocks of a kind in a net, if that is enabled, in place; the
-        names of weights stay (activation checkpointing; Chen et al., 2016, arXiv:1604.06174).
+    def checkpoint_activations(self, net: nn.Module, block: Kinds) -> None:
+        """Keep only the inputs of all blocks of some kinds in a net, if that is enabled, in place;
+        the names of weights stay (activation checkpointing; Chen et al., 2016, arXiv:1604.06174).
 
         The way back computes each block once more. The blocks draw nothing at random.
         """

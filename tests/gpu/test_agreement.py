@@ -14,8 +14,9 @@ from tests.agreement import TOLERANCE, differing, relative_error
 from tests.tiny import write_bundle
 from tests.trainings import METHODS, batch
 from vqvdm.checkpoint import load_config, save_model
+from vqvdm.diffusion.attention import SEQUENCES_AT_ONCE, attend_fused
 from vqvdm.diffusion.samplers import SAMPLERS, SamplingOptions
-from vqvdm.diffusion.unet import SEQUENCES_AT_ONCE, UNet, UNetConfig, attend_fused
+from vqvdm.diffusion.unet import UNet, UNetConfig
 from vqvdm.generator import VideoGenerator
 from vqvdm.inference import ready
 from vqvdm.metrics.clip_classifier import ClipClassifier

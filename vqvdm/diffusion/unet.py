@@ -9,23 +9,23 @@ Shapes: B batch, C channels, T frames, H height, W width, E embedding.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
+from vqvdm.diffusion.attention import (
+    JointAttention,
+    SpatialAttention,
+    TemporalAttention,
+    frame_times,
+)
+from vqvdm.diffusion.conditioning import Conditioning, mask_channel
 from vqvdm.errors import UserError
-from vqvdm.layers import Conv3d, conv3d, group_norm, sinusoidal_encoding, zero, zero_last
+from vqvdm.layers import Conv3d, conv3d, group_norm, zero, zero_last
 
-MIN_NORM = 1e-3
-"""Queries and keys are divided by their norm, but at least by this, to bound their gradients."""
-SHORT = 8
-"""Positions of a sequence for which compiled sums are faster than fused attention, whose kernels
-compute 64 by 128 at least: on an H200 these took a third of a training step for sequences of 4."""
-SEQUENCES_AT_ONCE = 65_535
-"""CUDA's fused attention kernels take no more, as their grids have no more rows; attention among
-the frames at each of 16x16 positions has 65,536 of 256 clips."""
+TemporalPositions = Literal["frames", "seconds"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,17 @@ class UNetConfig:
     """Split 3x3x3 convolutions into 1x3x3 and 3x1x1."""
     spatial_attention_from: int = 0
     """First level with spatial attention; frames at full resolution have too many positions."""
+    temporal_positions: TemporalPositions = "frames"
+    """What temporal attention knows of frames: their numbers, or, by rotation, how many seconds
+    they are apart."""
+    joint_attention_from: int | None = None
+    """First level with one attention among all positions of all frames in place of a spatial and a
+    temporal one; it knows distances in seconds, height and width. None has no such level."""
+
+    @property
+    def _rotates(self) -> bool:
+        """Whether pairs of a head's channels tell positions."""
+        return self.temporal_positions == "seconds" or self.joint_attention_from is not None
 
     def check(self, height: int | None = None, width: int | None = None) -> None:
         """`UserError` unless the heads divide the widths and a latent of this size can be halved
@@ -59,6 +70,11 @@ class UNetConfig:
                     f"heads of {self.head_width} do not divide {channels} channels: choose a "
                     "head_width that divides every width"
                 )
+            if self._rotates and channels // max(1, channels // self.head_width) % 2:
+                raise UserError(
+                    f"heads of {self.head_width} in {channels} channels have an odd width: to tell "
+                    "seconds and distances, choose a head_width that makes it even"
+                )
         halvings = 2 ** (len(self.multipliers) - 1)
         for size in (height, width):
             if size is not None and size % halvings:
@@ -66,44 +82,6 @@ class UNetConfig:
                     f"a latent of {height}x{width} cannot be halved {len(self.multipliers) - 1} "
                     "times: choose fewer multipliers, or cut clips of another --size"
                 )
-
-
-class Conditioning(nn.Module):
-    """Encodes class, frame rate and time as one vector (B, E).
-
-    Class index `num_classes` stands for "no class". Classifier-free guidance and unlabelled data
-    use it. With `intervals`, the length of an interval of time that ends at `time` is encoded too;
-    at first it says nothing.
-    """
-
-    def __init__(self, num_classes: int, width: int, intervals: bool = False) -> None:
-        super().__init__()
-        embedding = 4 * width
-        self.width = width
-        self.class_embedding = nn.Embedding(num_classes + 1, embedding)
-        self.time = nn.Sequential(
-            nn.Linear(width, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
-        )
-        self.fps = nn.Sequential(
-            nn.Linear(width, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
-        )
-        if intervals:
-            self.interval = nn.Sequential(
-                nn.Linear(width, embedding), nn.SiLU(), zero(nn.Linear(embedding, embedding))
-            )
-
-    def forward(
-        self, time_B: Tensor, class_B: Tensor, fps_B: Tensor, interval_B: Tensor | None = None
-    ) -> Tensor:
-        classes = self.class_embedding(class_B)
-        time = self.time(sinusoidal_encoding(1000 * time_B, self.width).to(classes.dtype))
-        # The logarithm, because frame rates matter by their ratio.
-        fps = self.fps(sinusoidal_encoding(100 * fps_B.log2(), self.width).to(classes.dtype))
-        condition = time + fps + classes
-        if interval_B is not None:
-            encoded = sinusoidal_encoding(1000 * interval_B, self.width).to(classes.dtype)
-            condition = condition + self.interval(encoded)
-        return F.silu(condition)
 
 
 class ResidualBlock(nn.Module):
@@ -128,108 +106,41 @@ class ResidualBlock(nn.Module):
         return self.skip(x_BCTHW) + h
 
 
-def attend(q_BHLD: Tensor, k_BHLD: Tensor, v_BHLD: Tensor) -> Tensor:
-    """Softmax attention. Fused kernels are faster on GPUs only: the sequences here are short."""
-    if q_BHLD.device.type != "cpu":
-        if q_BHLD.shape[-2] <= SHORT and torch.compiler.is_compiling():
-            return attend_short(q_BHLD, k_BHLD, v_BHLD)
-        return attend_fused(q_BHLD, k_BHLD, v_BHLD)
-    scores = (q_BHLD * q_BHLD.shape[-1] ** -0.5) @ k_BHLD.transpose(-2, -1)
-    return scores.softmax(dim=-1) @ v_BHLD
-
-
-def attend_short(q_BHLD: Tensor, k_BHLD: Tensor, v_BHLD: Tensor) -> Tensor:
-    """Softmax attention without products of matrices, for sequences of few positions: sums that a
-    compiler fuses with what is around them. Sums are in float32."""
-    scale = q_BHLD.shape[-1] ** -0.5
-    scores = (q_BHLD.unsqueeze(-2) * k_BHLD.unsqueeze(-3)).sum(-1, dtype=torch.float32)
-    weights = (scale * scores).softmax(dim=-1)
-    y = (weights.unsqueeze(-1) * v_BHLD.unsqueeze(-3)).sum(-2)
-    return y.to(q_BHLD.dtype)
-
-
-def attend_fused(q_BHLD: Tensor, k_BHLD: Tensor, v_BHLD: Tensor) -> Tensor:
-    """Softmax attention by fused kernels, over at most `SEQUENCES_AT_ONCE` sequences each."""
-    parts = zip(*(x.split(SEQUENCES_AT_ONCE) for x in (q_BHLD, k_BHLD, v_BHLD)), strict=True)
-    done = [F.scaled_dot_product_attention(q, k, v) for q, k, v in parts]
-    return done[0] if len(done) == 1 else torch.cat(done)
-
-
-class Attention(nn.Module):
-    """Self-attention with normalised queries and keys, over sequences (batch, length, channels)."""
-
-    def __init__(self, channels: int, head_width: int) -> None:
-        super().__init__()
-        self.heads = max(1, channels // head_width)
-        self.norm = nn.LayerNorm(channels)
-        self.qkv = nn.Linear(channels, 3 * channels, bias=False)
-        self.norm_q = nn.RMSNorm(channels // self.heads)
-        self.norm_k = nn.RMSNorm(channels // self.heads)
-        self.out = zero(nn.Linear(channels, channels))
-
-    def forward(self, x_BLC: Tensor) -> Tensor:
-        qk_2BHLD, v_1BHLD = rearrange(
-            self.qkv(self.norm(x_BLC)), "b l (n h d) -> n b h l d", n=3, h=self.heads
-        ).split((2, 1))
-        # Normalised queries and keys keep the logits bounded under bf16 (Henry et al., 2020).
-        # Only their product matters, so one multiplication applies the weights of both norms.
-        # F.normalize is faster than RMSNorm. It gives length 1 where RMSNorm gives the square
-        # root of the width, hence the factor of the width in the product.
-        q, k = F.normalize(qk_2BHLD, dim=-1, eps=MIN_NORM)
-        q = q * (q.shape[-1] * self.norm_q.weight * self.norm_k.weight).to(q.dtype)
-        y = attend(q, k, v_1BHLD[0])
-        return self.out(rearrange(y, "b h l d -> b l (h d)"))
-
-
-class SpatialAttention(Attention):
-    """Attention among the positions of each frame."""
-
-    def forward(self, x_BCTHW: Tensor) -> Tensor:
-        b, _, t, h, w = x_BCTHW.shape
-        y = super().forward(rearrange(x_BCTHW, "b c t h w -> (b t) (h w) c"))
-        return x_BCTHW + rearrange(y, "(b t) (h w) c -> b c t h w", b=b, t=t, h=h, w=w)
-
-
-class TemporalAttention(Attention):
-    """Attention among the frames at each position, with an encoding of the frame number."""
-
-    def forward(self, x_BCTHW: Tensor) -> Tensor:
-        b, c, t, h, w = x_BCTHW.shape
-        positions = sinusoidal_encoding(torch.arange(t, device=x_BCTHW.device), c)
-        sequence = rearrange(x_BCTHW, "b c t h w -> (b h w) t c") + positions.to(x_BCTHW.dtype)
-        y = super().forward(sequence)
-        return x_BCTHW + rearrange(y, "(b h w) t c -> b c t h w", b=b, h=h, w=w)
-
-
 class Block(nn.Module):
-    """3D residual block, spatial attention, temporal attention; of a skip connection too."""
+    """3D residual block, spatial attention, temporal attention or one of both; of a skip connection
+    too."""
 
     def __init__(
         self, channels_in: int, channels_out: int, level: int, embedding: int, config: UNetConfig
     ) -> None:
         super().__init__()
         self.residual = ResidualBlock(channels_in, channels_out, embedding, config.factorised)
-        self.spatial = (
-            SpatialAttention(channels_out, config.head_width)
-            if level >= config.spatial_attention_from
-            else nn.Identity()
-        )
-        self.temporal = TemporalAttention(channels_out, config.head_width)
+        joint_from = config.joint_attention_from
+        self.is_joint = joint_from is not None and level >= joint_from
+        self.in_seconds = config.temporal_positions == "seconds"
+        if self.is_joint:
+            self.joint = JointAttention(channels_out, config.head_width)
+        else:
+            self.spatial = (
+                SpatialAttention(channels_out, config.head_width)
+                if level >= config.spatial_attention_from
+                else nn.Identity()
+            )
+            self.temporal = TemporalAttention(channels_out, config.head_width)
 
     def forward(
-        self, x_BCTHW: Tensor, condition_BE: Tensor, skip_BCTHW: Tensor | None = None
+        self,
+        x_BCTHW: Tensor,
+        condition_BE: Tensor,
+        times_BT: Tensor,
+        skip_BCTHW: Tensor | None = None,
     ) -> Tensor:
         # Joined in here, the pair is not kept where activations are computed again.
         x = x_BCTHW if skip_BCTHW is None else torch.cat([x_BCTHW, skip_BCTHW], dim=1)
-        return self.temporal(self.spatial(self.residual(x, condition_BE)))
-
-
-def _as_channel(is_known_BT: Tensor | None, z_BCTHW: Tensor) -> Tensor:
-    """A channel (B, 1, T, H, W) that is 1 in known frames."""
-    if is_known_BT is None:
-        return torch.zeros_like(z_BCTHW[:, :1])
-    known_B1T11 = is_known_BT[:, None, :, None, None].to(z_BCTHW.dtype)
-    return known_B1T11.expand(-1, -1, -1, *z_BCTHW.shape[3:])
+        x = self.residual(x, condition_BE)
+        if self.is_joint:
+            return self.joint(x, times_BT)
+        return self.temporal(self.spatial(x), times_BT if self.in_seconds else None)
 
 
 class UNet(nn.Module):
@@ -298,16 +209,18 @@ class UNet(nn.Module):
         condition = self.conditioning(time_B, class_B, fps_B, interval_B)
         z = z_BCTHW.to(condition.dtype)
         if self.known_frames:
-            z = torch.cat([z, _as_channel(is_known_BT, z)], dim=1)
+            z = torch.cat([z, mask_channel(is_known_BT, z)], dim=1)
+        times_BT = frame_times(z.shape[2], fps_B)
         h = self.first(z)
         skips = []
         for layer in self.down:
             if isinstance(layer, Block):
-                h = layer(h, condition)
+                h = layer(h, condition, times_BT)
                 skips.append(h)
             else:
                 h = layer(h)
-        h = self.middle(h, condition)
+        h = self.middle(h, condition, times_BT)
         for layer in self.up:
-            h = layer(h, condition, skips.pop()) if isinstance(layer, Block) else layer(h)
+            is_block = isinstance(layer, Block)
+            h = layer(h, condition, times_BT, skips.pop()) if is_block else layer(h)
         return self.last(h)

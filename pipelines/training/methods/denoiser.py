@@ -20,7 +20,7 @@ from pipelines.training.settings import TrainJob
 from pipelines.training.world import Draws, World
 from pipelines.video import Frames
 from vqvdm.checkpoint import save_model
-from vqvdm.diffusion.unet import Block, UNet
+from vqvdm.diffusion.denoiser import BLOCKS, Denoiser
 from vqvdm.ema import EMA
 from vqvdm.generator import VideoGenerator, load_vqgan
 
@@ -37,7 +37,7 @@ class Clips(NamedTuple):
 
 
 class DenoiserMethod(ABC):
-    """A U-Net on normalised latents, its optimiser and the average of its weights."""
+    """A denoiser on normalised latents, its optimiser and the average of its weights."""
 
     config: TrainJob
     PREVIEW_STEPS: int
@@ -48,7 +48,7 @@ class DenoiserMethod(ABC):
         config: TrainJob,
         world: World,
         data: Mapping[str, Any],
-        net: UNet,
+        net: Denoiser,
         vqgan: str | None = None,
         initial: InitialWeights | None = None,
     ) -> None:
@@ -60,7 +60,7 @@ class DenoiserMethod(ABC):
         self._generator: VideoGenerator | None = None
         self.denoiser = world.place(net)
         self.ema = EMA(self.denoiser, config.ema_decay)
-        world.checkpoint_activations(self.denoiser, Block)
+        world.checkpoint_activations(self.denoiser, BLOCKS)
         world.compile(self.denoiser, replayed=config.accumulate == 1)
         self._ddp = world.wrap(self.denoiser)
         adamw = torch.optim.AdamW(

@@ -6,7 +6,7 @@ Shapes: B batch, C channels, T frames, H height, W width.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,10 @@ from pipelines.training.methods.base import Batch, InitialWeights
 from pipelines.training.methods.denoiser import DenoiserMethod
 from pipelines.training.settings import DistillLDM
 from pipelines.training.world import Draws, World
-from vqvdm.checkpoint import as_config, load_weights
+from vqvdm.checkpoint import load_weights
 from vqvdm.diffusion.average_velocity import by_halves, by_steps, grids, guided_velocity
+from vqvdm.diffusion.denoiser import Denoiser, build, described, read_config
 from vqvdm.diffusion.objectives import ObjectiveConfig, add_noise, drop_classes
-from vqvdm.diffusion.unet import UNet, UNetConfig
 
 FLOW = ObjectiveConfig("flow")
 """What every teacher was trained with."""
@@ -34,14 +34,13 @@ class Teacher:
     folder: str
     bundle: Mapping[str, Any]
 
-    def net(self) -> UNet:
+    def net(self) -> Denoiser:
         """The denoiser of the bundle, frozen."""
         from pipelines.io import storage
 
-        config = as_config(UNetConfig, self.bundle["model"])
         channels, classes = self.bundle["latents"]["shape"][0], self.bundle["classes"]
         with storage.local_folder(self.folder) as folder:
-            net = UNet(config, channels, len(classes))
+            net = build(read_config(self.bundle), channels, len(classes))
             load_weights(Path(folder), net)
         return net
 
@@ -72,14 +71,14 @@ class DistilMethod(DenoiserMethod):
         config: DistillLDM,
         world: World,
         data: Mapping[str, Any],
-        teacher: UNet,
+        teacher: Denoiser,
         vqgan: str | None = None,
         initial: InitialWeights | None = None,
     ) -> None:
         """`data`, `vqgan` and `initial` as of `DenoiserMethod`."""
         self.PREVIEW_STEPS = config.sampling_steps
         torch.manual_seed(config.seed)
-        net = UNet(teacher.config, data["shape"][0], teacher.num_classes, intervals=True)
+        net = build(teacher.config, data["shape"][0], teacher.num_classes, intervals=True)
         missing, _ = net.load_state_dict(teacher.state_dict(), strict=False)
         assert all(name.startswith("conditioning.interval.") for name in missing)
         super().__init__(config, world, data, net, vqgan, initial)
@@ -138,8 +137,7 @@ class DistilMethod(DenoiserMethod):
 
     def about(self) -> dict[str, Any]:
         config = self.config
-        return {
-            "model": asdict(self.denoiser.config),
+        return described(self.denoiser.config) | {
             "objective": {
                 "name": "average_velocity",
                 "intervals": config.intervals,

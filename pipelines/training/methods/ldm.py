@@ -19,9 +19,9 @@ from pipelines.training.methods.denoiser import DenoiserMethod
 from pipelines.training.settings import TrainLDM
 from pipelines.training.world import Draws, World
 from vqvdm.checkpoint import save_model
+from vqvdm.diffusion.denoiser import build, described
 from vqvdm.diffusion.known_latents import KnownLatents, draw_known, draws_needed
 from vqvdm.diffusion.objectives import add_noise, draw_times, drop_classes
-from vqvdm.diffusion.unet import UNet
 from vqvdm.tokenizer.pixels import PIXELS, Pixels
 
 
@@ -43,7 +43,7 @@ class LDMMethod(DenoiserMethod):
         torch.manual_seed(config.seed)
         takes_known = config.conditioning.share > 0
         channels, classes = data["shape"][0], len(data["classes"])
-        net = UNet(config.model, channels, classes, known_frames=takes_known)
+        net = build(config.net, channels, classes, known_frames=takes_known)
         super().__init__(config, world, data, net, vqgan, initial)
 
     def loss(self, net: nn.Module, batch: Batch, draws: Draws, step: int) -> Tensor:
@@ -104,13 +104,16 @@ class LDMMethod(DenoiserMethod):
 
     def about(self) -> dict[str, Any]:
         conditioning = self.config.conditioning
-        return {
-            "model": asdict(self.config.model),
-            "objective": asdict(self.config.objective),
-            "latents": {name: self.data[name] for name in ("shape", "mean", "std")},
-            "classes": self.data["classes"],
-            "fps": self.data["fps"],
-        } | ({"conditioning": asdict(conditioning)} if conditioning.share else {})
+        return (
+            described(self.config.net)
+            | {
+                "objective": asdict(self.config.objective),
+                "latents": {name: self.data[name] for name in ("shape", "mean", "std")},
+                "classes": self.data["classes"],
+                "fps": self.data["fps"],
+            }
+            | ({"conditioning": asdict(conditioning)} if conditioning.share else {})
+        )
 
     def export(self, folder: Path) -> None:
         super().export(folder)

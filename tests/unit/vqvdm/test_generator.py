@@ -14,6 +14,9 @@ from torch import nn
 from tests.tiny import write_bundle
 from vqvdm import UserError, VideoGenerator
 from vqvdm.checkpoint import save_model
+from vqvdm.diffusion.denoiser import DenoiserConfig, build, described
+from vqvdm.diffusion.dit import DiTConfig
+from vqvdm.diffusion.known_latents import KnownLatents
 from vqvdm.diffusion.samplers import SAMPLERS, SamplingOptions
 from vqvdm.diffusion.unet import UNet, UNetConfig
 from vqvdm.generator import from_uint8, load_vqgan, to_uint8
@@ -26,6 +29,10 @@ TOKENIZER = VQGANConfig(
     blocks=((2, 4, 4),), widths=(8,), depths=(1,), quantizer="fsq", levels=(8, 8, 8)
 )
 DENOISER = UNetConfig(width=8, multipliers=(1, 2), depths=(1, 1), head_width=8)
+DENOISERS: dict[str, DenoiserConfig] = {
+    "unet": replace(DENOISER, temporal_positions="seconds", joint_attention_from=1),
+    "dit": DiTConfig(width=16, depth=2, head_width=8),
+}
 STATISTICS = {"mean": [0.1, -0.2, 0.0], "std": [0.5, 0.4, 0.6]}
 
 
@@ -127,6 +134,34 @@ def test_without_a_tokenizer_pixels_are_sampled(tmp_path: Path) -> None:
     assert np.array_equal(videos, to_uint8(pixels).numpy())
     # The last step of DDPM is its estimate of the data, which is kept within the range of pixels.
     assert pixels.abs().max().item() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("shape", DENOISERS.values(), ids=DENOISERS)
+def test_every_net_goes_on_from_known_frames_and_samples_alone(
+    shape: DenoiserConfig, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    net, vqgan = build(shape, 3, 2, known_frames=True), VQGAN(TOKENIZER)
+    for parameter in net.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    metadata = described(shape) | {
+        "objective": {"name": "flow"},
+        "latents": {"shape": [3, 4, 4, 4], **STATISTICS},
+        "classes": ["zero", "seven"],
+        "conditioning": {"share": 0.5, "noise": 0.1},
+    }
+    save_model(tmp_path, net, metadata)
+    save_model(tmp_path / "vqgan", vqgan, {"model": asdict(TOKENIZER)})
+    generator = VideoGenerator.load(tmp_path, precision="fp32")
+    assert type(generator.denoiser) is type(net) and generator.denoiser.config == shape
+    together = generator.sample_latents(["zero", "seven"], 8, steps=2, seed=[(5, 0), (5, 1)])
+    alone = generator.sample_latents(["seven"], 8, steps=2, seed=[(5, 1)])
+    torch.testing.assert_close(alone[0], together[1], atol=1e-4, rtol=1e-4)
+    is_known_BT = torch.tensor([[True, True, False, False]])
+    known = KnownLatents(torch.ones(1, 3, 4, 4, 4), is_known_BT)
+    further = generator.sample_latents(["seven"], 8, known=known, steps=2, seed=[(5, 1)])
+    assert torch.equal(further[:, :, :2], known.z_BCTHW[:, :, :2])
+    assert not torch.allclose(further[:, :, 2:], alone[:, :, 2:], atol=1e-3)
 
 
 def test_a_video_does_not_depend_on_its_neighbours(generator: VideoGenerator) -> None:

@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from vqvdm.diffusion.denoiser import DenoiserConfig, build
+from vqvdm.diffusion.dit import DiTConfig
 from vqvdm.diffusion.unet import UNet, UNetConfig
 from vqvdm.errors import UserError
 from vqvdm.tokenizer.vqgan import VQGAN, VQGANConfig
@@ -25,9 +27,10 @@ def filled(net: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in net.state_dict().items()}
 
 
-def test_the_same_net_is_taken_over_whole() -> None:
-    weights = filled(UNet(DENOISER, 3, 2))
-    net = UNet(DENOISER, 3, 2)
+@pytest.mark.parametrize("config", [DENOISER, DiTConfig(width=16, depth=1, head_width=8)])
+def test_the_same_net_is_taken_over_whole(config: DenoiserConfig) -> None:
+    weights = filled(build(config, 3, 2))
+    net = build(config, 3, 2)
     taken = take_over(net, weights, ["a", "b"], ["a", "b"])
     assert taken.share == 1.0
     assert not taken.in_part and not taken.anew and not taken.unused

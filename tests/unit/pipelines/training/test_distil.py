@@ -12,12 +12,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipelines.training.methods.distil import DistilMethod
+from pipelines.training.methods.distil import DistilMethod, Teacher
 from pipelines.training.settings import DistillLDM
 from pipelines.training.world import World
 from tests.tiny import TOKENIZER
-from tests.trainings import DENOISER, INDEX, batch, teacher
-from vqvdm.checkpoint import load_state, save_model, save_state
+from tests.trainings import DENOISER, DIT, INDEX, batch, teacher
+from vqvdm.checkpoint import load_config, load_state, save_model, save_state
+from vqvdm.diffusion.denoiser import described
+from vqvdm.diffusion.dit import DiT
 from vqvdm.errors import UserError
 from vqvdm.generator import VideoGenerator
 from vqvdm.tokenizer.vqgan import VQGAN
@@ -40,6 +42,27 @@ def test_a_student_begins_as_its_teacher() -> None:
     assert said.std() > 0.01
     for length in (1.0, 0.25):
         assert torch.equal(method.denoiser(z, time, classes, fps, torch.full((4,), length)), said)
+
+
+def test_a_transformer_has_a_student_of_its_kind(tmp_path: Path) -> None:
+    torch.manual_seed(7)
+    net = DiT(DIT, 3, 2)
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    save_model(tmp_path / "teacher", net, described(DIT))
+    bundle = load_config(tmp_path / "teacher") | {
+        "latents": {"shape": INDEX["shape"]}, "classes": INDEX["classes"]
+    }  # fmt: skip
+    read = Teacher(str(tmp_path / "teacher"), bundle).net()
+    assert all(map(torch.equal, read.parameters(), net.parameters()))
+    method = DistilMethod(DistillLDM(steps=10, batch_size=4, warmup=1), World(), INDEX, read)
+    assert isinstance(method.denoiser, DiT)
+    method.train_step(batch(), 0)
+    method.export(tmp_path / "fast")
+    save_model(tmp_path / "fast" / "vqgan", VQGAN(TOKENIZER), {"model": asdict(TOKENIZER)})
+    generator = VideoGenerator.load(tmp_path / "fast", precision="fp32")
+    assert isinstance(generator.denoiser, DiT)
+    assert generator.sample_latents(["a", "b"], fps=8, steps=2).isfinite().all()
 
 
 def test_only_the_student_learns() -> None:

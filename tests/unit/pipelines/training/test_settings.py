@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from pipelines.training.settings import TrainLDM
+from vqvdm.diffusion.dit import DiTConfig
 from vqvdm.errors import UserError
 
 
@@ -39,6 +40,21 @@ def test_caches_are_a_matter_of_scale() -> None:
     other.check()
     assert other.recipe() == config.recipe()
     assert replace(config, seed=1).recipe() != config.recipe()
+
+
+def test_the_net_that_is_not_chosen_is_not_checked() -> None:
+    odd = replace(TrainLDM(), dit=DiTConfig(width=12))
+    odd.check()
+    with pytest.raises(UserError, match="multiple of 8"):
+        replace(odd, denoiser="dit").check()
+
+
+def test_recipes_of_earlier_versions_are_known_again() -> None:
+    recipe = TrainLDM().recipe()
+    assert not recipe.keys() & {"denoiser", "dit"}
+    assert not recipe["model"].keys() & {"temporal_positions", "joint_attention_from"}
+    other = replace(TrainLDM(), denoiser="dit", dit=DiTConfig(depth=3)).recipe()
+    assert other["denoiser"] == "dit" and other["dit"]["depth"] == 3
 
 
 @pytest.mark.parametrize(("clips", "steps"), [(10, 100), (1000, 250), (10**6, 400)])

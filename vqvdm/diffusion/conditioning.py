@@ -1,0 +1,58 @@
+"""What a denoiser is told: class, frame rate and time as one vector, and which frames are known.
+
+Shapes: B batch, T frames, H height, W width, E embedding.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vqvdm.layers import sinusoidal_encoding, zero
+
+
+class Conditioning(nn.Module):
+    """Encodes class, frame rate and time as one vector (B, E).
+
+    Class index `num_classes` stands for "no class". Classifier-free guidance and unlabelled data
+    use it. With `intervals`, the length of an interval of time that ends at `time` is encoded too;
+    at first it says nothing.
+    """
+
+    def __init__(self, num_classes: int, width: int, intervals: bool = False) -> None:
+        super().__init__()
+        embedding = 4 * width
+        self.width = width
+        self.class_embedding = nn.Embedding(num_classes + 1, embedding)
+        self.time = nn.Sequential(
+            nn.Linear(width, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
+        )
+        self.fps = nn.Sequential(
+            nn.Linear(width, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
+        )
+        if intervals:
+            self.interval = nn.Sequential(
+                nn.Linear(width, embedding), nn.SiLU(), zero(nn.Linear(embedding, embedding))
+            )
+
+    def forward(
+        self, time_B: Tensor, class_B: Tensor, fps_B: Tensor, interval_B: Tensor | None = None
+    ) -> Tensor:
+        classes = self.class_embedding(class_B)
+        time = self.time(sinusoidal_encoding(1000 * time_B, self.width).to(classes.dtype))
+        # The logarithm, because frame rates matter by their ratio.
+        fps = self.fps(sinusoidal_encoding(100 * fps_B.log2(), self.width).to(classes.dtype))
+        condition = time + fps + classes
+        if interval_B is not None:
+            encoded = sinusoidal_encoding(1000 * interval_B, self.width).to(classes.dtype)
+            condition = condition + self.interval(encoded)
+        return F.silu(condition)
+
+
+def mask_channel(is_known_BT: Tensor | None, z_BCTHW: Tensor) -> Tensor:
+    """A channel (B, 1, T, H, W) that is 1 in known frames."""
+    if is_known_BT is None:
+        return torch.zeros_like(z_BCTHW[:, :1])
+    known_B1T11 = is_known_BT[:, None, :, None, None].to(z_BCTHW.dtype)
+    return known_B1T11.expand(-1, -1, -1, *z_BCTHW.shape[3:])

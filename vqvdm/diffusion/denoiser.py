@@ -1,0 +1,52 @@
+"""The nets that a denoiser may be: how one is built, and described in a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, Literal
+
+from vqvdm.checkpoint import as_config
+from vqvdm.diffusion import dit, unet
+from vqvdm.diffusion.dit import DiT, DiTConfig
+from vqvdm.diffusion.unet import UNet, UNetConfig
+from vqvdm.errors import UserError
+
+DenoiserConfig = UNetConfig | DiTConfig
+Denoiser = UNet | DiT
+DenoiserName = Literal["unet", "dit"]
+CONFIGS: dict[DenoiserName, type[DenoiserConfig]] = {"unet": UNetConfig, "dit": DiTConfig}
+"""The configuration of each net by its name."""
+BLOCKS = (unet.Block, dit.Block)
+"""Their blocks: what activation checkpointing computes again."""
+
+
+def build(
+    config: DenoiserConfig,
+    latent_channels: int,
+    num_classes: int,
+    intervals: bool = False,
+    known_frames: bool = False,
+) -> Denoiser:
+    """The net of a configuration, initialised at random; the arguments are those of `UNet`."""
+    if isinstance(config, UNetConfig):
+        return UNet(config, latent_channels, num_classes, intervals, known_frames)
+    return DiT(config, latent_channels, num_classes, intervals, known_frames)
+
+
+def described(config: DenoiserConfig) -> dict[str, Any]:
+    """The part of a bundle's config.json that says which net its weights are of. Without the name
+    it is a U-Net, as in bundles of earlier versions."""
+    name = {} if isinstance(config, UNetConfig) else {"denoiser": "dit"}
+    return {"model": asdict(config)} | name
+
+
+def read_config(bundle: Mapping[str, Any]) -> DenoiserConfig:
+    """The configuration in a bundle's config.json; `UserError` for another net or other fields."""
+    name = bundle.get("denoiser", "unet")
+    if name not in CONFIGS:
+        raise UserError(
+            f"config.json describes the denoiser {name!r}, which is none of "
+            f"{', '.join(CONFIGS)}: it was made by another version"
+        )
+    return as_config(CONFIGS[name], bundle["model"])
