@@ -32,6 +32,9 @@ neighbours at 8 fps are 4 rad apart in the fastest pair and 0.06 in the slowest.
 FASTEST_SPACE, SLOWEST_SPACE = 1.0, 0.02
 """Turns in radians from a position to the next in height or width."""
 
+LEAST_HEAD = 6
+"""Channels of a head that tell time, height and width by rotation: a pair for each."""
+
 
 def attend(q_BALD: Tensor, k_BALD: Tensor, v_BALD: Tensor) -> Tensor:
     """Softmax attention. Fused kernels are faster on GPUs only: the sequences here are short."""

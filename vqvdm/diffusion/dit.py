@@ -19,6 +19,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from vqvdm.diffusion.attention import (
+    LEAST_HEAD,
     Attention,
     angles_in_both,
     angles_in_plane,
@@ -49,7 +50,7 @@ class DiTConfig:
     depth: int = 12
     """Blocks."""
     head_width: int = 64
-    """Channels of an attention head; even."""
+    """Channels of an attention head: even, at least 6."""
     patch: int = 1
     """Height and width of a patch, in positions of the latent."""
     attention: Literal["joint", "factorised"] = "joint"
@@ -62,10 +63,11 @@ class DiTConfig:
         """`UserError` unless heads divide the width and patches a latent of this size."""
         if self.width < 8 or self.width % 8:
             raise UserError(f"the transformer's width {self.width} is no multiple of 8")
-        if self.head_width < 2 or self.head_width % 2 or self.width % self.head_width:
+        least = LEAST_HEAD
+        if self.head_width < least or self.head_width % 2 or self.width % self.head_width:
             raise UserError(
-                f"heads of {self.head_width} do not divide {self.width} channels: choose an even "
-                "head_width that divides the width"
+                f"heads of {self.head_width} in {self.width} channels: choose an even head_width "
+                f"of at least {least} that divides the width"
             )
         for name in ("depth", "patch", "mlp_ratio"):
             if getattr(self, name) < 1:

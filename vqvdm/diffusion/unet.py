@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vqvdm.diffusion.attention import (
+    LEAST_HEAD,
     JointAttention,
     SpatialAttention,
     TemporalAttention,
@@ -70,10 +71,12 @@ class UNetConfig:
                     f"heads of {self.head_width} do not divide {channels} channels: choose a "
                     "head_width that divides every width"
                 )
-            if self._rotates and channels // max(1, channels // self.head_width) % 2:
+            head = channels // max(1, channels // self.head_width)
+            if self._rotates and (head % 2 or head < LEAST_HEAD):
                 raise UserError(
-                    f"heads of {self.head_width} in {channels} channels have an odd width: to tell "
-                    "seconds and distances, choose a head_width that makes it even"
+                    f"heads of {self.head_width} in {channels} channels are {head} wide: to tell "
+                    f"seconds and distances, choose a head_width that is even, and {LEAST_HEAD} "
+                    "or more"
                 )
         halvings = 2 ** (len(self.multipliers) - 1)
         for size in (height, width):

@@ -61,9 +61,9 @@ def test_the_frame_rate_reaches_attention(attention: str) -> None:
     ("change", "said"),
     [
         ({"width": 12}, "multiple of 8"),
-        ({"head_width": 7}, "do not divide"),
-        ({"head_width": 0}, "do not divide"),
-        ({"head_width": 12}, "do not divide"),
+        ({"head_width": 7}, "heads of 7"),
+        ({"head_width": 4}, "at least 6"),
+        ({"head_width": 12}, "divides the width"),
         ({"depth": 0}, "depth is 0"),
         ({"patch": 0}, "patch is 0"),
         ({"mlp_ratio": 0}, "mlp_ratio is 0"),

@@ -81,8 +81,9 @@ def test_every_block_is_residual_then_spatial_then_temporal(multipliers: tuple[i
         ({"width": 9}, "odd"),
         ({"head_width": 0}, "head_width is 0"),
         ({"width": 50}, "do not divide 100"),
-        ({"width": 18, "head_width": 9, "joint_attention_from": 1}, "odd width"),
-        ({"width": 18, "head_width": 9, "temporal_positions": "seconds"}, "odd width"),
+        ({"width": 18, "head_width": 9, "joint_attention_from": 1}, "are 9 wide"),
+        ({"head_width": 4, "joint_attention_from": 1}, "are 4 wide"),
+        ({"width": 18, "head_width": 9, "temporal_positions": "seconds"}, "are 9 wide"),
     ],
 )
 def test_shapes_that_cannot_be_are_refused(change: dict[str, Any], said: str) -> None:
