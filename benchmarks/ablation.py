@@ -123,15 +123,7 @@ STUDIES = {
     "net": Study(
         {
             "U-Net": (),
-            "DiT, patches of 2": (
-                *DIT,
-                "--dit.width",
-                "192",
-                "--dit.depth",
-                "6",
-                "--dit.patch",
-                "2",
-            ),
+            "DiT, patches of 2": (*DIT, "192", "--dit.depth", "6", "--dit.patch", "2"),
             "DiT": (*DIT, "--dit.width", "128", "--dit.depth", "5"),
         },
         ("val/loss", *GENERATOR),

@@ -103,17 +103,16 @@ class LDMMethod(DenoiserMethod):
         return {name: float(np.mean(values)) for name, values in losses.items()}
 
     def about(self) -> dict[str, Any]:
-        conditioning = self.config.conditioning
-        return (
-            described(self.config.net)
-            | {
-                "objective": asdict(self.config.objective),
-                "latents": {name: self.data[name] for name in ("shape", "mean", "std")},
-                "classes": self.data["classes"],
-                "fps": self.data["fps"],
-            }
-            | ({"conditioning": asdict(conditioning)} if conditioning.share else {})
-        )
+        config = self.config
+        bundle = described(config.net) | {
+            "objective": asdict(config.objective),
+            "latents": {name: self.data[name] for name in ("shape", "mean", "std")},
+            "classes": self.data["classes"],
+            "fps": self.data["fps"],
+        }
+        if config.conditioning.share:
+            bundle["conditioning"] = asdict(config.conditioning)
+        return bundle
 
     def export(self, folder: Path) -> None:
         super().export(folder)
