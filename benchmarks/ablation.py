@@ -124,7 +124,7 @@ STUDIES = {
         {
             "U-Net": (),
             "DiT, patches of 2": (*DIT, "192", "--dit.depth", "6", "--dit.patch", "2"),
-            "DiT": (*DIT, "--dit.width", "128", "--dit.depth", "5"),
+            "DiT": (*DIT, "128", "--dit.depth", "5"),
         },
         ("val/loss", *GENERATOR),
     ),
