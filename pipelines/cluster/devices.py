@@ -94,7 +94,7 @@ def threads(workers_here: int) -> int:
 
 def choose_devices(request: Request) -> Devices:
     """Join the cluster, decide, print the decision, and wait for the nodes that it needs."""
-    join_ray()
+    join_ray(trains=request.share is not None)
     cluster = _look(request)
     if _is_open(cluster, request):
         print("the cluster has no GPU yet: asking its autoscaler for one", flush=True)

@@ -28,11 +28,17 @@ _own: set[str] = set()
 """Addresses of the Rays that this process started."""
 
 
-def join_ray() -> None:
-    """Join the running cluster, or start one in this process; `UserError` if neither works."""
+def join_ray(trains: bool = False) -> None:
+    """Join the running cluster, or start one in this process; `UserError` if neither works.
+
+    One of our own has a dashboard, which takes as long to start as all else, for trainings only:
+    what Ray Train runs beside them asks it.
+    """
     options, joined = ray_options(), ray.is_initialized()
     if "address" not in options:
         refuse_dead_cluster(os.environ.get("RAY_ADDRESS", ""))
+    else:
+        options["include_dashboard"] = trains
     try:
         with _short_paths(options) if "address" in options else nullcontext():
             ray.init(**options)

@@ -12,20 +12,17 @@ import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
-from mlflow import pyfunc
-from mlflow.entities.model_registry import ModelVersion
-from mlflow.exceptions import MlflowException
-from mlflow.models import ModelSignature
-from mlflow.tracking import MlflowClient
-from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
 from pipelines.io import storage
 from pipelines.tracking.run import Run
 from vqvdm.diffusion.samplers import STEPS
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.tracking import MlflowClient
 
 ALIAS = "champion"
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -58,6 +55,9 @@ def register(run: Run, root: str, folder: str) -> str:
 
     A store without a registry is not an error: the bundle is published under the root in any case.
     """
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
     name = model_name(root)
     client = MlflowClient(run.uri)
     with tempfile.TemporaryDirectory(prefix="vqvdm-") as temporary:
@@ -80,6 +80,11 @@ def register(run: Run, root: str, folder: str) -> str:
 
 def _save(model: Path, bundle: Path, config: dict[str, Any], shape: list[int]) -> None:
     """Write the bundle as an MLflow model: code and safetensors, never a pickle."""
+    import pandas as pd
+    from mlflow import pyfunc
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
+
     example = pd.DataFrame({"class": (config["classes"] or [""])[:1], "fps": [config["fps"][0]]})
     inputs = Schema(
         [ColSpec(DataType.string, "class", required=False), ColSpec(DataType.double, "fps")]
@@ -106,6 +111,8 @@ def _save(model: Path, bundle: Path, config: dict[str, Any], shape: list[int]) -
 def _add(
     client: MlflowClient, run: Run, name: str, fingerprint: str, folder: str, card: str
 ) -> str:
+    from mlflow.exceptions import MlflowException
+
     try:
         client.get_registered_model(name)
     except MlflowException:
@@ -147,6 +154,9 @@ def judge(run: Run, root: str, fingerprint: str, result: Mapping[str, Any]) -> s
 
     Returns the decision and its reason in words.
     """
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
     client, name = MlflowClient(run.uri), model_name(root)
     try:
         version = _version_of(client, name, fingerprint) or _moved(client, fingerprint)

@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mlflow.entities import Metric
-from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from numpy.typing import NDArray
 
 from pipelines.io import checksums
@@ -40,6 +38,8 @@ class Run:
         self._figures.close()
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        from mlflow.entities import Metric
+
         now = int(time.time() * 1000)
         batch = [Metric(name, float(value), now, step) for name, value in values.items()]
         self._figures.send("metrics", lambda: self._client.log_batch(self.id, metrics=batch))
@@ -94,6 +94,8 @@ class Run:
     @contextmanager
     def system_metrics(self) -> Iterator[None]:
         """Log the use of this machine's processors, memory and GPUs while the context is open."""
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
         monitor = SystemMetricsMonitor(self.id, resume_logging=True, tracking_uri=self.uri)
         monitor.start()
         try:

@@ -6,12 +6,14 @@ import logging
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import requests
-from mlflow.exceptions import MlflowException
-from mlflow.tracking import MlflowClient
 
 from vqvdm.errors import UserError
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
 
 EXPERIMENT = "vqvdm"
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -76,6 +78,8 @@ def without_password(uri: str) -> str:
 def client_of(uri: str) -> MlflowClient:
     """A client that does not wait long, and tells of no success; `UserError` where no database can
     be made."""
+    from mlflow.tracking import MlflowClient
+
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     for name, value in CLIENT.items():
         os.environ.setdefault(name, value)
@@ -113,6 +117,8 @@ def experiment_of(client: MlflowClient, uri: str) -> str:
 
 def is_refused(error: Exception) -> bool:
     """Whether a server wants other credentials."""
+    from mlflow.exceptions import MlflowException
+
     codes = ("PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED")
     refused = isinstance(error, MlflowException) and error.error_code in codes
     return refused or bool(re.search(r"error code 40[13]\b|code: 40[13]\b", str(error)))
@@ -124,6 +130,8 @@ def is_away(error: Exception) -> bool:
     The error of a file, such as an artifact folder that this machine may not write, is no
     absence: to wait would not mend it.
     """
+    from mlflow.exceptions import MlflowException
+
     if isinstance(error, MlflowException):
         return error.error_code in PASSING and not is_refused(error)
     if isinstance(error, requests.HTTPError) and error.response is not None:

@@ -15,18 +15,18 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
-
-from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
-from mlflow.entities import Run as Record
-from mlflow.exceptions import MlflowException
-from mlflow.tracking import MlflowClient
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pipelines.io import checksums, storage
 from pipelines.io.workspace import Workspace, flat
 from pipelines.tracking.run import Run
 from pipelines.tracking.server import client_of, experiment_of, explained, tracking_uri
 from vqvdm.errors import UserError, is_stop
+
+if TYPE_CHECKING:
+    from mlflow.entities import DatasetInput
+    from mlflow.entities import Run as Record
+    from mlflow.tracking import MlflowClient
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DIGEST_LENGTH = 36
@@ -47,6 +47,8 @@ class Settings(Protocol):
 
 def _datasets(root: str, inputs: Mapping[str, str]) -> list[DatasetInput]:
     """The inputs of a job as MLflow's datasets: where each lies, and its digest."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
     return [
         DatasetInput(
             Dataset(
@@ -94,6 +96,8 @@ def _begin(uri: str, stage: str, config: Settings, inputs: Mapping[str, str]) ->
 
 
 def _found_or_new(uri: str, stage: str, config: Settings, inputs: Mapping[str, str]) -> Run:
+    from mlflow.entities import Param, RunTag
+
     client = client_of(uri)
     # The root's id moves with it, and tells apart roots that two machines call the same.
     identity = checksums.fingerprint([stage, config.workspace.id, config.recipe(), inputs])
@@ -142,6 +146,8 @@ def _unfinished(client: MlflowClient, uri: str, identity: str) -> Record | None:
 
 def _named(client: MlflowClient, identity: str) -> Record | None:
     """The run that `MLFLOW_RUN_ID` names; `UserError` if it cannot be this job's."""
+    from mlflow.exceptions import MlflowException
+
     id = os.environ.get("MLFLOW_RUN_ID")
     if not id:
         return None

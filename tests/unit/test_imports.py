@@ -282,6 +282,15 @@ def test_videos_are_decoded_without_pytorch() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_workers_are_started_without_mlflow() -> None:
+    """Every process of a job imports its page, and few of them log anything."""
+    script = WITHOUT.format(blocked={"mlflow"}, modules=sorted(PAGES))
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_there_are_no_circles() -> None:
     project = {name: imported & GRAPH.keys() for name, imported in GRAPH.items()}
     try:

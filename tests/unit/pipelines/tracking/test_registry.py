@@ -16,7 +16,6 @@ from mlflow.tracking import MlflowClient
 from starlette.testclient import TestClient
 
 from pipelines.sampling.settings import Sample
-from pipelines.tracking import registry
 from pipelines.tracking.registry import distance_of, judge, model_name, register
 from pipelines.tracking.run import Run
 from pipelines.tracking.start import start_run
@@ -211,7 +210,7 @@ def test_a_store_without_a_registry_is_reported(
     def refuse(*_: object, **__: object) -> None:
         raise MlflowException("Model registry functionality is unavailable")
 
-    monkeypatch.setattr(registry.MlflowClient, "search_model_versions", refuse)
+    monkeypatch.setattr(MlflowClient, "search_model_versions", refuse)
     said = register(run, str(tmp_path), str(bundles[0]))
     assert said.startswith("not registered: the tracking store has no usable model registry")
     assert "refused" in judge(run, str(tmp_path), "f", outcome(1.0))
