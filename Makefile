@@ -6,6 +6,8 @@ UI_PORT ?= 5000
 # Two files of tests at once: most wait for processes to start. In their order, whole jobs come
 # first, which take longest.
 AT_ONCE := -n 2 --dist loadfile --no-loadscope-reorder
+# With a thread each: the threads of small nets mostly wait for one another, and use up both cores.
+test test-fast: export OMP_NUM_THREADS = 1
 # Jobs and Ray's workers find `python3` and `ray` on the path.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
