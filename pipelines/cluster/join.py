@@ -32,7 +32,8 @@ def join_ray(trains: bool = False) -> None:
     """Join the running cluster, or start one in this process; `UserError` if neither works.
 
     One of our own has a dashboard, which takes as long to start as all else, for trainings only:
-    what Ray Train runs beside them asks it.
+    what Ray Train runs beside them asks it. A process that calls several jobs, trainings among
+    them, joins first with `trains`: a Ray that runs is not started anew.
     """
     options, joined = ray_options(), ray.is_initialized()
     if "address" not in options:

@@ -52,6 +52,17 @@ class Inputs:
         return self.detector.load().features(_black(self.index["spec"])).shape[1]
 
     @property
+    def doubt(self) -> str | None:
+        """Words on clips that changed since the model was trained; None if they did not."""
+        trained_on = self.bundle.get("about", {}).get("clips")
+        if trained_on in (None, self.index["fingerprint"]):
+            return None
+        return (
+            f"ldm/{self.config.ldm} was trained on other clips than are there now: what is held "
+            "out may have been among them, and then figures flatter the model"
+        )
+
+    @property
     def recipe(self) -> str:
         files = (self.detector, self.classifier, self.lpips)
         parts = [file and file.sha256 for file in files]
@@ -66,7 +77,9 @@ def find_inputs(config: Evaluate) -> Inputs:
     bundle = require(space.ldm(config.ldm), "config.json", "train_ldm")
     if bundle["classes"] != index["classes"]:
         raise UserError(
-            f"{space.ldm(config.ldm)} has other classes than the clips: they are not comparable"
+            f"{space.ldm(config.ldm)} has other classes than the clips "
+            f"({_differing(bundle['classes'], index['classes'])}): train it again on these clips, "
+            "under another --name"
         )
     vqgan = require(storage.join(space.ldm(config.ldm), "vqgan"), "config.json", "train_ldm")
     made, spec = registry.video_shape(bundle, vqgan), index["spec"]
@@ -89,6 +102,20 @@ def find_inputs(config: Evaluate) -> Inputs:
     model, tokens = checksums.fingerprint(files), checksums.fingerprint(tokenizer)
     config = config.for_model(bundle)
     return Inputs(config, bundle, index, model, tokens, in_pixels, detector, classifier, lpips)
+
+
+def _differing(of_model: list[str], of_clips: list[str]) -> str:
+    """Classes that only one of both has, a few of many."""
+    found = []
+    for words, these, others in (
+        ("only the model's", of_model, of_clips),
+        ("only the clips'", of_clips, of_model),
+    ):
+        names = [name for name in these if name not in others]
+        if names:
+            more = ", …" if len(names) > 5 else ""
+            found.append(f"{words}: {', '.join(names[:5])}{more}")
+    return "; ".join(found) or "in another order"
 
 
 def _checksums(folder: str) -> dict[str, str]:

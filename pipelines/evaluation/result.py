@@ -54,6 +54,7 @@ def result(
     table = published.table_for(config.preset)
     fixed = published.conditions(table, protocol, spec)
     reasons = [str(each) for each in fixed if not each.same]
+    reasons += [inputs.doubt] if inputs.doubt else []
     # Settings of sampling belong to the model; the seed also draws the real clips.
     basis = {k: v for k, v in protocol.items() if k not in ("sampling", "fps")}
     basis["seed"] = config.seed

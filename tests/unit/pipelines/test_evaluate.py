@@ -68,8 +68,21 @@ def test_sizes_must_match(root: str) -> None:
 
 def test_classes_must_match(root: str) -> None:
     storage.publish_json(INDEX | {"classes": ["a", "c"]}, f"{root}/clips/index.json")
-    with pytest.raises(UserError, match="other classes than the clips"):
+    words = r"other classes than the clips \(only the model's: b; only the clips': c\): train it"
+    with pytest.raises(UserError, match=words):
         evaluate(Evaluate(root=root))
+
+
+def test_clips_that_changed_since_the_training_are_told(
+    root: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A new split lets a model be judged by clips that it has learnt."""
+    config, uri = Evaluate(root=root, dry_run=True), f"{root}/ldm/base/config.json"
+    bundle = storage.read_json(uri)
+    for clips, told in ((INDEX["fingerprint"], False), ("of another split", True)):
+        storage.publish_json(bundle | {"about": {"clips": clips}}, uri)
+        evaluate(config)
+        assert ("was trained on other clips" in capsys.readouterr().out) == told
 
 
 @pytest.mark.parametrize("net", ["Both", "Wrong"])
