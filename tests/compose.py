@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests import hosts
 from tests.hosts import Host, Network
 
 REPOSITORY = Path(__file__).parents[1]
@@ -91,6 +92,7 @@ class Cluster:
 def _database(folder: Path, environment: Mapping[str, str]) -> list[str]:
     """The command that starts a PostgreSQL whose user is made if the folder is new."""
     programs = _postgresql()
+    assert programs
     as_nobody = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
     if not folder.exists():
         folder.mkdir(mode=0o700)
@@ -114,11 +116,19 @@ def _database(folder: Path, environment: Mapping[str, str]) -> list[str]:
             "-c", "listen_addresses=*"]  # fmt: skip
 
 
-def _postgresql() -> Path:
+def missing() -> str | None:
+    """What this machine lacks to run the services, in words; None if it has all."""
+    if _postgresql() is None:
+        return "PostgreSQL is missing: apt-get install postgresql"
+    if shutil.which("wget") is None:
+        return "wget is missing, which health checks call: apt-get install wget"
+    return hosts.missing()
+
+
+def _postgresql() -> Path | None:
     """Where PostgreSQL's programs are: Debian has them on no path."""
     found = sorted(glob.glob("/usr/lib/postgresql/*/bin/initdb"))
-    assert found, "PostgreSQL is missing: apt-get install postgresql"
-    return Path(found[-1]).parent
+    return Path(found[-1]).parent if found else None
 
 
 def read_services(folder: Path) -> Mapping[str, Any]:

@@ -1,12 +1,13 @@
 """Hosts with names and addresses of their own on this machine, which share a network and nothing
 else: network, process, mount and host name are namespaces of each, memory and temporary files too.
 
-It takes root, `ip` of iproute2, and `mount`, `nsenter` and `unshare`, which every Linux has.
+It takes root, `ip` of iproute2, and util-linux, which every Linux has.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -30,15 +31,20 @@ exec "$@"
 of its own."""
 
 
-def available() -> bool:
-    """Whether this process may make hosts."""
+PROGRAMS = ("ip", "mount", "nsenter", "setpriv", "unshare")
+
+
+def missing() -> str | None:
+    """What this process lacks to make hosts, in words; None if it may."""
+    absent = [program for program in PROGRAMS if shutil.which(program) is None]
+    if absent:
+        return f"hosts of their own take {', '.join(absent)}"
     name = f"probe-{os.getpid()}"
-    try:
-        subprocess.run(["ip", "netns", "add", name], check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        return False
+    tried = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True)
+    if tried.returncode:
+        return f"hosts of their own take root and network namespaces: {tried.stderr.strip()}"
     subprocess.run(["ip", "netns", "delete", name], check=True)
-    return True
+    return None
 
 
 class Host:
@@ -103,7 +109,8 @@ class Host:
 
     def _boot(self, command: Sequence[str]) -> list[str]:
         return [
-            "ip", "netns", "exec", self.namespace,
+            # No host outlives this process.
+            "setpriv", "--pdeathsig", "KILL", "ip", "netns", "exec", self.namespace,
             # Whoever kills this process kills all of the host.
             "unshare", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc",
             "sh", "-ec", SET_UP, "sh", self.name, str(self.network.names),

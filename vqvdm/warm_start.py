@@ -77,7 +77,9 @@ def take_over(
             taken.anew.append(name)
     taken.unused += [name for name in weights if name not in state]
     if taken.share < LEAST:
-        raise UserError(f"too little fits: {taken}; choose --model settings like those it has")
+        raise UserError(
+            f"too little fits: {taken}; choose a net like its own: --model, --denoiser, --dit"
+        )
     return taken
 
 

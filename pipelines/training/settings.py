@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 
 from pipelines.cluster.request import Request
 from pipelines.settings import DeviceJob, Switch
+from vqvdm.diffusion import unet
 from vqvdm.diffusion.average_velocity import refuse_steps
 from vqvdm.diffusion.denoiser import DenoiserConfig, DenoiserName
 from vqvdm.diffusion.dit import DiTConfig
@@ -230,9 +231,13 @@ class TrainLDM(TrainJob):
         "conditioning": asdict(ConditioningConfig()),
         "denoiser": "unet",
         "dit": asdict(DiTConfig()),
-        "model.temporal_positions": "frames",
-        "model.joint_attention_from": None,
+        **{f"model.{name}": value for name, value in unet.LATER.items()},
     }
+
+    def recipe(self) -> dict[str, Any]:
+        found = super().recipe()
+        found.pop("dit" if self.denoiser == "unet" else "model", None)
+        return found
 
     @property
     def net(self) -> DenoiserConfig:

@@ -23,6 +23,9 @@ MIN_NORM = 1e-3
 SHORT = 8
 """Positions of a sequence for which compiled sums are faster than fused attention, whose kernels
 compute 64 by 128 at least: on an H200 these took a third of a training step for sequences of 4."""
+LONG = 4096
+"""Positions of a sequence from which on fused attention is used on CPUs too: in fp32, the scores of
+one head of this length take 64 MiB."""
 SEQUENCES_AT_ONCE = 65_535
 """CUDA's fused attention kernels take no more, as their grids have no more rows; attention among
 the frames at each of 16x16 positions has 65,536 of 256 clips."""
@@ -37,8 +40,9 @@ LEAST_HEAD = 6
 
 
 def attend(q_BALD: Tensor, k_BALD: Tensor, v_BALD: Tensor) -> Tensor:
-    """Softmax attention. Fused kernels are faster on GPUs only: the sequences here are short."""
-    if q_BALD.device.type != "cpu":
+    """Softmax attention. On CPUs fused kernels are slower, and used where the scores of all pairs
+    of positions would not fit into memory."""
+    if q_BALD.device.type != "cpu" or q_BALD.shape[-2] > LONG:
         if q_BALD.shape[-2] <= SHORT and torch.compiler.is_compiling():
             return attend_short(q_BALD, k_BALD, v_BALD)
         return attend_fused(q_BALD, k_BALD, v_BALD)

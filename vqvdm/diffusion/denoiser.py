@@ -36,9 +36,13 @@ def build(
 
 def described(config: DenoiserConfig) -> dict[str, Any]:
     """The part of a bundle's config.json that says which net its weights are of. Without the name
-    it is a U-Net, as in bundles of earlier versions."""
-    name = {} if isinstance(config, UNetConfig) else {"denoiser": "dit"}
-    return {"model": asdict(config)} | name
+    it is a U-Net, as in bundles of earlier versions, which can read this one too unless it has what
+    they lack."""
+    fields = asdict(config)
+    if isinstance(config, DiTConfig):
+        return {"model": fields, "denoiser": "dit"}
+    missing = {name for name, value in unet.LATER.items() if fields[name] == value}
+    return {"model": {name: value for name, value in fields.items() if name not in missing}}
 
 
 def read_config(bundle: Mapping[str, Any]) -> DenoiserConfig:

@@ -29,6 +29,10 @@ from vqvdm.layers import Conv3d, conv3d, group_norm, zero, zero_last
 TemporalPositions = Literal["frames", "seconds"]
 
 
+LATER = {"temporal_positions": "frames", "joint_attention_from": None}
+"""Fields that came later, and what they stand for where a bundle has none."""
+
+
 @dataclass(frozen=True)
 class UNetConfig:
     """Shape of the denoiser."""
@@ -61,6 +65,11 @@ class UNetConfig:
         at every level."""
         if len(self.multipliers) != len(self.depths):
             raise UserError("multipliers and depths describe levels: give as many of each")
+        joint_from, levels = self.joint_attention_from, len(self.depths)
+        if joint_from is not None and not 0 <= joint_from < levels:
+            raise UserError(
+                f"joint_attention_from is {joint_from}: the U-Net has the levels 0 to {levels - 1}"
+            )
         if self.width % 2:
             raise UserError(f"the U-Net's width {self.width} is odd: choose an even one")
         if self.head_width < 1:

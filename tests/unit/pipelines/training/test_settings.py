@@ -55,6 +55,9 @@ def test_recipes_of_earlier_versions_are_known_again() -> None:
     assert not recipe["model"].keys() & {"temporal_positions", "joint_attention_from"}
     other = replace(TrainLDM(), denoiser="dit", dit=DiTConfig(depth=3)).recipe()
     assert other["denoiser"] == "dit" and other["dit"]["depth"] == 3
+    # The shape of the net that is not chosen decides nothing.
+    assert "model" not in other
+    assert replace(TrainLDM(), dit=DiTConfig(depth=3)).recipe() == TrainLDM().recipe()
 
 
 @pytest.mark.parametrize(("clips", "steps"), [(10, 100), (1000, 250), (10**6, 400)])

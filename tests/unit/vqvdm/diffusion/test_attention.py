@@ -164,3 +164,18 @@ def test_no_kernel_gets_more_sequences_than_its_grid_has_rows(
     clips = torch.randn(256 * 16 * 16, 1, 2, 4)  # as in `ucf101`
     assert attention.attend_fused(clips, clips, clips).shape == clips.shape
     assert sizes == [65_535, 1]
+
+
+def test_long_sequences_on_cpus_need_no_scores_of_all_pairs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All 65,536 positions of a video of 16x64x64 pixels would take 17 GB of them a head."""
+    g = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, 2, 40, 8, generator=g) for _ in range(3))
+    plain = attention.attend(q, k, v)
+    monkeypatch.setattr(attention, "LONG", 39)
+    used = []
+    fused = attention.attend_fused
+    monkeypatch.setattr(attention, "attend_fused", lambda *qkv: used.append(1) or fused(*qkv))
+    torch.testing.assert_close(attention.attend(q, k, v), plain)
+    assert used

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vqvdm.diffusion.denoiser import Denoiser, DenoiserConfig, build, described, read_config
 from vqvdm.diffusion.dit import DiT, DiTConfig
-from vqvdm.diffusion.unet import UNet, UNetConfig
+from vqvdm.diffusion.unet import LATER, UNet, UNetConfig
 from vqvdm.errors import UserError
 
 CLASSES = 3
@@ -192,3 +192,15 @@ def test_an_unknown_net_is_refused() -> None:
         read_config({"denoiser": "mamba", "model": {}})
     with pytest.raises(UserError, match="no DiTConfig"):
         read_config({"denoiser": "dit", "model": {"multipliers": [1, 2]}})
+
+
+def test_a_plain_u_net_is_described_as_in_earlier_versions() -> None:
+    """So that these read its bundles."""
+    assert described(UNET)["model"].keys().isdisjoint(LATER)
+    assert described(replace(UNET, joint_attention_from=1))["model"]["joint_attention_from"] == 1
+
+
+@pytest.mark.parametrize("level", [-1, 2])
+def test_joint_attention_from_no_level_is_refused(level: int) -> None:
+    with pytest.raises(UserError, match="the U-Net has the levels 0 to 1"):
+        replace(UNET, joint_attention_from=level).check()
