@@ -109,7 +109,8 @@ class ShardVideos(VideosJob):
     strict: bool = False
     """Exit with status 1 if any video failed, wholly or in part."""
     limit: int | None = None
-    """Take only this many videos, evenly spread over the classes; more take the same and others."""
+    """Take only this many videos, evenly spread over splits and classes; more take the same and
+    others."""
     videos_per_shard: int = 64
     """About how many videos share a shard."""
 

@@ -12,6 +12,8 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import PurePosixPath
 
+from pipelines.io import checksums
+from pipelines.io.markers import SPLITS
 from pipelines.sharding.addresses import is_url, without_secrets
 from pipelines.sharding.columns import merged, refuse_unknown
 from pipelines.sharding.inputs import folder, lists, parquet, tars
@@ -53,21 +55,38 @@ def list_sources(videos: str, selection: Selection) -> list[Source]:
 
 
 def sampled(sources: list[Source], count: int) -> list[Source]:
-    """So many of the videos in their order, of each class the same share.
+    """So many of the videos in their order: of each split, and in it of each class, the same share.
 
-    Of a class those whose ids come first, so that more are the same and others, and a video that
-    is added takes the place of at most a few.
+    More are the same and others, and a video that is added takes the place of at most a few.
     """
-    by_class = defaultdict[str | None, list[str]](list)
+    ids: dict[str, dict[str | None, list[str]]] = {split: defaultdict(list) for split in SPLITS}
     for source in sources:
-        by_class[source.label].append(source.id)
-    ranked = [
-        ((rank + 0.5) / len(ids), id)
-        for ids in by_class.values()
-        for rank, id in enumerate(sorted(ids))
-    ]
-    chosen = {id for _, id in sorted(ranked)[:count]}
+        ids[source.split][source.label].append(source.id)
+    by_split = []
+    for split, direction in zip(SPLITS, (1, -1), strict=True):
+        # Where few classes are reached, those that validation takes are the ones training lacks.
+        classes = sorted(ids[split], key=str)[::direction]
+        by_split.append(_interleaved([sorted(ids[split][name], key=_rank) for name in classes]))
+    # However few videos there are, one is for training, and one for validation.
+    first = [of_split[0] for of_split in by_split if of_split]
+    chosen = set(list(dict.fromkeys(first + _interleaved(by_split)))[:count])
     return [source for source in sources if source.id in chosen]
+
+
+def _interleaved(lists: list[list[str]]) -> list[str]:
+    """All items, so that the first ones, however many, hold the same share of each list."""
+    places = [
+        ((rank + 0.5) / len(items), number, item)
+        for number, items in enumerate(lists)
+        for rank, item in enumerate(items)
+    ]
+    return [item for _, _, item in sorted(places)]
+
+
+def _rank(id: str) -> str:
+    """A hash for the order within a class: the id itself says which shard a video belongs to, and
+    for most videos whether it is for validation."""
+    return checksums.digest(f"limit {id}")
 
 
 def local_video(source: Source) -> AbstractContextManager[str]:

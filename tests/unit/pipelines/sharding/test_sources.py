@@ -1,6 +1,7 @@
 """Listing videos: labels and splits from the folders, lists and tables that people have."""
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,6 +11,7 @@ import pytest
 from pipelines.sharding import manifest
 from pipelines.sharding import sources as inputs
 from pipelines.sharding.settings import Selection, ShardVideos
+from pipelines.sharding.splits import split_sources
 from tests.input_folders import GROUPS, fill, found, ucf
 from vqvdm.errors import UserError
 
@@ -288,3 +290,55 @@ def test_a_trailing_slash_changes_no_id(tmp_path: Path, spelling: str) -> None:
 def test_a_bucket_may_end_in_a_slash() -> None:
     uris = {ShardVideos(videos=text).videos_uri for text in ("s3://bucket", "s3://bucket/")}
     assert uris == {"s3://bucket"}
+
+
+def listing(counts: dict[str, int], val_fraction: float = 0.1) -> list[manifest.Source]:
+    """Videos of classes, split by chance."""
+    videos = [
+        manifest.Source(f"{label}/{n}.mp4", f"/v/{label}/{n}", 1, None, 1, label, "")
+        for label, count in counts.items()
+        for n in range(count)
+    ]
+    return split_sources(videos, Selection(val_fraction=val_fraction))
+
+
+EVEN = {f"class{n}": 100 for n in range(10)}
+
+
+@pytest.mark.parametrize("val_fraction", [0.0, 0.1, 0.5])
+@pytest.mark.parametrize("counts", [EVEN, {"a": 700, "b": 50, "c": 5}, {"a": 12}])
+def test_a_part_of_the_videos_has_the_share_of_each_split_and_class(
+    counts: dict[str, int], val_fraction: float
+) -> None:
+    videos = listing(counts, val_fraction)
+    whole = Counter((s.split, s.label) for s in videos)
+    splits, before = Counter(s.split for s in videos), set[str]()
+    for count in [*range(1, 40), *range(40, len(videos), 41), len(videos)]:
+        found = inputs.sampled(videos, count)
+        ids = {s.id for s in found}
+        assert len(found) == len(ids) == count and before < ids
+        before, share = ids, count / len(videos)
+        of_split = Counter(s.split for s in found)
+        for split in splits:
+            assert abs(of_split[split] - splits[split] * share) <= 1, (count, of_split)
+        of_both = Counter((s.split, s.label) for s in found)
+        for (split, label), there in whole.items():
+            wanted = there * of_split[split] / splits[split]
+            assert abs(of_both[split, label] - wanted) <= 1, (count, of_both)
+        assert of_split["train"] and (count == 1 or bool(of_split["val"]) == ("val" in splits))
+        if counts is EVEN and count == len(EVEN):
+            assert len({s.label for s in found}) == count
+    assert [s.id for s in found] == [s.id for s in videos]
+
+
+def test_a_part_of_the_videos_changes_little_with_a_video_more() -> None:
+    before = {s.id for s in inputs.sampled(listing(EVEN), 200)}
+    after = {s.id for s in inputs.sampled(listing(EVEN | {"class3": 101}), 200)}
+    assert len(before - after) <= 2
+
+
+def test_a_part_of_the_videos_is_spread_over_shards() -> None:
+    """Which shard a video belongs to follows from its id."""
+    found = inputs.sampled(listing({"a": 2000}), 400)
+    low = sum(int(s.id[8:], 16) < 2**31 for s in found) / len(found)
+    assert 0.4 < low < 0.6
