@@ -29,7 +29,7 @@ from pipelines.io.markers import Marker, content_fingerprint, files_of, filled_w
 from pipelines.io.progress import Progress
 from pipelines.io.scratch import scratch
 from pipelines.sharding import manifest
-from pipelines.sharding.clip_shards import FORMAT, DecodeLimits, ShardPlan, make_shard
+from pipelines.sharding.clip_shards import FORMAT, DecodeLimits, ShardPlan, make_shard, numbering
 from pipelines.sharding.clips import ClipSpec
 from pipelines.sharding.manifest import Source
 from pipelines.sharding.near_duplicates import NearDuplicate, compare
@@ -71,7 +71,7 @@ def plans_of(sources: Iterable[Source], config: ShardVideos) -> Plans:
         config.scores,
     )
     index = workspace.published(config.workspace.clips, "index.json")
-    spec, there = _as_there(spec, index)
+    spec, numberings = _as_there(spec, index)
     places = {
         shard_name(place.split, place.index): place
         for place in assign_shards(table, config.videos_per_shard)
@@ -84,20 +84,23 @@ def plans_of(sources: Iterable[Source], config: ShardVideos) -> Plans:
         config.workspace.clips,
         limits,
         listed_classes=listed,
-        renumbered=frozenset() if there else None,
+        numberings=frozenset() if config.overwrite else numberings,
     )
 
 
-def _as_there(spec: ClipSpec, index: dict | None) -> tuple[ClipSpec, bool]:
-    """How to cut, in the words of the clips that are there if these were cut so, and whether.
+def _as_there(spec: ClipSpec, index: dict | None) -> tuple[ClipSpec, frozenset[str | None]]:
+    """How to cut, in the words of the clips that are there if these were cut so, and the numberings
+    of classes that they may have.
 
     The fingerprint of earlier versions depended on labels and splits too: they stay under it.
     """
     if not (index and "spec" in index and "spec_hash" in index) or _changed(spec, index):
-        return spec, False
+        return spec, frozenset()
     # Whether a class has clips is known once its videos were cut: if not, it is left out.
     classes = tuple(sorted(set(spec.classes) - set(index.get("without_clips", ()))))
-    return replace(spec, hash=index["spec_hash"], classes=classes), True
+    # Shards of earlier versions tell no numbering; with an index, it is one that was published.
+    numberings = frozenset((None, numbering(index["classes"]), *index.get("numberings", ())))
+    return replace(spec, hash=index["spec_hash"], classes=classes), numberings
 
 
 def on_workers(
@@ -180,8 +183,7 @@ def run_until_classes_hold(
         run_plans(plans, config, report, begin)
         if not report.clips_of or set(report.clips_of) == set(plans.spec.classes):
             return plans, report
-        made = [shard.name for shard in report.shards if shard.made]
-        plans = plans.with_classes(report.clips_of, made)
+        plans = plans.with_classes(report.clips_of)
     raise RuntimeError(f"classes with clips differ in each of {ROUNDS} rounds")
 
 
@@ -191,6 +193,8 @@ def clips_index(plans: Plans, made: list[Shard]) -> dict:
     for shard in made:
         counts[shard.split] += shard.clips
     without = sorted(plans.listed_classes - set(spec.classes))
+    told = {shard.numbering for shard in made if shard.numbering}
+    earlier = sorted(told - {numbering(spec.classes)})
     return {
         "spec": _settings(spec),
         "spec_hash": spec.hash,
@@ -201,6 +205,7 @@ def clips_index(plans: Plans, made: list[Shard]) -> dict:
         # The account is published before the index: its fingerprint here proves that it is there.
         "account": checksums.fingerprint([shard.account for shard in made]),
         **({"without_clips": without} if without else {}),
+        **({"numberings": earlier} if earlier else {}),
     }
 
 

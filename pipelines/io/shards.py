@@ -141,6 +141,11 @@ class ShardReader:
         with open(self.path, "rb") as file:
             return _read(file, self._members[key])
 
+    def member(self, key: str, extension: str) -> bytes:
+        """One member of a sample, of which no other is read; `KeyError` if there is none."""
+        with open(self.path, "rb") as file:
+            return _read(file, {extension: self._members[key][extension]})[extension]
+
 
 @dataclass(frozen=True)
 class Sample:

@@ -26,7 +26,7 @@ from pipelines.sharding.clips import (
     cut_video,
 )
 from pipelines.sharding.columns import from_text
-from pipelines.sharding.earlier_clips import NO_CLIPS, EarlierClips, earlier_clips
+from pipelines.sharding.earlier_clips import NO_CLIPS, EarlierClips, earlier_clips, keys_of_parts
 from pipelines.sharding.manifest import CLIP_FIELDS, Account, Source
 from pipelines.sharding.sources import local_video
 from pipelines.video.decoding_process import Deadline, DecodingProcess
@@ -58,8 +58,8 @@ class ShardPlan:
     decode_limits: DecodeLimits = DecodeLimits()
     near_duplicates: dict[str, tuple[str, float]] = field(default_factory=dict)
     """By the id of a near-duplicate: the path of the video that is kept, and their distance."""
-    renumber: bool = False
-    """Whether the shard has to have the class indices of just these classes."""
+    numberings: frozenset[str | None] = frozenset()
+    """Numberings that an index has published: a shard that is there keeps such a one."""
 
     @property
     def made_from(self) -> str:
@@ -67,8 +67,7 @@ class ShardPlan:
 
     @property
     def numbering(self) -> str:
-        """Fingerprint of the classes that class indices count."""
-        return checksums.fingerprint(self.spec.classes)
+        return numbering(self.spec.classes)
 
     def _is_made_from(self, marker: Marker) -> bool:
         return self.made_from == marker.made_from or self.made_from == _now_made_from(marker)
@@ -78,8 +77,8 @@ class ShardPlan:
         marker = read_marker(self.folder, self.name)
         if marker is None or not self._is_made_from(marker):
             return None
-        # Shards that do not tell were made when all were made again for other classes.
-        if self.renumber and marker.details.get("numbering", self.numbering) != self.numbering:
+        # Shards that were made before they had a numbering have that of the classes of their index.
+        if marker.details.get("numbering") not in {self.numbering, *self.numberings}:
             return None
         return marker if is_sound(self.folder, marker, verify) else None
 
@@ -110,6 +109,11 @@ def clip_key(source: Source, clip: EncodedClip, spec: ClipSpec) -> str:
     """A name for a clip that depends on the video's path, the span and the settings only."""
     span = [clip.fps, clip.start_frame, spec.frames]
     return checksums.fingerprint([FORMAT, source.id, span, spec.size])
+
+
+def numbering(classes: Iterable[str]) -> str:
+    """Fingerprint of the classes, in order, that class indices count."""
+    return checksums.fingerprint(list(classes))
 
 
 def class_index(label: str | None, classes: tuple[str, ...]) -> int | None:
@@ -150,6 +154,7 @@ class VideoTask:
                 known = clip.metadata
                 described = self._described(known["fps"], known["start_s"], known.get("scores"))
                 self.writer.add(clip.key, {"mp4": clip.mp4, "json": described})
+                self.keys.append(clip.key)
             return account
         try:
             if self.source.refused:
@@ -269,16 +274,24 @@ def make_shard(row: dict) -> dict:
         earlier = None
     with ShardWriter(plan.folder, plan.name) as writer:
         with earlier_clips(plan.folder, earlier, retry) as clips:
-            accounts = [
-                (source, VideoTask(source, plan, writer, clips).run()) for source in plan.sources
-            ]
+            tasks = [VideoTask(source, plan, writer, clips) for source in plan.sources]
+            accounts = [(task.source, task.run()) for task in tasks]
         marker = writer.publish(
             [source.id for source in plan.sources],
             plan.spec.hash,
             plan.made_from,
-            manifest.to_marker(accounts) | {"numbering": plan.numbering},
+            manifest.to_marker(accounts)
+            | {"numbering": _numbering(plan, accounts)}
+            | keys_of_parts((task.source, task.keys) for task in tasks),
         )
     return {"name": plan.name, "marker": marker.to_json(), "made": True}
+
+
+def _numbering(plan: ShardPlan, accounts: Iterable[tuple[Source, Account]]) -> str:
+    """Empty, which no index has, if there are clips of a class that was not expected to have any:
+    they have no index yet."""
+    labels = {source.label for source, account in accounts if account.clips}
+    return "" if labels - {None, *plan.spec.classes} else plan.numbering
 
 
 def failures(marker: Marker) -> int:

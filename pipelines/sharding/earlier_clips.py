@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +22,8 @@ from pipelines.sharding.manifest import Account, Source
 
 DESCRIPTION = frozenset(("label", "columns"))
 """What of a video stands beside its clips without changing a pixel of them."""
+PARTS = "parts"
+"""Where the details of a marker have the keys of parts of videos, by the id of the part."""
 
 
 @dataclass(frozen=True)
@@ -38,19 +40,19 @@ class EarlierClips:
     _reader: ShardReader | None = None
     _videos: dict[str, tuple[Source, Account]] = field(default_factory=dict)
     _keys: dict[str, list[str]] = field(default_factory=dict)
-    """Keys by the path of the video."""
+    """Keys by the id of the video."""
 
     def account(self, source: Source) -> Account | None:
         """The account of a video that is still the same; None if it has to be decoded."""
         earlier, account = self._videos.get(source.id, (None, None))
         if earlier is None or account is None or _pixels_of(earlier) != _pixels_of(source):
             return None
-        return account if account.clips == len(self._keys.get(source.path, [])) else None
+        return account if account.clips == len(self._keys.get(source.id, [])) else None
 
     def clips(self, source: Source) -> Iterator[EarlierClip]:
         """The clips of a video that has an account."""
-        assert self._reader is not None
-        for key in self._keys.get(source.path, []):
+        for key in self._keys.get(source.id, []):
+            assert self._reader is not None
             members = self._reader[key]
             yield EarlierClip(key, members["mp4"], json.loads(members["json"]))
 
@@ -64,11 +66,10 @@ NO_CLIPS = EarlierClips()
 
 @contextmanager
 def earlier_clips(folder: str, marker: Marker | None, retry: bool) -> Iterator[EarlierClips]:
-    """The clips of a shard; of none if it is missing or damaged. With `retry`, videos that failed
-    have none."""
+    """The clips of a shard; of a missing or damaged one, only accounts of videos without clips.
+    With `retry`, videos that failed have no account."""
     with ExitStack() as opened:
-        reader = _open(folder, marker, opened) if marker and marker.keys else None
-        yield _by_video(reader, marker, retry) if reader and marker else NO_CLIPS
+        yield _by_video(_open(folder, marker, opened), marker, retry) if marker else NO_CLIPS
 
 
 def _open(folder: str, marker: Marker, opened: ExitStack) -> ShardReader | None:
@@ -80,18 +81,35 @@ def _open(folder: str, marker: Marker, opened: ExitStack) -> ShardReader | None:
         return None
 
 
-def _by_video(reader: ShardReader, marker: Marker, retry: bool) -> EarlierClips:
-    accounts = manifest.from_marker(marker.details)
-    # Parts of one video cannot be told apart by what stands beside their clips.
-    paths = Counter(source.path for source, _ in accounts)
+def _by_video(reader: ShardReader | None, marker: Marker, retry: bool) -> EarlierClips:
     videos = {
         source.id: (source, account)
-        for source, account in accounts
-        if paths[source.path] == 1
-        and account.reason != "near_duplicate"
-        and not (retry and account.failed)
+        for source, account in manifest.from_marker(marker.details)
+        if account.reason != "near_duplicate" and not (retry and account.failed)
     }
-    keys: dict[str, list[str]] = {}
+    return EarlierClips(reader, videos, _keys_by_id(reader, marker) if reader else {})
+
+
+def _keys_by_id(reader: ShardReader, marker: Marker) -> dict[str, list[str]]:
+    """The keys of the clips of each video. What stands beside a clip names its video, but does not
+    tell parts of one video apart: those are in the marker, but for markers made before they were.
+    """
+    found: dict[str, list[str]] = dict(marker.details.get(PARTS, {}))
+    of_parts = {key for keys in found.values() for key in keys}
+    sources = [source for source, _ in manifest.from_marker(marker.details)]
+    count = Counter(source.path for source in sources)
+    whole = {source.path: source.id for source in sources if count[source.path] == 1}
     for key in marker.keys:
-        keys.setdefault(json.loads(reader[key]["json"])["source"], []).append(key)
-    return EarlierClips(reader, videos, keys)
+        if key not in of_parts:
+            path = json.loads(reader.member(key, "json"))["source"]
+            if path in whole:
+                found.setdefault(whole[path], []).append(key)
+    return found
+
+
+def keys_of_parts(keys: Iterable[tuple[Source, list[str]]]) -> dict[str, Any]:
+    """What a marker says of videos of which it has several parts: the keys of each."""
+    keys = list(keys)
+    count = Counter(source.path for source, _ in keys)
+    parts = {source.id: sorted(of_part) for source, of_part in keys if count[source.path] > 1}
+    return {PARTS: parts} if parts else {}

@@ -34,15 +34,13 @@ class Plans:
     """Near-duplicates, by row."""
     listed_classes: set[str] = field(default_factory=set)
     """Classes of all videos, also of those that give no clip."""
-    renumbered: frozenset[str] | None = None
-    """Shards whose class indices are those of the classes now; None for all. Others keep theirs:
-    whoever trains numbers the labels by the index."""
+    numberings: frozenset[str | None] = frozenset()
+    """Numberings of classes that an index has published. Shards keep such a one: whoever trains
+    numbers the labels by the index. All others get that of the classes now."""
 
-    def with_classes(self, classes: Iterable[str], made: Iterable[str]) -> Plans:
-        """The same for other classes, of which the shards that were `made` have the indices."""
-        spec = replace(self.spec, classes=tuple(sorted(classes)))
-        known = self.renumbered
-        return replace(self, spec=spec, renumbered=None if known is None else known.union(made))
+    def with_classes(self, classes: Iterable[str]) -> Plans:
+        """The same for other classes."""
+        return replace(self, spec=replace(self.spec, classes=tuple(sorted(classes))))
 
     @cached_property
     def bytes_N(self) -> NDArray[np.int64]:
@@ -74,7 +72,6 @@ class Plans:
         # What near-duplicates are compared with comes after the videos.
         kept = [each.kept for each in found.values()]
         rows = np.concatenate([of_videos, np.array(kept, np.int64)])
-        renumbered = None if self.renumbered is None else self.renumbered.intersection(names)
         return replace(
             self,
             sources=self.sources.subset(rows),
@@ -86,7 +83,6 @@ class Plans:
                 place: replace(each, kept=len(of_videos) + number)
                 for number, (place, each) in enumerate(found.items())
             },
-            renumbered=renumbered,
         )
 
     @cached_property
@@ -112,7 +108,7 @@ class Plans:
             self.spec,
             self.decode_limits,
             duplicates,
-            self.renumbered is None or name in self.renumbered,
+            self.numberings,
         )
 
     def __iter__(self) -> Iterator[ShardPlan]:

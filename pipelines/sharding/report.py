@@ -59,8 +59,8 @@ class Shard:
     clips: int
     account: str
     """Fingerprint of its account of videos."""
-    made: bool = False
-    """Whether this job made it."""
+    numbering: str | None = None
+    """Fingerprint of the classes that its class indices count."""
 
     @property
     def split(self) -> str:
@@ -90,7 +90,8 @@ class Report:
 
     def add(self, marker: Marker, accounts: list[tuple[Source, Account]], made: bool) -> None:
         """Add a shard: its videos, and whether it was made by this job."""
-        shard = Shard(marker.name, marker.sha256, len(marker.keys), digest(accounts), made)
+        numbering = marker.details.get("numbering")
+        shard = Shard(marker.name, marker.sha256, len(marker.keys), digest(accounts), numbering)
         self._shards.append(shard)
         self.made += made
         self.manifest.add(marker.name, accounts)

@@ -3,7 +3,10 @@
 import gc
 import json
 import os
+import shutil
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,7 @@ from pipelines.sharding.clip_shards import (
 )
 from pipelines.sharding.clips import ClipSpec, CutRequest, EncodedClip, Outcome, cut_video
 from pipelines.sharding.manifest import Account, Source
+from pipelines.sharding.plans import Plans
 from pipelines.sharding.settings import Filters, Limits, ShardVideos
 from pipelines.video import encoder as video
 from pipelines.video.reasons import FAILURES
@@ -396,8 +400,9 @@ def test_classes_are_numbered_anew_only_where_that_is_asked_for(
 
     monkeypatch.setattr(clip_shards, "decoding_process", None)
     fewer = replace(plan, spec=replace(SPEC, classes=("b",)))
-    assert not make_shard(row | {"plan": fewer})["made"]
-    renumbered = row | {"plan": replace(fewer, renumber=True)}
+    published = replace(fewer, numberings=frozenset({plan.numbering}))
+    assert not make_shard(row | {"plan": published})["made"]
+    renumbered = row | {"plan": fewer}
     made = make_shard(renumbered)
     assert made["made"]
     after = Marker.from_json(made["marker"])
@@ -407,6 +412,43 @@ def test_classes_are_numbered_anew_only_where_that_is_asked_for(
         metadata = json.loads(old.members["json"]) | {"class_index": 0}
         assert json.loads(new.members["json"]) == metadata
     assert not make_shard(renumbered)["made"]
+
+
+def test_numbers_of_classes_and_further_parts_decode_nothing_that_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parts of a video, and shards without clips; the bytes are those of a shard made at once."""
+    whole = source(plain(tmp_path / "a.mp4"))
+    parts = [replace(whole, start_s=n / 2, end_s=n / 2 + 0.5) for n in range(3)]
+    bad = source(tmp_path / "bad.mp4", "c")
+    (tmp_path / "bad.mp4").write_text("a shopping list")
+    decoded: list[str] = []
+    decode = VideoTask._decode
+
+    def counted(task: VideoTask, path: str) -> None:
+        decoded.append(task.source.id)
+        decode(task, path)
+
+    monkeypatch.setattr(VideoTask, "_decode", counted)
+
+    def made(place: str, sources: list[Source], classes: tuple[str, ...]) -> tuple[bytes, ...]:
+        spec = replace(SPEC, classes=classes)
+        plan = ShardPlan(str(tmp_path / place), "train-000000", tuple(sources), spec, DECODE_LIMITS)
+        assert make_shard({"plan": plan, "retry": False, "verify": False})["made"]
+        kinds = ("tar", "json")
+        return tuple((tmp_path / place / f"train-000000.{kind}").read_bytes() for kind in kinds)
+
+    for place, sources, further in (("parts", parts[:2], parts[2]), ("failed", [bad], whole)):
+        made(place, sources, ("b", "c"))
+        assert sorted(decoded) == sorted(s.id for s in sources)
+        decoded.clear()
+        again = made(place, sources, ("b",))
+        assert not decoded
+        grown = made(place, [*sources, further], ("b",))
+        assert decoded == [further.id]
+        assert again == made(f"{place}, at once", sources, ("b",))
+        assert grown == made(f"{place}, all at once", [*sources, further], ("b",))
+        decoded.clear()
 
 
 def test_what_failed_is_tried_again_in_a_shard_that_was_published(tmp_path: Path) -> None:
@@ -420,8 +462,16 @@ def test_what_failed_is_tried_again_in_a_shard_that_was_published(tmp_path: Path
     assert len(again.keys) == COUNT // 4
 
 
+class Unlogged:
+    """Stands for a run in MLflow."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_: None
+
+
 class Cutting:
-    """A folder of videos of two classes, cut again and again; counts what is decoded."""
+    """A folder of videos of two classes, cut again and again by jobs whose tasks run one after the
+    other in this process; counts what is decoded."""
 
     def __init__(self, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.videos = place / "videos"
@@ -432,7 +482,10 @@ class Cutting:
             root=str(place / "root"), videos=str(self.videos), frames=4, size=16, stride=4,
             videos_per_shard=4, val_fraction=0.2,
         )  # fmt: skip
+        self.made: list[str] = []
         self.decoded: list[str] = []
+        self.rounds = page.ROUNDS
+        """After how many rounds a job is killed."""
         decode = VideoTask._decode
 
         def counted(task: VideoTask, path: str) -> None:
@@ -440,6 +493,19 @@ class Cutting:
             decode(task, path)
 
         monkeypatch.setattr(VideoTask, "_decode", counted)
+        monkeypatch.setattr(page, "on_workers", self._one_by_one)
+        monkeypatch.setattr(page, "run_on_demand", lambda *_: nullcontext(Unlogged))
+
+    def _one_by_one(
+        self, work: Callable[[dict], dict], plans: Plans, config: ShardVideos
+    ) -> Iterator[tuple[ShardPlan, dict]]:
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+        for plan in plans:
+            row = work({"plan": plan, "retry": config.retry_failed, "verify": config.verify})
+            self.made += [plan.name] * row["made"]
+            yield plan, row
 
     def add(self, label: str, number: int, frames: int) -> None:
         path = self.videos / label / f"{number}.mp4"
@@ -447,18 +513,41 @@ class Cutting:
         write(path, "libx264", count=frames)
 
     def cut(self, **changes: Any) -> tuple[set[str], set[str]]:
-        """The shards that are made, and the videos that are decoded; publishes the index."""
+        """The shards that are made, and the videos that are decoded."""
         self.config = replace(self.config, **changes)
         self.decoded.clear()
-        plans = page.plan_shards(self.config)
-        rows = [make_shard({"plan": p, "retry": False, "verify": True}) for p in plans]
-        names = [row["name"] for row in rows]
-        folder = Path(self.config.workspace.clips)
-        for file in folder.iterdir():
-            if file.stem not in names:
-                file.unlink()
-        storage.publish_json(page.clips_index(plans, []), f"{folder}/index.json")
-        return {row["name"] for row in rows if row["made"]}, set(self.decoded)
+        self.made.clear()
+        self.left = self.rounds
+        page.shard_videos(self.config)
+        return set(self.made), set(self.decoded)
+
+    def cut_and_killed(self, rounds: int) -> None:
+        """Killed after so many rounds."""
+        self.rounds = rounds
+        with pytest.raises(KeyboardInterrupt):
+            self.cut()
+        self.rounds = page.ROUNDS
+
+    def rows(self) -> list[dict[str, Any]]:
+        return pq.read_table(self.config.workspace.manifest).to_pylist()
+
+    def index(self) -> dict[str, Any]:
+        return storage.read_json(f"{self.config.workspace.clips}/index.json")
+
+    def files(self) -> dict[str, bytes]:
+        """Everything that was published."""
+        root = Path(self.config.root)
+        files = {str(path.relative_to(root)): path for path in sorted(root.rglob("*.*"))}
+        return {name: path.read_bytes() for name, path in files.items() if "lock" not in name}
+
+    def numbers(self) -> set[tuple[str, int | None]]:
+        """The classes of clips, with the indices that stand beside them."""
+        found = set()
+        for tar in Path(self.config.workspace.clips).glob("*.tar"):
+            reader = shards.ShardReader(str(tar))
+            said = [json.loads(reader.member(key, "json")) for key in reader.keys]
+            found |= {(clip["label"], clip["class_index"]) for clip in said}
+        return found
 
     def clips(self) -> dict[str, tuple[str, int | None]]:
         """What each clip shows, and how it is labelled."""
@@ -502,6 +591,8 @@ def test_a_renamed_table_of_labels_and_a_moved_folder_cost_nothing(cutting: Cutt
     assert cutting.cut(labels=str(moved)) == (set(), set())
     videos = cutting.videos.rename(cutting.videos.with_name("mount"))
     assert cutting.cut(videos=str(videos)) == (set(), set())
+    paths = {"berry/1.mp4", "cherry/0.mp4"}
+    assert {row["uri"] for row in cutting.rows()} == {str(videos / path) for path in paths}
 
 
 def test_another_label_decodes_nothing(cutting: Cutting) -> None:
@@ -530,6 +621,8 @@ def test_another_split_or_limit_decodes_what_changes_shards_at_most(cutting: Cut
         new |= now - there
         changed |= {plan.name} if now != there else set()
     assert (made, decoded) == (changed, new) and 0 < len(new) < 10
+    planned = {s.id: s.split for plan in page.plan_shards(cutting.config) for s in plan.sources}
+    assert {row["id"]: row["split"] for row in cutting.rows()} == planned
     made, decoded = cutting.cut(limit=5)
     fewer = cutting.clips()
     assert 0 < len(fewer) < len(before) and fewer.items() <= before.items()
@@ -552,6 +645,90 @@ def test_a_shard_of_an_earlier_version_is_kept(cutting: Cutting) -> None:
     assert cutting.cut() == (set(), set())
     other = page.plan_shards(replace(cutting.config, frames=8))
     assert other.spec.hash != "old"
+
+
+def bad(cutting: Cutting, label: str = "apple") -> Path:
+    path = cutting.videos / label / "0.mp4"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("a shopping list")
+    return path
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_job_that_is_killed_between_rounds_goes_on_to_the_same_bytes(
+    is_first: bool, cutting: Cutting
+) -> None:
+    """The first round numbers a class that turns out to have no clip."""
+    bad(cutting)
+    cutting.add("berry", 6, 8)
+    root = Path(cutting.config.root)
+    if is_first:
+        shutil.rmtree(root)
+    else:
+        shutil.copytree(root, root.with_name("copy"))
+    cutting.cut()
+    undisturbed = cutting.files()
+    assert cutting.numbers() == {("berry", 0), ("cherry", 1)}
+    shutil.rmtree(root)
+    if not is_first:
+        root.with_name("copy").rename(root)
+    cutting.cut_and_killed(1)
+    assert ("berry", 1) in cutting.numbers()
+    _, decoded = cutting.cut()
+    assert decoded == set() and cutting.files() == undisturbed
+    assert cutting.cut() == (set(), set())
+
+
+def test_no_number_stays_that_no_index_had(cutting: Cutting) -> None:
+    """The class whose number a killed job gave is gone when the next one begins."""
+    path = bad(cutting)
+    cutting.add("berry", 6, 8)
+    cutting.cut_and_killed(1)
+    assert ("berry", 1) in cutting.numbers()
+    path.unlink()
+    path.parent.rmdir()
+    _, decoded = cutting.cut()
+    assert decoded <= {"berry/6.mp4"} | {f"berry/{n}.mp4" for n in range(6)}
+    assert cutting.numbers() == {("berry", 0), ("cherry", 1)}
+    assert "numberings" not in cutting.index()
+
+
+def test_a_class_that_comes_and_goes_has_numbers_and_leaves_other_shards(cutting: Cutting) -> None:
+    path = bad(cutting)
+    cutting.cut()
+    assert cutting.index()["without_clips"] == ["apple"]
+    before = cutting.files()
+    cutting.add("apple", 0, 12)
+    made, decoded = cutting.cut()
+    assert (len(made), decoded) == (1, {"apple/0.mp4"})
+    assert cutting.index()["classes"] == ["apple", "berry", "cherry"]
+    assert len(cutting.index()["numberings"]) == 1
+    assert {number for label, number in cutting.numbers() if label == "apple"} == {0}
+    of_shards = {name: data for name, data in before.items() if "-" in name}
+    kept = {name for name, data in cutting.files().items() if of_shards.get(name) == data}
+    assert kept == {name for name in of_shards if Path(name).stem not in made}
+    assert cutting.cut() == (set(), set())
+    path.write_text("a shopping list")
+    again, decoded = cutting.cut()
+    assert (again, decoded) == (made, {"apple/0.mp4"})
+    assert cutting.index()["classes"] == ["berry", "cherry"]
+    assert cutting.cut() == (set(), set())
+    cutting.cut(overwrite=True)
+    assert cutting.numbers() == {("berry", 0), ("cherry", 1)}
+
+
+def test_what_an_earlier_version_left_unfinished_is_numbered(cutting: Cutting) -> None:
+    """Its markers tell no numbering; that there is no index tells that none may be relied on."""
+    folder = Path(cutting.config.workspace.clips)
+    undisturbed = cutting.files()
+    (folder / "index.json").unlink()
+    for file in folder.glob("*-*.json"):
+        marker = Marker.from_json(file.read_bytes())
+        del marker.details["numbering"]
+        storage.publish_bytes(marker.to_json(), str(file))
+    made, decoded = cutting.cut()
+    assert len(made) >= 3 and decoded == set()
+    assert cutting.files() == undisturbed
 
 
 @pytest.mark.long

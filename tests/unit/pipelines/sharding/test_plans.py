@@ -34,9 +34,7 @@ def test_parts_need_nothing_of_each_other(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(module, "PART", 3)
     plans = planned(40, lambda n: n)
     near = {row: NearDuplicate(39 - row, row) for row in (1, 7, 12, 18)}
-    plans = replace(
-        plans, near_duplicates=near, renumbered=frozenset({"train-000001", "val-000000"})
-    )
+    plans = replace(plans, near_duplicates=near, numberings=frozenset({"one", "other"}))
     parts = [pickle.loads(pickle.dumps(part)) for part in plans.parts()]
     assert [len(part) for part in parts] == [3] * (len(plans) // 3) + [len(plans) % 3] * (
         len(plans) % 3 > 0
@@ -44,7 +42,7 @@ def test_parts_need_nothing_of_each_other(monkeypatch: pytest.MonkeyPatch) -> No
     whole = list(plans)
     assert [plan for part in parts for plan in part] == whole
     assert sum(len(plan.near_duplicates) for plan in whole) == len(near)
-    assert [plan.name for plan in whole if plan.renumber] == ["train-000001", "val-000000"]
+    assert {plan.numberings for plan in whole} == {frozenset({"one", "other"})}
     assert sum(len(part.sources) for part in parts) == 40 + len(near)
 
 

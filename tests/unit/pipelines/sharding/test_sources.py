@@ -313,7 +313,7 @@ def test_a_part_of_the_videos_has_the_share_of_each_split_and_class(
     videos = listing(counts, val_fraction)
     whole = Counter((s.split, s.label) for s in videos)
     splits, before = Counter(s.split for s in videos), set[str]()
-    for count in [*range(1, 40), *range(40, len(videos), 41), len(videos)]:
+    for count in [*range(1, min(40, len(videos))), *range(40, len(videos), 41), len(videos)]:
         found = inputs.sampled(videos, count)
         ids = {s.id for s in found}
         assert len(found) == len(ids) == count and before < ids
