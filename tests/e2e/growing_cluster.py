@@ -64,7 +64,9 @@ def growing_cluster(**types: dict[str, Any]) -> Iterator[dict[str, str]]:
         environment |= {"RAY_TMPDIR": folder, "RAY_AUTH_MODE": "disabled", "HOME": folder}
         launcher = str(Path(sys.executable).with_name("ray"))
         command = [launcher, "start", "--head", "--block", "--num-cpus=0", f"--port={port}"]
-        command += ["--include-dashboard=false", f"--autoscaling-config={path}"]
+        # Ray looks whether the port is free even without a dashboard.
+        command += ["--include-dashboard=false", f"--dashboard-port={free_port()}"]
+        command += [f"--autoscaling-config={path}"]
         of_cluster = environment | {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
         with Path(folder, "log").open("w") as log:
             process = subprocess.Popen(
