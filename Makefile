@@ -28,7 +28,7 @@ demo: .venv/.installed  ## from nothing to sampled videos, on a local Ray cluste
 test: .venv/.installed  ## all tests but the slow ones
 	$(BIN)/python -m pytest $(AT_ONCE) -m 'not slow'
 
-test-fast: .venv/.installed  ## a minute of unit tests, for in between
+test-fast: .venv/.installed  ## the quick unit tests, for in between
 	$(BIN)/python -m pytest $(AT_ONCE) -m 'not slow and not e2e and not long' tests/unit
 
 docs: .venv/.installed  ## the documentation as a site, runs/site/index.html; fails at dead links
