@@ -91,9 +91,11 @@ def evaluate(config: Evaluate) -> str:
         run.bytes(report.grid_of(shown), "comparison.gif")
         run.metrics(result["metrics"])
         run.output(inputs.recipe)
-        if not inputs.doubt:
-            fingerprint = inputs.bundle["fingerprint"]
-            print(registry.judge(run, space.root, fingerprint, result), flush=True)
+        if inputs.doubt:
+            verdict = "not compared with the champion: see the note above"
+        else:
+            verdict = registry.judge(run, space.root, inputs.bundle["fingerprint"], result)
+        print(verdict, flush=True)
     return headline(result["metrics"])
 
 

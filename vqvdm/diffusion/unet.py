@@ -27,8 +27,6 @@ from vqvdm.errors import UserError
 from vqvdm.layers import Conv3d, conv3d, group_norm, zero, zero_last
 
 TemporalPositions = Literal["frames", "seconds"]
-
-
 LATER = {"temporal_positions": "frames", "joint_attention_from": None}
 """Fields that came later, and what they stand for where a bundle has none."""
 

@@ -1,6 +1,7 @@
 """What evaluation refuses before anything is computed; tests/e2e runs the whole."""
 
 import importlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,10 +80,11 @@ def test_clips_that_changed_since_the_training_are_told(
     """A new split lets a model be judged by clips that it has learnt."""
     config, uri = Evaluate(root=root, dry_run=True), f"{root}/ldm/base/config.json"
     bundle = storage.read_json(uri)
-    for clips, told in ((INDEX["fingerprint"], False), ("of another split", True)):
-        storage.publish_json(bundle | {"about": {"clips": clips}}, uri)
-        evaluate(config)
-        assert ("was trained on other clips" in capsys.readouterr().out) == told
+    for each in (config, replace(config, sweep="guidance")):
+        for clips, told in ((INDEX["fingerprint"], False), ("of another split", True)):
+            storage.publish_json(bundle | {"about": {"clips": clips}}, uri)
+            evaluate(each)
+            assert ("was trained on other clips" in capsys.readouterr().out) == told
 
 
 @pytest.mark.parametrize("net", ["Both", "Wrong"])
