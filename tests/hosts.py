@@ -25,10 +25,12 @@ mount -t tmpfs tmpfs /dev/shm
 mount -t tmpfs tmpfs "$3"
 mkdir "$3/home"
 shift 3
-exec "$@"
+"$@"
+exit $?
 """
 """What a host does before its command: its name, the names of the others and of nobody else, memory
-of its own."""
+of its own. The shell stays the first process, by whose end the host ends: a program that changes
+its user is no longer told of its parent's."""
 
 
 PROGRAMS = ("ip", "mount", "nsenter", "setpriv", "unshare")

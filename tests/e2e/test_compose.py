@@ -8,10 +8,12 @@ after the same command once the cluster stands again, and gives the bytes of an 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -29,6 +31,7 @@ from tests.e2e import test_training_kills as trainings
 from tests.e2e.conftest import S3Server
 from tests.e2e.test_training_kills import Trained
 from tests.e2e.undisturbed import JOBS, Undisturbed, names_and_sums, prepared
+from tests.hosts import Host, Network
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 trained = trainings.trained
@@ -54,12 +57,42 @@ def folder_of(cluster: Cluster, job: str, host: str) -> Path:
     return cluster.data / "bucket" / f"{job}-{host}"
 
 
-@pytest.fixture(scope="module")
-def cluster(s3: S3Server, undisturbed: Undisturbed, trained: Trained) -> Iterator[Cluster]:
+def require_hosts() -> None:
+    """Skip where this machine cannot run the services, unless VQVDM_REQUIRE_HOSTS is set."""
     if reason := missing():
         if os.environ.get("VQVDM_REQUIRE_HOSTS"):
             pytest.fail(reason)
         pytest.skip(reason)
+
+
+def test_a_host_ends_with_programs_that_changed_their_user() -> None:
+    require_hosts()
+    as_nobody = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "sleep", "600"]
+    with Network("one") as network:
+        host = network.hosts["one"]
+        host.start(as_nobody, {})
+        host.wait_until(lambda: "sleep" in running_on(host), 30)
+        host.cut()
+        deadline = time.monotonic() + 10
+        while running := running_on(host):
+            assert time.monotonic() < deadline, running
+            time.sleep(0.05)
+
+
+def running_on(host: Host) -> list[str]:
+    """Names of the processes of a host."""
+    command = ["ip", "netns", "pids", host.namespace]
+    ids = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    found = []
+    for id in ids:
+        with contextlib.suppress(OSError):
+            found.append(Path(f"/proc/{id}/comm").read_text().strip())
+    return found
+
+
+@pytest.fixture(scope="module")
+def cluster(s3: S3Server, undisturbed: Undisturbed, trained: Trained) -> Iterator[Cluster]:
+    require_hosts()
     with composed() as cluster:
         shutil.copytree(s3.folder / "bucket/tiny-videos", cluster.data / "bucket/tiny-videos")
         for job, host in CASES:
