@@ -41,9 +41,11 @@ def content(root: str) -> dict[str, str]:
 @pytest.mark.e2e
 def test_videos_become_a_generator(job, digit_videos):
     root = "s3://bucket/run"
+    said = {}
     for name, flags in chain(root, digit_videos):
         outcome = job(name, "--root", root, *flags)
         assert outcome.status == 0, (name, outcome.stderr)
+        said[name] = outcome.stdout
 
     space = Workspace(root)
     rows = manifest.read(space.manifest).to_pylist()
@@ -71,13 +73,16 @@ def test_videos_become_a_generator(job, digit_videos):
         assert "there already" in outcome.figure
     assert content(root) == before
 
-    _check_tracking(root)
+    _check_tracking(root, said["train_ldm"])
     _check_refusals(job, root, digit_videos)
     _check_pixel_space(job, root)
 
 
-def _check_tracking(root: str) -> None:
-    """One finished run a job; each names the run that made its input."""
+def _check_tracking(root: str, training: str) -> None:
+    """One finished run a job; each names the run that made its input.
+
+    `training` is what train_ldm printed.
+    """
     from mlflow.tracking import MlflowClient
 
     from pipelines.tracking.server import EXPERIMENT, tracking_uri
@@ -103,7 +108,10 @@ def _check_tracking(root: str) -> None:
     for stage, what, maker in links:
         assert by_stage[stage].data.tags[f"input.{what}.run"] == made(maker)
     curve = client.get_metric_history(made("train_ldm"), "train/loss")
-    assert [point.step for point in curve] == [2, 4]
+    steps = [point.step for point in curve]
+    assert sorted(set(steps)) == [2, 4]
+    # What was done after the last checkpoint is done, and logged, again by another worker.
+    assert len(steps) == 2 or "a worker was lost" in training, training
     artifacts = {item.path for item in client.list_artifacts(made("sample"), "samples")}
     assert "samples/grid.gif" in artifacts
     # The bundle is a version in the registry, with its card and the figures of its evaluation.
