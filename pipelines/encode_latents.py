@@ -37,6 +37,7 @@ from pipelines.io.progress import Progress
 from pipelines.io.workspace import require
 from pipelines.latents import audit
 from pipelines.latents.audit import AuditShard
+from pipelines.latents.augmentation import keys_of_latents
 from pipelines.latents.encoder import (
     EncodePlan,
     EncodeShard,
@@ -72,9 +73,15 @@ def encode_latents(config: EncodeLatents) -> str:
     found = filled_with(folder)
     precision = precision_of(config, origin, found)
 
+    def made_with(precision: Precision) -> str:
+        return spec_hash(origin, precision, config.batch_size, config.augment)
+
     def plans(precision: Precision) -> list[EncodePlan]:
-        made_by = spec_hash(origin, precision, config.batch_size)
-        return [EncodePlan(space.clips, marker, folder, made_by, origin) for marker in sources]
+        made_by = made_with(precision)
+        return [
+            EncodePlan(space.clips, marker, folder, made_by, origin, config.augment)
+            for marker in sources
+        ]
 
     reading = lock.reading("encode_latents", space.clips, space.vqgan(config.vqgan))
     if config.audit:
@@ -82,14 +89,14 @@ def encode_latents(config: EncodeLatents) -> str:
         config = replace(config, precision=precision)
         with reading:
             return audit_latents(config, plans(precision), shape, clips["spec"])
-    total = sum(len(marker.keys) for marker in sources)
+    total = sum(len(keys_of_latents(marker, config.augment)) for marker in sources)
     if found and not config.overwrite:
-        wanted = spec_hash(origin, precision or config.precision, config.batch_size)
+        wanted = made_with(precision or config.precision)
         workspace.refuse_other(folder, found, wanted, _differing(folder, found, origin, config))
     request = replace(config.request(), at_most=len(sources))
     if config.dry_run:
         print(describe_devices(request))
-        return f"would encode {total} clips in {len(sources)} shards into {folder}"
+        return f"would encode {total} latents in {len(sources)} shards into {folder}"
 
     devices = choose_devices(request)
     precision = precision or settle_precision(devices)
@@ -100,8 +107,9 @@ def encode_latents(config: EncodeLatents) -> str:
             storage.keep_only(folder, [lock.NAME])
         pool = Pool(replace(config, precision=precision), devices, clips["spec"])
         markers, made = encode_shards(plans(precision), pool, begin)
-        made_by = spec_hash(origin, precision, config.batch_size)
-        index = latents_index(markers, origin, made_by, clips, vqgan, shape)
+        index = latents_index(markers, origin, made_with(precision), clips, vqgan, shape)
+        if config.augment != "none":
+            index["augment"] = config.augment
         storage.keep_only(folder, files_of(index["shards"]))
         if not made and workspace.published(folder, "index.json") == index:
             return f"{total} latents are there already, verified"
@@ -119,7 +127,10 @@ def _differing(folder: str, found: str, origin: Origin, config: EncodeLatents) -
     other = [words for name, words in audit.NAMES.items() if before.get(name) != wanted[name]]
     if before and other:
         return ", ".join(other)
-    if precision := begun_with(found, origin, config.batch_size):
+    augmented = (workspace.published(folder, "index.json") or {}).get("augment", "none")
+    if before and augmented != config.augment:
+        return f"augment {augmented} → {config.augment}"
+    if precision := begun_with(found, origin, config.batch_size, config.augment):
         return f"precision {precision} → {config.precision}"
     return f"batch_size, now {config.batch_size}" if before else ""
 
@@ -133,7 +144,7 @@ def precision_of(config: EncodeLatents, origin: Origin, found: str | None) -> Pr
         return config.precision
     if found is None or (config.overwrite and not config.audit):
         return None
-    return begun_with(found, origin, config.batch_size)
+    return begun_with(found, origin, config.batch_size, config.augment)
 
 
 @dataclass(frozen=True)
@@ -253,7 +264,7 @@ def audit_latents(
     markers = load_markers(folder, index, "encode_latents")
     audit.check_origin(folder, index, markers, plans[0].origin)
     audit.check_shape(folder, index, shape)
-    audit.check_pairs(folder, markers, [plan.marker for plan in plans])
+    audit.check_pairs(folder, markers, [plan.marker for plan in plans], config.augment)
     if [marker.made_from for marker in markers] != [plan.made_from for plan in plans]:
         raise UserError(f"{folder} is not made from these clips: run jobs/encode_latents.py first")
     if config.dry_run:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 Switch = Literal["auto", "on", "off"]
 Device = Literal["auto", "cpu", "cuda"]
+Augment = Literal["none", "mirror"]
+"""Clips to train on beside those that are there."""
 
 
 def resolve_switch(switch: Switch, auto: bool) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,9 @@ from pipelines.io import shards, storage, workspace
 from pipelines.io.arrays import decode_array
 from pipelines.io.markers import Marker, load_markers
 from pipelines.io.workspace import Workspace, require
+from pipelines.latents.augmentation import keys_of_clips, keys_of_latents
 from pipelines.latents.encoder import EncodePlan, Encoder, Origin, latent_shape, origin_of
+from pipelines.settings import Augment
 from vqvdm.errors import UserError
 
 NAMES = {"vqgan_sha256": "another VQGAN", "clip_spec": "clips cut with other settings"}
@@ -43,7 +46,7 @@ def audited(space: Workspace, name: str) -> Latents:
     check_origin(folder, index, markers, Origin(weights, clip_spec))
     if clips and clips["fingerprint"] == index["clips"]:
         of_clips = load_markers(space.clips, clips, "shard_videos")
-        check_pairs(folder, markers, of_clips)
+        check_pairs(folder, markers, of_clips, index.get("augment", "none"))
     elif clips:
         print("note: the clips have changed since the latents were made from them", flush=True)
     return Latents(folder, index, markers)
@@ -86,13 +89,16 @@ def check_shape(folder: str, index: dict[str, Any], wanted: list[int]) -> None:
         )
 
 
-def check_pairs(folder: str, latents: list[Marker], clips: list[Marker]) -> None:
+def check_pairs(
+    folder: str, latents: list[Marker], clips: list[Marker], augment: Augment = "none"
+) -> None:
     """`UserError` names the first latent that is missing or has no clip, and its shard."""
     named = {marker.name: marker for marker in latents}
     for clip_marker in clips:
         uri = storage.join(folder, f"{clip_marker.name}.tar")
         found = named[clip_marker.name].keys if clip_marker.name in named else []
-        shards.check_keys(uri, found, clip_marker.keys, "encode_latents")
+        wanted = keys_of_latents(clip_marker, augment)
+        shards.check_keys(uri, found, wanted, "encode_latents")
 
 
 @dataclass(frozen=True)
@@ -117,13 +123,17 @@ class AuditShard(Encoder):
         keys, std_C111 = set(row["keys"]), np.reshape(row["std"], (-1, 1, 1, 1))
         clips = shards.read_shard(plan.clips, plan.marker, "shard_videos")
         cached = shards.read_shard(plan.folder, row["marker"], "encode_latents")
-        latents = [decode_array(sample.members["npy"]) for sample in cached if sample.key in keys]
-        again = self.encode(sample.members["mp4"] for sample in clips if sample.key in keys)
-        found = zip(sorted(keys), latents, np.concatenate(list(again)), strict=True)
-        differences = [
-            Difference(key, plan.marker.name, float(np.max(np.abs(old - new) / std_C111)))
-            for key, old, new in found
-        ]
+        of = sorted(keys_of_clips(keys))
+        chosen = (sample.members["mp4"] for sample in clips if sample.key in of)
+        names, again = iter(of), dict[str, np.ndarray]()
+        for batch in self.encode(chosen, plan.views):
+            for number, name in enumerate(islice(names, len(batch[""]))):
+                again |= {name + end: latents[number] for end, latents in batch.items()}
+        differences = []
+        for sample in cached:
+            if sample.key in keys:
+                off = np.abs(decode_array(sample.members["npy"]) - again[sample.key]) / std_C111
+                differences.append(Difference(sample.key, plan.marker.name, float(np.max(off))))
         return {"differences": differences}
 
 

@@ -23,6 +23,8 @@ from pipelines.io import checksums, shards, storage
 from pipelines.io.markers import Marker, finished
 from pipelines.io.scratch import scratch
 from pipelines.io.shards import Sample, ShardWriter
+from pipelines.latents.augmentation import PLAIN, Views, keys_of_latents, views
+from pipelines.settings import Augment
 from pipelines.video import Frames
 from pipelines.video.encoder import decode_clips
 from vqvdm.checkpoint import as_config
@@ -47,19 +49,23 @@ class Origin:
     """Fingerprint of how the clips were cut."""
 
 
-def spec_hash(origin: Origin, precision: str, batch_size: int) -> str:
+def spec_hash(origin: Origin, precision: str, batch_size: int, augment: Augment = "none") -> str:
     """Fingerprint of all that latents depend on beside their clips."""
-    return checksums.fingerprint([FORMAT, asdict(origin), precision, batch_size])
+    further = [] if augment == "none" else [augment]
+    return checksums.fingerprint([FORMAT, asdict(origin), precision, batch_size, *further])
 
 
-def begun_with(found: str, origin: Origin, batch_size: int) -> Precision | None:
+def begun_with(
+    found: str, origin: Origin, batch_size: int, augment: Augment = "none"
+) -> Precision | None:
     """The precision of the latents that have the fingerprint `found`; None if they depend on other
     settings or inputs too.
 
     Earlier versions let each worker find out what `auto` is, and so does who reads their latents.
     """
     known: tuple[Precision, ...] = get_args(Precision)
-    return next((p for p in known if spec_hash(origin, p, batch_size) == found), None)
+    hashes = {spec_hash(origin, each, batch_size, augment): each for each in known}
+    return hashes.get(found)
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,17 @@ class EncodePlan:
     folder: str
     spec_hash: str
     origin: Origin
+    augment: Augment = "none"
+
+    @property
+    def views(self) -> Views:
+        """What is encoded of its clips."""
+        return views(self.augment, self.marker.split)
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys of the latents, in order."""
+        return keys_of_latents(self.marker, self.augment)
 
     @property
     def made_from(self) -> str:
@@ -79,7 +96,7 @@ class EncodePlan:
     def finished(self) -> Marker | None:
         """The marker of existing latents that are intact and made from exactly these clips."""
         marker = finished(self.folder, self.marker.name, self.made_from)
-        if marker is None or marker.keys != self.marker.keys or origin_of(marker) != self.origin:
+        if marker is None or marker.keys != self.keys or origin_of(marker) != self.origin:
             return None
         return marker
 
@@ -132,8 +149,8 @@ class Encoder:
             storage.download_folder(self._place, folder, ("config.json", "model.safetensors"))
             return load_vqgan(folder, self.device)
 
-    def encode(self, clips: Iterable[bytes]) -> Iterator[np.ndarray]:
-        """Encoded clips to raw latents float16 (N, C, T, H, W), a batch at a time.
+    def encode(self, clips: Iterable[bytes], of: Views = PLAIN) -> Iterator[dict[str, np.ndarray]]:
+        """Encoded clips to raw latents float16 (N, C, T, H, W) of each view, a batch at a time.
 
         Clips are taken as their decoders come to them, not all at once.
         """
@@ -143,7 +160,7 @@ class Encoder:
         torch.set_num_threads(1)
         for frames in self._decoders(decode_clips, batches):
             with self._lock:
-                latents = self.forward(frames)
+                latents = {end: self.forward(view(frames)) for end, view in of.items()}
             yield latents
 
     @torch.inference_mode()
@@ -183,13 +200,14 @@ class EncodeShard(Encoder):
                 yield sample.members["mp4"]
 
         with ShardWriter(plan.folder, plan.marker.name) as writer:
-            for latents in self.encode(clips()):
-                sums.add(latents)
-                for latent in latents:
-                    sample = waiting.popleft()
-                    metadata = sample.members["json"]
-                    rates[str(json.loads(metadata)["fps"])] += 1
-                    writer.add(sample.key, {"npy": npy_bytes(latent), "json": metadata})
+            for batch in self.encode(clips(), plan.views):
+                samples = [waiting.popleft() for _ in batch[""]]
+                for end, latents in batch.items():
+                    sums.add(latents)
+                    for sample, latent in zip(samples, latents, strict=True):
+                        metadata = sample.members["json"]
+                        rates[str(json.loads(metadata)["fps"])] += 1
+                        writer.add(sample.key + end, {"npy": npy_bytes(latent), "json": metadata})
             details = {
                 "sums": sums.as_dict(),
                 "fps": dict(rates),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from pipelines.settings import PoolJob
+from pipelines.settings import Augment, PoolJob
 from vqvdm.errors import UserError
 from vqvdm.inference import Precision
 
@@ -20,6 +21,9 @@ class EncodeLatents(PoolJob):
     """Clips encoded at once."""
     precision: Precision = "auto"
     """Arithmetic of the encoder."""
+    augment: Augment = "none"
+    """`mirror` encodes the mirror image of every clip for training too: twice the latents. Not for
+    videos in which left and right matter, such as writing."""
     audit: bool = False
     """Encode nothing new: check the cached latents, and encode a sample again to compare."""
     audit_clips: int = 64
@@ -27,6 +31,8 @@ class EncodeLatents(PoolJob):
     audit_tolerance: float = 0.05
     """Largest difference that --audit accepts, in standard deviations of a latent channel: far
     above the differences between hardware, far below those between latents."""
+
+    LATER: ClassVar[Mapping[str, Any]] = {"augment": "none"}
 
     NOT_RECIPE: ClassVar[frozenset[str]] = PoolJob.NOT_RECIPE | {
         "audit",

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Self
 
 from pipelines.cluster.request import Request
-from pipelines.settings import DeviceJob, Switch
+from pipelines.settings import Augment, DeviceJob, Switch
 from vqvdm.diffusion import unet
 from vqvdm.diffusion.average_velocity import refuse_steps
 from vqvdm.diffusion.denoiser import DenoiserConfig, DenoiserName
@@ -194,10 +194,17 @@ class TrainVQGAN(TrainJob):
     discriminator_tied: bool = False
     """Warm up and lower the discriminators' rate along with the tokenizer's, in a fixed ratio; else
     it stays the highest."""
+    augment: Augment = "none"
+    """`mirror` trains on the mirror image of every other clip, drawn anew for each step. Not for
+    videos in which left and right matter, such as writing."""
     perceptual: str | None = None
     """URI of a TorchScript file for a perceptual loss, such as LPIPS; may end in #sha256=HEX."""
 
-    LATER: ClassVar[Mapping[str, Any]] = {"discriminator.stride": 4, "discriminator_tied": False}
+    LATER: ClassVar[Mapping[str, Any]] = {
+        "augment": "none",
+        "discriminator.stride": 4,
+        "discriminator_tied": False,
+    }
 
     @property
     def slower_from(self) -> float:

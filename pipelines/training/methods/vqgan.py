@@ -91,6 +91,11 @@ class _Through(nn.Module):
         return _Output(self.vqgan.last_layer(h).float(), h, z, quantized)
 
 
+def _mirrored(x_BCTHW: Tensor, which_B: Tensor) -> Tensor:
+    """The clips, of some the mirror image."""
+    return torch.where(rearrange(which_B, "b -> b 1 1 1 1"), x_BCTHW.flip(-1), x_BCTHW)
+
+
 class VQGANMethod:
     """Reconstruction + VQ + discriminator losses, in alternating steps."""
 
@@ -129,7 +134,10 @@ class VQGANMethod:
         for index, part in enumerate(split := batch.split(self.config.accumulate)):
             x = self._pixels(part)
             draws = Draws(self.world, self.config.seed, step, index, len(split))
-            parts.append(_Part(x, (draws.uniform(len(x)) * x.shape[2]).long()))
+            shown = (draws.uniform(len(x)) * x.shape[2]).long()
+            if self.config.augment == "mirror":
+                x = _mirrored(x, draws.uniform(len(x)) < 0.5)
+            parts.append(_Part(x, shown))
         return parts
 
     def train_step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:

@@ -51,6 +51,7 @@ def test_the_cluster_is_asked_where_there_are_no_latents_to_go_on_with() -> None
         (Origin("weights", "other"), AUTO, "clips cut with other settings"),
         (ORIGIN, replace(AUTO, precision="fp32"), "precision bf16 → fp32"),
         (ORIGIN, replace(AUTO, batch_size=8), "batch_size, now 8"),
+        (ORIGIN, replace(AUTO, augment="mirror"), "augment none → mirror"),
     ],
 )
 def test_what_makes_latents_differ_is_named(
@@ -63,6 +64,13 @@ def test_what_makes_latents_differ_is_named(
 
 def test_fingerprints_tell_precisions_apart() -> None:
     assert len({spec_hash(ORIGIN, each, 4) for each in ("auto", "fp32", "bf16", "fp16")}) == 4
+
+
+def test_mirror_images_are_gone_on_with() -> None:
+    found = spec_hash(ORIGIN, "bf16", 4, "mirror")
+    assert found != spec_hash(ORIGIN, "bf16", 4)
+    assert precision_of(replace(AUTO, augment="mirror"), ORIGIN, found) == "bf16"
+    assert precision_of(AUTO, ORIGIN, found) is None
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from pipelines.io.shards import ShardReader, ShardWriter
 from pipelines.latents import audit
 from pipelines.latents.audit import AuditShard, Difference
 from pipelines.latents.encoder import EncodePlan, EncodeShard, Origin
+from pipelines.settings import Augment
 from pipelines.training.methods.vqgan import VQGANMethod
 from pipelines.training.settings import TrainVQGAN
 from pipelines.training.world import World
@@ -71,6 +72,16 @@ def test_a_missing_or_extra_key_is_named(latents: list[Marker], message: str) ->
         audit.check_pairs("latents", latents, clips)
 
 
+def test_latents_of_mirror_images_are_expected_of_training_clips() -> None:
+    clips = [marker("train-000000", "a", "b"), marker("val-000000", "v")]
+    both = marker("train-000000", "a", "a-mirrored", "b", "b-mirrored")
+    audit.check_pairs("latents", [both, clips[1]], clips, "mirror")
+    with pytest.raises(UserError, match=r"train-000000\.tar lacks the key a-mirrored"):
+        audit.check_pairs("latents", clips, clips, "mirror")
+    with pytest.raises(UserError, match=r"train-000000\.tar has the unexpected key a-mirrored"):
+        audit.check_pairs("latents", [both, clips[1]], clips)
+
+
 def test_a_shape_of_other_clips_is_refused() -> None:
     audit.check_shape("latents/base", {"shape": [3, 4, 16, 16]}, [3, 4, 16, 16])
     with pytest.raises(UserError, match=r"3×4×8×8, but these clips give 3×4×16×16.*again"):
@@ -106,6 +117,15 @@ def test_weights_have_to_be_those_of_their_config(tmp_path: Path) -> None:
 
 
 def test_an_altered_latent_is_found(tmp_path: Path) -> None:
+    _find_an_altered_latent(tmp_path, "none", ["a", "c"])
+
+
+def test_an_altered_latent_of_a_mirror_image_is_found(tmp_path: Path) -> None:
+    _find_an_altered_latent(tmp_path, "mirror", ["a", "c-mirrored"])
+
+
+def _find_an_altered_latent(tmp_path: Path, augment: Augment, keys: list[str]) -> None:
+    """The second of the keys, which the auditor is asked for, is altered."""
     model = VQGANConfig(
         blocks=((2, 4, 4),), widths=(8,), depths=(1,), quantizer="fsq", levels=(4, 4, 4)
     )
@@ -116,19 +136,19 @@ def test_an_altered_latent_is_found(tmp_path: Path) -> None:
         for key, video in zip("abc", videos, strict=True):
             writer.add(key, {"mp4": encode_lossless(video, 8), "json": metadata})
         clips = writer.publish([], "clips", "made", {})
-    plan = EncodePlan(f"{tmp_path}/clips", clips, f"{tmp_path}/latents", "spec", ORIGIN)
+    plan = EncodePlan(f"{tmp_path}/clips", clips, f"{tmp_path}/latents", "spec", ORIGIN, augment)
     arguments = (f"{tmp_path}/vqgan", 2, "fp32")
     encoded = Marker.from_json(EncodeShard(*arguments)({"plan": plan})["marker"])
-    row = {"plan": plan, "marker": encoded, "keys": ["a", "c"], "std": [1.0, 0.5, 2.0]}
+    row = {"plan": plan, "marker": encoded, "keys": keys, "std": [1.0, 0.5, 2.0]}
     auditor = AuditShard(*arguments)
     same = auditor(row)["differences"]
-    assert [d.key for d in same] == ["a", "c"] and all(d.deviations < 1e-2 for d in same)
+    assert [d.key for d in same] == keys and all(d.deviations < 1e-2 for d in same)
 
     reader = ShardReader(f"{tmp_path}/latents/train-000000.tar")
     with ShardWriter(f"{tmp_path}/latents", "train-000000") as writer:
-        for key in "abc":
+        for key in reader.keys:
             members = reader[key]
-            if key == "c":
+            if key == keys[1]:
                 latent = np.load(io.BytesIO(members["npy"]))
                 latent[1, 0, 0, 0] += 1
                 buffer = io.BytesIO()

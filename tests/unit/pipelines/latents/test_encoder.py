@@ -114,6 +114,31 @@ def test_a_clip_shard_becomes_a_latent_shard(
     assert mean == pytest.approx(stored.mean((0, 2, 3, 4)).tolist())
 
 
+def test_mirror_images_are_encoded_for_training_only(
+    encoder: EncodeShard, plan: EncodePlan, export: Path
+) -> None:
+    mirror = replace(plan, augment="mirror", folder=f"{plan.folder}-mirrored")
+    marker, _ = encode(encoder, mirror)
+    assert marker.keys == ["a", "a-mirrored", "b", "b-mirrored", "c", "c-mirrored"]
+    assert marker.details["fps"] == {"8.0": 4, "16.0": 2}
+    latents, plain = read(mirror, marker), read(plan, encode(encoder, plan)[0])
+    images = torch.from_numpy(np.ascontiguousarray(VIDEOS[:, :, :, ::-1]))
+    with torch.inference_mode():
+        expected = load_vqgan(export).encode(from_uint8(images)).numpy()
+    for key, wanted in zip(KEYS, expected, strict=True):
+        assert (latents[key] == plain[key]).all()
+        assert latents[f"{key}-mirrored"] == pytest.approx(wanted, abs=2e-3)
+    read_again = {s.key: s.members["json"] for s in shards.read_shard(mirror.folder, marker, "")}
+    assert read_again["b"] == read_again["b-mirrored"]
+    mean, _ = channel_statistics([marker])
+    stored = np.stack(list(latents.values())).astype(np.float64)
+    assert mean == pytest.approx(stored.mean((0, 2, 3, 4)).tolist())
+    # What is there is known again, and is not taken for the latents of clips alone.
+    assert mirror.finished() == marker and replace(mirror, augment="none").finished() is None
+    judged_by = replace(mirror, marker=replace(mirror.marker, name="val-000000"))
+    assert judged_by.keys == KEYS and list(judged_by.views) == [""]
+
+
 def test_a_shard_records_what_it_was_made_from(encoder: EncodeShard, plan: EncodePlan) -> None:
     marker, _ = encode(encoder, plan)
     assert marker.details["origin"] == {
@@ -156,8 +181,8 @@ def test_clips_are_taken_as_they_are_decoded(export: Path) -> None:
             yield CLIPS[0]
 
     encoder = EncodeShard(str(export), batch_size=2, precision="fp32")
-    for done, latents in enumerate(encoder.encode(clips()), 1):
-        assert len(latents) == (2 if done < 5 else 1)
+    for done, batch in enumerate(encoder.encode(clips()), 1):
+        assert len(batch[""]) == (2 if done < 5 else 1)
         assert taken == min(2 * done, 9)
 
 
@@ -188,8 +213,8 @@ def test_a_latent_does_not_depend_on_its_neighbours(encoder: EncodeShard, plan: 
     latents = read(plan, marker)
     for key, clip, other in zip(KEYS, CLIPS, reversed(CLIPS), strict=True):
         (alone,), (together,) = encoder.encode([clip]), encoder.encode([clip, other])
-        assert np.array_equal(alone[0], latents[key])
-        assert np.array_equal(together[0], latents[key])
+        assert np.array_equal(alone[""][0], latents[key])
+        assert np.array_equal(together[""][0], latents[key])
 
 
 def test_a_damaged_clip_shard_is_named(encoder: EncodeShard, plan: EncodePlan) -> None:

@@ -186,6 +186,23 @@ def test_vqgan_validation_tells_quality_and_use_of_the_codebook() -> None:
     assert 1 <= values["codebook/perplexity"] <= 64
 
 
+def test_half_of_the_clips_are_mirrored_anew_at_each_step() -> None:
+    batch, plain = clips(16), vqgan_method()
+    x = from_uint8(batch.tensors["video"])
+    mirrored = vqgan_method(augment="mirror")
+    drawn = []
+    for step in range(8):
+        (as_it_is,), (part,) = plain._parts(batch, step), mirrored._parts(batch, step)
+        assert torch.equal(as_it_is.x_BCTHW, x) and torch.equal(as_it_is.shown_B, part.shown_B)
+        images = part.x_BCTHW
+        which = [torch.equal(a, b.flip(-1)) for a, b in zip(images, x, strict=True)]
+        for image, clip, is_mirrored in zip(images, x, which, strict=True):
+            assert is_mirrored or torch.equal(image, clip)
+        drawn.append(which)
+    assert 40 < sum(map(sum, drawn)) < 88  # 64 of 128, give or take four deviations
+    assert len({tuple(which) for which in drawn}) == 8
+
+
 def test_no_code_is_replaced_in_the_last_tenth() -> None:
     net = VQGANConfig(blocks=((2, 4, 4),), widths=(8,), depths=(1,), codebook_size=64)
     method = VQGANMethod(TrainVQGAN(steps=20, warmup=1, model=net), World())

@@ -33,9 +33,10 @@ INDEX = {
 }  # fmt: skip
 SETTINGS: dict[str, Any] = {"steps": STEPS, "batch_size": 4, "warmup": 5, "precision": "fp32"}
 CONFIGS: dict[str, TrainJob] = {
-    # The discriminators join half-way; codes are replaced on the way.
+    # The discriminators join half-way; codes are replaced, and clips mirrored, on the way.
     "train_vqgan": TrainVQGAN(
         **SETTINGS,
+        augment="mirror",
         lr=1e-3,
         model=VQGANConfig(((2, 4, 4),), (8,), (1,), codebook_size=32),
         discriminator=DiscriminatorConfig(width=4, levels=2),
