@@ -130,7 +130,7 @@ def read_clips(folder: str, marker: Marker, refs: Sequence[ClipRef]) -> list[Sto
         shards.verify_file(path, marker, uri, "shard_videos")
         reader = ShardReader(path)
         by_source: dict[str, list[tuple[float, float, str]]] = {}
-        metadata = {key: json.loads(reader[key]["json"]) for key in marker.keys}
+        metadata = {key: json.loads(reader.member(key, "json")) for key in marker.keys}
         for key, each in metadata.items():
             id = manifest.video_id(each["source"])
             by_source.setdefault(id, []).append((each["fps"], each["start_s"], key))
@@ -143,7 +143,7 @@ def read_clips(folder: str, marker: Marker, refs: Sequence[ClipRef]) -> list[Sto
                     f"{uri} holds other clips than videos.parquet lists: "
                     "run jobs/shard_videos.py again to repair it"
                 ) from None
-            each, mp4 = metadata[key], reader[key]["mp4"]
+            each, mp4 = metadata[key], reader.member(key, "mp4")
             clips.append(
                 StoredClip(mp4, each["label"], each["fps"], each["source"], each["start_s"])
             )

@@ -26,14 +26,14 @@ from vqvdm.errors import UserError
 
 BULK = 1000
 """Objects that S3 removes by one request."""
-PART = 50 * 2**20
+PART = 25 * 2**20
 """Bytes of a part; objects of two parts and more are uploaded by parts."""
 PARTS = 10_000
 """Most parts of an object."""
 LARGEST = 5 * 2**40
 """Bytes of the largest object that every S3 store takes."""
-MEMORY = 2**29
-"""Bytes of one upload that are in memory at a time."""
+MEMORY = 2**27
+"""Bytes of parts of one object that are on the way at a time; s3fs holds each in memory."""
 ATTEMPTS = 3
 BROKEN_BODIES = {"ResponseStreamingError", "IncompleteReadError"}
 """Errors of botocore while a body is read."""
@@ -105,8 +105,13 @@ def _may_be_repeated(error: Exception) -> bool:
 def _attempts(fs: fsspec.AbstractFileSystem) -> Iterator[tuple[float, dict[str, Any]]]:
     """Pauses after attempts, and their options: after the first, no ranges are asked for."""
     for attempt in range(ATTEMPTS):
-        one_stream = {"max_concurrency": 1} if attempt and is_s3(fs) else {}
-        yield PAUSE_S * 2**attempt if attempt < ATTEMPTS - 1 else 0.0, one_stream
+        parts = _parts(PART, 1 if attempt else PARTS) if is_s3(fs) else {}
+        yield PAUSE_S * 2**attempt if attempt < ATTEMPTS - 1 else 0.0, parts
+
+
+def _parts(part: int, most: int = PARTS) -> dict[str, Any]:
+    """Options of a transfer in parts of so many bytes, at most so many of them at a time."""
+    return {"chunksize": part, "max_concurrency": max(1, min(most, MEMORY // part))}
 
 
 def read(fs: fsspec.AbstractFileSystem, path: str) -> bytes:
@@ -182,10 +187,7 @@ def upload(fs: fsspec.AbstractFileSystem, source: str | Path | bytes, uri: str, 
 def put(fs: fsspec.AbstractFileSystem, source: str | Path | bytes, path: str) -> None:
     """Store a local file, or bytes, as an object, unchecked."""
     send: Callable[..., None] = fs.pipe_file if isinstance(source, bytes) else fs.put_file
-    options: dict[str, Any] = {}
-    if is_s3(fs):
-        part = part_bytes(_size(source))
-        options = {"chunksize": part, "max_concurrency": max(1, min(10, MEMORY // part))}
+    options = _parts(part_bytes(_size(source))) if is_s3(fs) else {}
     if isinstance(source, bytes):
         send(path, source, **options)
     else:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +33,43 @@ def test_a_part_of_an_object_is_read_as_well_as_all_of_it(connected: None, megab
     assert storage.read_bytes(uri) == content
     with storage.local_copy(uri) as path:
         assert Path(path).read_bytes() == content
+
+
+TRANSFER = """
+import sys
+from pathlib import Path
+from pipelines.io import storage
+file, uri = sys.argv[1:]
+def peak():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
+storage.publish_bytes(b"x", f"{uri}-first")
+storage.read_bytes(f"{uri}-first")
+before = peak()
+storage.publish_file(file, uri)
+up = peak() - before
+with storage.local_copy(uri) as copy:
+    assert Path(copy).stat().st_size == Path(file).stat().st_size
+print(up, peak() - before)
+"""
+
+
+@pytest.mark.e2e
+def test_a_transfer_takes_the_memory_of_some_parts_however_large_the_object(
+    connected: None, tmp_path: Path
+) -> None:
+    """Once as much as the object, and more: 602 MiB for 300."""
+    file, root = tmp_path / "shard.tar", Path(__file__).parents[2]
+    with open(file, "wb") as out:
+        for _ in range(300):
+            out.write(os.urandom(2**20))
+    command = [sys.executable, "-c", TRANSFER, str(file), "s3://bucket/large.tar"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    storage.delete("s3://bucket/large.tar")
+    up_mib, both_mib = map(float, done.stdout.split())
+    print(f"{up_mib:.0f} MiB to send 300, {both_mib:.0f} MiB to fetch them too")
+    assert up_mib < 350 and both_mib < 450
 
 
 @pytest.mark.e2e
