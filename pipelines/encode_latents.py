@@ -32,7 +32,14 @@ from pipelines.cluster.devices import (
 )
 from pipelines.cluster.join import set_up_ray_data
 from pipelines.io import lock, storage, workspace
-from pipelines.io.markers import Marker, content_fingerprint, files_of, filled_with, load_markers
+from pipelines.io.markers import (
+    Marker,
+    content_fingerprint,
+    files_of,
+    filled_with,
+    load_markers,
+    untouched,
+)
 from pipelines.io.progress import Progress
 from pipelines.io.workspace import require
 from pipelines.latents import audit
@@ -48,6 +55,7 @@ from pipelines.latents.encoder import (
     spec_hash,
 )
 from pipelines.latents.settings import EncodeLatents
+from pipelines.settings import Augment
 from pipelines.tracking.run import Run
 from pipelines.tracking.start import run_on_demand
 from vqvdm.errors import UserError
@@ -98,21 +106,24 @@ def encode_latents(config: EncodeLatents) -> str:
         print(describe_devices(request))
         return f"would encode {total} latents in {len(sources)} shards into {folder}"
 
-    devices = choose_devices(request)
-    precision = precision or settle_precision(devices)
     inputs = {"clips": clips["fingerprint"], "vqgan": vqgan["fingerprint"]}
     run = run_on_demand("encode_latents", config, inputs)
     with reading, lock.writing(folder, "encode_latents"), run as begin:
         if found and config.overwrite:
             storage.keep_only(folder, [lock.NAME])
-        pool = Pool(replace(config, precision=precision), devices, clips["spec"])
-        markers, made = encode_shards(plans(precision), pool, begin)
-        index = latents_index(markers, origin, made_with(precision), clips, vqgan, shape)
-        if config.augment != "none":
-            index["augment"] = config.augment
+        markers = finished_latents(plans(precision)) if precision and not config.verify else []
+        made = 0
+        if missing := len(sources) - len(markers):
+            pool = start_pool(config, precision, missing, clips["spec"])
+            precision = pool.config.precision
+            markers, made = encode_missing(plans(precision), markers, pool, begin)
+        assert precision is not None
+        made_by = made_with(precision)
+        index = latents_index(markers, origin, made_by, clips, vqgan, shape, config.augment)
         storage.keep_only(folder, files_of(index["shards"]))
         if not made and workspace.published(folder, "index.json") == index:
-            return f"{total} latents are there already, verified"
+            how = "checksum" if config.verify else "size and time"
+            return f"{total} latents are there already, verified by {how}"
         storage.publish_json(index, storage.join(folder, "index.json"))
         begin().metrics({"throughput/clips_per_s": total / (time.monotonic() - started)})
         begin().metrics({f"latent/std_{c}": value for c, value in enumerate(index["std"])})
@@ -188,24 +199,44 @@ class Pool:
         }
 
 
-def encode_shards(
-    plans: list[EncodePlan], pool: Pool, begin: Callable[[], Run]
+def finished_latents(plans: list[EncodePlan]) -> list[Marker]:
+    """The markers of all latents that are there as planned: the driver sees it by itself."""
+    found = untouched(plans[0].folder, [plan.marker.name for plan in plans])
+    return [m for plan, m in zip(plans, found, strict=True) if m and plan.is_of(m)]
+
+
+def start_pool(
+    config: EncodeLatents, precision: Precision | None, shards: int, clip_spec: dict[str, Any]
+) -> Pool:
+    """The actors for so many shards. If no precision is given, the cluster decides what it is."""
+    devices = choose_devices(replace(config.request(), at_most=shards))
+    precision = precision or settle_precision(devices)
+    return Pool(replace(config, precision=precision), devices, clip_spec)
+
+
+def encode_missing(
+    plans: list[EncodePlan], there: list[Marker], pool: Pool, begin: Callable[[], Run]
 ) -> tuple[list[Marker], int]:
-    """Have every shard encoded or verified; returns the markers, and how many were made."""
-    markers: list[Marker] = []
-    made = 0
+    """Have the shards encoded, or verified, that are not among those `there`; returns the markers
+    of all, in order, and how many were made."""
+    markers, made = {marker.name: marker for marker in there}, 0
 
     def log(done: int, counts: Mapping[str, float]) -> None:
         if made:
             begin().progress(done, counts)
 
-    progress = Progress("shards", len(plans), log=log)
-    for row in on_actors(EncodeShard, [{"plan": plan} for plan in plans], pool):
+    rows = [
+        {"plan": plan, "verify": pool.config.verify}
+        for plan in plans
+        if plan.marker.name not in markers
+    ]
+    progress = Progress("shards", len(rows), log=log)
+    for row in on_actors(EncodeShard, rows, pool):
         marker = Marker.from_json(row["marker"])
-        markers.append(marker)
+        markers[marker.name] = marker
         made += row["made"]
         progress.add(1, clips=len(marker.keys))
-    return sorted(markers, key=lambda marker: marker.name), made
+    return [markers[name] for name in sorted(markers)], made
 
 
 def on_actors(actor: Any, rows: list[dict], pool: Pool) -> Iterator[dict]:
@@ -233,6 +264,7 @@ def latents_index(
     clips: dict,
     vqgan: dict,
     shape: list[int],
+    augment: Augment,
 ) -> dict[str, Any]:
     """`latents/NAME/index.json`: the content of the shards, and what they were made from."""
     mean, std = channel_statistics(markers)
@@ -252,6 +284,7 @@ def latents_index(
         "std": std,
         "shards": [marker.name for marker in markers],
         "fingerprint": content_fingerprint(markers),
+        **({} if augment == "none" else {"augment": augment}),
     }
 
 
@@ -276,7 +309,6 @@ def audit_latents(
         )
         if keys
     ]
-    devices = choose_devices(replace(config.request(), at_most=len(rows)))
-    pool = Pool(config, devices, clip_spec)
+    pool = start_pool(config, config.precision, len(rows), clip_spec)
     found = [d for row in on_actors(AuditShard, rows, pool) for d in row["differences"]]
     return audit.judge(folder, found, config.audit_tolerance)

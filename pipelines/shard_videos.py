@@ -10,12 +10,13 @@ kept, so a killed job continues where it stopped.
 
 from __future__ import annotations
 
-import functools
 import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial, wraps
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +26,30 @@ from pipelines.cluster import tasks
 from pipelines.cluster.devices import join_for_tasks
 from pipelines.cluster.join import set_up_ray_data
 from pipelines.io import checksums, lock, storage, workspace
-from pipelines.io.markers import Marker, content_fingerprint, files_of, filled_with, shard_name
+from pipelines.io.markers import (
+    Marker,
+    content_fingerprint,
+    files_of,
+    filled_with,
+    shard_name,
+    untouched,
+)
 from pipelines.io.progress import Progress
+from pipelines.io.readers import read_all
 from pipelines.io.scratch import scratch
 from pipelines.sharding import manifest
-from pipelines.sharding.clip_shards import FORMAT, DecodeLimits, ShardPlan, make_shard, numbering
+from pipelines.sharding.clip_shards import (
+    FORMAT,
+    DecodeLimits,
+    ShardPlan,
+    failures,
+    make_shard,
+    numbering,
+)
 from pipelines.sharding.clips import ClipSpec
 from pipelines.sharding.manifest import Source
 from pipelines.sharding.near_duplicates import NearDuplicate, compare
-from pipelines.sharding.perceptual_hash import hash_shard
+from pipelines.sharding.perceptual_hash import hash_shard, known_hashes
 from pipelines.sharding.plan import SourceTable, assign_shards
 from pipelines.sharding.plans import PART, Plans
 from pipelines.sharding.report import Report, Shard
@@ -106,16 +122,19 @@ def _as_there(spec: ClipSpec, index: dict | None) -> tuple[ClipSpec, frozenset[s
 def on_workers(
     work: Callable[[dict], dict], plans: Plans, config: ShardVideos, **columns: Any
 ) -> Iterator[tuple[ShardPlan, dict]]:
-    """Run a task on each plan; yields plans and results in the order of completion.
+    """Run a task on each plan; yields plans and results in the order of completion. Without plans
+    no cluster is joined.
 
     One graph takes all of them, at most as many at a time as there are cores, so that a long one
     holds up no other. A row has the number of a plan; the plans are in columns, in Ray's store.
     """
+    if not len(plans):
+        return
     join_for_tasks()
     set_up_ray_data(ray.data.DataContext.get_current())
     parts = [ray.put(part) for part in plans.parts()]
 
-    @functools.wraps(work)
+    @wraps(work)
     def with_plan(row: dict) -> dict:
         part, number = divmod(row["shard"], PART)
         return work(row | {"plan": ray.get(parts[part])[number]}) | {"shard": row["shard"]}
@@ -137,14 +156,40 @@ def find_near_duplicates(plans: Plans, config: ShardVideos) -> dict[int, NearDup
     folder = config.workspace.perceptual_hashes
     progress = Progress("shards hashed", len(plans))
 
+    def rows() -> Iterator[dict]:
+        missing = []
+        known = read_all(partial(known_hashes, folder, config.retry_failed), plans)
+        for name, hashes in zip(plans.places, known, strict=True):
+            if hashes is None:
+                missing.append(name)
+            else:
+                yield {"name": name, "hashes": hashes}
+        yield from (
+            row for _, row in on_workers(hash_shard, plans.only(missing), config, hashes=folder)
+        )
+
     def hashed() -> Iterator[dict]:
-        for _, row in on_workers(hash_shard, plans, config, hashes=folder):
+        for row in rows():
             progress.add(1, videos=len(row["hashes"]))
             yield row
 
     found = compare(plans.places, hashed(), len(plans.sources), config.filters.min_distance)
     storage.keep_only(folder, [f"{name}.json" for name in plans.places])
     return found
+
+
+def finished_shards(plans: Plans, config: ShardVideos) -> Iterator[tuple[ShardPlan, Marker, bool]]:
+    """The marker of every shard, and whether this job made it: first those that are there as
+    planned, which the driver sees by itself, then the others, as tasks finish them."""
+    missing = list[str]()
+    there = repeat(None) if config.verify else untouched(plans.folder, plans.places)
+    for plan, marker in zip(plans, there, strict=False):
+        if marker and plan.is_of(marker) and not (config.retry_failed and failures(marker)):
+            yield plan, marker, False
+        else:
+            missing.append(plan.name)
+    for plan, row in on_workers(make_shard, plans.only(missing), config):
+        yield plan, Marker.from_json(row["marker"]), row["made"]
 
 
 def run_plans(plans: Plans, config: ShardVideos, report: Report, begin: Callable[[], Run]) -> None:
@@ -156,13 +201,12 @@ def run_plans(plans: Plans, config: ShardVideos, report: Report, begin: Callable
 
     progress = Progress("shards", len(plans), log=log, total_bytes=int(plans.bytes_N.sum()))
     left = set(plans.places)
-    for plan, row in on_workers(make_shard, plans, config):
+    for plan, marker, made in finished_shards(plans, config):
         left.remove(plan.name)
-        marker = Marker.from_json(row["marker"])
         accounts = manifest.from_marker(marker.details)
         manifest.reconcile(accounts, plan.sources, marker)
         accounts = manifest.at_present(accounts, plan.sources)
-        report.add(marker, accounts, row["made"])
+        report.add(marker, accounts, made)
         progress.add(
             1,
             bytes_done=sum(source.size or 0 for source in plan.sources),

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import builtins
 import json
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 from typing import Any, Protocol
 
 from pipelines.io import checksums, lock, storage, workspace
+from pipelines.io.readers import read_all
 from vqvdm.errors import UserError
 
 SPLITS = ("train", "val")
-READERS = 32
-"""Markers read at a time: an object store is slow to answer, but answers many requests at once."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +69,37 @@ def is_intact(folder: str, marker: Marker) -> bool:
         return False
 
 
-def is_untouched(folder: str, marker: Marker) -> bool:
-    """Whether a shard's tar has the size in its marker, and was not written after it."""
-    kinds = ("tar", "json")
-    tar, own = (storage.written(storage.join(folder, f"{marker.name}.{kind}")) for kind in kinds)
-    return bool(tar and own and tar[0] == marker.bytes and tar[1] <= own[1])
+Listing = Mapping[str, tuple[int, datetime | None]]
+"""Size of each file of a folder, and when it was written if the listing tells it."""
+
+
+def is_untouched(folder: str, marker: Marker, listed: Listing | None = None) -> bool:
+    """Whether a shard's tar has the size in its marker, and was not written after it; where a
+    listing is given, and tells the times, the store is not asked."""
+    names = (f"{marker.name}.tar", f"{marker.name}.json")
+    tar, own = (listed.get(name) if listed else None for name in names)
+    # Times of listings may be finer than others, so they are compared with their like.
+    if not (tar and own and tar[1] and own[1]):
+        tar, own = (storage.written(storage.join(folder, name)) for name in names)
+    if not (tar and own and tar[1] and own[1]):
+        return False
+    return tar[0] == marker.bytes and tar[1] <= own[1]
+
+
+def untouched(folder: str, names: Iterable[str]) -> Iterator[Marker | None]:
+    """The markers of the shards with these names, in order; None where there is no such shard, or
+    its tar is not as it was when its marker was written.
+
+    The folder is listed once: beside that, whatever is there costs a request for its marker, and
+    what is not there costs nothing.
+    """
+    listed = storage.written_below(folder)
+
+    def look(name: str) -> Marker | None:
+        marker = read_marker(folder, name) if f"{name}.json" in listed else None
+        return marker if marker and is_untouched(folder, marker, listed) else None
+
+    yield from read_all(look, names)
 
 
 def is_sound(folder: str, marker: Marker, verify: bool = True) -> bool:
@@ -122,8 +147,7 @@ def content_fingerprint(markers: Iterable[_HasSum]) -> str:
 
 def load_markers(folder: str, index: dict[str, Any], job: str) -> list[Marker]:
     """Markers of the shards of an index; `UserError` names the job that repairs a mismatch."""
-    with ThreadPoolExecutor(READERS) as pool:
-        markers = list(pool.map(partial(read_marker, folder), index["shards"]))
+    markers = list(read_all(partial(read_marker, folder), index["shards"]))
     for name, marker in zip(index["shards"], markers, strict=True):
         if marker is None:
             raise UserError(

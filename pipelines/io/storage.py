@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -66,6 +66,8 @@ def walk(uri: str, folders: bool = False) -> list[FileInfo]:
     return sorted(files, key=lambda file: file.uri)
 
 
+TIMES = ("LastModified", "last_modified", "mtime")
+"""Names that file systems give in a listing to the time when an object was written."""
 STAMPS = ("ETag", "etag", "LastModified", "last_modified", "updated", "created")
 """Names that file systems give to such values."""
 
@@ -97,6 +99,30 @@ def written(uri: str) -> tuple[int, datetime] | None:
             return int(fs.info(path)["size"] or 0), fs.modified(path)
     except FileNotFoundError:
         return None
+
+
+def written_below(folder: str) -> dict[str, tuple[int, datetime | None]]:
+    """As `written`, for every file below a folder by its name there, from a single listing. There
+    is no time where the listing does not tell it."""
+    fs, path = connect(folder)
+    if isinstance(fs, LocalFileSystem):
+        return {
+            file.uri[len(path) + 1 :]: (file.size, _time(file.mtime_ns))
+            for file in disk.walk(path, folders=False)
+        }
+    with explained(folder, "list"):
+        found = fs.find(path, detail=True)
+    return {
+        name[len(path) + 1 :]: (
+            int(info["size"] or 0),
+            next((info[each] for each in TIMES if isinstance(info.get(each), datetime)), None),
+        )
+        for name, info in found.items()
+    }
+
+
+def _time(stamp_ns: int | None) -> datetime | None:
+    return None if stamp_ns is None else datetime.fromtimestamp(stamp_ns / 1e9, UTC)
 
 
 def exists(uri: str) -> bool:

@@ -93,12 +93,18 @@ class EncodePlan:
     def made_from(self) -> str:
         return checksums.fingerprint([self.spec_hash, self.marker.sha256])
 
-    def finished(self) -> Marker | None:
-        """The marker of existing latents that are intact and made from exactly these clips."""
-        marker = finished(self.folder, self.marker.name, self.made_from)
-        if marker is None or marker.keys != self.keys or origin_of(marker) != self.origin:
-            return None
-        return marker
+    def is_of(self, marker: Marker) -> bool:
+        """Whether latents with this marker are made from exactly these clips."""
+        return (
+            marker.made_from == self.made_from
+            and marker.keys == self.keys
+            and origin_of(marker) == self.origin
+        )
+
+    def finished(self, verify: bool) -> Marker | None:
+        """The marker of the latents if they are there as planned, and sound."""
+        marker = finished(self.folder, self.marker.name, self.made_from, verify)
+        return marker if marker and self.is_of(marker) else None
 
 
 def latent_shape(vqgan: Mapping[str, Any], spec: Mapping[str, Any]) -> list[int]:
@@ -186,9 +192,9 @@ class EncodeShard(Encoder):
     """Turns clip shards into latent shards, or verifies existing ones."""
 
     def __call__(self, row: dict) -> dict:
-        """Takes {"plan": EncodePlan}, gives {"marker": its JSON, "made": bool}."""
+        """Takes {"plan": EncodePlan, "verify": bool}, gives {"marker": its JSON, "made": bool}."""
         plan: EncodePlan = row["plan"]
-        marker = plan.finished()
+        marker = plan.finished(row["verify"])
         if marker:
             return {"marker": marker.to_json(), "made": False}
         rates, sums = Counter[str](), Sums()

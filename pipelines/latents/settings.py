@@ -24,6 +24,9 @@ class EncodeLatents(PoolJob):
     augment: Augment = "none"
     """`mirror` encodes the mirror image of every clip for training too: twice the latents. Not for
     videos in which left and right matter, such as writing."""
+    verify: bool = False
+    """Read all latents that are there and compare their checksums; by default only of those whose
+    size or time differs from their marker's. Whatever reads a shard compares its checksum."""
     audit: bool = False
     """Encode nothing new: check the cached latents, and encode a sample again to compare."""
     audit_clips: int = 64
@@ -35,6 +38,7 @@ class EncodeLatents(PoolJob):
     LATER: ClassVar[Mapping[str, Any]] = {"augment": "none"}
 
     NOT_RECIPE: ClassVar[frozenset[str]] = PoolJob.NOT_RECIPE | {
+        "verify",
         "audit",
         "audit_clips",
         "audit_tolerance",

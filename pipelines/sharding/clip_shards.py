@@ -69,16 +69,18 @@ class ShardPlan:
     def numbering(self) -> str:
         return numbering(self.spec.classes)
 
-    def _is_made_from(self, marker: Marker) -> bool:
-        return self.made_from == marker.made_from or self.made_from == _now_made_from(marker)
+    def is_of(self, marker: Marker) -> bool:
+        """Whether a shard with this marker is the one that is planned."""
+        made_from = self.made_from
+        if made_from != marker.made_from and made_from != _now_made_from(marker):
+            return False
+        # Shards that were made before they had a numbering have that of the classes of their index.
+        return marker.details.get("numbering") in {self.numbering, *self.numberings}
 
     def standing(self, verify: bool) -> Marker | None:
         """The marker of the shard if it is there as planned."""
         marker = read_marker(self.folder, self.name)
-        if marker is None or not self._is_made_from(marker):
-            return None
-        # Shards that were made before they had a numbering have that of the classes of their index.
-        if marker.details.get("numbering") not in {self.numbering, *self.numberings}:
+        if marker is None or not self.is_of(marker):
             return None
         return marker if is_sound(self.folder, marker, verify) else None
 

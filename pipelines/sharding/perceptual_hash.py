@@ -50,6 +50,21 @@ def hash_video(request: CutRequest) -> Iterator[bytes]:
         yield b"".join(hash.tobytes() for hash in (hashes * FRAMES)[:FRAMES])
 
 
+def known_hashes(folder: str, retry: bool, plan: ShardPlan) -> list[str] | None:
+    """What `hash_shard` would give for a shard without hashing anything; None if it has to."""
+    known = _cached(folder, plan)
+    wanted = [_content(source) for source in plan.sources]
+    if known.keys() != set(wanted) or (retry and not all(known.values())):
+        return None
+    return [known[content] for content in wanted]
+
+
+def _cached(folder: str, plan: ShardPlan) -> dict[str, str]:
+    """The hashes of a shard that were published, by the fingerprint of their input."""
+    found = workspace.published(folder, f"{plan.name}.json")
+    return found if isinstance(found, dict) else {}
+
+
 def hash_shard(row: dict) -> dict:
     """Hash the videos of one shard: the task that Ray runs.
 
@@ -57,9 +72,7 @@ def hash_shard(row: dict) -> dict:
     "hashes": one in hexadecimal for each video, empty where there is none}.
     """
     plan: ShardPlan = row["plan"]
-    name = f"{plan.name}.json"
-    known = workspace.published(row["hashes"], name)
-    known = known if isinstance(known, dict) else {}
+    known = _cached(row["hashes"], plan)
     found = {}
     for source in plan.sources:
         content = _content(source)
@@ -68,7 +81,7 @@ def hash_shard(row: dict) -> dict:
             hash = _hash(source, plan)
         found[content] = hash
     if found != known:
-        storage.publish_json(found, storage.join(row["hashes"], name))
+        storage.publish_json(found, storage.join(row["hashes"], f"{plan.name}.json"))
     return {"name": plan.name, "hashes": [found[_content(source)] for source in plan.sources]}
 
 

@@ -42,6 +42,10 @@ class Plans:
         """The same for other classes."""
         return replace(self, spec=replace(self.spec, classes=tuple(sorted(classes))))
 
+    def only(self, names: Iterable[str]) -> Plans:
+        """The plans of some shards."""
+        return replace(self, places={name: self.places[name] for name in names})
+
     @cached_property
     def bytes_N(self) -> NDArray[np.int64]:
         """The size of the videos of each shard, as far as the listing tells it."""

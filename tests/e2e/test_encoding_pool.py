@@ -104,7 +104,12 @@ def test_latents_of_earlier_versions_are_read_and_gone_on_with(
     outcome = run_job("encode_latents", "--root", root)
     assert outcome.status == 0, outcome.stderr
     assert names_and_sums(root) == before
-    assert "there already, verified" in run_job("encode_latents", "--root", root).stdout
+    again = run_job("encode_latents", "--root", root).stdout
+    assert "there already, verified by size and time" in again
+    verified = run_job("encode_latents", "--root", root, "--verify").stdout
+    assert "there already, verified by checksum" in verified
+    # Only what reads them all again chooses what to run on.
+    assert "running on" in verified and "running on" not in again
     assert run_job("encode_latents", "--root", root, "--audit").status == 0
     # It is what they say now that `auto` is known, but for the fingerprint.
     tars = {name: found for name, found in before.items() if name.endswith(".tar")}

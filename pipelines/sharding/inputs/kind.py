@@ -9,7 +9,6 @@ import posixpath
 import re
 from collections import Counter
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,15 +19,13 @@ from braceexpand import braceexpand
 
 from pipelines.io import storage
 from pipelines.io.disk import FileInfo
+from pipelines.io.readers import read_all
 from pipelines.sharding.manifest import Source
 from pipelines.sharding.settings import Selection
 from pipelines.sharding.table import Row
 from pipelines.video.file_names import NO_VIDEOS, is_hidden
 from pipelines.video.header import IMAGES
 from vqvdm.errors import UserError
-
-READERS = 32
-"""Files looked at at a time: stores and servers are slow to answer, but answer many at once."""
 
 WILD = re.compile("[*?{]")
 """What makes a pattern of a name that no file has."""
@@ -123,8 +120,7 @@ class Place:
         """The files of a name, or of a pattern."""
         if found := storage.info(self.uri):
             return [found]
-        with ThreadPoolExecutor(READERS) as pool:
-            files = [file for some in pool.map(_matching, self._braces()) for file in some]
+        files = [file for some in read_all(_matching, self._braces()) for file in some]
         if not any(file.size for file in files):
             raise UserError(f"--videos {self.uri}: no such file")
         return files

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import PurePosixPath
 
 from pipelines.io import storage
 from pipelines.io.disk import FileInfo
+from pipelines.io.readers import read_all
 from pipelines.sharding.addresses import bare, is_url, published, refuse_passwords
 from pipelines.sharding.inputs import web
-from pipelines.sharding.inputs.kind import READERS, Listed, Place
+from pipelines.sharding.inputs.kind import Listed, Place
 from pipelines.sharding.inputs.web import fetch, holds
 from pipelines.sharding.settings import Selection
 from pipelines.sharding.table import Reader, Row
@@ -112,8 +112,7 @@ def _infos(uris: list[str]) -> list[FileInfo]:
             found = None
         return found or FileInfo(uri, 0)  # Its account will record it.
 
-    with ThreadPoolExecutor(READERS) as pool:
-        infos = list(pool.map(info, uris))
+    infos = list(read_all(info, uris))
     if silent:
         print(*(f"no answer: {each}" for each in sorted(silent)[:SHOWN]), sep="\n", flush=True)
         raise UserError(

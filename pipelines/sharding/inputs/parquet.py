@@ -7,7 +7,6 @@ the field `bytes` of a column of objects, as Hugging Face's `datasets` writes vi
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import PurePosixPath
 from typing import Any
@@ -17,8 +16,9 @@ import pyarrow.parquet as pq
 
 from pipelines.io import storage
 from pipelines.io.disk import FileInfo
+from pipelines.io.readers import read_all
 from pipelines.io.scratch import scratch
-from pipelines.sharding.inputs.kind import READERS, Listed, Place
+from pipelines.sharding.inputs.kind import Listed, Place
 from pipelines.sharding.manifest import Source
 from pipelines.sharding.settings import Selection
 from pipelines.sharding.table import Reader, text_columns
@@ -39,8 +39,7 @@ def listed(place: Place, selection: Selection) -> list[Listed]:
     if selection.frames_fps is not None:
         raise UserError("--frames-fps: folders of images are not taken from a table")
     files = place.files_of(".parquet")
-    with ThreadPoolExecutor(READERS) as pool:
-        parts = list(pool.map(lambda file: list(_rows(file, place, selection)), files))
+    parts = list(read_all(lambda file: list(_rows(file, place, selection)), files))
     found = [video for part in parts for video in part]
     if not found:
         raise UserError(f"--videos {place.uri}: holds no rows")

@@ -13,7 +13,6 @@ import posixpath
 import tarfile
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
@@ -21,15 +20,10 @@ from typing import Any
 
 from pipelines.io import storage
 from pipelines.io.disk import FileInfo
+from pipelines.io.readers import read_all
 from pipelines.io.scratch import scratch
 from pipelines.sharding.columns import as_text, chosen
-from pipelines.sharding.inputs.kind import (
-    READERS,
-    Listed,
-    Place,
-    may_be_video,
-    print_skipped,
-)
+from pipelines.sharding.inputs.kind import Listed, Place, may_be_video, print_skipped
 from pipelines.sharding.manifest import Source
 from pipelines.sharding.settings import Selection
 from pipelines.sharding.splits import SPLIT_OF
@@ -59,8 +53,7 @@ def listed(place: Place, selection: Selection) -> list[Listed]:
     if selection.frames_fps is not None:
         raise UserError("--frames-fps: folders of images are not taken from a tar: unpack it")
     tars = place.files_of(".tar")
-    with ThreadPoolExecutor(READERS) as pool:
-        contents = list(pool.map(lambda tar: read_headers(tar, selection), tars))
+    contents = list(read_all(lambda tar: read_headers(tar, selection), tars))
     print_skipped(sum(c.hidden for c in contents), [n for c in contents for n in c.skipped])
     counts = Counter(path for content in contents for path in content.videos)
     found = []

@@ -31,6 +31,8 @@ from pipelines.sharding.clip_shards import (
 )
 from pipelines.sharding.clips import ClipSpec, CutRequest, EncodedClip, Outcome, cut_video
 from pipelines.sharding.manifest import Account, Source
+from pipelines.sharding.near_duplicates import compare
+from pipelines.sharding.perceptual_hash import hash_shard
 from pipelines.sharding.plans import Plans
 from pipelines.sharding.settings import Filters, Limits, ShardVideos
 from pipelines.video import encoder as video
@@ -469,6 +471,9 @@ class Unlogged:
         return lambda *_: None
 
 
+ON_WORKERS = page.on_workers
+
+
 class Cutting:
     """A folder of videos of two classes, cut again and again by jobs whose tasks run one after the
     other in this process; counts what is decoded."""
@@ -484,6 +489,8 @@ class Cutting:
         )  # fmt: skip
         self.made: list[str] = []
         self.decoded: list[str] = []
+        self.asked: set[str] = set()
+        """Shards that workers were given."""
         self.rounds = page.ROUNDS
         """After how many rounds a job is killed."""
         decode = VideoTask._decode
@@ -499,6 +506,7 @@ class Cutting:
     def _one_by_one(
         self, work: Callable[[dict], dict], plans: Plans, config: ShardVideos
     ) -> Iterator[tuple[ShardPlan, dict]]:
+        self.asked |= set(plans.places)
         self.left -= 1
         if self.left < 0:
             raise KeyboardInterrupt
@@ -517,6 +525,7 @@ class Cutting:
         self.config = replace(self.config, **changes)
         self.decoded.clear()
         self.made.clear()
+        self.asked.clear()
         self.left = self.rounds
         page.shard_videos(self.config)
         return set(self.made), set(self.decoded)
@@ -567,6 +576,53 @@ def cutting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cutting:
     assert len(made) >= 3 and len(decoded) == 10
     assert found.cut() == (set(), set())
     return found
+
+
+def test_a_finished_root_needs_no_worker(
+    cutting: Cutting, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(page, "on_workers", ON_WORKERS)
+    monkeypatch.setattr(page, "join_for_tasks", lambda: pytest.fail("joins a cluster"))
+    before = cutting.files()
+    assert "there already, verified by size and time" in page.shard_videos(cutting.config)
+    assert cutting.files() == before
+    for change in ({"verify": True}, {"overwrite": True}):
+        with pytest.raises(pytest.fail.Exception, match="joins"):
+            page.shard_videos(replace(cutting.config, **change))
+
+
+def test_a_touched_shard_is_read_and_a_damaged_one_made_again(cutting: Cutting) -> None:
+    before = cutting.files()
+    first, second, *_ = sorted(Path(cutting.config.workspace.clips).glob("*.tar"))
+    first.touch()
+    second.write_bytes(b"x" * second.stat().st_size)
+    assert cutting.cut()[0] == {second.stem} and cutting.asked == {first.stem, second.stem}
+    assert cutting.files() == before
+
+
+def test_only_shards_with_failures_are_tried_again(cutting: Cutting) -> None:
+    bad(cutting)
+    cutting.cut()
+    assert cutting.cut(retry_failed=True)[1] == {"apple/0.mp4"}
+    assert len(cutting.asked) == 1
+
+
+def test_hashes_that_are_there_need_no_worker(
+    cutting: Cutting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(cutting.config, overwrite=True, filters=Filters(min_distance=1))
+    monkeypatch.setattr(page, "on_workers", ON_WORKERS)
+    monkeypatch.setattr(page, "join_for_tasks", lambda: pytest.fail("joins a cluster"))
+    plans = page.plan_shards(config)
+    folder, asked = config.workspace.perceptual_hashes, {"retry": False}
+    hashed = [hash_shard({"plan": plan, "hashes": folder, **asked}) for plan in plans]
+    assert all(all(row["hashes"]) for row in hashed)
+    found = page.find_near_duplicates(plans, config)
+    count = len(plans.sources)
+    assert found == compare(plans.places, hashed, count, config.filters.min_distance)
+    (cutting.videos / "cherry/0.mp4").write_bytes(b"another")
+    with pytest.raises(pytest.fail.Exception, match="joins"):
+        page.find_near_duplicates(page.plan_shards(config), config)
 
 
 def test_a_new_class_is_cut_alone(cutting: Cutting) -> None:

@@ -14,6 +14,7 @@ from pipelines.io.markers import (
     is_intact,
     load_markers,
     read_marker,
+    untouched,
 )
 from tests.small_shards import SAMPLES, write_shard
 from vqvdm.errors import UserError
@@ -108,3 +109,37 @@ def test_filled_with_reads_unfinished_folders(tmp_path: Path) -> None:
     assert filled_with(folder) == "killed"
     storage.publish_json({"spec_hash": "whole"}, f"{folder}/index.json")
     assert filled_with(folder) == "whole"
+
+
+def test_untouched_shards_are_known_by_one_listing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"train-{number:06d}" for number in range(6)]
+    markers = [write_shard(tmp_path, list(SAMPLES), name) for name in names]
+    asked: list[str] = []
+    written = storage.written
+    monkeypatch.setattr(storage, "written", lambda uri: asked.append(uri) or written(uri))
+    monkeypatch.setattr(storage, "sha256", lambda uri: pytest.fail(f"reads {uri}"))
+    assert list(untouched(str(tmp_path), [*names, "val-000000"])) == [*markers, None]
+    assert asked == []
+    tar = tmp_path / f"{names[1]}.tar"
+    tar.write_bytes(tar.read_bytes())  # The same, but written later.
+    os.utime(tmp_path / f"{names[1]}.json", (0, 0))
+    (tmp_path / f"{names[2]}.tar").write_bytes(b"shorter")
+    os.utime(tmp_path / f"{names[2]}.tar", (0, 0))
+    (tmp_path / f"{names[3]}.tar").unlink()
+    (tmp_path / f"{names[4]}.json").write_bytes(b"{}")
+    kept = [markers[0], None, None, None, None, markers[5]]
+    assert list(untouched(str(tmp_path), names)) == kept
+
+
+def test_a_store_whose_listing_has_no_times_is_asked_for_each_shard(
+    tmp_path: Path, memory: str
+) -> None:
+    marker = write_shard(tmp_path, list(SAMPLES))
+    for kind in ("tar", "json"):
+        name = f"{marker.name}.{kind}"
+        storage.publish_file(tmp_path / name, f"{memory}/clips/{name}")
+    assert {time for _, time in storage.written_below(f"{memory}/clips").values()} == {None}
+    found = list(untouched(f"{memory}/clips", [marker.name, "val-000000"]))
+    assert found == [marker, None]

@@ -293,3 +293,14 @@ def test_a_store_that_is_set_anew_is_the_one_that_is_used(
     assert connection.connect(ROOT)[0] is opened
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "something else")
     assert connection.connect(ROOT)[0] is not opened
+
+
+def test_one_listing_tells_when_objects_were_written(store: S3Proxy) -> None:
+    for name in ("a.tar", "a.json", "deep/b"):
+        storage.publish_bytes(name.encode(), f"{ROOT}/{name}")
+    asked = {name: storage.written(f"{ROOT}/{name}") for name in ("a.tar", "a.json", "deep/b")}
+    store.plan()
+    found = storage.written_below(ROOT)
+    # What is asked for one object has no fractions of a second.
+    assert asked == {name: (n, t and t.replace(microsecond=0)) for name, (n, t) in found.items()}
+    assert [operation for operation, _ in store.requests] == ["list"]

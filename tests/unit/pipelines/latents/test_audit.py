@@ -138,7 +138,7 @@ def _find_an_altered_latent(tmp_path: Path, augment: Augment, keys: list[str]) -
         clips = writer.publish([], "clips", "made", {})
     plan = EncodePlan(f"{tmp_path}/clips", clips, f"{tmp_path}/latents", "spec", ORIGIN, augment)
     arguments = (f"{tmp_path}/vqgan", 2, "fp32")
-    encoded = Marker.from_json(EncodeShard(*arguments)({"plan": plan})["marker"])
+    encoded = Marker.from_json(EncodeShard(*arguments)({"plan": plan, "verify": True})["marker"])
     row = {"plan": plan, "marker": encoded, "keys": keys, "std": [1.0, 0.5, 2.0]}
     auditor = AuditShard(*arguments)
     same = auditor(row)["differences"]

@@ -65,7 +65,7 @@ def plan(tmp_path: Path) -> EncodePlan:
 
 
 def encode(encoder: EncodeShard, plan: EncodePlan) -> tuple[Marker, bool]:
-    row = encoder({"plan": plan})
+    row = encoder({"plan": plan, "verify": True})
     return Marker.from_json(row["marker"]), row["made"]
 
 
@@ -134,7 +134,8 @@ def test_mirror_images_are_encoded_for_training_only(
     stored = np.stack(list(latents.values())).astype(np.float64)
     assert mean == pytest.approx(stored.mean((0, 2, 3, 4)).tolist())
     # What is there is known again, and is not taken for the latents of clips alone.
-    assert mirror.finished() == marker and replace(mirror, augment="none").finished() is None
+    assert mirror.finished(True) == marker
+    assert replace(mirror, augment="none").finished(True) is None
     judged_by = replace(mirror, marker=replace(mirror.marker, name="val-000000"))
     assert judged_by.keys == KEYS and list(judged_by.views) == [""]
 
@@ -220,7 +221,7 @@ def test_a_latent_does_not_depend_on_its_neighbours(encoder: EncodeShard, plan: 
 def test_a_damaged_clip_shard_is_named(encoder: EncodeShard, plan: EncodePlan) -> None:
     Path(plan.clips, "train-000000.tar").write_bytes(b"")
     with pytest.raises(UserError, match=r"clips/train-000000\.tar.*shard_videos"):
-        encoder({"plan": plan})
+        encode(encoder, plan)
     assert not Path(plan.folder).exists()
 
 
