@@ -37,7 +37,6 @@ def distill_ldm(config: DistillLDM) -> str:
         )
     initial = find_initial(config, "student", space.ldm(config.name))
     teacher = {"name": config.ldm, "fingerprint": bundle["fingerprint"]}
-    lineage = {"latents": latents.index["spec_hash"], "clips": latents.index["clips"]}
     return run_stage(
         Stage(
             name="distill_ldm",
@@ -58,7 +57,7 @@ def distill_ldm(config: DistillLDM) -> str:
                 "latents": latents.index["fingerprint"],
                 **fingerprint_of(initial),
             },
-            lineage=lineage | {"teacher": teacher},
+            lineage=latents.lineage | {"teacher": teacher},
             parts={"vqgan": storage.join(folder, "vqgan")},
             reads=(folder,),
             register=True,

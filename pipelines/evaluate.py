@@ -285,8 +285,9 @@ def search(
     devices: Devices,
 ) -> tuple[Search, Search | None]:
     """Search all training clips for the nearest to each sample, and to each held-out clip."""
-    samples = Search(thumbnails_ND)
-    held_out = None if real.held_out_ND is None else Search(real.held_out_ND)
+    mirror = inputs.trained_on_mirror_images
+    samples = Search(thumbnails_ND, mirror)
+    held_out = None if real.held_out_ND is None else Search(real.held_out_ND, mirror)
     for batch, found in extract(inputs, spec, real.train, devices):
         for each in filter(None, (samples, held_out)):
             each.add(found["thumbnails"], batch.refs)

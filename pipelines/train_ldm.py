@@ -51,7 +51,7 @@ def _on_latents(config: TrainLDM, initial: Initial | None) -> Stage:
             "vqgan": latents.index["vqgan"],
             **fingerprint_of(initial),
         },
-        lineage={"latents": latents.index["spec_hash"], "clips": latents.index["clips"]},
+        lineage=latents.lineage,
         parts={"vqgan": vqgan},
         register=True,
     )

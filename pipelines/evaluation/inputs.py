@@ -63,6 +63,11 @@ class Inputs:
         )
 
     @property
+    def trained_on_mirror_images(self) -> bool:
+        """Whether the model has seen the mirror image of each training clip too."""
+        return self.bundle.get("about", {}).get("augment") == "mirror"
+
+    @property
     def recipe(self) -> str:
         files = (self.detector, self.classifier, self.lpips)
         parts = [file and file.sha256 for file in files]

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from pipelines.evaluation.batches import ClipRef
 from pipelines.evaluation.metrics import Metrics
+from pipelines.evaluation.thumbnails import mirrored
 
 NEIGHBOURS = 20
 USUAL = 0.05
@@ -28,7 +29,9 @@ USUAL = 0.05
 class Search:
     """The nearest training clips of some videos, found a part of the training clips at a time."""
 
-    def __init__(self, thumbnails_ND: NDArray[np.uint8]) -> None:
+    def __init__(self, thumbnails_ND: NDArray[np.uint8], mirror: bool = False) -> None:
+        """With `mirror`, a clip is as near as its mirror image: for models that train on both."""
+        self._mirror = mirror
         self._x_ND = thumbnails_ND.astype(np.float64)
         count = len(thumbnails_ND)
         self._squares_NK = np.full((count, NEIGHBOURS), np.inf)
@@ -38,14 +41,20 @@ class Search:
 
     def add(self, thumbnails_MD: NDArray[np.uint8], refs: Sequence[ClipRef]) -> None:
         """Search some training clips."""
-        x_ND, y_MD = self._x_ND, thumbnails_MD.astype(np.float64)
-        squares_NM = (x_ND**2).sum(1)[:, None] + (y_MD**2).sum(1) - 2 * x_ND @ y_MD.T
+        squares_NM = self._squares(thumbnails_MD)
+        if self._mirror:
+            squares_NM = np.minimum(squares_NM, self._squares(mirrored(thumbnails_MD)))
         first_N = squares_NM.argmin(1)
         for n in np.flatnonzero(squares_NM.min(1) < self._squares_NK[:, 0]):
             self.nearest[n] = refs[first_N[n]]
         both = np.concatenate([self._squares_NK, squares_NM], 1)
         self._squares_NK = np.sort(np.partition(both, NEIGHBOURS - 1, 1)[:, :NEIGHBOURS], 1)
         self.searched += len(refs)
+
+    def _squares(self, thumbnails_MD: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Squared distances (N, M)."""
+        x_ND, y_MD = self._x_ND, thumbnails_MD.astype(np.float64)
+        return (x_ND**2).sum(1)[:, None] + (y_MD**2).sum(1) - 2 * x_ND @ y_MD.T
 
     @property
     def distance_N(self) -> NDArray[np.float64]:

@@ -22,3 +22,10 @@ def thumbnails(videos_NTHWC: Frames) -> NDArray[np.uint8]:
     x_NCTHW = torch.from_numpy(videos_NTHWC).permute(0, 4, 1, 2, 3).float()
     means = adaptive_avg_pool3d(x_NCTHW, (TIMES, REGIONS, REGIONS))
     return means.round().to(torch.uint8).flatten(1).numpy()
+
+
+def mirrored(thumbnails_ND: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The thumbnails of the mirror images of clips, left and right exchanged."""
+    return thumbnails_ND.reshape(len(thumbnails_ND), -1, REGIONS)[:, :, ::-1].reshape(
+        thumbnails_ND.shape
+    )

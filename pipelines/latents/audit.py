@@ -29,6 +29,12 @@ class Latents:
     index: dict[str, Any]
     markers: list[Marker]
 
+    @property
+    def lineage(self) -> dict[str, str]:
+        """What a model tells of the latents that it was trained on."""
+        found = {"latents": self.index["spec_hash"], "clips": self.index["clips"]}
+        return found | {name: self.index[name] for name in ("augment",) if name in self.index}
+
 
 def audited(space: Workspace, name: str) -> Latents:
     """The latents of the VQGAN `name`; `UserError` if they are missing, or were made from something

@@ -8,7 +8,7 @@ import pytest
 from pipelines.evaluation.batches import ClipRef
 from pipelines.evaluation.memorisation import NEIGHBOURS, Search, memorisation
 from pipelines.evaluation.metrics import Metrics
-from pipelines.evaluation.thumbnails import REGIONS, TIMES, thumbnails
+from pipelines.evaluation.thumbnails import REGIONS, TIMES, mirrored, thumbnails
 from vqvdm.errors import UserError
 
 WIDTH = TIMES * REGIONS**2 * 3
@@ -43,6 +43,24 @@ def judged(samples: np.ndarray, held_out: np.ndarray, train: np.ndarray) -> dict
     memorisation(metrics, *both)
     assert metrics.flat["nearest/searched"] == len(train)
     return metrics.flat
+
+
+def test_a_copier_of_mirror_images_is_found_where_these_were_trained_on() -> None:
+    rng = np.random.default_rng(0)
+    # Each region of one colour: its mean is exact.
+    regions = rng.integers(0, 256, (60, TIMES, REGIONS, REGIONS, 3), np.uint8)
+    videos = regions.repeat(2, 1).repeat(8, 2).repeat(8, 3)
+    train, images = thumbnails(videos), thumbnails(np.flip(videos, 3).copy())
+    assert (mirrored(train) == images).all() and (mirrored(images) == train).all()
+    assert (images != train).any()
+    for mirror in (False, True):
+        search = Search(np.concatenate([images[:9], train[9:12]]), mirror)
+        search.add(train[:30], refs(60)[:30])
+        search.add(train[30:], refs(60)[30:])
+        is_copy_N = search.distance_N == 0
+        assert is_copy_N.tolist() == [mirror] * 9 + [True] * 3
+        if mirror:
+            assert search.nearest == refs(60)[:12]
 
 
 @pytest.mark.parametrize("count", [60, 1_000, 20_000])

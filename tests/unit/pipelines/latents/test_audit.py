@@ -82,6 +82,13 @@ def test_latents_of_mirror_images_are_expected_of_training_clips() -> None:
         audit.check_pairs("latents", [both, clips[1]], clips)
 
 
+def test_models_tell_of_mirror_images_only_where_there_are_some() -> None:
+    index = {"spec_hash": "s", "clips": "c", "shape": [3, 4, 8, 8]}
+    assert audit.Latents("", index, []).lineage == {"latents": "s", "clips": "c"}
+    mirrored = audit.Latents("", index | {"augment": "mirror"}, []).lineage
+    assert mirrored == {"latents": "s", "clips": "c", "augment": "mirror"}
+
+
 def test_a_shape_of_other_clips_is_refused() -> None:
     audit.check_shape("latents/base", {"shape": [3, 4, 16, 16]}, [3, 4, 16, 16])
     with pytest.raises(UserError, match=r"3×4×8×8, but these clips give 3×4×16×16.*again"):
