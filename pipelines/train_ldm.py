@@ -5,8 +5,11 @@ latents/NAME/*.tar ──▶ Ray Train workers ──▶ checkpoints ──▶ l
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
+
+import torch
 
 from pipelines.io.arrays import latent_arrays, pixel_arrays
 from pipelines.io.markers import load_markers
@@ -14,10 +17,12 @@ from pipelines.io.workspace import Workspace, require
 from pipelines.latents import audit
 from pipelines.sharding import manifest
 from pipelines.training.initial import Initial, find_initial, fingerprint_of
-from pipelines.training.methods.ldm import LDMMethod
+from pipelines.training.methods.ldm import LDMMethod, denoiser_of
 from pipelines.training.settings import PIXEL_SPACE, TrainLDM
 from pipelines.training.stage import Stage, run_stage
 from pipelines.training.trainer import Data
+from vqvdm.diffusion.lora import in_words
+from vqvdm.errors import UserError
 
 
 def train_ldm(config: TrainLDM) -> str:
@@ -34,6 +39,7 @@ def _on_latents(config: TrainLDM, initial: Initial | None) -> Stage:
     config.net.check(*latents.index["shape"][2:])
     vqgan = space.vqgan(config.vqgan)
     config.check_frames(latents.index["shape"][1])
+    check_adapters(config, latents.index, initial)
     return Stage(
         name="train_ldm",
         config=config,
@@ -64,10 +70,12 @@ def _on_pixels(config: TrainLDM, initial: Initial | None) -> Stage:
     config.net.check(spec["size"], spec["size"])
     config.check_frames(spec["frames"])
     markers = load_markers(space.clips, clips, "shard_videos")
+    index = pixel_index(clips, _rates(space, spec))
+    check_adapters(config, index, initial)
     return Stage(
         name="train_ldm",
         config=config,
-        method=partial(LDMMethod, data=pixel_index(clips, _rates(space, spec)), initial=initial),
+        method=partial(LDMMethod, data=index, initial=initial),
         data=Data(
             space.clips, markers, "shard_videos", partial(pixel_arrays, classes=clips["classes"])
         ),
@@ -76,6 +84,21 @@ def _on_pixels(config: TrainLDM, initial: Initial | None) -> Stage:
         lineage={"latents": clips["spec_hash"], "clips": clips["fingerprint"]},
         register=True,
     )
+
+
+def check_adapters(config: TrainLDM, index: Mapping[str, Any], initial: Initial | None) -> None:
+    """Print how much of the net is trained, if it gets adapters; `UserError` if they are too large,
+    or if there are no weights to adapt."""
+    if not config.lora.rank:
+        return
+    if initial is None:
+        raise UserError(
+            f"--lora.rank {config.lora.rank} adapts a trained net: pass --init-from, the folder of "
+            "a model that jobs/train_ldm.py published"
+        )
+    with torch.device("meta"):
+        net = denoiser_of(config, index)
+    print(f"LoRA of rank {config.lora.rank}: {in_words(net)}", flush=True)
 
 
 def _rates(space: Workspace, spec: dict[str, Any]) -> list[float]:

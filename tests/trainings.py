@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from benchmarks.memory import MemoryBatch
 from pipelines.training.methods.base import Method
@@ -14,6 +16,7 @@ from pipelines.training.methods.vqgan import VQGANMethod
 from pipelines.training.settings import DistillLDM, TrainLDM, TrainVQGAN
 from pipelines.training.world import World
 from vqvdm.diffusion.dit import DiTConfig
+from vqvdm.diffusion.lora import LoRAConfig
 from vqvdm.diffusion.unet import UNet, UNetConfig
 from vqvdm.tokenizer.discriminator import DiscriminatorConfig
 from vqvdm.tokenizer.losses import LossConfig
@@ -78,6 +81,32 @@ def distil(world: World, accumulate: int) -> DistilMethod:
     return DistilMethod(config, world, INDEX, teacher())
 
 
+@dataclass
+class Given:
+    """Weights to begin with, in memory."""
+
+    state: dict[str, Tensor]
+    classes: tuple[str, ...] = ("a", "b")
+
+    def weights(self) -> dict[str, Tensor]:
+        return self.state
+
+
+def begun_lora(config: TrainLDM, world: World) -> LDMMethod:
+    """A training of adapters that has begun with a net that has something to learn."""
+    state = teacher().state_dict()
+    state["last.2.weight"] *= 2
+    method = LDMMethod(config, world, INDEX, initial=Given(state))
+    assert method.start()
+    return method
+
+
+def lora(world: World, accumulate: int) -> LDMMethod:
+    adapters = LoRAConfig(rank=2, layers="all")
+    config = TrainLDM(steps=10, batch_size=4, accumulate=accumulate, model=DENOISER, lora=adapters)
+    return begun_lora(config, world)
+
+
 METHODS: dict[str, Callable[[World, int], Method]] = {
     "fsq": lambda world, accumulate: vqgan(world, "fsq", 16, accumulate),
     "vq": lambda world, accumulate: vqgan(world, "vq", 16, accumulate),
@@ -85,4 +114,5 @@ METHODS: dict[str, Callable[[World, int], Method]] = {
     "ldm": ldm,
     "dit": dit,
     "distil": distil,
+    "lora": lora,
 }

@@ -13,7 +13,8 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 class EMA(Generic[Model]):
-    """Keeps `average`, a copy of the model whose weights are moving averages of the model's.
+    """Keeps `average`, a copy of the model whose weights are moving averages of the model's. It
+    shares those that are frozen.
 
     The decay starts low and grows to `decay` as (1 + step) / (10 + step), so that the first
     weights, which are far from the last, are soon forgotten.
@@ -23,7 +24,8 @@ class EMA(Generic[Model]):
 
     def __init__(self, model: Model, decay: float) -> None:
         self.decay = decay
-        self.average: Model = copy.deepcopy(model).eval().requires_grad_(False)
+        frozen = {id(each): each for each in model.parameters() if not each.requires_grad}
+        self.average: Model = copy.deepcopy(model, frozen).eval().requires_grad_(False)
 
     @torch.no_grad()
     def update(self, model: Model, step: int) -> None:
@@ -32,6 +34,8 @@ class EMA(Generic[Model]):
         decay = min(self.decay, (1 + step) / (10 + step))
         # All weights at once, as on a GPU each of hundreds of operations costs the host time.
         move = get_ema_multi_avg_fn(decay)
-        move(list(self.average.parameters()), list(model.parameters()), step)
+        pairs = zip(self.average.parameters(), model.parameters(), strict=True)
+        averages, moved = zip(*(pair for pair in pairs if pair[1].requires_grad), strict=True)
+        move(list(averages), list(moved), step)
         for buffer, copied in zip(self.average.buffers(), model.buffers(), strict=True):
             buffer.copy_(copied)

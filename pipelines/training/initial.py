@@ -21,6 +21,7 @@ from pipelines.io import storage, workspace
 from pipelines.training.checkpoints import Checkpoints
 from pipelines.training.settings import TrainJob
 from vqvdm.checkpoint import load_state
+from vqvdm.diffusion.lora import merged_state
 from vqvdm.errors import UserError
 
 Kind = Literal["vqgan", "ldm", "student"]
@@ -52,7 +53,7 @@ class Initial:
                 if storage.sha256(path).startswith(self.sha256):
                     if not self.is_checkpoint:
                         return load_file(path)
-                    return load_state(Path(path))["method"]["ema"]
+                    return merged_state(load_state(Path(path))["method"]["ema"])
         except FileNotFoundError:
             pass
         except (SafetensorError, ValueError) as error:

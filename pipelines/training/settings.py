@@ -15,6 +15,7 @@ from vqvdm.diffusion.average_velocity import refuse_steps
 from vqvdm.diffusion.denoiser import DenoiserConfig, DenoiserName
 from vqvdm.diffusion.dit import DiTConfig
 from vqvdm.diffusion.known_latents import ConditioningConfig
+from vqvdm.diffusion.lora import LoRAConfig
 from vqvdm.diffusion.objectives import ObjectiveConfig
 from vqvdm.diffusion.samplers import SamplingOptions
 from vqvdm.diffusion.unet import UNetConfig
@@ -233,6 +234,7 @@ class TrainLDM(TrainJob):
     dit: DiTConfig = DiTConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     conditioning: ConditioningConfig = ConditioningConfig()
+    lora: LoRAConfig = LoRAConfig()
 
     LATER: ClassVar[Mapping[str, Any]] = {
         "conditioning": asdict(ConditioningConfig()),
@@ -244,6 +246,8 @@ class TrainLDM(TrainJob):
     def recipe(self) -> dict[str, Any]:
         found = super().recipe()
         found.pop("dit" if self.denoiser == "unet" else "model", None)
+        if not self.lora.rank:
+            del found["lora"]
         return found
 
     @property
@@ -256,6 +260,7 @@ class TrainLDM(TrainJob):
         self.net.check()
         self.objective.check()
         self.conditioning.check()
+        self.lora.check()
 
     def check_frames(self, frames: int) -> None:
         """`UserError` unless latents have frames enough to be told some and to predict others."""

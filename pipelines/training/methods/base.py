@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pipelines.video import Frames
-from vqvdm.warm_start import take_over
+from vqvdm.warm_start import Taken, take_over
 
 
 class Batch(Protocol):
@@ -71,10 +71,15 @@ def begin_with(
     many."""
     if initial is None:
         return None
-    old = classes if initial.classes is None else initial.classes
-    taken = take_over(net, initial.weights(), old, classes)
+    taken = take_initial(initial, net, classes)
     average.load_state_dict(net.state_dict())
     return str(taken)
+
+
+def take_initial(initial: InitialWeights, net: nn.Module, classes: Sequence[str]) -> Taken:
+    """As `begin_with`, of a net alone."""
+    old = classes if initial.classes is None else initial.classes
+    return take_over(net, initial.weights(), old, classes)
 
 
 def mean_over_parts(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -64,7 +64,7 @@ class DenoiserMethod(ABC):
         world.compile(self.denoiser, replayed=config.accumulate == 1)
         self._ddp = world.wrap(self.denoiser)
         adamw = torch.optim.AdamW(
-            self.denoiser.parameters(),
+            [each for each in self.denoiser.parameters() if each.requires_grad],
             config.lr,
             (0.9, 0.99),
             weight_decay=config.weight_decay,

@@ -14,15 +14,27 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipelines.training.methods.base import Batch, InitialWeights
+from pipelines.training.methods.base import Batch, InitialWeights, take_initial
 from pipelines.training.methods.denoiser import DenoiserMethod
 from pipelines.training.settings import TrainLDM
 from pipelines.training.world import Draws, World
 from vqvdm.checkpoint import save_model
-from vqvdm.diffusion.denoiser import build, described
+from vqvdm.diffusion import lora
+from vqvdm.diffusion.denoiser import Denoiser, build, described
 from vqvdm.diffusion.known_latents import KnownLatents, draw_known, draws_needed
 from vqvdm.diffusion.objectives import add_noise, draw_times, drop_classes
+from vqvdm.errors import UserError
 from vqvdm.tokenizer.pixels import PIXELS, Pixels
+
+
+def denoiser_of(config: TrainLDM, data: Mapping[str, Any]) -> Denoiser:
+    """The net of a training, at random; with --lora.rank, frozen and with adapters. `data` as of
+    `DenoiserMethod`; `UserError` for a rank that is too high."""
+    channels, classes = data["shape"][0], len(data["classes"])
+    net = build(config.net, channels, classes, known_frames=config.conditioning.share > 0)
+    if config.lora.rank:
+        lora.adapt(net, config.lora)
+    return net
 
 
 class LDMMethod(DenoiserMethod):
@@ -41,10 +53,22 @@ class LDMMethod(DenoiserMethod):
     ) -> None:
         """`data`, `vqgan` and `initial` as of `DenoiserMethod`."""
         torch.manual_seed(config.seed)
-        takes_known = config.conditioning.share > 0
-        channels, classes = data["shape"][0], len(data["classes"])
-        net = build(config.net, channels, classes, known_frames=takes_known)
-        super().__init__(config, world, data, net, vqgan, initial)
+        super().__init__(config, world, data, denoiser_of(config, data), vqgan, initial)
+
+    def start(self) -> str | None:
+        if self.initial is None or not self.config.lora.rank:
+            return super().start()
+        plain = lora.merged(self.ema.average)
+        taken = take_initial(self.initial, plain, self.data["classes"])
+        if random := lora.frozen(self.denoiser) & {*taken.anew, *taken.in_part}:
+            raise UserError(
+                f"--lora.rank {self.config.lora.rank}: layers that stay as they are have to be "
+                f"taken over whole, and {sorted(random)[0]} does not fit; choose a net and latents "
+                "like those of --init-from, or train without adapters"
+            )
+        for net in (self.denoiser, self.ema.average):
+            lora.load_frozen(net, plain.state_dict())
+        return str(taken)
 
     def loss(self, net: nn.Module, batch: Batch, draws: Draws, step: int) -> Tensor:
         config = self.config
@@ -115,6 +139,10 @@ class LDMMethod(DenoiserMethod):
         return bundle
 
     def export(self, folder: Path) -> None:
-        super().export(folder)
+        if self.config.lora.rank:
+            save_model(folder, lora.merged(self.ema.average), self.about())
+            lora.save_adapter(folder / "adapter", self.ema.average, self.config.lora)
+        else:
+            super().export(folder)
         if self.data.get("in_pixels"):
             save_model(folder / "vqgan", Pixels(), {"model": PIXELS})

@@ -7,7 +7,7 @@ from torch import nn
 from vqvdm.ema import EMA
 
 
-def model() -> nn.Module:
+def model() -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
 
@@ -44,6 +44,20 @@ def test_one_update_against_the_formula(step: int, decay: float) -> None:
     ema.update(net, step)
     for average, before, new in zip(ema.average.parameters(), old, net.parameters(), strict=True):
         torch.testing.assert_close(average, decay * before + (1 - decay) * new)
+
+
+def test_frozen_weights_are_shared() -> None:
+    net = model()
+    net[0].weight.requires_grad_(False)
+    ema = EMA(net, 0.5)
+    assert ema.average[0].weight is net[0].weight
+    assert ema.average[0].bias is not net[0].bias
+    with torch.no_grad():
+        net[0].bias += 1
+    before = ema.average[0].bias.clone()
+    ema.update(net, 1_000_000)
+    torch.testing.assert_close(ema.average[0].bias, before + 0.5)
+    assert net[0].bias.requires_grad and not ema.average[0].bias.requires_grad
 
 
 def test_buffers_are_copied_not_averaged() -> None:

@@ -21,7 +21,8 @@ from pipelines.training.methods.ldm import LDMMethod
 from pipelines.training.methods.vqgan import VQGANMethod
 from pipelines.training.settings import TrainLDM, TrainVQGAN
 from pipelines.training.world import World
-from tests.trainings import INDEX, batch, distil, ldm, vqgan
+from tests.trainings import INDEX, batch, distil, ldm, lora, vqgan
+from vqvdm.diffusion.lora import merged
 from vqvdm.errors import UserError
 
 CLASSES = {"classes": ["b", "c", "a"]}
@@ -72,6 +73,15 @@ def test_an_unfinished_training_gives_its_newest_checkpoint_and_a_file_its_own(
     for uri, expected in ((str(place), averages[1]), (earlier, averages[0])):
         found = begun(find_weights(uri, "ldm")).denoiser.state_dict()
         assert all(torch.equal(found[name], tensor) for name, tensor in expected.items()), uri
+
+
+def test_a_checkpoint_of_adapters_gives_a_net_without(tmp_path: Path) -> None:
+    method, place = lora(World(), 1), str(tmp_path / "adapted")
+    for step in range(3):
+        method.train_step(batch(), step)
+    Checkpoints(place, "recipe", 2).save(3, {"step": 3, "method": method.state()})
+    found, expected = begun(find_weights(place, "ldm")).denoiser, merged(method.ema.average)
+    assert all(map(torch.equal, found.state_dict().values(), expected.state_dict().values()))
 
 
 def test_a_tokenizer_keeps_its_codes(tmp_path: Path) -> None:

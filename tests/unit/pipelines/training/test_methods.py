@@ -1,22 +1,26 @@
 """The two trainings: schedule, metrics, classes and what they export."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pipelines.training.loader import Batch
-from pipelines.training.methods.ldm import LDMMethod
+from pipelines.training.methods.ldm import LDMMethod, denoiser_of
 from pipelines.training.methods.vqgan import VQGANMethod
 from pipelines.training.optimise import scheduled_lr
 from pipelines.training.settings import TrainJob, TrainLDM, TrainVQGAN
 from pipelines.training.world import Draws, World
-from vqvdm.checkpoint import load_config
+from tests.trainings import Given
+from vqvdm.checkpoint import load_config, load_state, save_state
 from vqvdm.diffusion.known_latents import ConditioningConfig
+from vqvdm.diffusion.lora import LoRAConfig, frozen
 from vqvdm.diffusion.objectives import ObjectiveConfig
 from vqvdm.diffusion.unet import UNetConfig
 from vqvdm.errors import UserError
@@ -176,6 +180,113 @@ def test_latents_of_one_frame_leave_nothing_to_predict() -> None:
     told.check_frames(2)
     with pytest.raises(UserError, match=r"--conditioning\.share 0\.5: latents of one frame"):
         told.check_frames(1)
+
+
+NEW = INDEX | {"classes": ["c", "a"]}
+"""A class that the net to begin with knows, and one that it does not."""
+
+
+def said(net: nn.Module, *classes: int) -> Tensor:
+    """What a net predicts of the same latents."""
+    z = torch.randn(2, 3, 2, 4, 4, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        return net(z, torch.tensor([0.3, 0.8]), torch.tensor(classes), torch.tensor([8.0, 16.0]))
+
+
+def base(**changes: Any) -> LDMMethod:
+    """A net that says something, as a trained one does."""
+    method = ldm_method(**changes)
+    method.ema.average.load_state_dict(method.denoiser.state_dict())
+    return method
+
+
+def lora_method(before: LDMMethod, data: dict[str, Any] = NEW, **changes: Any) -> LDMMethod:
+    """A training of adapters that begins with the average of another training."""
+    settings = {"lr": 0.02, "warmup": 1, "lora": LoRAConfig(4), "model": UNET, "ema_decay": 0.5}
+    config = TrainLDM(steps=40, **settings | changes)
+    initial = Given(before.ema.average.state_dict(), ("a", "b"))
+    return LDMMethod(config, World(), data, initial=initial)
+
+
+def test_adapters_begin_with_the_net_that_they_adapt() -> None:
+    before = base()
+    method = lora_method(before)
+    words = method.start()
+    assert words and "; in part: conditioning.class_embedding.weight" in words
+    for net in (method.denoiser, method.ema.average):
+        assert torch.equal(said(net, 1, 2), said(before.ema.average, 0, 2))  # a, and no class
+        assert torch.equal(said(net, 0, 2)[0], said(net, 2, 2)[0])  # a new class begins as none
+
+
+def test_adapters_alone_are_trained_and_kept_by_the_optimiser(tmp_path: Path) -> None:
+    method = lora_method(base())
+    method.start()
+    names = {id(parameter): name for name, parameter in method.denoiser.named_parameters()}
+    kept = {names[id(parameter)] for parameter in method.optimiser.parameters}
+    assert "conditioning.class_embedding.weight" in kept
+    assert all("lora_" in name for name in kept - {"conditioning.class_embedding.weight"})
+    before = {name: value.clone() for name, value in method.denoiser.state_dict().items()}
+    held_out = [latents(0, 1)] * 8
+    at_first = method.validate(held_out)["val/loss"]
+    for step in range(40):
+        method.train_step(latents(0, 1), step)
+    assert method.validate(held_out)["val/loss"] < 0.9 * at_first
+    after = method.denoiser.state_dict()
+    assert {n for n, value in before.items() if not torch.equal(value, after[n])} == kept
+    # What is published is an ordinary net that says what base and adapters say together.
+    method.export(tmp_path)
+    published = load_file(tmp_path / "model.safetensors")
+    net = denoiser_of(TrainLDM(model=UNET), NEW)
+    net.load_state_dict(published)
+    assert (said(net, 0, 1) - said(method.ema.average, 0, 1)).abs().max() < 1e-6
+    assert (said(net, 0, 1) - said(method.denoiser, 0, 1)).abs().max() > 1e-4
+    tensors = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    layer = "down.0.spatial.qkv"
+    a, b = (tensors[f"base_model.model.{layer}.lora_{part}.weight"] for part in "AB")
+    under = before[f"{layer}.parametrizations.weight.original"]
+    torch.testing.assert_close(published[f"{layer}.weight"], under + 8 / 4 * b @ a)
+    embedding = "conditioning.class_embedding.weight"
+    assert torch.equal(tensors[f"base_model.model.{embedding}"], published[embedding])
+
+
+def test_a_training_of_adapters_goes_on_without_the_net_that_it_began_with(
+    tmp_path: Path,
+) -> None:
+    whole = lora_method(base())
+    whole.start()
+    for step in range(6):
+        whole.train_step(latents(0, 1), step)
+        if step == 2:
+            save_state(tmp_path / "state", whole.state())
+    part = lora_method(ldm_method(dropout=0.5))
+    part.load(load_state(tmp_path / "state"))
+    for step in range(3, 6):
+        part.train_step(latents(0, 1), step)
+    for net in ("denoiser", "ema"):
+        found, expected = part.state()[net], whole.state()[net]
+        assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def test_a_net_that_reads_known_frames_is_adapted_from_one_that_does_not() -> None:
+    method = lora_method(base(), conditioning=ConditioningConfig(0.5))
+    assert "first.weight" in (method.start() or "")
+    assert not frozen(method.denoiser) & {"first.weight", "first.bias"}
+    at_first = method.validate([latents(0, 1)] * 8)
+    for step in range(40):
+        method.train_step(latents(0, 1), step)
+    assert method.validate([latents(0, 1)] * 8)["val/loss_given"] < at_first["val/loss_given"]
+
+
+@pytest.mark.parametrize("change", ["depth", "channels"])
+def test_layers_that_stay_as_they_are_have_to_be_taken_over_whole(change: str) -> None:
+    other = replace(UNET, depths=(2, 1)) if change == "depth" else UNET
+    data = (
+        NEW
+        if change == "depth"
+        else NEW | {"shape": [4, 2, 4, 4]} | {name: [0.5] * 4 for name in ("mean", "std")}
+    )
+    with pytest.raises(UserError, match=r"--lora\.rank 4: .* does not fit; choose a net"):
+        lora_method(base(), data, model=other).start()
 
 
 def test_vqgan_validation_tells_quality_and_use_of_the_codebook() -> None:

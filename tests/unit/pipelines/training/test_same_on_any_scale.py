@@ -19,8 +19,9 @@ from pipelines.training.methods.ldm import LDMMethod
 from pipelines.training.methods.vqgan import VQGANMethod
 from pipelines.training.settings import DistillLDM, TrainJob, TrainLDM, TrainVQGAN
 from pipelines.training.world import World
-from tests.trainings import teacher
+from tests.trainings import begun_lora, teacher
 from vqvdm.diffusion.known_latents import ConditioningConfig
+from vqvdm.diffusion.lora import LoRAConfig
 from vqvdm.diffusion.unet import UNetConfig
 from vqvdm.tokenizer.discriminator import DiscriminatorConfig
 from vqvdm.tokenizer.losses import LossConfig
@@ -51,6 +52,12 @@ CONFIGS: dict[str, TrainJob] = {
         model=UNetConfig(width=8, multipliers=(1, 2), depths=(1, 1)),
         conditioning=ConditioningConfig(0.5),
     ),
+    "lora": TrainLDM(
+        **SETTINGS,
+        lr=0.02,
+        model=UNetConfig(width=8, multipliers=(1, 2), depths=(1, 1), head_width=8),
+        lora=LoRAConfig(rank=2, layers="all"),
+    ),
     "distill_ldm": DistillLDM(**SETTINGS, lr=3e-3, teacher_steps=1),
 }
 
@@ -75,7 +82,9 @@ def trained(name: str, world: World, **changes: Any) -> tuple[list[dict[str, flo
     """Metrics of every step, averaged over the workers, and the method at the end."""
     config = replace(CONFIGS[name], **changes)
     method: Method
-    if isinstance(config, TrainLDM):
+    if isinstance(config, TrainLDM) and config.lora.rank:
+        method = begun_lora(config, world)
+    elif isinstance(config, TrainLDM):
         method = LDMMethod(config, world, INDEX)
     elif isinstance(config, DistillLDM):
         method = DistilMethod(config, world, INDEX, teacher())
@@ -94,7 +103,7 @@ def assert_skips_alike(method: Method, world: World) -> None:
     key = "vqgan" if isinstance(method, VQGANMethod) else "denoiser"
     net = method.vqgan if isinstance(method, VQGANMethod) else method.denoiser
     before = {name: value.clone() for name, value in method.state()[key].items()}
-    parameter = next(net.parameters())
+    parameter = next(each for each in net.parameters() if each.requires_grad)
     hook = parameter.register_hook(lambda gradient: gradient + (0.0 if world.rank else math.inf))
     metrics = method.train_step(batch(STEPS).split(2)[world.rank], STEPS)
     hook.remove()

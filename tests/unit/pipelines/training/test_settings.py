@@ -7,6 +7,7 @@ import pytest
 
 from pipelines.training.settings import TrainLDM
 from vqvdm.diffusion.dit import DiTConfig
+from vqvdm.diffusion.lora import LoRAConfig
 from vqvdm.errors import UserError
 
 
@@ -25,6 +26,7 @@ from vqvdm.errors import UserError
         ({"min_workers": 2}, "--num-workers at least as many"),
         ({"min_workers": 0, "num_workers": 2}, "--min-workers must be at least 1"),
         ({"min_workers": 4, "num_workers": 2}, "--num-workers at least as many"),
+        ({"lora": LoRAConfig(-1)}, "--lora.rank must be at least 1, or 0"),
     ],
 )
 def test_what_makes_no_sense_is_refused(changes: dict[str, Any], message: str) -> None:
@@ -51,13 +53,17 @@ def test_the_net_that_is_not_chosen_is_not_checked() -> None:
 
 def test_recipes_of_earlier_versions_are_known_again() -> None:
     recipe = TrainLDM().recipe()
-    assert not recipe.keys() & {"denoiser", "dit"}
+    assert not recipe.keys() & {"denoiser", "dit", "lora"}
     assert not recipe["model"].keys() & {"temporal_positions", "joint_attention_from"}
     other = replace(TrainLDM(), denoiser="dit", dit=DiTConfig(depth=3)).recipe()
     assert other["denoiser"] == "dit" and other["dit"]["depth"] == 3
     # The shape of the net that is not chosen decides nothing.
     assert "model" not in other
     assert replace(TrainLDM(), dit=DiTConfig(depth=3)).recipe() == TrainLDM().recipe()
+    # Nor does the shape of adapters that there are none of.
+    assert replace(TrainLDM(), lora=LoRAConfig(alpha=16)).recipe() == TrainLDM().recipe()
+    adapters = replace(TrainLDM(), lora=LoRAConfig(4)).recipe()["lora"]
+    assert adapters == {"rank": 4, "alpha": 8, "layers": "linear"}
 
 
 @pytest.mark.parametrize(("clips", "steps"), [(10, 100), (1000, 250), (10**6, 400)])
