@@ -209,7 +209,7 @@ def run_plans(plans: Plans, config: ShardVideos, report: Report, begin: Callable
         report.add(marker, accounts, made)
         progress.add(
             1,
-            bytes_done=sum(source.size or 0 for source in plan.sources),
+            bytes_done=plan.bytes,
             left=left,
             clips=len(marker.keys),
             frames=sum(account.frames for _, account in accounts),

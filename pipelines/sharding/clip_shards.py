@@ -28,7 +28,7 @@ from pipelines.sharding.clips import (
 from pipelines.sharding.columns import from_text
 from pipelines.sharding.earlier_clips import NO_CLIPS, EarlierClips, earlier_clips, keys_of_parts
 from pipelines.sharding.manifest import CLIP_FIELDS, Account, Source
-from pipelines.sharding.sources import local_video
+from pipelines.sharding.sources import LocalVideos
 from pipelines.video.decoding_process import Deadline, DecodingProcess
 from pipelines.video.header import VideoInfo, check_place
 from pipelines.video.reasons import VideoError
@@ -64,6 +64,11 @@ class ShardPlan:
     @property
     def made_from(self) -> str:
         return _made_from(self.spec.hash, self.sources, self.near_duplicates)
+
+    @property
+    def bytes(self) -> int:
+        """The size of its videos, as far as the listing tells it."""
+        return sum({source.whole_id: source.size or 0 for source in self.sources}.values())
 
     @property
     def numbering(self) -> str:
@@ -148,7 +153,7 @@ class VideoTask:
         self.scores: list[dict[str, float]] = []
         self.frames = 0
 
-    def run(self) -> Account:
+    def run(self, videos: LocalVideos) -> Account:
         if kept := self.plan.near_duplicates.get(self.source.id):
             return self._account(VideoError("near_duplicate", f"of {kept[0]}", kept[1]))
         if account := self.earlier.account(self.source):
@@ -162,9 +167,9 @@ class VideoTask:
             if self.source.refused:
                 reason, _, detail = self.source.refused.partition(": ")
                 raise VideoError(reason, detail)
-            with local_video(self.source) as path:
-                check_place(path, self.source.frames_fps is not None)
-                self._decode(path)
+            path = videos.path(self.source)
+            check_place(path, self.source.frames_fps is not None)
+            self._decode(path)
             return self._account()
         except VideoError as error:
             if error.reason != "damaged":
@@ -277,7 +282,8 @@ def make_shard(row: dict) -> dict:
     with ShardWriter(plan.folder, plan.name) as writer:
         with earlier_clips(plan.folder, earlier, retry) as clips:
             tasks = [VideoTask(source, plan, writer, clips) for source in plan.sources]
-            accounts = [(task.source, task.run()) for task in tasks]
+            with LocalVideos() as videos:
+                accounts = [(task.source, task.run(videos)) for task in tasks]
         marker = writer.publish(
             [source.id for source in plan.sources],
             plan.spec.hash,

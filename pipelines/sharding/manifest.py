@@ -118,9 +118,23 @@ class Source:
 
     @cached_property
     def id(self) -> str:
-        if self.start_s is None and self.end_s is None and self.fps is None:
+        if self._is_whole:
             return video_id(self.path)
         return checksums.digest(json.dumps([self.path, self.start_s, self.end_s, self.fps]))
+
+    @property
+    def whole_id(self) -> str:
+        """The id of the whole video, which parts of it share."""
+        return self.id if self._is_whole else video_id(self.path)
+
+    @property
+    def _is_whole(self) -> bool:
+        return self.start_s is None and self.end_s is None and self.fps is None
+
+    @property
+    def file(self) -> tuple[Any, ...]:
+        """What is fetched for it, which may serve other parts of the same video too."""
+        return self.uri, self.container, self.position, self.address
 
     def to_dict(self) -> dict[str, Any]:
         """The fields by name; those that came later only where they are set, so that fingerprints

@@ -17,7 +17,7 @@ from pipelines.io.connection import is_refusal
 from pipelines.sharding.clip_shards import ShardPlan, decoding_process
 from pipelines.sharding.clips import CutRequest, check_header
 from pipelines.sharding.manifest import Source
-from pipelines.sharding.sources import local_video
+from pipelines.sharding.sources import LocalVideos
 from pipelines.video.decoding_process import Deadline
 from pipelines.video.header import check_place, probe
 from pipelines.video.luma import sample_luma
@@ -74,12 +74,13 @@ def hash_shard(row: dict) -> dict:
     plan: ShardPlan = row["plan"]
     known = _cached(row["hashes"], plan)
     found = {}
-    for source in plan.sources:
-        content = _content(source)
-        hash = known.get(content)
-        if hash is None or (row["retry"] and not hash):
-            hash = _hash(source, plan)
-        found[content] = hash
+    with LocalVideos() as videos:
+        for source in plan.sources:
+            content = _content(source)
+            hash = known.get(content)
+            if hash is None or (row["retry"] and not hash):
+                hash = _hash(source, plan, videos)
+            found[content] = hash
     if found != known:
         storage.publish_json(found, storage.join(row["hashes"], f"{plan.name}.json"))
     return {"name": plan.name, "hashes": [found[_content(source)] for source in plan.sources]}
@@ -92,17 +93,17 @@ def _content(source: Source) -> str:
     return checksums.fingerprint([FORMAT, content, span])
 
 
-def _hash(source: Source, plan: ShardPlan) -> str:
+def _hash(source: Source, plan: ShardPlan, videos: LocalVideos) -> str:
     limits = plan.decode_limits
     if source.refused:
         return ""
     try:
-        with local_video(source) as path:
-            check_place(path, source.frames_fps is not None)
-            start_s = source.start_s or 0.0
-            request = CutRequest(path, plan.spec, source.frames_fps, start_s, source.end_s)
-            process = decoding_process(limits.max_memory_gb)
-            return b"".join(process.run(hash_video, request, Deadline(limits.timeout_s))).hex()
+        path = videos.path(source)
+        check_place(path, source.frames_fps is not None)
+        start_s = source.start_s or 0.0
+        request = CutRequest(path, plan.spec, source.frames_fps, start_s, source.end_s)
+        process = decoding_process(limits.max_memory_gb)
+        return b"".join(process.run(hash_video, request, Deadline(limits.timeout_s))).hex()
     except (VideoError, FileNotFoundError, PermissionError):
         return ""  # Its account will contain the reason, once it is cut.
     except UserError as error:

@@ -3,7 +3,8 @@
 Videos are held in columns: ten million of them as objects would fill the memory of a laptop.
 They are assigned by linear hashing (Litwin, VLDB 1980): the number of shards grows by one at a
 time, and each new shard takes a part of a single old one. So a video that is added, altered or
-removed changes its own shard, and sometimes two more, however many there are.
+removed changes its own shard, and sometimes two more, however many there are. Parts of one video
+lie in one shard of their split: its file is fetched once for all of them.
 """
 
 from __future__ import annotations
@@ -53,13 +54,14 @@ class SourceTable:
     """Source videos in columns; a video becomes an object only when it is read."""
 
     def __init__(self, sources: Iterable[Source]) -> None:
-        schema, batches, ids = _schema(), [], [np.empty(0, np.uint64)]
+        schema, batches, videos = _schema(), [], [np.empty(0, np.uint64)]
         waiting = iter(sources)
         while chunk := list(islice(waiting, CHUNK)):
             rows = {name: [_stored(getattr(s, name)) for s in chunk] for name in schema.names}
             batches.append(pa.RecordBatch.from_pydict(rows, schema))
-            ids.append(np.array([int(source.id, 16) for source in chunk], np.uint64))
-        self.ids_N = np.concatenate(ids)
+            videos.append(np.array([int(source.whole_id, 16) for source in chunk], np.uint64))
+        self.videos_N = np.concatenate(videos)
+        """The ids of whole videos, as numbers: of parts of one video the same."""
         table = pa.Table.from_batches(batches, schema)
         del batches
         self._columns: list[pa.Array] = []
@@ -80,19 +82,25 @@ class SourceTable:
 
     @property
     def sizes_N(self) -> NDArray[np.int64]:
-        """The size of each video in bytes; 0 where the listing does not tell it."""
+        """The size of each video in bytes, of a part that of the whole; 0 where the listing does
+        not tell it."""
         sizes = self._columns[_schema().get_field_index("size")]
         return np.asarray(pc.fill_null(sizes.cast(pa.int64()), 0))
+
+    def whole(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Of these rows, one for each video: the first of its parts."""
+        _, first = np.unique(self.videos_N[rows], return_index=True)
+        return rows[first]
 
     def subset(self, rows: NDArray[np.int64]) -> SourceTable:
         """A table of these rows, in the order asked for."""
         table = SourceTable(())
-        table.ids_N = self.ids_N[rows]
+        table.videos_N = self.videos_N[rows]
         table._columns = [column.take(pa.array(rows)) for column in self._columns]
         return table
 
     def __len__(self) -> int:
-        return len(self.ids_N)
+        return len(self.videos_N)
 
     def rows_of(self, split: str) -> NDArray[np.int64]:
         column = self._columns[_schema().get_field_index("split")]
@@ -132,7 +140,7 @@ def assign_shards(sources: SourceTable, per_shard: int) -> Iterator[Place]:
         count = -(-len(rows) // per_shard)
         if not count:
             continue
-        shards = shard_of(sources.ids_N[rows] % 2**32, count)
+        shards = shard_of(sources.videos_N[rows] % 2**32, count)
         rows = rows[np.argsort(shards, kind="stable")]
         ends = np.cumsum(np.bincount(shards, minlength=count))
         for index, end in enumerate(ends):

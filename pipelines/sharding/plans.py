@@ -49,8 +49,9 @@ class Plans:
     @cached_property
     def bytes_N(self) -> NDArray[np.int64]:
         """The size of the videos of each shard, as far as the listing tells it."""
-        sizes = self.sources.sizes_N
-        return np.array([sizes[place.rows_N].sum() for place in self.places.values()], np.int64)
+        sizes_N, whole = self.sources.sizes_N, self.sources.whole
+        found = [sizes_N[whole(place.rows_N)].sum() for place in self.places.values()]
+        return np.array(found, np.int64)
 
     def largest_first(self) -> list[int]:
         """The numbers of all plans, those of much to do first: begun last, they would hold up the

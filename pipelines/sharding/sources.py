@@ -8,7 +8,7 @@ from __future__ import annotations
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from pathlib import PurePosixPath
 
@@ -23,6 +23,7 @@ from pipelines.sharding.manifest import ColumnTypes, Source, add_types
 from pipelines.sharding.settings import Selection
 from pipelines.sharding.splits import find_list, named_split, split_sources
 from pipelines.sharding.table import Reader, Row
+from pipelines.video.reasons import VideoError
 from vqvdm.errors import UserError
 
 KINDS: tuple[Kind, ...] = (tars, parquet, lists, folder)
@@ -89,9 +90,34 @@ def _rank(id: str) -> str:
     return checksums.digest(f"limit {id}")
 
 
-def local_video(source: Source) -> AbstractContextManager[str]:
-    """A local path of a video, or of its folder of images."""
-    return next(kind for kind in KINDS if kind.holds(source)).fetch(source)
+class LocalVideos(AbstractContextManager["LocalVideos"]):
+    """Fetches videos, one at a time: of several parts of one that follow each other, the first."""
+
+    def __init__(self) -> None:
+        self._opened = ExitStack()
+        self._file: tuple[object, ...] = ()
+        self._path = ""
+        self._failure: Exception | None = None
+
+    def __exit__(self, *_: object) -> None:
+        self._opened.close()
+
+    def path(self, source: Source) -> str:
+        """A local path of a video, or of its folder of images, until the next one is asked for.
+
+        Errors are those of `Kind.fetch`, and the same for all parts of a video.
+        """
+        if source.file != self._file:
+            self._opened.close()
+            self._file, self._failure = source.file, None
+            kind = next(kind for kind in KINDS if kind.holds(source))
+            try:
+                self._path = self._opened.enter_context(kind.fetch(source))
+            except (VideoError, UserError, OSError) as error:
+                self._failure = error
+        if self._failure:
+            raise self._failure
+        return self._path
 
 
 def check_classes(classes: Iterable[str]) -> None:

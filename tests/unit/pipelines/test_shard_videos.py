@@ -15,6 +15,7 @@ import av
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from pipelines import shard_videos as page
 from pipelines.io import checksums, shards, storage
@@ -35,6 +36,7 @@ from pipelines.sharding.near_duplicates import compare
 from pipelines.sharding.perceptual_hash import hash_shard
 from pipelines.sharding.plans import Plans
 from pipelines.sharding.settings import Filters, Limits, ShardVideos
+from pipelines.sharding.sources import LocalVideos
 from pipelines.video import encoder as video
 from pipelines.video.reasons import FAILURES
 from tests import bad_work
@@ -161,7 +163,7 @@ def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
             if own_id == 0:
                 os.seteuid(65534)
             try:
-                account = VideoTask(source(path), plan, writer).run()
+                account = VideoTask(source(path), plan, writer).run(LocalVideos())
             finally:
                 os.seteuid(own_id)
     assert (account.status, account.reason) == ("rejected", "no_permission")
@@ -232,11 +234,11 @@ def test_a_hanging_decoder_costs_one_video(tmp_path: Path, monkeypatch: pytest.M
         with ShardWriter(str(tmp_path), "train-000000") as writer:
             with monkeypatch.context() as patch:
                 patch.setattr(clip_shards, "cut_video", work)
-                account = VideoTask(source(path), plan, writer).run()
+                account = VideoTask(source(path), plan, writer).run(LocalVideos())
             assert (account.status, account.reason, account.clips) == ("rejected", reason, 0)
             assert account.width == 96
             assert not writer.keys  # The clip before the time-out is removed.
-            assert VideoTask(source(path), plan, writer).run().status == "ok"
+            assert VideoTask(source(path), plan, writer).run(LocalVideos()).status == "ok"
 
 
 def test_a_server_that_does_not_answer_rejects_no_video(
@@ -451,6 +453,47 @@ def test_numbers_of_classes_and_further_parts_decode_nothing_that_is_there(
         assert again == made(f"{place}, at once", sources, ("b",))
         assert grown == made(f"{place}, all at once", [*sources, further], ("b",))
         decoded.clear()
+
+
+def test_a_file_is_fetched_once_for_its_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a store and from a server that lacks it, also where some parts are there already."""
+    files = MemoryFileSystem()
+    files.pipe("/house/a.mp4", plain(tmp_path / "a.mp4").read_bytes())
+    fetched: list[str] = []
+    get_file = MemoryFileSystem.get_file
+
+    def counted(fs: MemoryFileSystem, path: str, *arguments: Any, **options: Any) -> None:
+        fetched.append(Path(path).name)
+        get_file(fs, path, *arguments, **options)
+
+    monkeypatch.setattr(MemoryFileSystem, "get_file", counted)
+    wholes = [replace(source(Path(n)), uri=f"memory://house/{n}") for n in ("a.mp4", "gone.mp4")]
+    parts = [replace(w, start_s=n / 2, end_s=n / 2 + 0.5) for w in wholes for n in range(3)]
+
+    def make(place: str, sources: list[Source]) -> Marker:
+        folder = str(tmp_path / place)
+        plan = ShardPlan(folder, "train-000000", tuple(sources), SPEC, DECODE_LIMITS)
+        row = make_shard({"plan": plan, "retry": False, "verify": False})
+        return Marker.from_json(row["marker"])
+
+    try:
+        marker = make("some", [*parts[:2], *parts[3:5]])
+        assert fetched == ["a.mp4", "gone.mp4"]
+        grown = make("some", parts)
+        assert fetched == ["a.mp4", "gone.mp4"] * 2
+        assert grown == make("all", parts)
+        assert fetched == ["a.mp4", "gone.mp4"] * 3
+    finally:
+        files.rm("/house", recursive=True)
+    found = [account.reason for _, account in manifest.from_marker(grown.details)]
+    assert found == [None] * 3 + ["missing"] * 3
+    assert len(grown.keys) == 9 and len(marker.keys) == 6
+    # Each alone gives the same clips.
+    alone = [make(f"{n}", [replace(part, uri=str(tmp_path / "a.mp4"))]).keys
+             for n, part in enumerate(parts[:3])]  # fmt: skip
+    assert sorted(key for keys in alone for key in keys) == grown.keys
 
 
 def test_what_failed_is_tried_again_in_a_shard_that_was_published(tmp_path: Path) -> None:

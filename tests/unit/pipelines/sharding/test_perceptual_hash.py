@@ -52,9 +52,9 @@ class Folder:
         original = perceptual_hash._hash
         self.hashed = []
 
-        def hash(source, plan):
+        def hash(source, plan, videos):
             self.hashed.append(source.path)
-            return original(source, plan)
+            return original(source, plan, videos)
 
         def serially(task, plans, config, **columns):
             for plan in plans:

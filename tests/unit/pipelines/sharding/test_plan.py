@@ -48,7 +48,7 @@ def test_sources_come_back() -> None:
     table = SourceTable(iter(sources))
     assert len(table) == 3
     assert table.take(np.array([2, 0, 1])) == [sources[2], sources[0], sources[1]]
-    assert [f"{number:016x}" for number in table.ids_N] == [s.id for s in sources]
+    assert [f"{number:016x}" for number in table.videos_N] == [s.id for s in sources]
     assert len(SourceTable([])) == 0 and not list(assign_shards(SourceTable([]), 64))
 
 
@@ -93,6 +93,31 @@ def test_a_video_added_or_removed_changes_its_shard_and_seldom_two_more(count: i
     grown = (count + 1 - 1) // 64 > (count - 1) // 64
     for after, before in [(sources, sources[:-1]), (sources[:-1], sources)]:
         assert 1 <= len(changed(before, after)) <= (3 if grown else 1)
+
+
+def test_parts_of_a_video_lie_in_its_shard() -> None:
+    """Where the whole video would: what has no parts stays where it is."""
+    wholes = [source(i, "val" if i % 7 == 0 else "train") for i in range(700)]
+    of = {s.path: place for place, members in plan(wholes).items() for s in members}
+    parted = [
+        replace(s, start_s=n / 1.0, end_s=n + 1.0) if i % 5 == 0 else s
+        for i, s in enumerate(wholes)
+        for n in range(1 + 2 * (i % 5 == 0))
+    ]
+    shards = plan(parted, 64 * len(parted) // 700)
+    assert sum(map(len, shards.values())) == len(parted) == 700 + 2 * 140
+    places: dict[str, set[tuple[str, int]]] = {}
+    for place, members in shards.items():
+        for member in members:
+            places.setdefault(member.path, set()).add(place)
+        # One after the other, so that the file is fetched once.
+        paths = [s.path for s in members]
+        assert paths == sorted(paths)
+    assert all(len(found) == 1 for found in places.values())
+    assert {path: found.pop() for path, found in places.items()} == of
+    fewer = SourceTable(wholes)
+    rows = np.arange(len(parted))
+    assert SourceTable(parted).sizes_N[SourceTable(parted).whole(rows)].sum() == fewer.sizes_N.sum()
 
 
 def fingerprints(count: int) -> int:
