@@ -88,9 +88,10 @@ def plans_of(sources: Iterable[Source], config: ShardVideos) -> Plans:
     )
     index = workspace.published(config.workspace.clips, "index.json")
     spec, numberings = _as_there(spec, index)
+    shard_bytes = config.shard_mb and config.shard_mb * 2**20
     places = {
         shard_name(place.split, place.index): place
-        for place in assign_shards(table, config.videos_per_shard)
+        for place in assign_shards(table, config.videos_per_shard, shard_bytes)
     }
     limits = DecodeLimits(config.timeout_s, config.max_memory_gb)
     return Plans(

@@ -52,8 +52,8 @@ def _handy(sizes: list[int]) -> list[Finding]:
     middle = float(np.median(sizes))
     if middle < SMALL and len(sizes) >= MANY:
         words = f"{len(sizes)} shards of {middle / 2**20:.1f} MiB are small for an object store"
-        return [Finding("note", words, "raise --videos-per-shard")]
+        return [Finding("note", words, "raise --videos-per-shard, or --shard-mb")]
     if middle > LARGE:
         words = f"shards of {middle / 2**30:.1f} GiB are large: a worker keeps several"
-        return [Finding("note", words, "lower --videos-per-shard")]
+        return [Finding("note", words, "lower --videos-per-shard, or --shard-mb")]
     return []

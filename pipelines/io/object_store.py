@@ -50,7 +50,7 @@ def part_bytes(size: int) -> int:
     if size > LARGEST:
         raise UserError(
             f"a file of {room.amount(size)} is too large for an object store, which takes at most "
-            f"{room.amount(LARGEST)}: make smaller shards (--videos-per-shard)"
+            f"{room.amount(LARGEST)}: make smaller shards (--videos-per-shard, --shard-mb)"
         )
     return max(PART, -(-size // PARTS))
 

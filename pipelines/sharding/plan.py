@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from pipelines.io.markers import SPLITS
 from pipelines.sharding.manifest import Source
+from vqvdm.errors import UserError
 
 CHUNK = 1 << 14
 TYPES = {str: pa.large_binary(), int: pa.int64(), float: pa.float64()}
@@ -124,6 +125,24 @@ def shard_of(bucket_N: NDArray[np.uint64], count: int) -> NDArray[np.int64]:
     return np.where(early < count - start, bucket_N % (2 * start), early).astype(np.int64)
 
 
+def _by_bytes(sources: SourceTable, rows: NDArray[np.int64], shard_bytes: int) -> int:
+    """How many shards hold so many bytes of videos each, but no more than there are videos.
+
+    A video of unknown size counts as much as the others on average, of both splits.
+    """
+    known_N = sources.sizes_N[sources.sizes_N > 0]
+    if not len(known_N):
+        raise UserError(
+            "--shard-mb: the listing tells the size of none of these videos: "
+            "pass --videos-per-shard instead"
+        )
+    videos = sources.whole(rows)
+    sizes_N = sources.sizes_N[videos]
+    unknown = np.count_nonzero(sizes_N == 0)
+    total = int(sizes_N.sum()) + int(unknown) * (int(known_N.sum()) // len(known_N))
+    return min(len(videos), -(-total // shard_bytes))
+
+
 @dataclass(frozen=True)
 class Place:
     """A shard, and the rows of its videos in the table of sources."""
@@ -133,13 +152,19 @@ class Place:
     rows_N: NDArray[np.int64]
 
 
-def assign_shards(sources: SourceTable, per_shard: int) -> Iterator[Place]:
-    """Every shard in order with its videos: `per_shard` on average, up to twice that."""
+def assign_shards(
+    sources: SourceTable, per_shard: int, shard_bytes: int | None = None
+) -> Iterator[Place]:
+    """Every shard in order with its videos: `per_shard` on average, up to twice that.
+
+    With `shard_bytes`, videos of so many bytes on average instead. `UserError` where the listing
+    does not tell the size of any.
+    """
     for split in SPLITS:
         rows = sources.rows_of(split)
-        count = -(-len(rows) // per_shard)
-        if not count:
+        if not len(rows):
             continue
+        count = _by_bytes(sources, rows, shard_bytes) if shard_bytes else -(-len(rows) // per_shard)
         shards = shard_of(sources.videos_N[rows] % 2**32, count)
         rows = rows[np.argsort(shards, kind="stable")]
         ends = np.cumsum(np.bincount(shards, minlength=count))

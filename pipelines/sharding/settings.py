@@ -113,6 +113,10 @@ class ShardVideos(VideosJob):
     others."""
     videos_per_shard: int = 64
     """About how many videos share a shard."""
+    shard_mb: int | None = None
+    """About how many MiB of videos, as they are listed, share a shard, in place of
+    --videos-per-shard; clips of small videos take several times as much. A video of unknown size
+    counts as the mean of the others."""
 
     NOT_RECIPE: ClassVar[frozenset[str]] = Job.NOT_RECIPE | {
         "videos",
@@ -121,6 +125,8 @@ class ShardVideos(VideosJob):
         "retry_failed",
         "verify",
         "strict",
+        # Neither changes a clip; --videos-per-shard is in the fingerprints of all roots already.
+        "shard_mb",
         "timeout_s",
         "max_memory_gb",
     }
@@ -166,10 +172,10 @@ class ShardVideos(VideosJob):
                 raise UserError(f"--{name.replace('_', '-')} must be at least 1")
         if self.size % 2:
             raise UserError(f"--size {self.size} is odd: video codecs need an even number")
-        for name in ("stride", "limit"):
+        for name in ("stride", "limit", "shard_mb"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise UserError(f"--{name} must be at least 1")
+                raise UserError(f"--{name.replace('_', '-')} must be at least 1")
         if not 0 <= self.val_fraction < 1:
             raise UserError("--val-fraction must lie in [0, 1)")
         for name in ("frames_fps", "timeout_s", "max_memory_gb"):

@@ -61,6 +61,7 @@ JOBS: list[type[Job]] = [
         (ShardVideos, "size", 63),
         (ShardVideos, "videos_per_shard", 0),
         (ShardVideos, "stride", 0),
+        (ShardVideos, "shard_mb", 0),
         (ShardVideos, "val_fraction", 1.0),
         (ShardVideos, "val_fraction", -0.1),
         (ShardVideos, "val_fraction", float("nan")),

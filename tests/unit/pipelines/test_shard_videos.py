@@ -730,6 +730,20 @@ def test_another_split_or_limit_decodes_what_changes_shards_at_most(cutting: Cut
     assert fewer.items() < cutting.clips().items() <= before.items()
 
 
+def test_shards_by_bytes_decode_what_changes_shards_at_most(cutting: Cutting) -> None:
+    """Of videos of some kB, a MiB is one shard a split."""
+    before, spec_hash = cutting.clips(), cutting.index()["spec_hash"]
+    earlier = {plan.name: plan.sources for plan in page.plan_shards(cutting.config)}
+    _, decoded = cutting.cut(shard_mb=1)
+    plans = list(page.plan_shards(cutting.config))
+    assert [plan.name for plan in plans] == ["train-000000", "val-000000"]
+    new = {s.path for plan in plans for s in plan.sources if s not in earlier[plan.name]}
+    assert decoded == new and 0 < len(new) < 10
+    assert cutting.clips() == before and cutting.index()["spec_hash"] == spec_hash
+    assert cutting.cut() == (set(), set())
+    assert cutting.config.recipe() == replace(cutting.config, shard_mb=None).recipe()
+
+
 def test_a_shard_of_an_earlier_version_is_kept(cutting: Cutting) -> None:
     """Its marker has another fingerprint of what it is made from, and the index of the settings."""
     folder = Path(cutting.config.workspace.clips)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from pipelines.sharding.clips import ClipSpec
 from pipelines.sharding.manifest import Source
 from pipelines.sharding.plan import SourceTable, assign_shards, shard_of
 from pipelines.sharding.plans import Plans
+from vqvdm.errors import UserError
 
 SPEC = ClipSpec(frames=16, size=128, stride=16, rates=(None,), classes=("class",), hash="spec")
 
@@ -118,6 +120,59 @@ def test_parts_of_a_video_lie_in_its_shard() -> None:
     fewer = SourceTable(wholes)
     rows = np.arange(len(parted))
     assert SourceTable(parted).sizes_N[SourceTable(parted).whole(rows)].sum() == fewer.sizes_N.sum()
+
+
+MIB = 2**20
+
+
+def sized(count: int, size_of: Callable[[int], int | None], split: str = "train") -> list[Source]:
+    return [replace(source(i, split), size=size_of(i)) for i in range(count)]
+
+
+def by_bytes(sources: list[Source], shard_mib: int) -> dict[tuple[str, int], list[Source]]:
+    table = SourceTable(sources)
+    places = assign_shards(table, 1, shard_mib * MIB)
+    return {(place.split, place.index): table.take(place.rows_N) for place in places}
+
+
+def test_shards_by_bytes_hold_about_as_many() -> None:
+    rng = np.random.default_rng(0)
+    sizes = (rng.lognormal(0, 0.5, 4000) * 8 * MIB).astype(int).tolist()
+    shards = by_bytes(sized(4000, sizes.__getitem__), 256)
+    assert len(shards) == -(-sum(sizes) // (256 * MIB)) == 141
+    assert sum(map(len, shards.values())) == 4000
+    filled = [sum(s.size or 0 for s in members) / MIB for members in shards.values()]
+    assert max(filled) < 2.5 * 256 and np.mean(filled) == pytest.approx(256, rel=0.01)
+
+
+def test_shards_by_bytes_are_stable_as_those_by_number_are() -> None:
+    """Those made anew are that of the video and, where there is another shard, two more."""
+    sources = sized(600, lambda i: (1 + i % 9) * MIB)
+    for count in range(500, 600, 7):
+        before, after = by_bytes(sources[:count], 32), by_bytes(sources[: count + 1], 32)
+        anew = {place for place in after if before.get(place) != after[place]}
+        assert 1 <= len(anew) <= 1 + 2 * (len(after) - len(before))
+    # Of equal videos, so many MiB are so many videos.
+    assert by_bytes(sized(600, lambda i: MIB), 64) == plan(sized(600, lambda i: MIB), 64)
+
+
+def test_videos_of_unknown_size_count_as_the_mean() -> None:
+    train = sized(100, lambda i: None if i % 2 else 2 * MIB)
+    val = [replace(source(i, "val"), size=0) for i in range(100, 120)]
+    shards = by_bytes(train + val, 10)
+    assert Counter(split for split, _ in shards) == {"train": 20, "val": 4}
+    with pytest.raises(UserError, match=r"--shard-mb: .* pass --videos-per-shard"):
+        by_bytes(val, 10)
+
+
+def test_there_are_no_more_shards_than_videos() -> None:
+    films = sized(3, lambda i: 2**34)
+    assert len(by_bytes(films, 256)) == 3
+    scenes = [replace(f, start_s=n * 1.0, end_s=n + 1.0) for f in films for n in range(5)]
+    parts = by_bytes(scenes, 2**15)
+    # A file counts once, however many parts it has.
+    assert len(parts) == 2 and sum(map(len, parts.values())) == 15
+    assert by_bytes([], 256) == {}
 
 
 def fingerprints(count: int) -> int:
