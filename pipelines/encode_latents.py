@@ -31,7 +31,7 @@ from pipelines.cluster.devices import (
     settle_precision,
 )
 from pipelines.cluster.join import set_up_ray_data
-from pipelines.io import lock, storage, workspace
+from pipelines.io import lock, rates, storage, workspace
 from pipelines.io.markers import (
     Marker,
     content_fingerprint,
@@ -268,16 +268,16 @@ def latents_index(
 ) -> dict[str, Any]:
     """`latents/NAME/index.json`: the content of the shards, and what they were made from."""
     mean, std = channel_statistics(markers)
-    rates = Counter[str]()
+    clips_of = Counter[float]()
     for marker in markers:
-        rates.update(marker.details["fps"])
+        clips_of.update({float(fps): n for fps, n in marker.details["fps"].items()})
     return {
         "vqgan": vqgan["fingerprint"],
         "clips": clips["fingerprint"],
         "origin": asdict(origin),
         "spec_hash": made_by,
         "classes": clips["classes"],
-        "fps": sorted(float(rate) for rate in rates),
+        **rates.summary(clips_of),
         "dtype": "float16",
         "shape": shape,
         "mean": mean,

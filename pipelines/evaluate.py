@@ -150,7 +150,7 @@ def measure_model(inputs: Inputs, devices: Devices) -> Measured:
     by_workers = partial(extract, devices=devices)
     say(f"features of {len(drawn.refs)} real clips, and thumbnails of what is searched for copies")
     real = extract_real_clips(inputs, spec, markers, drawn, by_workers)
-    check_rates(config, inputs.bundle["fps"], real)
+    check_rates(config, inputs.bundle, real)
     measure.refuse_early(metrics, inputs, real)
     wanted_samples = f"{chosen.repeats} × {chosen.num_samples} samples in {config.steps} steps"
     say(f"{wanted_samples}, reconstructions, and their features")

@@ -5,12 +5,14 @@ latents/NAME/*.tar ──▶ Ray Train workers ──▶ checkpoints ──▶ l
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import torch
 
+from pipelines.io import rates
 from pipelines.io.arrays import latent_arrays, pixel_arrays
 from pipelines.io.markers import load_markers
 from pipelines.io.workspace import Workspace, require
@@ -70,7 +72,7 @@ def _on_pixels(config: TrainLDM, initial: Initial | None) -> Stage:
     config.net.check(spec["size"], spec["size"])
     config.check_frames(spec["frames"])
     markers = load_markers(space.clips, clips, "shard_videos")
-    index = pixel_index(clips, _rates(space, spec))
+    index = pixel_index(clips, _clips_of(space, spec))
     check_adapters(config, index, initial)
     return Stage(
         name="train_ldm",
@@ -101,14 +103,19 @@ def check_adapters(config: TrainLDM, index: Mapping[str, Any], initial: Initial 
     print(f"LoRA of rank {config.lora.rank}: {in_words(net)}", flush=True)
 
 
-def _rates(space: Workspace, spec: dict[str, Any]) -> list[float]:
-    """Frame rates of the clips: those that were requested, or else the videos' own."""
-    rows = manifest.read(space.manifest).to_pylist()
-    own = {row["fps"] for row in rows if row["clips"]}
-    return sorted({each for rate in spec["rates"] for each in ([rate] if rate else own)})
+def _clips_of(space: Workspace, spec: dict[str, Any]) -> dict[float, int]:
+    """Number of clips at each frame rate: of those that were requested, all; of the videos' own,
+    those of the videos."""
+    videos = manifest.read(space.manifest, ["fps", "clips"])
+    own = Counter[float]()
+    for fps, clips in zip(videos["fps"].to_pylist(), videos["clips"].to_pylist(), strict=True):
+        if clips:
+            own[fps] += clips
+    clips_of = dict(own) if None in spec["rates"] else {}
+    return clips_of | {rate: own.total() for rate in spec["rates"] if rate}
 
 
-def pixel_index(clips: dict[str, Any], rates: list[float]) -> dict[str, Any]:
+def pixel_index(clips: dict[str, Any], clips_of: dict[float, int]) -> dict[str, Any]:
     """An index as that of latents, for pixels in [-1, 1]: mean 0, standard deviation 0.5."""
     spec = clips["spec"]
     return {
@@ -116,6 +123,6 @@ def pixel_index(clips: dict[str, Any], rates: list[float]) -> dict[str, Any]:
         "mean": [0.0] * 3,
         "std": [0.5] * 3,
         "classes": clips["classes"],
-        "fps": rates,
+        **rates.summary(clips_of),
         "in_pixels": True,
     }

@@ -11,7 +11,7 @@ Shapes: N clips, D features or numbers of a thumbnail.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -23,10 +23,11 @@ from pipelines.evaluation.features import FORMAT, Features, FeatureSpec
 from pipelines.evaluation.inputs import Inputs
 from pipelines.evaluation.settings import Evaluate
 from pipelines.evaluation.statistics import Statistics
+from pipelines.io import rates
 from pipelines.io.markers import Marker
 from pipelines.settings import parse_rates
 from pipelines.sharding import manifest
-from vqvdm.errors import UserError
+from vqvdm.errors import UserError, listed
 from vqvdm.seeds import mix
 
 Extract: TypeAlias = Callable[
@@ -263,21 +264,24 @@ def draw(
     return [places[i] for i in rng.permutation(len(places))[:count]]
 
 
-def check_rates(config: Evaluate, model_rates: Sequence[float], real: RealClips) -> None:
+def check_rates(config: Evaluate, bundle: Mapping[str, Any], real: RealClips) -> None:
     """`UserError` if no real clip has a rate of --fps, or the model has no rate of the clips."""
     known = sorted(set(real.fps_N.tolist()))
     if config.fps == "all":
-        new = [rate for rate in known if not np.isclose(rate, model_rates, rtol=1e-3).any()]
-        if new:
+        if new := rates.others(bundle, known):
             raise UserError(
                 f"real clips have {new[0]:g} frames a second, and the model was trained at "
-                f"{', '.join(f'{r:g}' for r in model_rates)}: they are not comparable; pass --fps "
-                "to compare at common rates only"
+                f"{_in_words(bundle['fps'])}: they are not comparable; pass --fps to compare at "
+                "common rates only"
             )
         return
     missing = [rate for rate in parse_rates(config.fps, "all") if rate not in known]
     if missing:
         raise UserError(
-            f"--fps {missing[0]:g}: real clips have {', '.join(f'{r:g}' for r in known)} frames "
-            "a second; motion at other rates is not comparable"
+            f"--fps {missing[0]:g}: real clips have {_in_words(known)} frames a second; motion at "
+            "other rates is not comparable"
         )
+
+
+def _in_words(fps: Iterable[float]) -> str:
+    return listed(f"{rate:g}" for rate in fps)

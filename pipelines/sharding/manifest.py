@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property, partial
 from itertools import islice
@@ -293,8 +293,9 @@ def utf8(value: Any) -> Any:
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
-def read(uri: str) -> pa.Table:
-    return pq.read_table(io.BytesIO(storage.read_bytes(uri)), schema=SCHEMA)
+def read(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """The account of videos, or some columns of it."""
+    return pq.read_table(io.BytesIO(storage.read_bytes(uri)), schema=SCHEMA, columns=columns)
 
 
 def from_marker(details: dict[str, Any]) -> list[tuple[Source, Account]]:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pipelines.io import rates
 from pipelines.training.methods.base import Batch, InitialWeights
 from pipelines.training.methods.denoiser import DenoiserMethod
 from pipelines.training.settings import DistillLDM
@@ -147,5 +148,5 @@ class DistilMethod(DenoiserMethod):
             "sampling_steps": config.sampling_steps,
             "latents": {name: self.data[name] for name in ("shape", "mean", "std")},
             "classes": self.data["classes"],
-            "fps": self.data["fps"],
+            **rates.of(self.data),
         }

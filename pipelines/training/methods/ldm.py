@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pipelines.io import rates
 from pipelines.training.methods.base import Batch, InitialWeights, take_initial
 from pipelines.training.methods.denoiser import DenoiserMethod
 from pipelines.training.settings import TrainLDM
@@ -132,7 +133,7 @@ class LDMMethod(DenoiserMethod):
             "objective": asdict(config.objective),
             "latents": {name: self.data[name] for name in ("shape", "mean", "std")},
             "classes": self.data["classes"],
-            "fps": self.data["fps"],
+            **rates.of(self.data),
         }
         if config.conditioning.share:
             bundle["conditioning"] = asdict(config.conditioning)

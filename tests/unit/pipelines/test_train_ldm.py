@@ -1,12 +1,15 @@
-"""What `train_ldm` says of adapters before it trains, and what it refuses."""
+"""What `train_ldm` says of adapters before it trains, and refuses; the rates of clips of pixels."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from pipelines.train_ldm import check_adapters
+from pipelines.io.workspace import Workspace
+from pipelines.sharding.manifest import Account, ManifestWriter, Source
+from pipelines.train_ldm import _clips_of, check_adapters, pixel_index
 from pipelines.training.initial import Initial
 from pipelines.training.settings import TrainLDM
 from tests.trainings import DENOISER, DIT, INDEX
@@ -34,3 +37,35 @@ def test_adapters_need_a_net_to_adapt() -> None:
 def test_a_rank_that_is_too_high_is_refused_before_anything_starts() -> None:
     with pytest.raises(UserError, match=r"--lora\.rank 8: adapters of the net's width, 8"):
         check_adapters(replace(ADAPTERS, lora=LoRAConfig(8)), INDEX, INITIAL)
+
+
+@pytest.mark.parametrize(
+    ("rates", "expected"),
+    [
+        ([None], {25.0: 7, 29.97: 1}),
+        ([8.0, 16.0], {8.0: 8, 16.0: 8}),
+        ([None, 8.0], {25.0: 7, 29.97: 1, 8.0: 8}),
+    ],
+)
+def test_rates_are_those_of_videos_that_gave_clips(
+    rates: list[float | None], expected: dict[float, int], tmp_path: Path
+) -> None:
+    space = Workspace(f"{tmp_path}/root")
+    accounts = [
+        (Source(f"{number}.mp4", f"/{number}.mp4", 1, None, 1, "a", "train"), account)
+        for number, account in enumerate(
+            [
+                Account("ok", None, 3, fps=25.0),
+                Account("ok", None, 4, fps=25.0),
+                Account("ok", None, 1, fps=29.97),
+                Account("rejected", "too_short", 0, fps=60.0),
+            ]
+        )
+    ]
+    manifest = ManifestWriter(tmp_path)
+    manifest.add("train-000000", accounts)
+    manifest.publish(space.manifest)
+    found = _clips_of(space, {"rates": rates})
+    assert found == expected
+    clips = {"spec": {"frames": 4, "size": 16}, "classes": ["a"]}
+    assert pixel_index(clips, found)["fps"] == sorted(expected)

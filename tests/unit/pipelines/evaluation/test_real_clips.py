@@ -36,14 +36,22 @@ def real(fps: list[float], labels: list[int] | None = None, spread: float = 1.0)
 
 def test_rates_that_no_real_clip_has() -> None:
     with pytest.raises(UserError, match="--fps 12: real clips have 8, 16 frames"):
-        check_rates(Evaluate(fps="8,12"), [8.0, 16.0], real([8.0, 16.0]))
-    check_rates(Evaluate(fps="8"), [8.0, 16.0], real([8.0, 16.0]))
+        check_rates(Evaluate(fps="8,12"), {"fps": [8.0, 16.0]}, real([8.0, 16.0]))
+    check_rates(Evaluate(fps="8"), {"fps": [8.0, 16.0]}, real([8.0, 16.0]))
 
 
 def test_rates_that_the_model_was_not_trained_at() -> None:
     with pytest.raises(UserError, match="real clips have 25 frames a second"):
-        check_rates(Evaluate(), [8.0, 16.0], real([8.0, 25.0]))
-    check_rates(Evaluate(), [29.97, 25.0], real([30000 / 1001, 25.0]))
+        check_rates(Evaluate(), {"fps": [8.0, 16.0]}, real([8.0, 25.0]))
+    check_rates(Evaluate(), {"fps": [29.97, 25.0]}, real([30000 / 1001, 25.0]))
+
+
+def test_a_model_whose_index_lists_a_part_of_its_rates() -> None:
+    """What lies among them may be one of the others."""
+    bundle = {"fps": [8.0, 30.0], "rate_count": 5000}
+    check_rates(Evaluate(), bundle, real([8.0, 12.3, 29.999]))
+    with pytest.raises(UserError, match=r"have 31 frames .* at 8, 30: they"):
+        check_rates(Evaluate(), bundle, real([12.3, 31.0]))
 
 
 CLIPS = {"long": 90, "mid": 9, "short": 1, "none": 0}
