@@ -16,7 +16,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial, wraps
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +46,7 @@ from pipelines.sharding.clip_shards import (
     numbering,
 )
 from pipelines.sharding.clips import ClipSpec
+from pipelines.sharding.foresight import foreseen
 from pipelines.sharding.manifest import Source
 from pipelines.sharding.near_duplicates import NearDuplicate, compare
 from pipelines.sharding.perceptual_hash import hash_shard, known_hashes
@@ -179,17 +179,36 @@ def find_near_duplicates(plans: Plans, config: ShardVideos) -> dict[int, NearDup
     return found
 
 
+def standing(plans: Plans, config: ShardVideos) -> Iterator[tuple[ShardPlan, Marker | None]]:
+    """Every shard, with its marker if it is there as planned: the driver sees it by itself."""
+    for plan, marker in zip(plans, untouched(plans.folder, plans.places), strict=True):
+        stays = marker and plan.is_of(marker) and not (config.retry_failed and failures(marker))
+        yield plan, marker if stays else None
+
+
+def in_words(plans: Plans, config: ShardVideos) -> str:
+    """What the job would do, and what it would take."""
+    spec = plans.spec
+    kinds = f"of {len(spec.classes)} classes" if spec.classes else "without classes"
+    lines = [f"would cut {len(plans.sources)} videos {kinds} into {len(plans)} shards"]
+    there = {} if config.overwrite else {p.name: m for p, m in standing(plans, config) if m}
+    if there:
+        clips = sum(len(marker.keys) for marker in there.values())
+        lines.append(f"{len(there)} of the shards are there, with {clips} clips")
+    if len(there) < len(plans):
+        lines += foreseen(plans.only(name for name in plans.places if name not in there), config)
+    return "\n".join(lines)
+
+
 def finished_shards(plans: Plans, config: ShardVideos) -> Iterator[tuple[ShardPlan, Marker, bool]]:
-    """The marker of every shard, and whether this job made it: first those that are there as
-    planned, which the driver sees by itself, then the others, as tasks finish them."""
-    missing = list[str]()
-    there = repeat(None) if config.verify else untouched(plans.folder, plans.places)
-    for plan, marker in zip(plans, there, strict=False):
-        if marker and plan.is_of(marker) and not (config.retry_failed and failures(marker)):
+    """The marker of every shard, and whether this job made it: first those that stand, then the
+    others, as tasks finish them. With --verify all are left to tasks, which read them."""
+    left = dict.fromkeys(plans.places)
+    for plan, marker in () if config.verify else standing(plans, config):
+        if marker:
+            del left[plan.name]
             yield plan, marker, False
-        else:
-            missing.append(plan.name)
-    for plan, row in on_workers(make_shard, plans.only(missing), config):
+    for plan, row in on_workers(make_shard, plans.only(left), config):
         yield plan, Marker.from_json(row["marker"]), row["made"]
 
 
@@ -261,8 +280,7 @@ def shard_videos(config: ShardVideos) -> str:
     plans = plan_shards(config)
     spec, videos = plans.spec, len(plans.sources)
     if config.dry_run:
-        kinds = f"of {len(spec.classes)} classes" if spec.classes else "without classes"
-        return f"would cut {videos} videos {kinds} into {len(plans)} shards"
+        return in_words(plans, config)
     folder = config.workspace.clips
     run = run_on_demand("shard_videos", config)
     with lock.writing(folder, "shard_videos"), run as begin, scratch() as place:

@@ -77,3 +77,12 @@ class Progress:
             rates.insert(0, f"{self.bytes_done / 1e9:.1f} of {self.total_bytes / 1e9:.1f} GB")
         line = f"{self.done}/{self.total} {self.unit}  {'  '.join(rates)}  {left_s:.0f} s left"
         return f"{line}, last: {', '.join(self.last)}" if self.last else line
+
+
+def time_in_words(minutes: float) -> str:
+    """What somebody who waits wants to know: minutes, hours or days."""
+    if minutes < 1:
+        return "a minute"
+    if minutes < 120:
+        return f"{minutes:.0f} minutes"
+    return f"{minutes / 60:.0f} hours" if minutes < 48 * 60 else f"{minutes / 60 / 24:.0f} days"

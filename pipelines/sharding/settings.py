@@ -117,6 +117,8 @@ class ShardVideos(VideosJob):
     """About how many MiB of videos, as they are listed, share a shard, in place of
     --videos-per-shard; clips of small videos take several times as much. A video of unknown size
     counts as the mean of the others."""
+    core_hour_price: float | None = None
+    """What a core costs an hour, in any currency: --dry-run tells what the job will cost by it."""
 
     NOT_RECIPE: ClassVar[frozenset[str]] = Job.NOT_RECIPE | {
         "videos",
@@ -129,6 +131,7 @@ class ShardVideos(VideosJob):
         "shard_mb",
         "timeout_s",
         "max_memory_gb",
+        "core_hour_price",
     }
 
     LATER: ClassVar[Mapping[str, Any]] = {
@@ -178,7 +181,7 @@ class ShardVideos(VideosJob):
                 raise UserError(f"--{name.replace('_', '-')} must be at least 1")
         if not 0 <= self.val_fraction < 1:
             raise UserError("--val-fraction must lie in [0, 1)")
-        for name in ("frames_fps", "timeout_s", "max_memory_gb"):
+        for name in ("frames_fps", "timeout_s", "max_memory_gb", "core_hour_price"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise UserError(f"--{name.replace('_', '-')} must be above 0")

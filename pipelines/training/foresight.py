@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from pipelines.cluster.cores import local_cpus
+from pipelines.io.progress import time_in_words
 from pipelines.training.loader import Batch, Loader
 from pipelines.training.methods.base import Method
 from pipelines.training.settings import TrainJob
@@ -71,16 +72,8 @@ def _timed(method: Method, batch: Batch, step: int) -> float:
 def in_words(step_s: float, steps: int) -> str:
     """The time of so many steps, and how many a first try has."""
     minutes = steps * step_s / 60
-    words = f"about {_time(minutes)} on the cores here, {step_s:.2g} s a step"
+    words = f"about {time_in_words(minutes)} on the cores here, {step_s:.2g} s a step"
     if minutes > 2 * FIRST_TRY_MIN:
         few = max(1, int(float(f"{60 * FIRST_TRY_MIN / step_s:.1g}")))
         words += f"; for a first try of some {FIRST_TRY_MIN:g} minutes: --steps {few}"
     return words
-
-
-def _time(minutes: float) -> str:
-    if minutes < 1:
-        return "a minute"
-    if minutes < 120:
-        return f"{minutes:.0f} minutes"
-    return f"{minutes / 60:.0f} hours" if minutes < 48 * 60 else f"{minutes / 60 / 24:.0f} days"

@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -634,6 +635,21 @@ def test_a_finished_root_needs_no_worker(
             page.shard_videos(replace(cutting.config, **change))
 
 
+def test_a_dry_run_tells_what_is_there_and_what_the_rest_takes(cutting: Cutting) -> None:
+    dry, before = replace(cutting.config, dry_run=True), cutting.files()
+    assert page.shard_videos(dry).splitlines()[1:] == [
+        f"{len(list(Path(cutting.config.workspace.clips).glob('*.tar')))} of the shards are there, "
+        f"with {len(cutting.clips())} clips"
+    ]
+    again = page.shard_videos(replace(dry, overwrite=True)).splitlines()
+    assert re.match(r"about \d+ clips, [\d.]+ kB; a minute on ", again[1])
+    cutting.add("apple", 0, 12)
+    *_, there, rest, basis = page.shard_videos(dry).splitlines()
+    assert "of the shards are there" in there and "about" in rest
+    assert basis.startswith("reckoned from ")
+    assert cutting.files() == before
+
+
 def test_a_touched_shard_is_read_and_a_damaged_one_made_again(cutting: Cutting) -> None:
     before = cutting.files()
     first, second, *_ = sorted(Path(cutting.config.workspace.clips).glob("*.tar"))
@@ -887,9 +903,11 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
         place.touch()
     config = ShardVideos(root=str(tmp_path), dry_run=True, limit=6, val_fraction=0.0)
-    assert page.shard_videos(config) == "would cut 6 videos of 2 classes into 1 shards"
-    alike = replace(config, labels="none")
-    assert page.shard_videos(alike) == "would cut 6 videos without classes into 1 shards"
+    said = page.shard_videos(config).splitlines()
+    assert said[0] == "would cut 6 videos of 2 classes into 1 shards"
+    assert said[1].startswith("6 of them were cut") and said[1].endswith("without a clip: 6 empty")
+    said = page.shard_videos(replace(config, labels="none")).splitlines()
+    assert said[0] == "would cut 6 videos without classes into 1 shards"
     assert [entry.name for entry in tmp_path.iterdir()] == ["videos"]
 
 

@@ -1,0 +1,153 @@
+"""What a sharding will take: a few of its videos are cut, and the clips thrown away."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.cluster.cores import local_cpus
+from pipelines.io.progress import time_in_words
+from pipelines.io.scratch import scratch
+from pipelines.io.shards import ShardWriter
+from pipelines.sharding.clip_shards import ShardPlan, VideoTask, decoding_process
+from pipelines.sharding.manifest import Source
+from pipelines.sharding.plans import Plans
+from pipelines.sharding.settings import ShardVideos
+from pipelines.video.decoding_process import Deadline
+
+VIDEOS = 8
+"""Videos that are cut at most."""
+PART_S = 20.0
+"""Seconds that are cut of a longer video."""
+BEGIN_S = 20.0
+"""Seconds after which no further video is begun."""
+
+
+@dataclass
+class Sample:
+    """What a few videos gave, reckoned up to their whole lengths."""
+
+    videos: int = 0
+    weight: float = 0.0
+    """Sum of the weights of the videos: bytes, if the listing has them."""
+    clips: float = 0.0
+    core_s: float = 0.0
+    bytes_of_clip: float = 0.0
+    reasons: Counter[str] = field(default_factory=Counter)
+    """Why videos are not ok."""
+
+
+def foreseen(plans: Plans, config: ShardVideos) -> list[str]:
+    """Clips, bytes and hours of shards that are to be made, in lines of words."""
+    rows_N = np.concatenate([place.rows_N for place in plans.places.values()])
+    weight_N = _weights(plans.sources.sizes_N[rows_N])
+    # Ids are hashes: the lowest are a random sample, and the same one each time.
+    chosen = np.argsort(plans.sources.ids_N[rows_N])[:VIDEOS]
+    sample = _cut(plans, plans.sources.take(rows_N[chosen]), weight_N[chosen])
+    return _in_words(sample, float(weight_N.sum()), config)
+
+
+def _weights(size_N: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The share of the work that each video is taken for: its bytes. One of unknown size has the
+    mean; where most are unknown, all are alike."""
+    known = size_N > 0
+    if 2 * known.sum() <= len(size_N):
+        return np.ones(len(size_N))
+    return np.where(known, size_N, size_N[known].mean())
+
+
+def _cut(plans: Plans, sources: list[Source], weights: NDArray[np.float64]) -> Sample:
+    """Cut videos one after the other, in this process and its decoding process."""
+    sample = Sample()
+    # A process that has to start first would count for the first video.
+    list(decoding_process(plans.decode_limits.max_memory_gb).run(_nothing, None, Deadline(60.0)))
+    began = time.monotonic()
+    with scratch() as folder:
+        name = next(iter(plans.places))
+        plan = ShardPlan(str(folder), name, tuple(sources), plans.spec, plans.decode_limits)
+        with ShardWriter(plan.folder, name) as writer:
+            for source, weight in zip(sources, weights.tolist(), strict=True):
+                if sample.videos and time.monotonic() - began > BEGIN_S:
+                    break
+                _add(sample, source, plan, writer)
+                sample.videos += 1
+                sample.weight += weight
+            written = time.monotonic()
+            marker = writer.publish([], plan.spec.hash, plan.made_from, {})
+        if marker.keys:
+            sample.bytes_of_clip = marker.bytes / len(marker.keys)
+            each_s = (time.monotonic() - written) / len(marker.keys)
+            sample.core_s += each_s * sample.clips
+    return sample
+
+
+def _nothing(_: None) -> Iterator[None]:
+    yield None
+
+
+def _add(sample: Sample, source: Source, plan: ShardPlan, writer: ShardWriter) -> None:
+    """Cut the beginning of a video, or all of it where that gives no clip."""
+    start_s, limits = source.start_s or 0.0, plan.spec.limits
+    part_s = max(PART_S, plan.spec.filters.min_duration_s)
+    began = time.monotonic()
+    task = VideoTask(replace(source, end_s=start_s + part_s), plan, writer)
+    account, share = task.run(), 1.0
+    if account.duration_s is not None:
+        ends_s = min(account.duration_s, source.end_s or account.duration_s)
+        share = max(1.0, (ends_s - start_s) / part_s)
+        if ends_s - start_s > limits.max_duration_s:
+            writer.drop(task.keys)
+            sample.reasons["too_long"] += 1
+            return
+    if share > 1 and not account.clips:
+        account, share = VideoTask(source, plan, writer).run(), 1.0
+    sample.clips += account.clips * share
+    sample.core_s += (time.monotonic() - began) * share
+    if account.reason:
+        sample.reasons[account.reason] += 1
+
+
+def _in_words(sample: Sample, weight: float, config: ShardVideos) -> list[str]:
+    if not sample.clips:
+        why = ", ".join(f"{n} {reason}" for reason, n in sample.reasons.most_common())
+        return [
+            f"{sample.videos} of them were cut to see what comes of them, without a clip: {why}"
+        ]
+    factor = weight / sample.weight
+    clips, core_s = sample.clips * factor, sample.core_s * factor
+    cores = min(local_cpus(), config.num_workers or local_cpus())
+    on = f"{cores} cores" if cores > 1 else "one core"
+    time_ = time_in_words(core_s / cores / 60)
+    line = (
+        f"about {_rounded(clips)} clips, {_bytes(clips * sample.bytes_of_clip)}; "
+        f"{time_} on {on} as here ({_rounded(core_s / 3600)} core hours)"
+    )
+    if config.core_hour_price is not None:
+        line += f", {_rounded(core_s / 3600 * config.core_hour_price)} at the price given"
+    basis = f"reckoned from {sample.videos} of the videos, cut here and thrown away"
+    if sample.reasons:
+        lost = ", ".join(f"{n} {reason}" for reason, n in sample.reasons.most_common())
+        basis += f", of which are not ok: {lost}"
+    if config.filters.min_distance:
+        basis += "; near-duplicates, which are found first and left out, are not looked for"
+    return [line, basis]
+
+
+def _rounded(value: float) -> str:
+    """Two digits that count: `12,000`, `3.1`, `0.02`."""
+    rounded = float(f"{value:.2g}")
+    return f"{rounded:,.0f}" if rounded >= 10 else f"{rounded:g}"
+
+
+def _bytes(size: float) -> str:
+    units = ["kB", "MB", "GB", "TB", "PB"]
+    size /= 1000
+    while size >= 1000 and len(units) > 1:
+        size /= 1000
+        units.pop(0)
+    return f"{_rounded(size)} {units[0]}"
