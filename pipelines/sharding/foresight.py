@@ -18,6 +18,7 @@ from pipelines.sharding.clip_shards import ShardPlan, VideoTask, decoding_proces
 from pipelines.sharding.manifest import Source
 from pipelines.sharding.plans import Plans
 from pipelines.sharding.settings import ShardVideos
+from pipelines.sharding.sources import LocalVideos
 from pipelines.video.decoding_process import Deadline
 
 VIDEOS = 8
@@ -46,8 +47,9 @@ def foreseen(plans: Plans, config: ShardVideos) -> list[str]:
     """Clips, bytes and hours of shards that are to be made, in lines of words."""
     rows_N = np.concatenate([place.rows_N for place in plans.places.values()])
     weight_N = _weights(plans.sources.sizes_N[rows_N])
-    # Ids are hashes: the lowest are a random sample, and the same one each time.
-    chosen = np.argsort(plans.sources.ids_N[rows_N])[:VIDEOS]
+    # Ids are hashes: the lowest are a random sample, and the same one each time. Of the parts of a
+    # video it has one.
+    chosen = np.unique(plans.sources.videos_N[rows_N], return_index=True)[1][:VIDEOS]
     sample = _cut(plans, plans.sources.take(rows_N[chosen]), weight_N[chosen])
     return _in_words(sample, float(weight_N.sum()), config)
 
@@ -70,11 +72,11 @@ def _cut(plans: Plans, sources: list[Source], weights: NDArray[np.float64]) -> S
     with scratch() as folder:
         name = next(iter(plans.places))
         plan = ShardPlan(str(folder), name, tuple(sources), plans.spec, plans.decode_limits)
-        with ShardWriter(plan.folder, name) as writer:
+        with ShardWriter(plan.folder, name) as writer, LocalVideos() as videos:
             for source, weight in zip(sources, weights.tolist(), strict=True):
                 if sample.videos and time.monotonic() - began > BEGIN_S:
                     break
-                _add(sample, source, plan, writer)
+                _add(sample, source, plan, writer, videos)
                 sample.videos += 1
                 sample.weight += weight
             written = time.monotonic()
@@ -90,13 +92,15 @@ def _nothing(_: None) -> Iterator[None]:
     yield None
 
 
-def _add(sample: Sample, source: Source, plan: ShardPlan, writer: ShardWriter) -> None:
+def _add(
+    sample: Sample, source: Source, plan: ShardPlan, writer: ShardWriter, videos: LocalVideos
+) -> None:
     """Cut the beginning of a video, or all of it where that gives no clip."""
     start_s, limits = source.start_s or 0.0, plan.spec.limits
     part_s = max(PART_S, plan.spec.filters.min_duration_s)
     began = time.monotonic()
     task = VideoTask(replace(source, end_s=start_s + part_s), plan, writer)
-    account, share = task.run(), 1.0
+    account, share = task.run(videos), 1.0
     if account.duration_s is not None:
         ends_s = min(account.duration_s, source.end_s or account.duration_s)
         share = max(1.0, (ends_s - start_s) / part_s)
@@ -105,7 +109,7 @@ def _add(sample: Sample, source: Source, plan: ShardPlan, writer: ShardWriter) -
             sample.reasons["too_long"] += 1
             return
     if share > 1 and not account.clips:
-        account, share = VideoTask(source, plan, writer).run(), 1.0
+        account, share = VideoTask(source, plan, writer).run(videos), 1.0
     sample.clips += account.clips * share
     sample.core_s += (time.monotonic() - began) * share
     if account.reason:
