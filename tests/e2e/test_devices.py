@@ -50,7 +50,7 @@ def run(script: str, environment: dict[str, str], folder: str) -> str:
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=480,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

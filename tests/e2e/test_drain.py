@@ -89,7 +89,7 @@ STEPS = 60
 
 def test_a_drained_node_costs_no_step() -> None:
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
-        done = run_script(TRAINING, folder, STEPS, timeout_s=240)
+        done = run_script(TRAINING, folder, STEPS, timeout_s=480)
         assert done.returncode == 0, done.stdout + done.stderr
         lines = [Path(folder, f"rank-{rank}").read_text().splitlines() for rank in range(2)]
     assert "away: saving first" in done.stdout

@@ -91,7 +91,7 @@ STEPS, SIZES = 100, [1, 2, 1]
 
 def test_workers_come_and_go() -> None:
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
-        done = run_script(TRAINING, folder, STEPS, *SIZES, timeout_s=200)
+        done = run_script(TRAINING, folder, STEPS, *SIZES, timeout_s=480)
         assert done.returncode == 0, done.stdout + done.stderr
         noted = [line.split() for line in Path(folder, "rank-0").read_text().splitlines()]
         keys = consumed(f"{folder}/trained")

@@ -79,7 +79,7 @@ def test_planted_secrets_are_found_nowhere(
         command = [sys.executable, "jobs/shard_videos.py", "--root", "s3://bucket/run"]
         command += ["--videos", "s3://bucket/videos"]
         done = subprocess.run(
-            command, cwd=REPOSITORY, capture_output=True, text=True, timeout=200,
+            command, cwd=REPOSITORY, capture_output=True, text=True, timeout=480,
             env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
         )  # fmt: skip
         assert done.returncode == 0, done.stderr

@@ -65,7 +65,7 @@ def test_the_driver_logs_for_a_worker_on_another_node() -> None:
         node = Path(folder, "node")
         node.mkdir()
         (node / "sitecustomize.py").write_text(NO_DATABASE)
-        done = run_script(TRAINING, folder, f"{node}:{REPOSITORY}", timeout_s=240)
+        done = run_script(TRAINING, folder, f"{node}:{REPOSITORY}", timeout_s=480)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert "running on the CPU: one worker on 1 cores; the cluster has no GPU" in lines

@@ -52,7 +52,7 @@ def test_the_note_of_another_ray_does_not_end_a_training():
             env=environment | {"RAY_TMPDIR": folder},
             capture_output=True,
             text=True,
-            timeout=180,
+            timeout=480,
         )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "True"
