@@ -126,7 +126,7 @@ def shard_of(bucket_N: NDArray[np.uint64], count: int) -> NDArray[np.int64]:
 
 
 def _by_bytes(sources: SourceTable, rows: NDArray[np.int64], shard_bytes: int) -> int:
-    """How many shards hold so many bytes of videos each, but no more than there are videos.
+    """How many shards hold so many bytes of videos each.
 
     A video of unknown size counts as much as the others on average, of both splits.
     """
@@ -136,11 +136,10 @@ def _by_bytes(sources: SourceTable, rows: NDArray[np.int64], shard_bytes: int) -
             "--shard-mb: the listing tells the size of none of these videos: "
             "pass --videos-per-shard instead"
         )
-    videos = sources.whole(rows)
-    sizes_N = sources.sizes_N[videos]
+    sizes_N = sources.sizes_N[sources.whole(rows)]
     unknown = np.count_nonzero(sizes_N == 0)
     total = int(sizes_N.sum()) + int(unknown) * (int(known_N.sum()) // len(known_N))
-    return min(len(videos), -(-total // shard_bytes))
+    return -(-total // shard_bytes)
 
 
 @dataclass(frozen=True)
@@ -158,13 +157,14 @@ def assign_shards(
     """Every shard in order with its videos: `per_shard` on average, up to twice that.
 
     With `shard_bytes`, videos of so many bytes on average instead. `UserError` where the listing
-    does not tell the size of any.
+    does not tell the size of any. There are no more shards than whole videos.
     """
     for split in SPLITS:
         rows = sources.rows_of(split)
         if not len(rows):
             continue
         count = _by_bytes(sources, rows, shard_bytes) if shard_bytes else -(-len(rows) // per_shard)
+        count = min(count, len(sources.whole(rows)))
         shards = shard_of(sources.videos_N[rows] % 2**32, count)
         rows = rows[np.argsort(shards, kind="stable")]
         ends = np.cumsum(np.bincount(shards, minlength=count))

@@ -172,6 +172,7 @@ def test_there_are_no_more_shards_than_videos() -> None:
     parts = by_bytes(scenes, 2**15)
     # A file counts once, however many parts it has.
     assert len(parts) == 2 and sum(map(len, parts.values())) == 15
+    assert len(plan(scenes, 2)) == 3
     assert by_bytes([], 256) == {}
 
 
