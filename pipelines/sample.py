@@ -25,10 +25,10 @@ from pipelines.sampling.conditions import (
     ClipShape,
     Condition,
     check_mode,
-    clip_shape,
     known_frames,
     list_conditions,
     read_conditions,
+    shapes_of,
 )
 from pipelines.sampling.settings import Sample
 from pipelines.sampling.worker import (
@@ -106,12 +106,12 @@ def sample(config: Sample) -> str:
     config.check()
     space = config.workspace
     bundle = require(space.ldm(config.ldm), "config.json", "train_ldm")
-    config = config.for_model(bundle)
-    shape = clip_shape(space.ldm(config.ldm), bundle)
-    check_mode(config, bundle, shape)
+    shapes = shapes_of(space.ldm(config.ldm), bundle)
+    config = config.for_model(bundle).for_size(shapes.trained[1])
+    shape = check_mode(config, bundle, shapes)
     conditions = list_conditions(config.condition) if config.condition else []
     requests = requested(config, bundle["classes"], conditions)
-    if config.frames:
+    if config.mode == "extend" and config.frames:
         for label in {request.label for request in requests}:
             spread(classes_in_turn(label, bundle["classes"]), shape.windows(config.frames))
     classes = dict.fromkeys(request.label for request in requests)

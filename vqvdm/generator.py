@@ -42,6 +42,7 @@ from vqvdm.seeds import mix
 from vqvdm.tokenizer.pixels import PIXELS, Pixels
 from vqvdm.tokenizer.vqgan import VQGAN, VQGANConfig
 from vqvdm.transfer import memory_format
+from vqvdm.video_shapes import Shape, VideoShapes
 from vqvdm.windows import count_windows, joined, overlap_of, spread
 
 Classes = Sequence[str | Sequence[str | None] | None]
@@ -110,16 +111,25 @@ class VideoGenerator:
         self._mean_C111, self._std_C111 = mean.view(-1, 1, 1, 1), std.view(-1, 1, 1, 1)
 
     @property
-    def group(self) -> int:
-        """Frames that one latent frame stands for: known frames come in such groups."""
-        return self.vqgan.config.compression[0] if isinstance(self.vqgan, VQGAN) else 1
+    def compression(self) -> Shape:
+        """Pixels per latent position along (t, h, w)."""
+        return self.vqgan.config.compression if isinstance(self.vqgan, VQGAN) else (1, 1, 1)
 
     @property
-    def video_shape(self) -> tuple[int, int, int]:
+    def group(self) -> int:
+        """Frames that one latent frame stands for: known frames come in such groups."""
+        return self.compression[0]
+
+    @property
+    def shapes(self) -> VideoShapes:
+        """The lengths and sizes of the videos that the model makes."""
+        latents = self.metadata["latents"]
+        return VideoShapes.of(latents, self.compression, self.denoiser.config)
+
+    @property
+    def video_shape(self) -> Shape:
         """(T, H, W) of the videos that the model was trained on."""
-        _, t, h, w = self.metadata["latents"]["shape"]
-        strides = self.vqgan.config.compression if isinstance(self.vqgan, VQGAN) else (1, 1, 1)
-        return t * strides[0], h * strides[1], w * strides[2]
+        return self.shapes.trained
 
     @property
     def takes_known(self) -> bool:
@@ -236,10 +246,11 @@ class VideoGenerator:
             )
 
     @torch.inference_mode()
-    def encode_known(self, known: KnownFrames) -> KnownLatents:
-        """The raw latents of known frames; `UserError` for frames that do not fit the model."""
+    def encode_known(self, known: KnownFrames, shape: Shape | None = None) -> KnownLatents:
+        """The raw latents of known frames, in videos of a shape, by default that of the training;
+        `UserError` for frames that do not fit the model."""
         self._refuse_known()
-        known.check(len(known.videos_NTHWC), self.video_shape, self.group)
+        known.check(len(known.videos_NTHWC), shape or self.video_shape, self.group)
         device = self._mean_C111.device
         x = from_uint8(torch.from_numpy(known.filled()).to(device))
         groups = torch.from_numpy(known.groups(self.group)).to(device)
@@ -251,13 +262,15 @@ class VideoGenerator:
         classes: Sequence[str | None],
         fps: float = 16.0,
         *,
+        shape: Shape | None = None,
         known: KnownLatents | None = None,
         seed: int | Sequence[tuple[int, ...]] = 0,
         options: SamplingOptions = DEFAULT_OPTIONS,
         **changes: Any,
     ) -> Tensor:
-        """Raw latents (N, C, T, H, W), one for each class named; see `sample`. `known` are raw
-        latents too, as of `encode_known`; they come back unchanged."""
+        """Raw latents (N, C, T, H, W), one for each class named; see `sample`. `shape` is that of
+        the videos, by default as trained. `known` are raw latents too, as of `encode_known`; they
+        come back unchanged."""
         options = replace(options, **changes)
         options.check()
         if not 0 < fps < math.inf:
@@ -270,7 +283,9 @@ class VideoGenerator:
         device = self._mean_C111.device
         class_B = torch.tensor(self.class_indices(classes), device=device)
         fps_B = torch.full((len(classes),), float(fps), device=device)
-        noise = Noise(tuple(self.metadata["latents"]["shape"]), seeds, device)
+        channels = self.metadata["latents"]["shape"][0]
+        positions = zip(shape or self.video_shape, self.compression, strict=True)
+        noise = Noise((channels, *(size // stride for size, stride in positions)), seeds, device)
         steps = options.steps or self.metadata.get("sampling_steps", STEPS)
         if known is not None:
             self._refuse_known()
@@ -293,6 +308,8 @@ class VideoGenerator:
         fps: float = 16.0,
         *,
         frames: int | None = None,
+        size: int | None = None,
+        at_once: bool = False,
         known: KnownFrames | None = None,
         seed: int | Sequence[tuple[int, ...]] = 0,
         options: SamplingOptions = DEFAULT_OPTIONS,
@@ -301,8 +318,10 @@ class VideoGenerator:
         """Sample one video for each class named; None stands for any class.
 
         `fps` is the frame rate to imitate. `frames` is the length of the videos, by default that of
-        the training clips; longer ones are made window by window, and may pass through several
-        classes: a list of names in place of one. `known` are frames to go on from, or to fill the
+        the training clips; a model that goes on from frames makes longer ones window by window,
+        unless `at_once`, and they may pass through several classes: a list of names in place of
+        one. `size` is their height and width, by default as trained; for lengths and sizes that
+        the model takes see `shapes`. `known` are frames to go on from, or to fill the
         gaps between, in the first window; what comes back in their place is as the decoder shows
         them, so that no seam is seen. `seed` is one number for all videos, or a tuple of
         numbers for each. `changes` are fields of `SamplingOptions` to replace in `options`:
@@ -310,28 +329,32 @@ class VideoGenerator:
         or so steps, with the guidance that it was distilled with.
 
         Returns uint8 (N, T, H, W, 3). Raises `UserError` for an unknown class, a sampler or a
-        number of steps that does not fit the model, a number out of its range, a length that no
-        windows have, or known frames or several windows of a model that was not trained with
+        number of steps that does not fit the model, a number out of its range, a length or size
+        that it does not make, or known frames of a model that was not trained with
         `conditioning.share`.
         """
         if isinstance(classes, str) or not classes:
             raise UserError("classes must be a list of names, one for each video")
-        latents = self.metadata["latents"]["shape"][1]
-        overlap = overlap_of(latents)
-        length = self.video_shape[0] if frames is None else frames
-        windows = count_windows(length, latents, self.group)
-        if windows > 1:
-            self._refuse_known()
+        window, windows, overlap = self.video_shape[0], 1, 0
+        length = window if frames is None else frames
+        if length > window and self.takes_known and not at_once:
+            latents = window // self.group
+            windows, overlap = count_windows(length, latents, self.group), overlap_of(latents)
+        else:
+            window = length
+        shape = self.shapes.at_once(window, size)
         names = [spread(_several(each), windows) for each in classes]
         given = None
         if known is not None:
-            known.check(len(classes), self.video_shape, self.group)
-            given = self.encode_known(known)
+            known.check(len(classes), shape, self.group)
+            given = self.encode_known(known, shape)
         seeds, options = _seeds(seed, len(classes)), replace(options, **changes)
         videos: NDArray[np.uint8] | None = None
-        for window, current in enumerate(zip(*names, strict=True)):
-            own = [(*each, window) for each in seeds] if window else seeds
-            z = self.sample_latents(current, fps, known=given, seed=own, options=options)
+        for number, current in enumerate(zip(*names, strict=True)):
+            own = [(*each, number) for each in seeds] if number else seeds
+            z = self.sample_latents(
+                current, fps, shape=shape, known=given, seed=own, options=options
+            )
             made = to_uint8(self.vqgan.decode(z)).numpy()
             videos = made if videos is None else joined(videos, made, overlap * self.group)
             given = _last_half(z, overlap) if overlap else None

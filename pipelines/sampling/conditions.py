@@ -21,8 +21,11 @@ from pipelines.video.excerpt import Excerpt, first_frames
 from pipelines.video.file_names import may_be_shown
 from pipelines.video.header import check_place
 from pipelines.video.reasons import REASONS, VideoError
+from vqvdm.diffusion.denoiser import read_config
 from vqvdm.errors import UserError
 from vqvdm.known_frames import KnownFrames
+from vqvdm.layers import product
+from vqvdm.video_shapes import VideoShapes
 from vqvdm.windows import count_windows
 
 TIMEOUT_S = 120.0
@@ -32,7 +35,7 @@ MAX_MEMORY_GB = 2.0
 
 @dataclass(frozen=True)
 class ClipShape:
-    """The clips of a model: what it makes at once."""
+    """The clips that are asked of a model: what it makes at once."""
 
     frames: int
     size: int
@@ -44,36 +47,35 @@ class ClipShape:
         return count_windows(frames, self.frames // self.group, self.group)
 
 
-def clip_shape(folder: str, bundle: Mapping[str, Any]) -> ClipShape:
-    """The clips of the bundle in a folder, from its configuration and its tokenizer's."""
+def shapes_of(folder: str, bundle: Mapping[str, Any]) -> VideoShapes:
+    """What the bundle in a folder makes, from its configuration and its tokenizer's."""
     vqgan = require(folder, "vqgan/config.json", "train_ldm")
-    t, h, _ = np.prod([(1, 1, 1), *vqgan["model"]["blocks"]], axis=0, dtype=int).tolist()
-    _, frames, height, _ = bundle["latents"]["shape"]
-    return ClipShape(frames * t, height * h, t)
+    t, h, w = product([(1, 1, 1), *vqgan["model"]["blocks"]])
+    return VideoShapes.of(bundle["latents"], (t, h, w), read_config(bundle))
 
 
-def check_mode(config: Sample, bundle: Mapping[str, Any], shape: ClipShape) -> None:
-    """`UserError` unless the model can do what is asked: its mode, length, size, known frames."""
-    if config.size not in (None, shape.size):
-        raise UserError(
-            f"--size {config.size}: {config.ldm} was trained on {shape.size}x{shape.size}, and "
-            f"makes no other; pass --size {shape.size}, or train on clips of another"
-        )
+def check_mode(config: Sample, bundle: Mapping[str, Any], shapes: VideoShapes) -> ClipShape:
+    """The clips that are asked for; `UserError` unless the model can do what is asked: its mode,
+    length, size, known frames."""
     if config.mode != "generate" and "conditioning" not in bundle:
         raise UserError(
             f"ldm/{config.ldm} was not trained to go on from frames, as --mode {config.mode} does: "
             "train with jobs/train_ldm.py --conditioning.share 0.5 --name NAME, and pass --ldm NAME"
         )
-    frames = shape.frames if config.frames is None else config.frames
+    trained = shapes.trained[0]
+    frames = trained if config.frames is None else config.frames
+    if config.mode in ("predict", "interpolate") and frames != trained:
+        longer = "; --mode extend makes longer ones" if frames > trained else ""
+        raise UserError(
+            f"--frames {frames}: --mode {config.mode} makes videos of {trained}{longer}"
+        )
+    at_once = frames if config.mode == "generate" else trained
+    shape = ClipShape(*shapes.at_once(at_once, config.size)[:2], shapes.group)
     if config.mode == "extend":
         shape.windows(frames)
-    elif frames != shape.frames:
-        longer = "; --mode extend makes longer ones" if frames > shape.frames else ""
-        raise UserError(
-            f"--frames {frames}: --mode {config.mode} makes videos of {shape.frames}{longer}"
-        )
     if config.condition is not None:
         known_count(config, shape)
+    return shape
 
 
 def known_count(config: Sample, shape: ClipShape) -> int:

@@ -74,8 +74,13 @@ class Sample(Sampling):
     output: str | None = None
     """Name to publish under: samples/OUTPUT; by default the model's."""
 
-    NOT_RECIPE: ClassVar[frozenset[str]] = Sampling.NOT_RECIPE | {"output", "condition", "size"}
-    LATER: ClassVar[Mapping[str, Any]] = {"mode": "generate", "known_frames": None, "frames": None}
+    NOT_RECIPE: ClassVar[frozenset[str]] = Sampling.NOT_RECIPE | {"output", "condition"}
+    LATER: ClassVar[Mapping[str, Any]] = {
+        "mode": "generate",
+        "known_frames": None,
+        "frames": None,
+        "size": None,
+    }
 
     classes: str = "all"
     """Classes to sample, separated by commas, or all; with --mode extend, several joined by colons
@@ -95,9 +100,11 @@ class Sample(Sampling):
     """Frames that are given: the first ones, or as many at either end for interpolate; by default
     half a clip in all. A single frame is held for as long as one latent frame lasts."""
     frames: int | None = None
-    """Length of the videos, with --mode extend; others make what the model was trained on."""
+    """Length of the videos; by default that of the clips that the model was trained on. With --mode
+    generate they are made at once, which for longer ones takes a model that tells frames by
+    seconds; with --mode extend window by window."""
     size: int | None = None
-    """Height and width; the only one is what the model was trained on."""
+    """Height and width of the videos; by default those that the model was trained on."""
 
     def check(self) -> None:
         super().check()
@@ -106,6 +113,14 @@ class Sample(Sampling):
         if not 0 < self.fps < math.inf:
             raise UserError("--fps must be above 0")
         self._check_mode()
+
+    def for_size(self, trained: int) -> Self:
+        """The same without a size if it is what the model was trained on."""
+        if self.size != trained:
+            return self
+        resolved = copy.copy(self)  # `replace` would lose the preset's name
+        object.__setattr__(resolved, "size", None)
+        return resolved
 
     def _check_mode(self) -> None:
         """`UserError` for settings that this mode does not take, or misses."""

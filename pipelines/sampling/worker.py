@@ -142,18 +142,18 @@ class PublishingWorker(SamplingWorker):
 
     def _sampled(self, requests: Sequence[Request]) -> Frames:
         config, generator = self.config, self.generator
-        if config.mode == "generate":
-            return super()._sampled(requests)
-        frames, height, _ = generator.video_shape
         known, folder = None, self.batches[0].folder
         conditions = [each.condition for each in requests if each.condition is not None]
         if conditions:
+            frames, height, _ = generator.shapes.at_once(size=config.size)
             clips = decode_clips([read_condition(folder, number) for number in conditions])
             known = known_frames(config, ClipShape(frames, height, generator.group), clips)
         return generator.sample(
             [classes_in_turn(request.label, generator.classes) for request in requests],
             requests[0].fps,
             frames=config.frames,
+            size=config.size,
+            at_once=config.mode == "generate",
             known=known,
             seed=[request.seed(config.seed) for request in requests],
             options=config.options,

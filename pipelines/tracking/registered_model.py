@@ -21,7 +21,15 @@ DEVICE = "VQVDM_DEVICE"
 MOST_VIDEOS = "VQVDM_MAX_VIDEOS"
 """Environment variable: the most videos of one request, which are in memory at once; 64 by
 default."""
-BOUNDS = {"steps": (1, 1000), "guidance": (0, 100), "fps": (0.1, 1000)}
+LARGEST = 16
+"""Times the pixels of a video of the training that one may have: attention takes the square."""
+BOUNDS = {
+    "steps": (1, 1000),
+    "guidance": (0, 100),
+    "fps": (0.1, 1000),
+    "frames": (1, 10_000),
+    "size": (1, 10_000),
+}
 """The least and the most of each number of a request: beyond them a server is busy for hours, or
 numbers overflow."""
 
@@ -55,14 +63,16 @@ class GeneratorModel(mlflow.pyfunc.PythonModel):  # type: ignore[name-defined]
     ) -> np.ndarray:
         """A table with the columns `class` (empty for any) and `fps` to uint8 (N, T, H, W, 3).
 
-        `params` may hold steps, guidance and seed. Rows of one frame rate are sampled together;
-        a video depends only on its row, the row's position and the seed. `RequestError` for too
-        many rows or steps, and for what the model cannot do.
+        `params` may hold steps, guidance, seed, and the frames and size of all videos. Rows of one
+        frame rate are sampled together; a video depends only on its row, the row's position and
+        the seed. `RequestError` for too many rows, steps or pixels, and for what the model cannot
+        do.
         """
         from vqvdm.errors import UserError
 
         params = params or {}
         check_request(model_input["fps"], params)
+        check_pixels(len(model_input), params, self.generator.video_shape)
         try:
             return self.sample(model_input, params)
         except UserError as error:
@@ -83,15 +93,36 @@ class GeneratorModel(mlflow.pyfunc.PythonModel):  # type: ignore[name-defined]
                 fps=fps,
                 steps=params.get("steps"),
                 guidance=float(params.get("guidance", 2.0)),
+                frames=params.get("frames"),
+                size=params.get("size"),
                 seed=[(seed, row) for row in rows],
             )
             videos |= dict(zip(rows, made, strict=True))
         return np.stack([videos[row] for row in range(len(rates))])
 
 
+def most_videos() -> int:
+    """The most videos of one request."""
+    return int(os.environ.get(MOST_VIDEOS) or 64)
+
+
+def check_pixels(count: int, params: dict[str, Any], trained: tuple[int, int, int]) -> None:
+    """`RequestError` for a video of many times the pixels of the trained (T, H, W), and for more
+    pixels in all than the most videos of that shape have."""
+    frames, height, width = trained
+    asked, size = params.get("frames") or frames, params.get("size")
+    times = asked * (size**2 if size else height * width) / (frames * height * width)
+    if times > LARGEST or count * times > most_videos():
+        raise RequestError(
+            f"{count} videos of {asked} frames and size {size or height} in one request: send "
+            f"fewer, shorter or smaller ones: {most_videos()} of {frames} frames and size {height} "
+            f"come to the most pixels in all, and {LARGEST} times one to the most in one"
+        )
+
+
 def check_request(fps: pd.Series, params: dict[str, Any]) -> None:
     """`RequestError` for too many videos, or none, and for numbers out of bounds."""
-    most = int(os.environ.get(MOST_VIDEOS) or 64)
+    most = most_videos()
     if not 1 <= len(fps) <= most:
         raise RequestError(
             f"{len(fps)} videos in one request: send 1 to {most}, or set {MOST_VIDEOS} where the "

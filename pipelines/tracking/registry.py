@@ -94,9 +94,11 @@ def _save(model: Path, bundle: Path, config: dict[str, Any], shape: list[int]) -
             ParamSpec("steps", DataType.long, config.get("sampling_steps", STEPS)),
             ParamSpec("guidance", DataType.double, 2.0),
             ParamSpec("seed", DataType.long, 0),
+            ParamSpec("frames", DataType.long, shape[0]),
+            ParamSpec("size", DataType.long, shape[1]),
         ]
     )
-    outputs = Schema([TensorSpec(np.dtype(np.uint8), (-1, *shape, 3))])
+    outputs = Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, -1, 3))])
     pyfunc.save_model(
         model,
         python_model=str(Path(__file__).with_name("registered_model.py")),

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from einops import rearrange
@@ -59,6 +59,14 @@ class DiTConfig:
     mlp_ratio: int = 4
     """Channels within a block's two linear layers, as a multiple of the width."""
 
+    tells_seconds: ClassVar[bool] = True
+    """Frames are told by seconds, so that clips may have any length."""
+
+    @property
+    def multiple(self) -> int:
+        """What height and width of a latent divide by."""
+        return self.patch
+
     def check(self, height: int | None = None, width: int | None = None) -> None:
         """`UserError` unless heads divide the width and patches a latent of this size."""
         if self.width < 8 or self.width % 8:
@@ -73,7 +81,7 @@ class DiTConfig:
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}: at least 1 is needed")
         for size in (height, width):
-            if size is not None and size % self.patch:
+            if size is not None and size % self.multiple:
                 raise UserError(
                     f"a latent of {height}x{width} has no whole patches of {self.patch}: choose "
                     "another patch, or cut clips of another --size"

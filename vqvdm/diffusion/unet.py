@@ -58,6 +58,16 @@ class UNetConfig:
         """Whether pairs of a head's channels tell positions."""
         return self.temporal_positions == "seconds" or self.joint_attention_from is not None
 
+    @property
+    def multiple(self) -> int:
+        """What height and width of a latent divide by."""
+        return 2 ** (len(self.multipliers) - 1)
+
+    @property
+    def tells_seconds(self) -> bool:
+        """Whether no block tells frames by their numbers, so that clips may have any length."""
+        return self.temporal_positions == "seconds" or self.joint_attention_from == 0
+
     def check(self, height: int | None = None, width: int | None = None) -> None:
         """`UserError` unless the heads divide the widths and a latent of this size can be halved
         at every level."""
@@ -85,9 +95,8 @@ class UNetConfig:
                     f"seconds and distances, choose a head_width that is even, and {LEAST_HEAD} "
                     "or more"
                 )
-        halvings = 2 ** (len(self.multipliers) - 1)
         for size in (height, width):
-            if size is not None and size % halvings:
+            if size is not None and size % self.multiple:
                 raise UserError(
                     f"a latent of {height}x{width} cannot be halved {len(self.multipliers) - 1} "
                     "times: choose fewer multipliers, or cut clips of another --size"

@@ -21,7 +21,8 @@ from pipelines.sampling.worker import PublishingWorker, SampleBatch
 from pipelines.video import Frames
 from pipelines.video.encoder import decode_clip, encode_h264
 from pipelines.video.grid import CAPTION
-from tests.tiny import write_bundle
+from tests.tiny import DENOISER, write_bundle
+from vqvdm.diffusion.denoiser import described
 from vqvdm.errors import UserError
 from vqvdm.tokenizer.pixels import PIXELS
 
@@ -87,6 +88,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path) -> None:
         "classes": DIGITS,
         "fingerprint": "abc",
         "latents": {"shape": [3, 16, 8, 8]},
+        **described(DENOISER),
     }
     storage.publish_json(bundle, str(tmp_path / "ldm/base/config.json"))
     storage.publish_json({"model": PIXELS}, str(tmp_path / "ldm/base/vqgan/config.json"))
@@ -251,6 +253,42 @@ def test_longer_videos_pass_through_classes_with_or_without_a_condition(
     assert [row["condition"] for row in listing(free)] == [None, None]
 
 
+def shape_of(config: Sample) -> tuple[int, ...]:
+    """The shape of all videos of a folder of samples."""
+    folder = config.workspace.samples(config.output or config.ldm)
+    files = [Path(folder, row["file"]) for row in listing(config)]
+    (shape,) = {decode_clip(file.read_bytes()).shape for file in files}
+    return shape
+
+
+def test_other_sizes_and_lengths_are_other_samples(
+    quick_sample: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = InThisProcess(monkeypatch)
+    config = replace(quick_sample, num_per_class=1)
+    sample(config)
+    assert shape_of(config) == (16, 32, 32, 3)
+    graph.made = []
+    assert "there already" in sample(replace(config, size=32)) and not graph.made
+    with pytest.raises(UserError, match="size none → 48"):
+        sample(replace(config, size=48))
+    other = replace(config, size=48, frames=8, output="other")
+    sample(other)
+    assert shape_of(other) == (8, 48, 48, 3)
+    with Image.open(Path(other.workspace.samples("other"), "grid.gif")) as picture:
+        assert picture.n_frames == 8
+
+
+def test_conditions_are_fitted_to_the_size(
+    going_on: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    InThisProcess(monkeypatch)
+    for mode, frames in (("predict", None), ("extend", 24)):
+        config = replace(going_on, size=48, mode=mode, frames=frames, output=mode)
+        sample(config)
+        assert shape_of(config) == (frames or 16, 48, 48, 3)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -262,7 +300,9 @@ def test_longer_videos_pass_through_classes_with_or_without_a_condition(
         ({"mode": "extend", "frames": 24, "classes": "zero:sevn"}, "did you mean 'seven'"),
         ({"frames": 32}, "--frames 32: --mode predict makes videos of 16; --mode extend makes"),
         ({"frames": 8}, "--frames 8: --mode predict makes videos of 16$"),
-        ({"size": 64}, "--size 64: going was trained on 32x32.* pass --size 32"),
+        ({"size": 40}, "size is 40: this model makes multiples of 16; give 32 or 48"),
+        ({"mode": "generate", "condition": None, "frames": 32}, "at most 16 at once; .* extend"),
+        ({"mode": "generate", "condition": None, "frames": 6}, "frames is 6: .* give 4 or 8"),
         ({"ldm": "base"}, r"ldm/base was not trained .*train_ldm\.py --conditioning\.share 0\.5"),
         ({"known_frames": 6}, "--known-frames 6: going takes 1, 4, 8, 12"),
         ({"known_frames": 16}, "--known-frames 16: going takes"),

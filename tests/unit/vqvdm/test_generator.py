@@ -401,9 +401,10 @@ def test_compiled_nets_go_on_the_same(going_on: VideoGenerator, tmp_path: Path) 
 def test_what_a_model_was_not_trained_for_is_said(bundle: Bundle, going_on: VideoGenerator) -> None:
     plain = VideoGenerator.load(bundle())
     known = KnownFrames.first(np.zeros((1, 2, 16, 16, 3), np.uint8), 4)
-    for asked in ({"known": known}, {"frames": 6}):
-        with pytest.raises(UserError, match=r"not trained to .* --conditioning\.share 0\.5"):
-            plain.sample(["zero"], steps=1, **asked)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"not trained to .* --conditioning\.share 0\.5"):
+        plain.sample(["zero"], steps=1, known=known)
+    with pytest.raises(UserError, match=r"at most 4 at once; .*--conditioning\.share 0\.5"):
+        plain.sample(["zero"], steps=1, frames=6)
     assert plain.sample(["zero"], steps=1, frames=4).shape == (1, 4, 16, 16, 3)
     with pytest.raises(UserError, match="whole groups of 4"):
         going_on.sample(["zero"], known=KnownFrames.first(clips(1)[:, :6], 16))
@@ -411,3 +412,70 @@ def test_what_a_model_was_not_trained_for_is_said(bundle: Bundle, going_on: Vide
         going_on.sample(["zero"], frames=20)
     with pytest.raises(UserError, match="classes in turn: 2, windows of the video: 1"):
         going_on.sample([["zero", "seven"]])
+
+
+OTHERS: dict[str, DenoiserConfig] = DENOISERS | {
+    "numbers": replace(DENOISER, spatial_attention_from=1),
+    "patches": DiTConfig(width=16, depth=2, head_width=8, patch=2),
+    "factorised": DiTConfig(width=16, depth=2, head_width=8, attention="factorised"),
+}
+
+
+def other_generator(name: str, known_frames: bool = False) -> VideoGenerator:
+    """A net of random weights for videos of 4 frames 16x16, two frames and 4x4 pixels a latent."""
+    torch.manual_seed(0)
+    net, vqgan = build(OTHERS[name], 3, 1, known_frames=known_frames), VQGAN(TOKENIZER)
+    for parameter in net.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    about = described(OTHERS[name]) | {
+        "objective": {"name": "flow"},
+        "latents": {"shape": [3, 2, 4, 4], **STATISTICS},
+        "classes": ["zero"],
+    }
+    return VideoGenerator(net.eval(), vqgan.eval(), about)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_sizes_and_shorter_videos_are_made_by_every_net(name: str) -> None:
+    generator = other_generator(name)
+    usual = generator.sample(["zero"], steps=2, seed=1)
+    same = generator.sample(["zero"], steps=2, seed=1, size=16, frames=4)
+    assert np.array_equal(usual, same)
+    for size, frames in ((8, 4), (24, 4), (32, 2)):
+        made = generator.sample(["zero", None], steps=2, size=size, frames=frames)
+        assert made.shape == (2, frames, size, size, 3)
+        assert len(np.unique(made)) > 10
+    with pytest.raises(UserError, match="size is 30: this model makes multiples of"):
+        generator.sample(["zero"], steps=2, size=30)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_longer_videos_are_made_at_once_by_nets_that_tell_seconds(name: str) -> None:
+    generator = other_generator(name)
+    if generator.shapes.any_length:
+        assert generator.sample(["zero"], steps=2, frames=10).shape == (1, 10, 16, 16, 3)
+        return
+    with pytest.raises(UserError, match=r"frames is 10: .* by their numbers.* at most 4 at once"):
+        generator.sample(["zero"], steps=2, frames=10)
+
+
+def test_a_model_that_goes_on_makes_longer_videos_in_windows_or_at_once() -> None:
+    generator = other_generator("dit", known_frames=True)
+    in_windows, at_once = (
+        generator.sample(["zero"], steps=2, frames=6, at_once=once) for once in (False, True)
+    )
+    assert in_windows.shape == at_once.shape == (1, 6, 16, 16, 3)
+    assert (in_windows != at_once).any()
+    with pytest.raises(UserError, match="classes in turn: 2, windows of the video: 1"):
+        generator.sample([["zero", "zero"]], frames=6, at_once=True)
+
+
+def test_known_frames_are_those_of_the_size_that_is_made() -> None:
+    generator = other_generator("unet", known_frames=True)
+    given = np.full((1, 2, 24, 24, 3), 200, np.uint8)
+    known = KnownFrames.first(given, 4)
+    assert generator.sample(["zero"], steps=1, size=24, known=known).shape == (1, 4, 24, 24, 3)
+    longer = generator.sample(["zero"], steps=1, size=24, known=known, frames=8)
+    assert longer.shape == (1, 8, 24, 24, 3)
+    with pytest.raises(UserError, match=r"this model takes uint8 \(1, 4, 16, 16, 3\)"):
+        generator.sample(["zero"], steps=1, known=known)

@@ -10,10 +10,11 @@ from pipelines.io import storage
 from pipelines.sampling.conditions import (
     ClipShape,
     Condition,
-    clip_shape,
+    check_mode,
     known_count,
     known_frames,
     list_conditions,
+    shapes_of,
     wanted_frames,
 )
 from pipelines.sampling.settings import Sample
@@ -21,6 +22,7 @@ from pipelines.sampling.worker import classes_in_turn
 from tests.tiny import write_bundle
 from vqvdm.checkpoint import load_config
 from vqvdm.errors import UserError
+from vqvdm.video_shapes import VideoShapes
 
 SHAPE = ClipShape(frames=16, size=8, group=4)
 GIVEN: dict[str, Any] = {"mode": "predict", "condition": "a.mp4"}
@@ -40,8 +42,17 @@ def given(config: Sample) -> list[int]:
 
 
 def test_the_shape_of_a_bundles_clips(tmp_path: Path) -> None:
-    folder = write_bundle(tmp_path)
-    assert clip_shape(str(folder), load_config(folder)) == ClipShape(16, 32, 4)
+    folder = write_bundle(tmp_path, known_frames=True)
+    bundle = load_config(folder)
+    shapes = shapes_of(str(folder), bundle)
+    assert shapes == VideoShapes((16, 32, 32), 4, 16, any_length=False)
+    for config, expected in (
+        (Sample(), ClipShape(16, 32, 4)),
+        (Sample(size=48, frames=8), ClipShape(8, 48, 4)),
+        (Sample(**GIVEN, size=48), ClipShape(16, 48, 4)),
+        (Sample(mode="extend", frames=32), ClipShape(16, 32, 4)),  # a window of it
+    ):
+        assert check_mode(config, bundle, shapes) == expected
 
 
 @pytest.mark.parametrize(

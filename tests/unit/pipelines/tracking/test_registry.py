@@ -97,7 +97,11 @@ def test_the_model_predicts_what_the_bundle_does(
     assert np.array_equal(videos[2], expected[0])
     info = get_model_info(f"models:/{model_name(root)}@champion")
     assert info.signature.inputs.input_names() == ["class", "fps"]
-    assert {each.name for each in info.signature.params} == {"steps", "guidance", "seed"}
+    params = {each.name: each.default for each in info.signature.params}
+    assert params.keys() == {"steps", "guidance", "seed", "frames", "size"}
+    assert (params["frames"], params["size"]) == (16, 32)
+    small = model.predict(asked, params={"steps": 1, "frames": 8, "size": 16})
+    assert small.shape == (3, 8, 16, 16, 3)
     assert model.input_example.to_dict("list") == {"class": ["zero"], "fps": [8.0]}
     assert model.predict(model.input_example, params={"steps": 1}).shape == (1, 16, 32, 32, 3)
     with pytest.raises(MlflowException):  # the signature is enforced
@@ -120,6 +124,12 @@ REFUSED: list[tuple[list[Any], dict[str, Any], str]] = [
     ([ROW], {"steps": 10**400}, "steps is 10000000000000000000: it must be"),
     ([ROW], {"steps": "many"}, "for value `many`"),
     ([ROW], {"steps": 1.5}, "for value `1.5`"),
+    ([ROW], {"frames": 0}, "frames is 0: it must be between 1 and"),
+    ([ROW], {"size": 10**9}, "size is 1000000000: it must be"),
+    ([ROW], {"size": 24}, "size is 24: this model makes multiples of 16; give 16 or 32"),
+    ([ROW], {"frames": 32}, "frames is 32: this model knows frames by their numbers"),
+    ([ROW] * 33, {"size": 48}, "33 videos of 16 frames and size 48 in one request: send fewer"),
+    ([ROW], {"size": 144}, "1 videos of 16 frames and size 144 in one request: send fewer"),
     ([ROW], {"guidance": -1.0}, "guidance is -1.0: it must be between 0 and 100"),
     ([ROW], {"guidance": 1e300}, "guidance is 1e+300: it must be"),
     ([ROW], {"guidance": float("nan")}, "guidance is nan: it must be"),
