@@ -115,8 +115,8 @@ def check_pixels(count: int, params: dict[str, Any], trained: tuple[int, int, in
     if times > LARGEST or count * times > most_videos():
         raise RequestError(
             f"{count} videos of {asked} frames and size {size or height} in one request: send "
-            f"fewer, shorter or smaller ones: {most_videos()} of {frames} frames and size {height} "
-            f"come to the most pixels in all, and {LARGEST} times one to the most in one"
+            f"fewer, shorter or smaller ones, at most the pixels of {most_videos()} videos of "
+            f"{frames} frames and size {height}, and in one video those of {LARGEST}"
         )
 
 

@@ -82,10 +82,11 @@ def adapt(net: Denoiser, config: LoRAConfig) -> None:
     """Freeze a net in place, and give adapters to its layers. Layers that have no more rows or
     columns than the rank stay as they are. `UserError` for a rank that is not below the net's
     width."""
+    low = max(1, net.config.width // 4)
     if config.rank >= net.config.width:
         raise UserError(
             f"--lora.rank {config.rank}: adapters of the net's width, {net.config.width}, or above "
-            f"are no smaller than its layers; choose a lower rank, such as {net.config.width // 4}"
+            f"are no smaller than its layers; choose a lower rank, such as {low}"
         )
     whole = trained_whole(net)
     net.requires_grad_(False)
