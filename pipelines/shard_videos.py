@@ -45,7 +45,7 @@ from pipelines.sharding.clip_shards import (
     make_shard,
     numbering,
 )
-from pipelines.sharding.clips import ClipSpec
+from pipelines.sharding.clips import FIRST_SCORES, SCORES, ClipSpec
 from pipelines.sharding.foresight import foreseen
 from pipelines.sharding.manifest import Source
 from pipelines.sharding.near_duplicates import NearDuplicate, compare
@@ -73,20 +73,20 @@ def plans_of(sources: Iterable[Source], config: ShardVideos) -> Plans:
     """The plans of all shards of these videos, which become columns one after the other."""
     table = SourceTable(sources)
     listed = table.classes
+    index = workspace.published(config.workspace.clips, "index.json")
     spec = ClipSpec(
         config.frames,
         config.size,
         config.stride or config.frames,
         tuple(config.rates),
         tuple(sorted(listed)),
-        checksums.fingerprint([FORMAT, config.recipe()]),
+        checksums.fingerprint([FORMAT, config.recipe(), *([SCORES] if config.scores else [])]),
         config.scenes,
         config.crop_bars,
         config.limits,
         config.filters,
-        config.scores,
+        _scores(config, index),
     )
-    index = workspace.published(config.workspace.clips, "index.json")
     spec, numberings = _as_there(spec, index)
     shard_bytes = config.shard_mb and config.shard_mb * 2**20
     places = {
@@ -103,6 +103,14 @@ def plans_of(sources: Iterable[Source], config: ShardVideos) -> Plans:
         listed_classes=listed,
         numberings=frozenset() if config.overwrite else numberings,
     )
+
+
+def _scores(config: ShardVideos, index: dict | None) -> tuple[str, ...]:
+    """The scores of clips: those of a root that was made when there were fewer stay."""
+    if not config.scores:
+        return ()
+    before = index["spec"] if index and "spec" in index and not config.overwrite else {}
+    return FIRST_SCORES if before.get("scores") is True else SCORES
 
 
 def _as_there(spec: ClipSpec, index: dict | None) -> tuple[ClipSpec, frozenset[str | None]]:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
@@ -20,10 +20,16 @@ from pipelines.video.encoder import LosslessEncoder
 from pipelines.video.header import VideoInfo, probe
 from pipelines.video.reasons import VideoError
 from pipelines.video.resampler import Resampler, Tick
-from pipelines.video.scenes import SceneDetector
+from pipelines.video.scenes import SceneDetector, largest_change
 
 MAX_ENCODERS = 8
 """Encoders that are kept open for one video."""
+
+
+SCORES = ("brightness", "motion", "sharpness", "change")
+"""What is measured of a clip, if scores are asked for."""
+FIRST_SCORES = SCORES[:2]
+"""What roots have that were made when there were no more: their index says no names."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +48,16 @@ class ClipSpec:
     crop_bars: bool = False
     limits: Limits = field(default_factory=Limits)
     filters: Filters = field(default_factory=Filters)
-    scores: bool = False
-    """Whether clips come with their scores."""
+    scores: tuple[str, ...] = ()
+    """Names of the scores that clips come with, in order."""
 
     def to_dict(self) -> dict[str, Any]:
         """All fields; those that came later only where they are set, as in indices before."""
         found = asdict(self)
         if not self.scores:
             del found["scores"]
+        elif self.scores == FIRST_SCORES:
+            found["scores"] = True
         if not self.filters.min_fps:
             del found["filters"]["min_fps"]
         return found
@@ -74,7 +82,7 @@ class EncodedClip:
     start_frame: int
     start_s: float
     scores: dict[str, float] | None = None
-    """Brightness and motion, if they are asked for."""
+    """Its scores by name, if they are asked for."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +188,7 @@ class _Cutting:
     def _judged(self, clip: Clip) -> EncodedClip | DroppedClip:
         """Encode a clip, unless a filter removes it."""
         found = _refused(clip, self.request.spec.filters)
-        scores = clip.scores() if self.request.spec.scores else None
+        scores = clip.scores(self.request.spec.scores) or None
         if found:
             return DroppedClip(clip.fps, clip.start_s, *found, scores)
         mp4 = self._encoder(clip.fps).encode(clip.frames_THWC)
@@ -219,9 +227,17 @@ class Clip:
     def motion(self) -> float:
         return measures.motion(self.frames_THWC)
 
-    def scores(self) -> dict[str, float]:
-        """What filters judge a clip by."""
-        return {"brightness": round(self.brightness, 3), "motion": round(self.motion, 3)}
+    @property
+    def sharpness(self) -> float:
+        return measures.sharpness(self.frames_THWC)
+
+    @property
+    def change(self) -> float:
+        return largest_change(self.frames_THWC)
+
+    def scores(self, names: Iterable[str]) -> dict[str, float]:
+        """Scores of `SCORES`, rounded."""
+        return {name: round(getattr(self, name), 3) for name in names}
 
 
 class ClipCutter:

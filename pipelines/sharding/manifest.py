@@ -40,9 +40,11 @@ SCORES = pa.struct(
         ("start_s", pa.float64()),
         ("brightness", pa.float64()),
         ("motion", pa.float64()),
+        ("sharpness", pa.float64()),
+        ("change", pa.float64()),
     ]
 )
-"""A clip, kept or not, and what filters judge it by."""
+"""A clip, kept or not, and its scores; roots from before there were more have the first two."""
 
 SCHEMA = pa.schema(
     [
@@ -178,7 +180,7 @@ class Account:
     dropped: list[dict[str, Any]] = field(default_factory=list)
     """Clips that filters removed: fps, start_s, reason, score."""
     scores: list[dict[str, float]] = field(default_factory=list)
-    """All clips, if scores are asked for: fps, start_s, brightness, motion."""
+    """All clips, if scores are asked for: fps, start_s, and each score by its name."""
 
     def to_dict(self) -> dict[str, Any]:
         """The fields by name; without scores as in markers that were made before there were any."""

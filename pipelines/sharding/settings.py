@@ -95,8 +95,8 @@ class ShardVideos(VideosJob):
     limits: Limits = Limits()
     filters: Filters = Filters()
     scores: bool = False
-    """Keep the brightness and the motion of every clip, also of those that filters remove, so that
-    thresholds are chosen by what there is."""
+    """Keep the brightness, motion and sharpness of every clip, and its largest change from frame to
+    frame, also of those that filters remove, so that thresholds are chosen by what there is."""
     timeout_s: float = 120.0
     """Seconds of decoding allowed for each minute of a video; then decoding is ended."""
     max_memory_gb: float = 2.0

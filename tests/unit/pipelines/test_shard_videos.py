@@ -31,7 +31,15 @@ from pipelines.sharding.clip_shards import (
     decoding_process,
     make_shard,
 )
-from pipelines.sharding.clips import ClipSpec, CutRequest, EncodedClip, Outcome, cut_video
+from pipelines.sharding.clips import (
+    FIRST_SCORES,
+    SCORES,
+    ClipSpec,
+    CutRequest,
+    EncodedClip,
+    Outcome,
+    cut_video,
+)
 from pipelines.sharding.manifest import Account, Source
 from pipelines.sharding.near_duplicates import compare
 from pipelines.sharding.perceptual_hash import hash_shard
@@ -331,17 +339,20 @@ def test_scores_stand_beside_what_filters_decide(filters: Filters, tmp_path: Pat
     frames = [np.full((64, 96, 3), 0 if n < 8 else 10 * n, np.uint8) for n in range(16)]
     frames[12:] = [frames[12]] * 4
     path = write(tmp_path / "a.mkv", "ffv1", "yuv444p", count=16, frames=frames)
-    spec = replace(SPEC, filters=filters, scores=True)
+    spec = replace(SPEC, filters=filters, scores=SCORES)
     account, samples = shard(source(path), tmp_path / "clips", spec)
     found = [(s["start_s"], s["brightness"], s["motion"]) for s in account.scores]
     wanted = [(0.0, 0.0, 0.0), (0.16, 0.0, 0.0), (0.32, 95.0, 10.0), (0.48, 120.0, 0.0)]
     np.testing.assert_allclose(found, wanted, atol=1)  # FFV1 keeps rounded chroma and luma.
     kept = [2] if filters.min_motion else [0, 1, 2, 3]
     assert [json.loads(s.members["json"])["scores"] for s in samples] == [
-        {name: account.scores[n][name] for name in ("brightness", "motion")} for n in kept
+        {name: account.scores[n][name] for name in SCORES} for n in kept
     ]
+    # Flat frames have nothing sharp; brightness is one of the three things that may change.
+    found = [(s["sharpness"], s["change"]) for s in account.scores]
+    np.testing.assert_allclose(found, [(0, 0), (0, 0), (0, 10 / 3), (0, 0)], atol=0.5)
     assert len(account.dropped) == 4 - len(kept)
-    plain, others = shard(source(path), tmp_path / "plain", replace(spec, scores=False))
+    plain, others = shard(source(path), tmp_path / "plain", replace(spec, scores=()))
     assert plain == replace(account, scores=[])
     assert [s.members["mp4"] for s in others] == [s.members["mp4"] for s in samples]
     writer = manifest.ManifestWriter(tmp_path / "plain")
@@ -366,7 +377,8 @@ def test_indices_and_markers_are_as_before_there_were_scores(tmp_path: Path) -> 
         "frames_fps",
     }  # fmt: skip
     assert "scores" not in video["account"]
-    assert "scores" in (replace(SPEC, scores=True).to_dict())
+    assert replace(SPEC, scores=SCORES).to_dict()["scores"] == SCORES
+    assert replace(SPEC, scores=FIRST_SCORES).to_dict()["scores"] is True
     assert replace(SPEC, filters=Filters(min_fps=1)).to_dict()["filters"]["min_fps"] == 1
 
 
@@ -774,6 +786,27 @@ def test_a_shard_of_an_earlier_version_is_kept(cutting: Cutting) -> None:
     assert cutting.cut() == (set(), set())
     other = page.plan_shards(replace(cutting.config, frames=8))
     assert other.spec.hash != "old"
+
+
+def test_a_root_keeps_the_scores_that_it_has(cutting: Cutting) -> None:
+    """Its index is from before they had names, and so is its fingerprint."""
+    fingerprint = checksums.fingerprint
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page, "SCORES", FIRST_SCORES)
+        without = lambda value: fingerprint([v for v in value if v != FIRST_SCORES])  # noqa: E731
+        patch.setattr(page.checksums, "fingerprint", without)
+        cutting.cut(scores=True, overwrite=True)
+    assert cutting.index()["spec"]["scores"] is True
+    assert cutting.cut(overwrite=False) == (set(), set())
+    cutting.add("berry", 6, 8)
+    cutting.cut()
+    assert cutting.index()["spec"]["scores"] is True
+    clips = [clip for row in cutting.rows() for clip in row["scores"]]
+    assert {clip["sharpness"] for clip in clips} == {None} != {clip["motion"] for clip in clips}
+    cutting.cut(overwrite=True)
+    assert cutting.index()["spec"]["scores"] == list(SCORES)
+    cutting.config = replace(cutting.config, overwrite=False)
+    assert cutting.cut() == (set(), set())
 
 
 def bad(cutting: Cutting, label: str = "apple") -> Path:
