@@ -106,6 +106,7 @@ def test_what_cards_do_at_best(card: str, peak: float | None) -> None:
     assert peak_tflops(card) == peak
 
 
+@pytest.mark.long
 def test_arithmetic_of_a_step() -> None:
     preset = ucf101_small()
     # A step of the denoiser takes 8.7 GFLOP a clip, the tokenizer 22.4 and 57.6: thrice in all.

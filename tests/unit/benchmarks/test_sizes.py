@@ -38,6 +38,7 @@ def test_memory_with_activation_checkpointing_by_hand() -> None:
     assert sizes.checkpointed_bytes(net, Chain, [lambda: net(x)]) == (3 + 4) * one
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("preset", ["ucf101", "sky"])
 def test_the_tokenizer_does_not_dominate(preset: str) -> None:
     tokenizer, _, denoiser = sizes.sizes(preset)
@@ -48,6 +49,7 @@ def test_the_tokenizer_does_not_dominate(preset: str) -> None:
     assert tokenizer.gflop["decode"] < whole / 4
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_builds_at_full_size(preset: str) -> None:
     nets = sizes.sizes(preset)

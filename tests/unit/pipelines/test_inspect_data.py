@@ -79,6 +79,7 @@ def test_a_root_is_summed_up(root: str, capsys: pytest.CaptureFixture[str]) -> N
     assert "128 to 256 px" in page and "10 to 30 s" in page and "25 to 30 fps" in page
 
 
+@pytest.mark.long
 def test_what_is_missing_or_cut_off_is_wrong(root: str) -> None:
     clips = Path(root, "clips")
     (clips / "val-000000.tar").unlink()

@@ -131,6 +131,7 @@ def quick_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sample:
     return Sample(root=str(tmp_path), ldm="base", num_per_class=6, steps=1, batch_size=2, fps=8.0)
 
 
+@pytest.mark.long
 def test_a_job_that_was_killed_goes_on_where_it_stopped(
     quick_sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,6 +180,7 @@ def listing(config: Sample) -> list[dict]:
     return page.published_rows(config.workspace.samples(config.output or config.ldm))
 
 
+@pytest.mark.long
 def test_each_condition_is_gone_on_from_with_the_class_of_its_folder(
     going_on: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,6 +225,7 @@ def test_a_condition_of_another_class_makes_other_videos(
         sample(replace(single, condition=f"{tmp_path}/given/zero/a.mp4"))
 
 
+@pytest.mark.long
 def test_named_classes_are_made_of_every_condition(
     going_on: Sample, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,6 +240,7 @@ def test_named_classes_are_made_of_every_condition(
     ]
 
 
+@pytest.mark.long
 def test_longer_videos_pass_through_classes_with_or_without_a_condition(
     going_on: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -322,6 +326,7 @@ def test_obvious_mistakes_are_told_in_a_line(
     assert "\n" not in str(told.value)
 
 
+@pytest.mark.long
 def test_what_is_no_video_is_told(
     going_on: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

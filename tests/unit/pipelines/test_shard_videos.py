@@ -89,6 +89,7 @@ def shown(samples: list[Sample]) -> list[list[int]]:
     return [[number_of(frame) for frame in clip] for clip in clips]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", KINDS)
 def test_odd_videos(name: str, tmp_path: Path) -> None:
     kind = KINDS[name]
@@ -236,6 +237,7 @@ def test_a_folder_of_images(tmp_path: Path) -> None:
     assert shown(samples) == [[0, 1, 2, 3], [8, 9, 10, 11]]
 
 
+@pytest.mark.long
 def test_a_hanging_decoder_costs_one_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "a.mp4", "libx264", count=8)
     plan = ShardPlan(str(tmp_path), "train-000000", (), SPEC, replace(DECODE_LIMITS, timeout_s=3.0))
@@ -963,6 +965,7 @@ def open_containers() -> int:
     return sum(isinstance(each, av.container.InputContainer) for each in gc.get_objects())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("reason", ["too_many_pixels", "damaged"])
 def test_a_failed_video_leaves_nothing_in_its_process(reason: str, tmp_path: Path) -> None:
     """Neither decoders nor what captures their messages, by which damage is seen."""

@@ -96,6 +96,7 @@ def test_a_missing_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         games.require_ale()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("game", GAMES)
 def test_play_moves_and_repeats_exactly(game: str) -> None:
     pytest.importorskip("ale_py")

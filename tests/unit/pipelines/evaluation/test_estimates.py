@@ -37,6 +37,7 @@ def coverage(found: Sequence[Estimate]) -> float:
     return float(np.mean([abs(e.mean - truth) < (e.interval or 0) for e in found]))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("repeats", [1, 5])
 def test_intervals_hold_in_95_of_100_draws(repeats: int) -> None:
     rng, both, samples_only = np.random.default_rng(repeats), [], []

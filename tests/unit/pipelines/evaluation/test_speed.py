@@ -38,6 +38,7 @@ def test_every_objective_has_a_sampler_of_one_evaluation() -> None:
     assert all(SINGLE[name] in SAMPLERS[name] for name in SAMPLERS)
 
 
+@pytest.mark.long
 def test_speed_is_told_for_steps_and_for_evaluations(tmp_path: Path) -> None:
     write_bundle(tmp_path / "ldm" / "base")
     config = Evaluate(root=str(tmp_path), steps=4, guidance=2.0)

@@ -105,6 +105,7 @@ def peak(count: int, keep_rows: bool) -> int:
     return most
 
 
+@pytest.mark.long
 def test_fifty_thousand_need_no_more_memory_than_five_hundred() -> None:
     assert peak(50_000, keep_rows=False) < 1.1 * peak(500, keep_rows=False)
     # The kernel distance adds its rows, and no more than those.

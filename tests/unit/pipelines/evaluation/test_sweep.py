@@ -76,6 +76,7 @@ def test_without_intervals_only_equals_are_alike() -> None:
     assert sweep.best([trial(1, 0.2, None), trial(2, 0.2, None), trial(3, 0.3, None)])[1] == 1
 
 
+@pytest.mark.long
 def test_a_sweep_measures_each_and_writes_the_choice(
     root: str,
     monkeypatch: pytest.MonkeyPatch,

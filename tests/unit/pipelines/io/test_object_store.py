@@ -98,6 +98,7 @@ PASSING = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", PASSING)
 def test_what_passes_changes_nothing(
     case: str, store: S3Proxy, parts: None, tmp_path: Path
@@ -123,6 +124,7 @@ STEPS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", LASTING)
 def test_what_lasts_is_one_line(case: str, store: S3Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
@@ -295,6 +297,7 @@ def test_a_store_that_is_set_anew_is_the_one_that_is_used(
     assert connection.connect(ROOT)[0] is not opened
 
 
+@pytest.mark.long
 def test_one_listing_tells_when_objects_were_written(store: S3Proxy) -> None:
     for name in ("a.tar", "a.json", "deep/b"):
         storage.publish_bytes(name.encode(), f"{ROOT}/{name}")

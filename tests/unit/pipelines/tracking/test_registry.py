@@ -64,6 +64,7 @@ def champion(run: Run, root: str) -> str | None:
     return str(aliases["champion"]) if "champion" in aliases else None
 
 
+@pytest.mark.long
 def test_a_version_holds_all_it_needs(run: Run, bundles: list[Path], tmp_path: Path) -> None:
     root = str(tmp_path)
     said = register(run, root, str(bundles[0]))
@@ -82,6 +83,7 @@ def test_a_version_holds_all_it_needs(run: Run, bundles: list[Path], tmp_path: P
     assert any(path.name == "model.safetensors" for path in files)
 
 
+@pytest.mark.long
 def test_the_model_predicts_what_the_bundle_does(
     run: Run, bundles: list[Path], tmp_path: Path
 ) -> None:
@@ -136,6 +138,7 @@ REFUSED: list[tuple[list[Any], dict[str, Any], str]] = [
 ]
 
 
+@pytest.mark.long
 def test_a_server_refuses_the_absurd_and_says_why(
     run: Run, bundles: list[Path], tmp_path: Path
 ) -> None:

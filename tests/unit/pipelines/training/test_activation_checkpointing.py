@@ -41,6 +41,7 @@ def assert_same(a: Method, b: Method) -> None:
     assert all(map(torch.equal, tensors(a.state()), tensors(b.state())))
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:TF32")  # said when oneDNN is switched on again
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -54,6 +55,7 @@ def test_it_is_the_same_training_bit_by_bit(
     assert_same(plain, again)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["vq", "ldm", "dit", "lora"])
 def test_a_training_may_go_on_with_it_and_without(name: str) -> None:
     whole = METHODS[name](World(), 1)
@@ -69,6 +71,7 @@ def test_a_training_may_go_on_with_it_and_without(name: str) -> None:
     assert_same(whole, part)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["vq", "ldm", "dit", "lora"])
 def test_compiled_nets_take_it(name: str) -> None:
     compiled = replace(AGAIN, compiled=True, backend="aot_eager")

@@ -65,6 +65,7 @@ def test_a_transformer_has_a_student_of_its_kind(tmp_path: Path) -> None:
     assert generator.sample_latents(["a", "b"], fps=8, steps=2).isfinite().all()
 
 
+@pytest.mark.long
 def test_only_the_student_learns() -> None:
     method = student()
     taught, before = weights(method.teacher.state_dict()), weights(method.denoiser.state_dict())
@@ -89,6 +90,7 @@ def test_steps_take_turns_among_the_grids(monkeypatch: pytest.MonkeyPatch) -> No
     assert counts == [8, 4, 8, 2, 8, 4, 8, 1] * 2
 
 
+@pytest.mark.long
 def test_a_student_learns_every_grid() -> None:
     method = student(lr=2e-3, ema_decay=0.5)
     before = method.validate([batch()])
@@ -100,6 +102,7 @@ def test_a_student_learns_every_grid() -> None:
     assert all(after[name] < before[name] for name in before)
 
 
+@pytest.mark.long
 def test_a_training_goes_on_bit_by_bit(tmp_path: Path) -> None:
     undisturbed, resumed = student(), student()
     for step in range(3):
@@ -125,6 +128,7 @@ def generator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VideoGenerat
     yield VideoGenerator.load(folder)
 
 
+@pytest.mark.long
 def test_a_bundle_samples_in_a_few_steps(generator: VideoGenerator) -> None:
     assert generator.denoiser.config == DENOISER
     assert generator.metadata["objective"] == {

@@ -147,6 +147,7 @@ def test_weights_in_the_folder_to_be_written_are_known(tmp_path: Path) -> None:
     assert not any(begins_within(uri, folder) for uri in (f"{folder}2", f"{tmp_path}/ldm", None))
 
 
+@pytest.mark.long
 def test_weights_that_changed_or_went_are_told_of(tmp_path: Path) -> None:
     published(tmp_path / "base")
     initial = find_weights(str(tmp_path / "base"), "ldm")

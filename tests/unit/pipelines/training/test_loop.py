@@ -144,6 +144,7 @@ def same(a: Any, b: Any) -> bool:
     return torch.equal(a, b) if isinstance(a, Tensor) else a == b
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CONFIGS)
 def test_two_steps_and_two_more_are_four(tmp_path: Path, name: str) -> None:
     place = Place(tmp_path, CONFIGS[name])
@@ -204,6 +205,7 @@ def test_a_training_that_skips_every_step_ends_with_a_cure(
     assert Checkpoints(str(tmp_path / "whole"), "recipe", 2).newest_step() == (2 if told else None)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["adversarial", "vq", "ldm"])
 def test_how_often_is_validated_and_saved_changes_nothing(tmp_path: Path, name: str) -> None:
     often = replace(CONFIGS[name], validate_every=1, checkpoint_every=1)
@@ -217,6 +219,7 @@ def test_how_often_is_validated_and_saved_changes_nothing(tmp_path: Path, name: 
     assert states[0]["validation"] == states[1]["validation"]
 
 
+@pytest.mark.long
 def test_more_steps_go_on_by_the_schedule_of_their_number(tmp_path: Path) -> None:
     short = Place(tmp_path, CONFIGS["ldm"])
     short.run("trained")
@@ -232,6 +235,7 @@ def test_more_steps_go_on_by_the_schedule_of_their_number(tmp_path: Path) -> Non
     assert rates == {scheduled_lr(5, longer.config)}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_checkpoint_of_an_older_version_is_gone_on_from(tmp_path: Path, name: str) -> None:
     place = Place(tmp_path, CONFIGS[name])
@@ -251,6 +255,7 @@ def test_a_checkpoint_of_an_older_version_is_gone_on_from(tmp_path: Path, name: 
     assert [path for path in expected if not same(expected[path], found[path])] == []
 
 
+@pytest.mark.long
 def test_a_training_that_goes_on_does_not_begin_again(tmp_path: Path) -> None:
     """Its first weights may be gone by then."""
     place = Place(tmp_path, CONFIGS["ldm"])

@@ -314,6 +314,7 @@ def test_half_of_the_clips_are_mirrored_anew_at_each_step() -> None:
     assert len({tuple(which) for which in drawn}) == 8
 
 
+@pytest.mark.long
 def test_no_code_is_replaced_in_the_last_tenth() -> None:
     net = VQGANConfig(blocks=((2, 4, 4),), widths=(8,), depths=(1,), codebook_size=64)
     method = VQGANMethod(TrainVQGAN(steps=20, warmup=1, model=net), World())
@@ -360,6 +361,7 @@ def test_the_preview_shows_clips_beside_reconstructions() -> None:
     assert (frames[:, :16, :16] == clips(2).tensors["video"][0].numpy()).all()
 
 
+@pytest.mark.long
 def test_the_preview_of_the_generator_shows_the_same_samples_again(tmp_path: Path) -> None:
     assert ldm_method().preview(latents(0)) is None  # nothing to decode with
     vqgan_method().export(tmp_path)

@@ -193,6 +193,7 @@ def learned(method: Any) -> dict[str, Tensor]:
 
 
 @DTYPES
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("make", "break_it"),
     [

@@ -180,6 +180,7 @@ def test_parts_of_a_batch_train_what_the_whole_trains(
         assert "adversarial" in curve[-1]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize(
     ("world", "steps"),
