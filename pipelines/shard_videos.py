@@ -54,7 +54,7 @@ from pipelines.sharding.plan import SourceTable, assign_shards
 from pipelines.sharding.plans import PART, Plans
 from pipelines.sharding.report import Report, Shard
 from pipelines.sharding.settings import ShardVideos
-from pipelines.sharding.sources import list_sources, sampled
+from pipelines.sharding.sources import drained, list_sources, sampled
 from pipelines.tracking.run import Run
 from pipelines.tracking.start import run_on_demand
 from vqvdm.errors import IncompleteError, UserError
@@ -66,7 +66,9 @@ ROUNDS = 4
 def plan_shards(config: ShardVideos) -> Plans:
     """The plans of all shards, from a listing alone."""
     sources = list_sources(config.videos_uri, config.selection)
-    return plans_of(sampled(sources, config.limit) if config.limit else sources, config)
+    if config.limit:
+        sources = sampled(sources, config.limit)
+    return plans_of(drained(sources), config)
 
 
 def plans_of(sources: Iterable[Source], config: ShardVideos) -> Plans:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from pathlib import PurePosixPath
+from typing import TypeVar
 
 from pipelines.io import checksums
 from pipelines.io.markers import SPLITS
@@ -25,6 +26,8 @@ from pipelines.sharding.splits import find_list, named_split, split_sources
 from pipelines.sharding.table import Reader, Row
 from pipelines.video.reasons import VideoError
 from vqvdm.errors import UserError
+
+Item = TypeVar("Item")
 
 KINDS: tuple[Kind, ...] = (tars, parquet, lists, folder)
 """Every kind of input: of several that take one, the first. A folder takes whatever is left."""
@@ -42,7 +45,8 @@ def list_sources(videos: str, selection: Selection) -> list[Source]:
     found = next(kind for kind in KINDS if kind.takes(place)).listed(place, selection)
     if selection.labels in ("folder", "none"):
         origin, cure = videos, "move it, or pass --labels none"
-        sources = [_from_input(video, selection) for video in found]
+        del place  # It has the whole listing.
+        sources = [_from_input(video, selection) for video in drained(found)]
     else:
         origin, cure = selection.labels, f"give it one in --labels {selection.labels}"
         sources = _from_table(place, found, selection)
@@ -53,6 +57,13 @@ def list_sources(videos: str, selection: Selection) -> list[Source]:
     _refuse_mixed_columns(sources)
     check_classes({source.label for source in sources if source.label is not None})
     return _with_splits(sources, selection, origin)
+
+
+def drained(items: list[Item]) -> Iterator[Item]:
+    """The items in order; the list lets go of each as it is taken: there may be millions."""
+    items.reverse()
+    while items:
+        yield items.pop()
 
 
 def sampled(sources: list[Source], count: int) -> list[Source]:
@@ -225,10 +236,9 @@ def _refuse_mixed_columns(sources: list[Source]) -> None:
 
 def _with_splits(sources: list[Source], selection: Selection, origin: str) -> list[Source]:
     """The splits that the input or the table gives, or else those of --val-list or of chance."""
-    listed = [source for source in sources if source.refused is None]
-    given = sum(bool(source.split) for source in listed)
-    if not given:
+    given = {bool(source.split) for source in sources if source.refused is None}
+    if True not in given:
         return split_sources(sources, selection)
-    if given < len(listed):
+    if False in given:
         raise UserError(f"{origin}: some rows have a split and some have none")
-    return [source if source.split else replace(source, split="train") for source in sources]
+    return [s if s.split else replace(s, split="train") for s in drained(sources)]

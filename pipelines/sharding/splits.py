@@ -37,7 +37,8 @@ def named_split(path: str) -> str:
 def split_sources(sources: list[Source], selection: Selection) -> list[Source]:
     """Keep some videos for validation, by a list or by chance; groups stay together.
 
-    Chance is a hash of the group's name, so that adding or removing videos moves no other.
+    Chance is a hash of the group's name, so that adding or removing videos moves no other. The list
+    itself is changed: there may be millions.
     """
     groups = {source.path: _group(source.path, selection.group_by) for source in sources}
     if selection.val_list:
@@ -51,7 +52,10 @@ def split_sources(sources: list[Source], selection: Selection) -> list[Source]:
             )
     else:
         chosen = _by_chance(set(groups.values()), selection.val_fraction)
-    return [replace(s, split="val" if groups[s.path] in chosen else "train") for s in sources]
+    for place, source in enumerate(sources):
+        split = "val" if groups[source.path] in chosen else "train"
+        sources[place] = replace(source, split=split)
+    return sources
 
 
 def _group(path: str, pattern: str) -> str:
