@@ -201,10 +201,10 @@ def in_words(plans: Plans, config: ShardVideos) -> str:
     spec = plans.spec
     kinds = f"of {len(spec.classes)} classes" if spec.classes else "without classes"
     lines = [f"would cut {len(plans.sources)} videos {kinds} into {len(plans)} shards"]
-    there = {} if config.overwrite else {p.name: m for p, m in standing(plans, config) if m}
+    found = () if config.overwrite else standing(plans, config)
+    there = {plan.name: len(marker.keys) for plan, marker in found if marker}
     if there:
-        clips = sum(len(marker.keys) for marker in there.values())
-        lines.append(f"{len(there)} of the shards are there, with {clips} clips")
+        lines.append(f"{len(there)} of the shards are there, with {sum(there.values())} clips")
     if len(there) < len(plans):
         lines += foreseen(plans.only(name for name in plans.places if name not in there), config)
     return "\n".join(lines)
