@@ -32,7 +32,7 @@ from pipelines.io.arrays import label_index
 from pipelines.io.markers import Marker
 from pipelines.io.shards import ShardReader
 from pipelines.sampling.worker import SamplingWorker
-from pipelines.sharding import manifest
+from pipelines.sharding.clips_of_videos import keys_by_id
 from pipelines.video import Frames
 from pipelines.video.encoder import decode_clip
 from vqvdm.errors import UserError
@@ -129,15 +129,15 @@ def read_clips(folder: str, marker: Marker, refs: Sequence[ClipRef]) -> list[Sto
     with shards.missing_is_named(uri, "shard_videos"), storage.local_copy(uri) as path:
         shards.verify_file(path, marker, uri, "shard_videos")
         reader = ShardReader(path)
-        by_source: dict[str, list[tuple[float, float, str]]] = {}
         metadata = {key: json.loads(reader.member(key, "json")) for key in marker.keys}
-        for key, each in metadata.items():
-            id = manifest.video_id(each["source"])
-            by_source.setdefault(id, []).append((each["fps"], each["start_s"], key))
+        keys_of = {
+            id: sorted(keys, key=lambda key: (metadata[key]["fps"], metadata[key]["start_s"], key))
+            for id, keys in keys_by_id(marker, lambda key: metadata[key]["source"]).items()
+        }
         clips = []
         for ref in refs:
             try:
-                key = sorted(by_source[ref.source])[ref.ordinal][2]
+                key = keys_of[ref.source][ref.ordinal]
             except (KeyError, IndexError):
                 raise UserError(
                     f"{uri} holds other clips than videos.parquet lists: "

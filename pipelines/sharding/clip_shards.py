@@ -25,8 +25,9 @@ from pipelines.sharding.clips import (
     Outcome,
     cut_video,
 )
+from pipelines.sharding.clips_of_videos import keys_of_parts
 from pipelines.sharding.columns import from_text
-from pipelines.sharding.earlier_clips import NO_CLIPS, EarlierClips, earlier_clips, keys_of_parts
+from pipelines.sharding.earlier_clips import NO_CLIPS, EarlierClips, earlier_clips
 from pipelines.sharding.manifest import CLIP_FIELDS, Account, Source
 from pipelines.sharding.sources import LocalVideos
 from pipelines.video.decoding_process import Deadline, DecodingProcess

@@ -8,8 +8,7 @@ whose pixels are the same are not decoded again.
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,12 +17,11 @@ from pipelines.io import storage
 from pipelines.io.markers import Marker
 from pipelines.io.shards import ShardReader
 from pipelines.sharding import manifest
+from pipelines.sharding.clips_of_videos import keys_by_id
 from pipelines.sharding.manifest import Account, Source
 
 DESCRIPTION = frozenset(("label", "columns"))
 """What of a video stands beside its clips without changing a pixel of them."""
-PARTS = "parts"
-"""Where the details of a marker have the keys of parts of videos, by the id of the part."""
 
 
 @dataclass(frozen=True)
@@ -87,29 +85,10 @@ def _by_video(reader: ShardReader | None, marker: Marker, retry: bool) -> Earlie
         for source, account in manifest.from_marker(marker.details)
         if account.reason != "near_duplicate" and not (retry and account.failed)
     }
-    return EarlierClips(reader, videos, _keys_by_id(reader, marker) if reader else {})
+    if reader is None:
+        return EarlierClips(None, videos)
 
+    def source_of(key: str) -> str:
+        return json.loads(reader.member(key, "json"))["source"]
 
-def _keys_by_id(reader: ShardReader, marker: Marker) -> dict[str, list[str]]:
-    """The keys of the clips of each video. What stands beside a clip names its video, but does not
-    tell parts of one video apart: those are in the marker, but for markers made before they were.
-    """
-    found: dict[str, list[str]] = dict(marker.details.get(PARTS, {}))
-    of_parts = {key for keys in found.values() for key in keys}
-    sources = [source for source, _ in manifest.from_marker(marker.details)]
-    count = Counter(source.path for source in sources)
-    whole = {source.path: source.id for source in sources if count[source.path] == 1}
-    for key in marker.keys:
-        if key not in of_parts:
-            path = json.loads(reader.member(key, "json"))["source"]
-            if path in whole:
-                found.setdefault(whole[path], []).append(key)
-    return found
-
-
-def keys_of_parts(keys: Iterable[tuple[Source, list[str]]]) -> dict[str, Any]:
-    """What a marker says of videos of which it has several parts: the keys of each."""
-    keys = list(keys)
-    count = Counter(source.path for source, _ in keys)
-    parts = {source.id: sorted(of_part) for source, of_part in keys if count[source.path] > 1}
-    return {PARTS: parts} if parts else {}
+    return EarlierClips(reader, videos, keys_by_id(marker, source_of))

@@ -37,7 +37,7 @@ EXCEPTIONS = {
     ("pipelines.evaluation", "pipelines.sampling"): "it samples, by the worker and its settings",
     ("pipelines.evaluation.inputs", "pipelines.demo.settings"): "displacement is of its digits",
     ("pipelines.evaluation.real_clips", "pipelines.sharding.manifest"): "clips are drawn from it",
-    ("pipelines.evaluation.worker", "pipelines.sharding.manifest"): "the id of a clip's video",
+    ("pipelines.evaluation.worker", "pipelines.sharding.clips_of_videos"): "to find drawn clips",
 }
 """Importer and imported on one floor, or packages of them, with the reason."""
 MODEL_LIBRARIES = {
