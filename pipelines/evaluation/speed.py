@@ -18,6 +18,7 @@ from pipelines.cluster.cores import local_cpus
 from pipelines.cluster.devices import Devices
 from pipelines.evaluation.settings import Evaluate
 from pipelines.sampling.worker import SamplingWorker
+from vqvdm.diffusion.denoiser import Denoiser
 from vqvdm.diffusion.objectives import Predicted
 from vqvdm.diffusion.samplers import SAMPLERS, SamplingOptions
 from vqvdm.generator import VideoGenerator
@@ -81,11 +82,13 @@ def time_sampling(config: Evaluate, devices: Devices) -> dict[str, Any]:
 
 
 class _Counter(nn.Module):
-    """A denoiser that predicts zeros, and counts the videos that pass."""
+    """In place of a denoiser: predicts zeros, and counts the videos that pass."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, denoiser: Denoiser) -> None:
         super().__init__()
-        self.register_parameter("place", nn.Parameter(torch.zeros(1, device=device)))
+        self.config = denoiser.config
+        place = torch.zeros(1, device=next(denoiser.parameters()).device)
+        self.register_parameter("place", nn.Parameter(place))
         self.rows = 0
 
     def forward(self, z_BCTHW: Tensor, *_: Tensor) -> Tensor:
@@ -95,7 +98,7 @@ class _Counter(nn.Module):
 
 def evaluations(generator: VideoGenerator, options: SamplingOptions) -> int:
     """How often a video passes through the denoiser to be sampled."""
-    counter = _Counter(next(generator.denoiser.parameters()).device)
+    counter = _Counter(generator.denoiser)
     counting = VideoGenerator(counter, generator.vqgan, generator.metadata)  # type: ignore[arg-type]
     label = generator.classes[0] if generator.classes else None
     counting.sample_latents([label], options=options)
