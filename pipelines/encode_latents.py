@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 import ray
 
@@ -79,6 +79,8 @@ def encode_latents(config: EncodeLatents) -> str:
     sources = load_markers(space.clips, clips, "shard_videos")
     origin = Origin(audit.weights_of(space.vqgan(config.vqgan), vqgan), clips["spec_hash"])
     found = filled_with(folder)
+    if config.audit:
+        config = replace(config, augment=augment_there(config, folder))
     precision = precision_of(config, origin, found)
 
     def made_with(precision: Precision) -> str:
@@ -112,7 +114,7 @@ def encode_latents(config: EncodeLatents) -> str:
         if found and config.overwrite:
             storage.keep_only(folder, [lock.NAME])
         markers = finished_latents(plans(precision)) if precision and not config.verify else []
-        made = 0
+        made: list[Marker] = []
         if missing := len(sources) - len(markers):
             pool = start_pool(config, precision, missing, clips["spec"])
             precision = pool.config.precision
@@ -125,7 +127,8 @@ def encode_latents(config: EncodeLatents) -> str:
             how = "checksum" if config.verify else "size and time"
             return f"{total} latents are there already, verified by {how}"
         storage.publish_json(index, storage.join(folder, "index.json"))
-        begin().metrics({"throughput/clips_per_s": total / (time.monotonic() - started)})
+        encoded = sum(len(marker.keys) for marker in made)
+        begin().metrics({"throughput/clips_per_s": encoded / (time.monotonic() - started)})
         begin().metrics({f"latent/std_{c}": value for c, value in enumerate(index["std"])})
         begin().output(index["fingerprint"])
     return f"{total} latents of {'×'.join(map(str, shape))}"
@@ -138,12 +141,23 @@ def _differing(folder: str, found: str, origin: Origin, config: EncodeLatents) -
     other = [words for name, words in audit.NAMES.items() if before.get(name) != wanted[name]]
     if before and other:
         return ", ".join(other)
-    augmented = (workspace.published(folder, "index.json") or {}).get("augment", "none")
-    if before and augmented != config.augment:
-        return f"augment {augmented} → {config.augment}"
+    for augment in get_args(Augment):
+        if augment != config.augment and begun_with(found, origin, config.batch_size, augment):
+            return f"augment {augment} → {config.augment}"
     if precision := begun_with(found, origin, config.batch_size, config.augment):
         return f"precision {precision} → {config.precision}"
     return f"batch_size, now {config.batch_size}" if before else ""
+
+
+def augment_there(config: EncodeLatents, folder: str) -> Augment:
+    """How the latents that are there were augmented; `UserError` if --augment asks otherwise."""
+    there: Augment = require(folder, "index.json", "encode_latents").get("augment", "none")
+    if config.augment not in ("none", there):
+        raise UserError(
+            f"--audit looks at the latents in {folder}, which are without mirror images: leave "
+            f"--augment {config.augment} out"
+        )
+    return there
 
 
 def precision_of(config: EncodeLatents, origin: Origin, found: str | None) -> Precision | None:
@@ -216,10 +230,10 @@ def start_pool(
 
 def encode_missing(
     plans: list[EncodePlan], there: list[Marker], pool: Pool, begin: Callable[[], Run]
-) -> tuple[list[Marker], int]:
+) -> tuple[list[Marker], list[Marker]]:
     """Have the shards encoded, or verified, that are not among those `there`; returns the markers
-    of all, in order, and how many were made."""
-    markers, made = {marker.name: marker for marker in there}, 0
+    of all, in order, and of those that were made."""
+    markers, made = {marker.name: marker for marker in there}, list[Marker]()
 
     def log(done: int, counts: Mapping[str, float]) -> None:
         if made:
@@ -234,8 +248,9 @@ def encode_missing(
     for row in on_actors(EncodeShard, rows, pool):
         marker = Marker.from_json(row["marker"])
         markers[marker.name] = marker
-        made += row["made"]
-        progress.add(1, clips=len(marker.keys))
+        if row["made"]:
+            made.append(marker)
+        progress.add(1, latents=len(marker.keys))
     return [markers[name] for name in sorted(markers)], made
 
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 import torch
 
-from pipelines.io import rates
+from pipelines.io import rates, workspace
 from pipelines.io.arrays import latent_arrays, pixel_arrays
 from pipelines.io.markers import load_markers
 from pipelines.io.workspace import Workspace, require
@@ -23,6 +24,7 @@ from pipelines.training.methods.ldm import LDMMethod, denoiser_of
 from pipelines.training.settings import PIXEL_SPACE, TrainLDM
 from pipelines.training.stage import Stage, run_stage
 from pipelines.training.trainer import Data
+from vqvdm.diffusion.denoiser import read_config
 from vqvdm.diffusion.lora import in_words
 from vqvdm.errors import UserError
 
@@ -90,7 +92,7 @@ def _on_pixels(config: TrainLDM, initial: Initial | None) -> Stage:
 
 def check_adapters(config: TrainLDM, index: Mapping[str, Any], initial: Initial | None) -> None:
     """Print how much of the net is trained, if it gets adapters; `UserError` if they are too large,
-    or if there are no weights to adapt."""
+    or if there are no weights to adapt, or those of another net."""
     if not config.lora.rank:
         return
     if initial is None:
@@ -98,9 +100,32 @@ def check_adapters(config: TrainLDM, index: Mapping[str, Any], initial: Initial 
             f"--lora.rank {config.lora.rank} adapts a trained net: pass --init-from, the folder of "
             "a model that jobs/train_ldm.py published"
         )
+    if initial.bundle and (differing := _differing(config, initial.bundle)):
+        raise UserError(
+            f"--lora.rank {config.lora.rank}: the net of --init-from stays as it is, and the "
+            f"settings ask for another ({differing}): pass those that it was trained with"
+        )
     with torch.device("meta"):
         net = denoiser_of(config, index)
     print(f"LoRA of rank {config.lora.rank}: {in_words(net)}", flush=True)
+
+
+def _differing(config: TrainLDM, bundle: Mapping[str, Any]) -> str:
+    """What of a bundle's denoiser the settings ask otherwise, in words."""
+    kind, net = bundle.get("denoiser", "unet"), "model" if config.denoiser == "unet" else "dit"
+    if kind != config.denoiser:
+        return f"denoiser {kind} → {config.denoiser}"
+    before: dict[str, Any] = {net: asdict(read_config(bundle))}
+    now: dict[str, Any] = {net: asdict(config.net)}
+    before["objective.name"], now["objective.name"] = (
+        bundle["objective"]["name"],
+        config.objective.name,
+    )
+    # A net that was told of known frames reads them; one that was not may begin to.
+    if "conditioning" in bundle and not config.conditioning.share:
+        before["conditioning.share"] = bundle["conditioning"]["share"]
+        now["conditioning.share"] = 0.0
+    return workspace.changed(before, now)
 
 
 def _clips_of(space: Workspace, spec: dict[str, Any]) -> dict[float, int]:

@@ -17,7 +17,8 @@ Videos = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class KnownFrames:
-    """Videos as long as those that the model was trained on, and which of their frames are known.
+    """Videos as long as those that are made at once, by default those of the training, and which
+    of their frames are known.
 
     Known frames come in whole groups: those that one latent frame stands for, of which the first
     begins at frame 0. See `VideoGenerator.group`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +35,8 @@ class VideoShapes:
         _, t, h, w = latents["shape"]
         frames, height, width = compression
         trained = t * frames, h * height, w * width
-        return cls(trained, frames, height * denoiser.multiple, denoiser.tells_seconds)
+        multiple = math.lcm(height, width) * denoiser.multiple
+        return cls(trained, frames, multiple, denoiser.tells_seconds)
 
     def at_once(self, frames: int | None = None, size: int | None = None) -> Shape:
         """The shape of videos of so many frames, and so high and wide, that are made at once; by
@@ -48,8 +50,8 @@ class VideoShapes:
         if frames > longest and not self.any_length:
             raise UserError(
                 f"frames is {frames}: this model knows frames by their numbers, and makes at most "
-                f"{longest} at once; longer videos are made with --mode extend, by a model that "
-                "jobs/train_ldm.py --conditioning.share 0.5 made"
+                f"{longest} at once; longer videos are made in windows, by a model that goes on "
+                "from frames (docs/sampling.md)"
             )
         self._refuse_rest("frames", frames, self.group)
         return frames, height, width

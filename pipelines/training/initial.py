@@ -41,6 +41,9 @@ class Initial:
     """Of the file, or its beginning."""
     classes: tuple[str, ...] | None = None
     """In order; None where they are not known, as in a checkpoint."""
+    bundle: Mapping[str, Any] | None = None
+    """Of a denoiser, what describes it in the `config.json` of a bundle; None where that is not
+    known."""
 
     @property
     def is_checkpoint(self) -> bool:
@@ -112,7 +115,8 @@ def find_weights(uri: str, kind: Kind) -> Initial:
             f"jobs/{MADE_BY[kind]}.py made"
         )
     classes = tuple(config["classes"]) if "classes" in config else None
-    return Initial(storage.join(place, "model.safetensors"), config["fingerprint"], classes)
+    bundle = config if kind == "ldm" else None
+    return Initial(storage.join(place, "model.safetensors"), config["fingerprint"], classes, bundle)
 
 
 def kind_of(config: Mapping[str, Any]) -> Kind:
@@ -127,7 +131,15 @@ def _checkpoint(uri: str, place: str, name: str) -> Initial:
     marker = workspace.published(folder, f"{name}.json")
     if marker is None:
         raise UserError(f"--init-from {uri}: {folder}/{name}.json is missing: pass another step")
-    return Initial(storage.join(folder, f"{name}.safetensors"), marker["sha256"])
+    uri = storage.join(folder, f"{name}.safetensors")
+    return Initial(uri, marker["sha256"], bundle=_as_bundle(marker.get("settings", {})))
+
+
+def _as_bundle(settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The settings of `train_ldm` in the words of a bundle; None for those of another job."""
+    if "objective" not in settings:
+        return None
+    return {"model": settings["dit"], **settings} if "dit" in settings else dict(settings)
 
 
 def begins_within(uri: str | None, folder: str) -> bool:

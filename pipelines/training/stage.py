@@ -47,6 +47,12 @@ class Stage:
     """Whether to add the export, a bundle, to the model registry too."""
 
     @property
+    def clips(self) -> str:
+        """What there is for training, in words."""
+        both = " and mirror images" if "augment" in self.lineage else ""
+        return f"{self.data.samples} clips{both}"
+
+    @property
     def recipe(self) -> str:
         """The fingerprint that has always been recorded. It depends on what may change."""
         return self._recipe_of(self.config.steps)
@@ -79,8 +85,8 @@ class Stage:
 
 def run_stage(stage: Stage) -> str:
     """Train and publish, unless that is done; returns the main figure in words."""
-    clips = sum(len(marker.keys) for marker in stage.data.markers if marker.split == "train")
-    stage, asked = replace(stage, config=stage.config.for_clips(clips)), stage.config.steps
+    config = stage.config.for_clips(stage.data.samples)
+    stage, asked = replace(stage, config=config), stage.config.steps
     config = stage.config
     if begins_within(config.init_from, stage.folder):
         raise UserError(
@@ -88,7 +94,7 @@ def run_stage(stage: Stage) -> str:
             "another --name"
         )
     if not asked:
-        print(f"{config.steps} steps: what suits {clips} clips (--steps sets them)", flush=True)
+        print(f"{config.steps} steps: what suits {stage.clips} (--steps sets them)", flush=True)
     done = workspace.published(stage.folder, "config.json")
     checkpoints = Checkpoints(stage.folder, stage.recipe, config.keep)
     reached = checkpoints.newest_step() or 0
@@ -104,7 +110,7 @@ def run_stage(stage: Stage) -> str:
         print(devices.words, flush=True)
         if devices.kind == "cpu" and (words := foreseen(config, stage.method, stage.data)):
             print(words, flush=True)
-        return f"would train {config.steps} steps on {clips} clips into {stage.folder}"
+        return f"would train {config.steps} steps on {stage.clips} into {stage.folder}"
     same = before == config.steps
     if done and same:
         if _is_intact(stage.folder, done):
@@ -224,12 +230,11 @@ def _publish(stage: Stage, method: Method, validation: Mapping[str, float]) -> s
 def _card(stage: Stage, validation: Mapping[str, float]) -> str:
     """A model card: what it is, what it was made from, how good it is."""
     config = stage.config
-    clips = sum(len(marker.keys) for marker in stage.data.markers if marker.split == "train")
     lines = [
         f"# {stage.folder.rstrip('/').rsplit('/', 2)[-2]}/{stage.folder.rsplit('/', 1)[-1]}",
         "",
         f"Made by `jobs/{stage.name}.py {config.preset}`: {config.steps} steps of "
-        f"{config.batch_size} clips, out of {clips} for training.",
+        f"{config.batch_size} clips, out of {stage.clips} for training.",
         "",
         "| validation | |",
         "|---|---|",

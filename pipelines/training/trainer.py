@@ -73,6 +73,11 @@ class Data:
     are_arrays: bool = False
     """Whether samples are stored as arrays of one shape, so that they may be kept in memory."""
 
+    @property
+    def samples(self) -> int:
+        """Samples for training."""
+        return sum(len(marker.keys) for marker in self.markers if marker.split == "train")
+
     def loader(self, split: str, **options: Any) -> Loader | None:
         """A loader with the options of `Loader`; None where the split is empty."""
         markers = [marker for marker in self.markers if marker.split == split and marker.keys]

@@ -9,10 +9,11 @@ import pytest
 
 from pipelines.cluster import devices as of_cluster
 from pipelines.cluster.devices import Devices
-from pipelines.encode_latents import Pool, _differing, precision_of
+from pipelines.encode_latents import Pool, _differing, augment_there, precision_of
 from pipelines.io import storage
 from pipelines.latents.encoder import Origin, spec_hash
 from pipelines.latents.settings import EncodeLatents
+from vqvdm.errors import UserError
 
 ORIGIN = Origin("weights", "clips")
 AUTO = EncodeLatents(batch_size=4)
@@ -60,6 +61,21 @@ def test_what_makes_latents_differ_is_named(
     found = spec_hash(ORIGIN, "bf16", 4)
     storage.publish_json({"origin": asdict(ORIGIN)}, f"{tmp_path}/index.json")
     assert _differing(str(tmp_path), found, origin, settings) == words
+
+
+def test_latents_that_are_not_all_there_tell_how_they_were_augmented(tmp_path: Path) -> None:
+    found = spec_hash(ORIGIN, "bf16", 4, "mirror")
+    assert _differing(str(tmp_path), found, ORIGIN, AUTO) == "augment mirror → none"
+
+
+def test_the_audit_takes_latents_as_they_were_augmented(tmp_path: Path) -> None:
+    mirror = replace(AUTO, augment="mirror")
+    storage.publish_json({"augment": "mirror"}, f"{tmp_path}/index.json")
+    assert augment_there(AUTO, str(tmp_path)) == augment_there(mirror, str(tmp_path)) == "mirror"
+    storage.publish_json({}, f"{tmp_path}/index.json")
+    assert augment_there(AUTO, str(tmp_path)) == "none"
+    with pytest.raises(UserError, match="without mirror images: leave --augment mirror out"):
+        augment_there(mirror, str(tmp_path))
 
 
 def test_fingerprints_tell_precisions_apart() -> None:

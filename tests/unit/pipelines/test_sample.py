@@ -305,7 +305,10 @@ def test_conditions_are_fitted_to_the_size(
         ({"frames": 32}, "--frames 32: --mode predict makes videos of 16; --mode extend makes"),
         ({"frames": 8}, "--frames 8: --mode predict makes videos of 16$"),
         ({"size": 40}, "size is 40: this model makes multiples of 16; give 32 or 48"),
-        ({"mode": "generate", "condition": None, "frames": 32}, "at most 16 at once; .* extend"),
+        (
+            {"mode": "generate", "condition": None, "frames": 32},
+            "at most 16 at once; .* in windows",
+        ),
         ({"mode": "generate", "condition": None, "frames": 6}, "frames is 6: .* give 4 or 8"),
         ({"ldm": "base"}, r"ldm/base was not trained .*train_ldm\.py --conditioning\.share 0\.5"),
         ({"known_frames": 6}, "--known-frames 6: going takes 1, 4, 8, 12"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +15,8 @@ from pipelines.train_ldm import _clips_of, check_adapters, pixel_index
 from pipelines.training.initial import Initial
 from pipelines.training.settings import TrainLDM
 from tests.trainings import DENOISER, DIT, INDEX
+from vqvdm.diffusion.denoiser import described
+from vqvdm.diffusion.known_latents import ConditioningConfig
 from vqvdm.diffusion.lora import LoRAConfig
 from vqvdm.errors import UserError
 
@@ -32,6 +36,40 @@ def test_adapters_are_told_of_before_anything_starts(capsys: pytest.CaptureFixtu
 def test_adapters_need_a_net_to_adapt() -> None:
     with pytest.raises(UserError, match=r"--lora\.rank 4 adapts a trained net: pass --init-from"):
         check_adapters(ADAPTERS, INDEX, None)
+
+
+BASE = {**described(DENOISER), "objective": {"name": "flow"}}
+
+
+@pytest.mark.parametrize(
+    ("bundle", "words"),
+    [
+        (BASE | {"objective": {"name": "epsilon"}}, "objective.name epsilon → flow"),
+        (BASE | described(replace(DENOISER, head_width=4)), "model.head_width 4 → 8"),
+        (
+            BASE | described(replace(DENOISER, temporal_positions="seconds")),
+            "model.temporal_positions seconds → frames",
+        ),
+        (BASE | described(DIT), "denoiser dit → unet"),
+        (BASE | {"conditioning": {"share": 0.5}}, "conditioning.share 0.5 → 0.0"),
+    ],
+)
+def test_adapters_of_another_net_than_that_of_the_weights_are_refused(
+    bundle: dict[str, Any], words: str
+) -> None:
+    assert DENOISER.head_width == 8
+    with pytest.raises(UserError, match=rf"asks? for another \({re.escape(words)}\): pass those"):
+        check_adapters(ADAPTERS, INDEX, replace(INITIAL, bundle=bundle))
+
+
+def test_adapters_may_begin_to_know_frames() -> None:
+    check_adapters(ADAPTERS, INDEX, replace(INITIAL, bundle=BASE))
+    knowing = replace(ADAPTERS, conditioning=ConditioningConfig(0.5))
+    check_adapters(knowing, INDEX, replace(INITIAL, bundle=BASE))
+    both = BASE | {"conditioning": {"share": 0.1}}
+    check_adapters(knowing, INDEX, replace(INITIAL, bundle=both))
+    dit = {**described(DIT), "objective": {"name": "flow"}}
+    check_adapters(replace(ADAPTERS, denoiser="dit"), INDEX, replace(INITIAL, bundle=dit))
 
 
 def test_a_rank_that_is_too_high_is_refused_before_anything_starts() -> None:

@@ -16,6 +16,9 @@ def test_shapes_follow_from_tokenizer_and_net() -> None:
     assert shapes == VideoShapes((16, 64, 64), group=4, multiple=32, any_length=False)
     dit = VideoShapes.of(LATENTS, (4, 8, 8), DiTConfig(patch=2))
     assert dit == VideoShapes((16, 64, 64), group=4, multiple=16, any_length=True)
+    # A square has to divide by what the tokenizer folds of its height and of its width.
+    uneven = VideoShapes.of(LATENTS, (4, 4, 6), DiTConfig(patch=2))
+    assert (uneven.trained, uneven.multiple) == ((16, 32, 48), 24)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +58,7 @@ def test_what_fits_is_made(asked: dict, shape: tuple[int, int, int]) -> None:
         ({"size": -32}, "size is -32: .* give 32 or 64"),
         ({"frames": 10}, "frames is 10: .* multiples of 4; give 8 or 12"),
         ({"frames": 0}, "frames is 0: .* give 4 or 8"),
-        ({"frames": 24}, "frames is 24: .* at most 16 at once; longer .* --mode extend"),
+        ({"frames": 24}, "frames is 24: .* at most 16 at once; longer ones are made in windows"),
     ],
 )
 def test_other_shapes_are_refused_with_what_would_work(asked: dict, message: str) -> None:

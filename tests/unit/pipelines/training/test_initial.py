@@ -22,6 +22,8 @@ from pipelines.training.methods.vqgan import VQGANMethod
 from pipelines.training.settings import TrainLDM, TrainVQGAN
 from pipelines.training.world import World
 from tests.trainings import INDEX, batch, distil, ldm, lora, vqgan
+from vqvdm.diffusion.denoiser import DenoiserName, read_config
+from vqvdm.diffusion.known_latents import ConditioningConfig
 from vqvdm.diffusion.lora import merged
 from vqvdm.errors import UserError
 
@@ -73,6 +75,16 @@ def test_an_unfinished_training_gives_its_newest_checkpoint_and_a_file_its_own(
     for uri, expected in ((str(place), averages[1]), (earlier, averages[0])):
         found = begun(find_weights(uri, "ldm")).denoiser.state_dict()
         assert all(torch.equal(found[name], tensor) for name, tensor in expected.items()), uri
+
+
+@pytest.mark.parametrize("name", ["unet", "dit"])
+def test_a_checkpoint_tells_which_net_it_is_of(name: DenoiserName, tmp_path: Path) -> None:
+    config = TrainLDM(denoiser=name, conditioning=ConditioningConfig(0.5))
+    checkpoints = Checkpoints(str(tmp_path), "", 2, identity={"settings": config.recipe()})
+    checkpoints.save(1, {"step": torch.ones(1)})
+    bundle = find_weights(str(tmp_path), "ldm").bundle
+    assert bundle and read_config(bundle) == config.net
+    assert bundle["objective"]["name"] == "flow" and bundle["conditioning"]["share"] == 0.5
 
 
 def test_a_checkpoint_of_adapters_gives_a_net_without(tmp_path: Path) -> None:
