@@ -139,7 +139,9 @@ def _as_bundle(settings: Mapping[str, Any]) -> dict[str, Any] | None:
     """The settings of `train_ldm` in the words of a bundle; None for those of another job."""
     if "objective" not in settings:
         return None
-    return {"model": settings["dit"], **settings} if "dit" in settings else dict(settings)
+    # Defaults that came later are left out of settings.
+    net = settings.get("dit", {}) if settings.get("denoiser") == "dit" else settings["model"]
+    return {**settings, "model": net}
 
 
 def begins_within(uri: str | None, folder: str) -> bool:

@@ -23,8 +23,10 @@ from pipelines.training.settings import TrainLDM, TrainVQGAN
 from pipelines.training.world import World
 from tests.trainings import INDEX, batch, distil, ldm, lora, vqgan
 from vqvdm.diffusion.denoiser import DenoiserName, read_config
+from vqvdm.diffusion.dit import DiTConfig
 from vqvdm.diffusion.known_latents import ConditioningConfig
 from vqvdm.diffusion.lora import merged
+from vqvdm.diffusion.unet import UNetConfig
 from vqvdm.errors import UserError
 
 CLASSES = {"classes": ["b", "c", "a"]}
@@ -77,9 +79,13 @@ def test_an_unfinished_training_gives_its_newest_checkpoint_and_a_file_its_own(
         assert all(torch.equal(found[name], tensor) for name, tensor in expected.items()), uri
 
 
+@pytest.mark.parametrize("own", [False, True])
 @pytest.mark.parametrize("name", ["unet", "dit"])
-def test_a_checkpoint_tells_which_net_it_is_of(name: DenoiserName, tmp_path: Path) -> None:
-    config = TrainLDM(denoiser=name, conditioning=ConditioningConfig(0.5))
+def test_a_checkpoint_tells_which_net_it_is_of(
+    name: DenoiserName, own: bool, tmp_path: Path
+) -> None:
+    nets: dict[str, Any] = {"model": UNetConfig(width=32, head_width=16), "dit": DiTConfig(depth=3)}
+    config = TrainLDM(denoiser=name, conditioning=ConditioningConfig(0.5), **(nets if own else {}))
     checkpoints = Checkpoints(str(tmp_path), "", 2, identity={"settings": config.recipe()})
     checkpoints.save(1, {"step": torch.ones(1)})
     bundle = find_weights(str(tmp_path), "ldm").bundle
