@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -20,6 +22,8 @@ from pipelines.sharding.plans import Plans
 from pipelines.sharding.settings import ShardVideos
 from pipelines.sharding.sources import LocalVideos
 from pipelines.video.decoding_process import Deadline
+from pipelines.video.reasons import VideoError
+from vqvdm.errors import UserError
 
 VIDEOS = 8
 """Videos that are cut at most."""
@@ -38,20 +42,27 @@ class Sample:
     """Sum of the weights of the videos: bytes, if the listing has them."""
     clips: float = 0.0
     core_s: float = 0.0
+    """Seconds of cutting; files are fetched before."""
+    fetch_s: float = 0.0
+    """Seconds of fetching: once for each file, whatever its length and however many its parts."""
     bytes_of_clip: float = 0.0
     reasons: Counter[str] = field(default_factory=Counter)
     """Why videos are not ok."""
 
 
 def foreseen(plans: Plans, config: ShardVideos) -> list[str]:
-    """Clips, bytes and hours of shards that are to be made, in lines of words."""
+    """Clips, bytes and hours of shards that are to be made, in lines of words; none for shards
+    that no video falls into."""
     rows_N = np.concatenate([place.rows_N for place in plans.places.values()])
+    if not len(rows_N):
+        return []
     weight_N = _weights(plans.sources.sizes_N[rows_N])
     # Ids are hashes: the lowest are a random sample, and the same one each time. Of the parts of a
     # video it has one.
-    chosen = np.unique(plans.sources.videos_N[rows_N], return_index=True)[1][:VIDEOS]
+    wholes = np.unique(plans.sources.videos_N[rows_N], return_index=True)[1]
+    chosen = wholes[:VIDEOS]
     sample = _cut(plans, plans.sources.take(rows_N[chosen]), weight_N[chosen])
-    return _in_words(sample, float(weight_N.sum()), config)
+    return _in_words(sample, float(weight_N.sum()), float(weight_N[wholes].sum()), config)
 
 
 def _weights(size_N: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -96,10 +107,16 @@ def _add(
     sample: Sample, source: Source, plan: ShardPlan, writer: ShardWriter, videos: LocalVideos
 ) -> None:
     """Cut the beginning of a video, or all of it where that gives no clip."""
+    began = time.monotonic()
+    if not source.refused:
+        with suppress(VideoError, UserError, OSError):  # Raised again where the task asks for it.
+            videos.path(source)
+    sample.fetch_s += time.monotonic() - began
+    began = time.monotonic()
     start_s, limits = source.start_s or 0.0, plan.spec.limits
     part_s = max(PART_S, plan.spec.filters.min_duration_s)
-    began = time.monotonic()
-    task = VideoTask(replace(source, end_s=start_s + part_s), plan, writer)
+    end_s = min(start_s + part_s, source.end_s or math.inf)
+    task = VideoTask(replace(source, end_s=end_s), plan, writer)
     account, share = task.run(videos), 1.0
     if account.duration_s is not None:
         ends_s = min(account.duration_s, source.end_s or account.duration_s)
@@ -109,6 +126,7 @@ def _add(
             sample.reasons["too_long"] += 1
             return
     if share > 1 and not account.clips:
+        began = time.monotonic()
         account, share = VideoTask(source, plan, writer).run(videos), 1.0
     sample.clips += account.clips * share
     sample.core_s += (time.monotonic() - began) * share
@@ -116,14 +134,17 @@ def _add(
         sample.reasons[account.reason] += 1
 
 
-def _in_words(sample: Sample, weight: float, config: ShardVideos) -> list[str]:
+def _in_words(
+    sample: Sample, weight: float, weight_of_files: float, config: ShardVideos
+) -> list[str]:
     if not sample.clips:
         why = ", ".join(f"{n} {reason}" for reason, n in sample.reasons.most_common())
         return [
             f"{sample.videos} of them were cut to see what comes of them, without a clip: {why}"
         ]
     factor = weight / sample.weight
-    clips, core_s = sample.clips * factor, sample.core_s * factor
+    clips = sample.clips * factor
+    core_s = sample.core_s * factor + sample.fetch_s * weight_of_files / sample.weight
     cores = min(local_cpus(), config.num_workers or local_cpus())
     on = f"{cores} cores" if cores > 1 else "one core"
     time_ = time_in_words(core_s / cores / 60)

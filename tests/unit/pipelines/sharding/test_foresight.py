@@ -13,7 +13,9 @@ from pipelines import shard_videos as page
 from pipelines.sharding import foresight
 from pipelines.sharding.clip_shards import make_shard
 from pipelines.sharding.foresight import _bytes, _rounded, _weights, foreseen
+from pipelines.sharding.manifest import Account, Source
 from pipelines.sharding.settings import Filters, Limits, ShardVideos
+from pipelines.sharding.sources import LocalVideos
 from tests.odd_videos import write
 
 
@@ -54,8 +56,8 @@ def test_of_a_long_video_the_beginning_is_cut(
     decoded = [0]
     run = foresight.VideoTask.run
 
-    def counted(task: foresight.VideoTask):  # type: ignore[no-untyped-def]
-        account = run(task)
+    def counted(task: foresight.VideoTask, videos: LocalVideos) -> Account:
+        account = run(task, videos)
         decoded[0] += account.frames
         return account
 
@@ -73,6 +75,75 @@ def test_a_part_without_a_clip_is_no_end(
     assert figures(config)[0] == whole
 
 
+def parts(config: ShardVideos, tmp_path: Path, count: int, length_s: float) -> ShardVideos:
+    """The same videos, by a table of parts of each, one after the other from its beginning."""
+    rows = [
+        f"{video:02d}.mp4,,{n * length_s},{(n + 1) * length_s}"
+        for video in range(20)
+        for n in range(count)
+    ]
+    table = tmp_path / "parts.csv"
+    table.write_text("\n".join(["path,label,start_s,end_s", *rows]))
+    return replace(config, labels=str(table))
+
+
+def test_a_part_is_cut_up_to_its_own_end(
+    config: ShardVideos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two clips in each part of 0.32 s; limits judge the parts, not what would be cut of a film."""
+    monkeypatch.setattr(foresight, "VIDEOS", 20)
+    monkeypatch.setattr(foresight, "BEGIN_S", 1e9)
+    two = parts(config, tmp_path, 2, 0.32)
+    within = {"limits": Limits(max_duration_s=1.0), "filters": Filters(min_duration_s=0.3)}
+    for each in (two, replace(two, **within)):  # type: ignore[arg-type]
+        line = foreseen(page.plan_shards(each), each)[0]
+        assert line.startswith(f"about {20 * 2 * 2} clips")
+    brief = replace(two, filters=Filters(min_duration_s=0.4))
+    [line] = foreseen(page.plan_shards(brief), brief)
+    assert line.endswith("without a clip: 20 too_brief")
+
+
+class Clock:
+    """Stands for the module `time`: what is done takes as long as is said."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def test_a_file_is_fetched_once_however_much_is_cut_of_it(
+    config: ShardVideos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fetching takes 100 s, cutting 1 s for each 0.16 s; half of the videos are 0.64 s long, and
+    half of them 1.92 s."""
+    clock = Clock()
+    path, run = LocalVideos.path, foresight.VideoTask.run
+
+    def fetched(videos: LocalVideos, source: Source) -> str:
+        clock.now += 100.0 * (source.file != videos._file)
+        return path(videos, source)
+
+    def cut(task: foresight.VideoTask, videos: LocalVideos) -> Account:
+        account = run(task, videos)
+        clock.now += account.clips
+        return account
+
+    def core_s(config: ShardVideos) -> float:
+        line = foreseen(page.plan_shards(config), config)[0]
+        return 3600 * float(re.search(r"\(([\d.]+) core hours", line)[1])  # type: ignore[index]
+
+    monkeypatch.setattr(foresight, "time", clock)
+    monkeypatch.setattr(foresight, "VIDEOS", 20)
+    monkeypatch.setattr(foresight, "BEGIN_S", 1e9)
+    monkeypatch.setattr(foresight, "PART_S", 0.16)
+    monkeypatch.setattr(LocalVideos, "path", fetched)
+    monkeypatch.setattr(foresight.VideoTask, "run", cut)
+    assert core_s(config) == pytest.approx(20 * 100 + 10 * 4 + 10 * 12, rel=0.03)
+    assert core_s(parts(config, tmp_path, 4, 0.16)) == pytest.approx(20 * 100 + 20 * 4, rel=0.03)
+
+
 def test_what_is_lost_is_told(config: ShardVideos) -> None:
     short = replace(config, limits=Limits(max_duration_s=1.0), filters=Filters(min_distance=3))
     found = foreseen(page.plan_shards(short), short)
@@ -87,6 +158,13 @@ def test_nothing_more_is_begun_after_a_while(
 ) -> None:
     monkeypatch.setattr(foresight, "BEGIN_S", 0.0)
     assert foreseen(page.plan_shards(config), config)[1].startswith("reckoned from 1 of the videos")
+
+
+def test_of_shards_without_videos_nothing_is_foreseen(config: ShardVideos) -> None:
+    plans = page.plan_shards(replace(config, videos_per_shard=1))
+    empty = [name for name, place in plans.places.items() if not len(place.rows_N)]
+    assert len(empty) > 1
+    assert foreseen(plans.only(empty), config) == []
 
 
 def test_a_price_is_asked_for(config: ShardVideos) -> None:
