@@ -130,15 +130,17 @@ def _by_bytes(sources: SourceTable, rows: NDArray[np.int64], shard_bytes: int) -
 
     A video of unknown size counts as much as the others on average, of both splits.
     """
-    known_N = sources.sizes_N[sources.sizes_N > 0]
-    if not len(known_N):
+    sizes_N = sources.sizes_N
+    if not sizes_N.any():
         raise UserError(
             "--shard-mb: the listing tells the size of none of these videos: "
             "pass --videos-per-shard instead"
         )
-    sizes_N = sources.sizes_N[sources.whole(rows)]
-    unknown = np.count_nonzero(sizes_N == 0)
-    total = int(sizes_N.sum()) + int(unknown) * (int(known_N.sum()) // len(known_N))
+    files_N = sizes_N[sources.whole(rows)]
+    total = int(files_N.sum())
+    if unknown := np.count_nonzero(files_N == 0):
+        known_N = sizes_N[sources.whole(np.flatnonzero(sizes_N))]
+        total += int(unknown) * (int(known_N.sum()) // len(known_N))
     return -(-total // shard_bytes)
 
 

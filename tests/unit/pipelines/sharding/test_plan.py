@@ -165,6 +165,13 @@ def test_videos_of_unknown_size_count_as_the_mean() -> None:
         by_bytes(val, 10)
 
 
+def test_parts_do_not_weigh_in_the_mean() -> None:
+    """Files of 30 and 10 MiB, the first with ten parts, and eight of unknown size: 200 MiB."""
+    large, small, *unknown = sized(10, lambda i: {0: 30 * MIB, 1: 10 * MIB}.get(i))
+    parts = [replace(large, start_s=n * 1.0, end_s=n + 1.0) for n in range(10)]
+    assert len(by_bytes([*parts, small, *unknown], 40)) == 5
+
+
 def test_there_are_no_more_shards_than_videos() -> None:
     films = sized(3, lambda i: 2**34)
     assert len(by_bytes(films, 256)) == 3
