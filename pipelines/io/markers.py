@@ -121,11 +121,17 @@ def filled_with(folder: str) -> str | None:
 
     Without an index, it is that of the first readable marker of a killed job.
     """
-    files = [file.uri[len(folder) + 1 :] for file in storage.walk(folder)]
-    # "index.json" sorts before any shard.
-    found = (workspace.published(folder, name) for name in files if name.endswith(".json"))
-    hashes = (content["spec_hash"] for content in found if content and "spec_hash" in content)
-    return next(hashes, None)
+    if (whole := _spec_hash(folder, "index.json")) is not None:
+        return whole
+    names = (name for name in sorted(storage.written_below(folder)) if name.endswith(".json"))
+    hashes = (_spec_hash(folder, name) for name in names)
+    return next((found for found in hashes if found is not None), None)
+
+
+def _spec_hash(folder: str, name: str) -> str | None:
+    """The fingerprint of settings that a file states, if it is JSON and states one."""
+    content = workspace.published(folder, name)
+    return content["spec_hash"] if content and "spec_hash" in content else None
 
 
 def files_of(shards: Iterable[str]) -> set[str]:

@@ -105,19 +105,21 @@ def written_below(folder: str) -> dict[str, tuple[int, datetime | None]]:
     """As `written`, for every file below a folder by its name there, from a single listing. There
     is no time where the listing does not tell it."""
     fs, path = connect(folder)
+    base = path.rstrip("/")
     if isinstance(fs, LocalFileSystem):
         return {
-            file.uri[len(path) + 1 :]: (file.size, _time(file.mtime_ns))
+            file.uri[len(base) :].lstrip("/"): (file.size, _time(file.mtime_ns))
             for file in disk.walk(path, folders=False)
         }
     with explained(folder, "list"):
         found = fs.find(path, detail=True)
     return {
-        name[len(path) + 1 :]: (
+        name[len(base) :].lstrip("/"): (
             int(info["size"] or 0),
             next((info[each] for each in TIMES if isinstance(info.get(each), datetime)), None),
         )
         for name, info in found.items()
+        if info["type"] == "file"
     }
 
 
@@ -214,10 +216,9 @@ def local_folder(uri: str) -> Iterator[str]:
         yield uri.removeprefix("file://")
         return
     with scratch() as folder:
-        names = [file.uri[len(uri) + 1 :] for file in walk(uri)]
         place = folder / "copy"
         place.mkdir()
-        download_folder(uri, place, [name for name in names if "/" not in name])
+        download_folder(uri, place, [name for name in written_below(uri) if "/" not in name])
         yield str(place)
 
 
@@ -284,9 +285,9 @@ def discard_unfinished(uri: str) -> None:
 def keep_only(folder: str, names: Iterable[str]) -> None:
     """Delete everything below a folder except the named files, also what killed writers left."""
     wanted = set(names)
-    for file in walk(folder):
-        if file.uri[len(folder) + 1 :] not in wanted:
-            delete(file.uri)
+    for name in written_below(folder):
+        if name not in wanted:
+            delete(join(folder, name))
     discard_unfinished(folder)
 
 

@@ -102,12 +102,16 @@ def test_the_index_and_the_named_are_kept(tmp_path: Path) -> None:
     assert left == {"index", "train-000000", "val-000000"}
 
 
-def test_filled_with_reads_unfinished_folders(tmp_path: Path) -> None:
+def test_filled_with_reads_unfinished_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One with an index is not listed."""
     folder = str(tmp_path / "clips")
     assert filled_with(folder) is None
     write_shard(tmp_path / "clips", list(SAMPLES), spec="killed")
     assert filled_with(folder) == "killed"
     storage.publish_json({"spec_hash": "whole"}, f"{folder}/index.json")
+    monkeypatch.setattr(storage, "written_below", lambda uri: pytest.fail(f"lists {uri}"))
     assert filled_with(folder) == "whole"
 
 

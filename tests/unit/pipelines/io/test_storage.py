@@ -81,6 +81,20 @@ def test_what_walk_finds_lies_below_the_folder_as_it_was_named(memory: str) -> N
     assert [file.uri for file in storage.walk(memory)] == [f"{memory}/clips/a"]
 
 
+def test_a_slash_at_the_end_changes_nothing(tmp_path: Path, memory: str) -> None:
+    """Names below a folder are told, and deleted, by what comes after it."""
+    for root in (str(tmp_path), memory):
+        for name in ("rain.json", "deep/rain.tar", "ain.json"):
+            storage.publish_bytes(b"abc", f"{root}/clips/{name}")
+        found = storage.written_below(f"{root}/clips/")
+        assert found == storage.written_below(f"{root}/clips")
+        assert found.keys() == {"rain.json", "deep/rain.tar", "ain.json"}
+        storage.keep_only(f"{root}/clips/", ["rain.json", "deep/rain.tar"])
+        assert storage.written_below(f"{root}/clips").keys() == {"rain.json", "deep/rain.tar"}
+        with storage.local_folder(f"{root}/clips/") as place:
+            assert Path(place, "rain.json").read_bytes() == b"abc"
+
+
 def test_parts_that_a_killed_writer_left_are_discarded(tmp_path: Path) -> None:
     kept = ["clips/a.tar", "clips/.a.part.txt", ".videos.parquet.bak", "other/.b.tar.1f.part"]
     left = ["clips/.a.tar.0f3.part", "clips/deep/.c.1.part", ".videos.parquet.77.part"]
