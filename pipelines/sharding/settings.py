@@ -118,7 +118,8 @@ class ShardVideos(VideosJob):
     --videos-per-shard; clips of small videos take several times as much. A video of unknown size
     counts as the mean of the others."""
     core_hour_price: float | None = None
-    """What a core costs an hour, in any currency: --dry-run tells what the job will cost by it."""
+    """What a core costs an hour, in any currency: --dry-run, which it is for, tells what the job
+    will cost by it."""
 
     NOT_RECIPE: ClassVar[frozenset[str]] = Job.NOT_RECIPE | {
         "videos",
@@ -185,6 +186,8 @@ class ShardVideos(VideosJob):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise UserError(f"--{name.replace('_', '-')} must be above 0")
+        if self.core_hour_price is not None and not self.dry_run:
+            raise UserError("--core-hour-price is for --dry-run: add that, or drop the price")
         for group in ("limits", "filters"):
             for name, value in asdict(getattr(self, group)).items():
                 least = 0 if group == "filters" else 1

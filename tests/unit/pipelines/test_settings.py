@@ -131,11 +131,17 @@ def test_impossible_models_are_refused_before_anything_starts(config: Any, said:
         (ShardVideos(limits=Limits(max_pixels=0)), "--limits.max-pixels"),
         (ShardVideos(filters=Filters(min_motion=-1.0)), "--filters.min-motion"),
         (ShardVideos(splits="folders", val_list="a.txt"), "--val-list"),
+        (ShardVideos(core_hour_price=0.04), "--core-hour-price is for --dry-run"),
+        (ShardVideos(core_hour_price=0.0, dry_run=True), "--core-hour-price must be above 0"),
     ],
 )
-def test_impossible_limits_and_splits(config: ShardVideos, flag: str) -> None:
+def test_impossible_limits_splits_and_prices(config: ShardVideos, flag: str) -> None:
     with pytest.raises(UserError, match=flag):
         config.check()
+
+
+def test_a_dry_run_takes_a_price() -> None:
+    ShardVideos(core_hour_price=0.04, dry_run=True).check()
 
 
 def test_a_batch_divides_among_workers() -> None:
