@@ -76,18 +76,19 @@ def plans_of(sources: Iterable[Source], config: ShardVideos) -> Plans:
     table = SourceTable(sources)
     listed = table.classes
     index = workspace.published(config.workspace.clips, "index.json")
+    scores = _scores(config, index)
     spec = ClipSpec(
         config.frames,
         config.size,
         config.stride or config.frames,
         tuple(config.rates),
         tuple(sorted(listed)),
-        checksums.fingerprint([FORMAT, config.recipe(), *([SCORES] if config.scores else [])]),
+        _fingerprint(config, scores),
         config.scenes,
         config.crop_bars,
         config.limits,
         config.filters,
-        _scores(config, index),
+        scores,
     )
     spec, numberings = _as_there(spec, index)
     shard_bytes = config.shard_mb and config.shard_mb * 2**20
@@ -111,8 +112,20 @@ def _scores(config: ShardVideos, index: dict | None) -> tuple[str, ...]:
     """The scores of clips: those of a root that was made when there were fewer stay."""
     if not config.scores:
         return ()
-    before = index["spec"] if index and "spec" in index and not config.overwrite else {}
-    return FIRST_SCORES if before.get("scores") is True else SCORES
+    if config.overwrite:
+        return SCORES
+    if index and "spec" in index:
+        is_first = index["spec"].get("scores") is True
+    else:
+        # That of a job that was killed, or that ended by --strict, stands in its markers alone.
+        is_first = filled_with(config.workspace.clips) == _fingerprint(config, FIRST_SCORES)
+    return FIRST_SCORES if is_first else SCORES
+
+
+def _fingerprint(config: ShardVideos, scores: tuple[str, ...]) -> str:
+    """Of all settings; when there were only the first scores, these were no part of it."""
+    named = [scores] if scores == SCORES else []
+    return checksums.fingerprint([FORMAT, config.recipe(), *named])
 
 
 def _as_there(spec: ClipSpec, index: dict | None) -> tuple[ClipSpec, frozenset[str | None]]:

@@ -7,7 +7,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,7 @@ from tests.odd_videos import (
     plain,
     write,
 )
-from vqvdm.errors import UserError
+from vqvdm.errors import IncompleteError, UserError
 
 SPEC = ClipSpec(frames=4, size=64, stride=4, rates=(None,), classes=("a", "b"), hash="spec")
 DECODE_LIMITS = DecodeLimits(timeout_s=30.0)
@@ -790,13 +790,22 @@ def test_a_shard_of_an_earlier_version_is_kept(cutting: Cutting) -> None:
     assert other.spec.hash != "old"
 
 
-def test_a_root_keeps_the_scores_that_it_has(cutting: Cutting) -> None:
-    """Its index is from before they had names, and so is its fingerprint."""
-    fingerprint = checksums.fingerprint
+@contextmanager
+def first_scores() -> Iterator[None]:
+    """Jobs of before scores had names: no fingerprint and no index told them."""
+
+    def of_recipe(config: ShardVideos, scores: tuple[str, ...]) -> str:
+        return checksums.fingerprint([clip_shards.FORMAT, config.recipe()])
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(page, "SCORES", FIRST_SCORES)
-        without = lambda value: fingerprint([v for v in value if v != FIRST_SCORES])  # noqa: E731
-        patch.setattr(page.checksums, "fingerprint", without)
+        patch.setattr(page, "_fingerprint", of_recipe)
+        yield
+
+
+def test_a_root_keeps_the_scores_that_it_has(cutting: Cutting) -> None:
+    """Its index is from before they had names, and so is its fingerprint."""
+    with first_scores():
         cutting.cut(scores=True, overwrite=True)
     assert cutting.index()["spec"]["scores"] is True
     assert cutting.cut(overwrite=False) == (set(), set())
@@ -809,6 +818,35 @@ def test_a_root_keeps_the_scores_that_it_has(cutting: Cutting) -> None:
     assert cutting.index()["spec"]["scores"] == list(SCORES)
     cutting.config = replace(cutting.config, overwrite=False)
     assert cutting.cut() == (set(), set())
+
+
+def test_a_killed_root_keeps_the_scores_that_it_has(cutting: Cutting) -> None:
+    with first_scores():
+        cutting.cut(scores=True, overwrite=True)
+    folder, whole = Path(cutting.config.workspace.clips), cutting.index()
+    for name in ("index.json", f"{whole['shards'][0]}.json"):
+        (folder / name).unlink()
+    made, _ = cutting.cut(overwrite=False)
+    assert made == {whole["shards"][0]}
+    assert cutting.index() == whole and whole["spec"]["scores"] is True
+
+
+def test_a_root_of_strict_that_never_ended_keeps_the_scores_that_it_has(cutting: Cutting) -> None:
+    """A bad video keeps it from an index, however complete it is."""
+    bad(cutting, "berry")
+    with first_scores(), pytest.raises(IncompleteError):
+        cutting.cut(scores=True, strict=True, overwrite=True)
+    assert not (Path(cutting.config.workspace.clips) / "index.json").exists()
+    with pytest.raises(IncompleteError):
+        cutting.cut(overwrite=False)
+    assert not cutting.made and not cutting.asked
+    assert cutting.cut(strict=False) == (set(), set())
+    assert cutting.index()["spec"]["scores"] is True
+    # One that was begun since there are more goes on with all of them.
+    with pytest.raises(IncompleteError):
+        cutting.cut(strict=True, overwrite=True)
+    assert cutting.cut(strict=False, overwrite=False) == (set(), set())
+    assert cutting.index()["spec"]["scores"] == list(SCORES)
 
 
 def bad(cutting: Cutting, label: str = "apple") -> Path:
