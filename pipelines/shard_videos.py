@@ -43,6 +43,7 @@ from pipelines.sharding.clip_shards import (
     ShardPlan,
     failures,
     make_shard,
+    near_duplicates_of,
     numbering,
 )
 from pipelines.sharding.clips import FIRST_SCORES, SCORES, ClipSpec
@@ -175,6 +176,12 @@ def on_workers(
         yield plans[row["shard"]], row
 
 
+def hashes_there(plans: Plans, config: ShardVideos) -> Iterator[tuple[str, list[str] | None]]:
+    """Every shard, with the hashes of its videos if none of them has to be hashed."""
+    known = partial(known_hashes, config.workspace.perceptual_hashes, config.retry_failed)
+    return zip(plans.places, read_all(known, plans), strict=True)
+
+
 def find_near_duplicates(plans: Plans, config: ShardVideos) -> dict[int, NearDuplicate]:
     """Hash all videos, and compare the hashes."""
     folder = config.workspace.perceptual_hashes
@@ -182,8 +189,7 @@ def find_near_duplicates(plans: Plans, config: ShardVideos) -> dict[int, NearDup
 
     def rows() -> Iterator[dict]:
         missing = []
-        known = read_all(partial(known_hashes, folder, config.retry_failed), plans)
-        for name, hashes in zip(plans.places, known, strict=True):
+        for name, hashes in hashes_there(plans, config):
             if hashes is None:
                 missing.append(name)
             else:
@@ -202,11 +208,37 @@ def find_near_duplicates(plans: Plans, config: ShardVideos) -> dict[int, NearDup
     return found
 
 
-def standing(plans: Plans, config: ShardVideos) -> Iterator[tuple[ShardPlan, Marker | None]]:
-    """Every shard, with its marker if it is there as planned: the driver sees it by itself."""
-    for plan, marker in zip(plans, untouched(plans.folder, plans.places), strict=True):
-        stays = marker and plan.is_of(marker) and not (config.retry_failed and failures(marker))
-        yield plan, marker if stays else None
+def known_near_duplicates(plans: Plans, config: ShardVideos) -> dict[int, NearDuplicate] | None:
+    """What `find_near_duplicates` will find; None if videos have to be hashed for it."""
+    is_known = True
+
+    def rows() -> Iterator[dict]:
+        nonlocal is_known
+        for name, hashes in hashes_there(plans, config):
+            if hashes is None:
+                is_known = False
+                return
+            yield {"name": name, "hashes": hashes}
+
+    found = compare(plans.places, rows(), len(plans.sources), config.filters.min_distance)
+    return found if is_known else None
+
+
+def standing(
+    plans: Plans, config: ShardVideos, as_found: bool = False
+) -> Iterator[tuple[ShardPlan, Marker]]:
+    """The shards that are there as planned, with their markers: the driver sees it by itself.
+
+    With `as_found`, the near-duplicates of a shard are taken to be those that it was made with.
+    """
+    for number, marker in enumerate(untouched(plans.folder, plans.places)):
+        if marker is None or (config.retry_failed and failures(marker)):
+            continue
+        plan = plans[number]
+        if as_found:
+            plan = replace(plan, near_duplicates=near_duplicates_of(marker))
+        if plan.is_of(marker):
+            yield plan, marker
 
 
 def in_words(plans: Plans, config: ShardVideos) -> str:
@@ -214,8 +246,7 @@ def in_words(plans: Plans, config: ShardVideos) -> str:
     spec = plans.spec
     kinds = f"of {len(spec.classes)} classes" if spec.classes else "without classes"
     lines = [f"would cut {len(plans.sources)} videos {kinds} into {len(plans)} shards"]
-    found = () if config.overwrite else standing(plans, config)
-    there = {plan.name: len(marker.keys) for plan, marker in found if marker}
+    there = {} if config.overwrite else clips_there(plans, config)
     if there:
         lines.append(f"{len(there)} of the shards are there, with {sum(there.values())} clips")
     if len(there) < len(plans):
@@ -223,14 +254,24 @@ def in_words(plans: Plans, config: ShardVideos) -> str:
     return "\n".join(lines)
 
 
+def clips_there(plans: Plans, config: ShardVideos) -> dict[str, int]:
+    """The number of clips of each shard that would stay. Nothing is hashed for it: where hashes are
+    missing, near-duplicates are taken to be those that a shard was made with."""
+    near_duplicates: dict[int, NearDuplicate] | None = {}
+    if config.filters.min_distance:
+        near_duplicates = known_near_duplicates(plans, config)
+    plans = replace(plans, near_duplicates=near_duplicates or {})
+    found = standing(plans, config, as_found=near_duplicates is None)
+    return {plan.name: len(marker.keys) for plan, marker in found}
+
+
 def finished_shards(plans: Plans, config: ShardVideos) -> Iterator[tuple[ShardPlan, Marker, bool]]:
     """The marker of every shard, and whether this job made it: first those that stand, then the
     others, as tasks finish them. With --verify all are left to tasks, which read them."""
     left = dict.fromkeys(plans.places)
     for plan, marker in () if config.verify else standing(plans, config):
-        if marker:
-            del left[plan.name]
-            yield plan, marker, False
+        del left[plan.name]
+        yield plan, marker, False
     for plan, row in on_workers(make_shard, plans.only(left), config):
         yield plan, Marker.from_json(row["marker"]), row["made"]
 
@@ -302,17 +343,18 @@ def shard_videos(config: ShardVideos) -> str:
     started = time.monotonic()
     plans = plan_shards(config)
     spec, videos = plans.spec, len(plans.sources)
-    if config.dry_run:
-        return in_words(plans, config)
     folder = config.workspace.clips
+    if config.dry_run:
+        if not config.overwrite:
+            _refuse_other(folder, spec)
+        return in_words(plans, config)
     run = run_on_demand("shard_videos", config)
     with lock.writing(folder, "shard_videos"), run as begin, scratch() as place:
-        found = filled_with(folder)
-        if found and config.overwrite:
+        if not config.overwrite:
+            _refuse_other(folder, spec)
+        elif filled_with(folder):
             storage.keep_only(folder, [lock.NAME])
             storage.delete(config.workspace.perceptual_hashes)
-        elif found:
-            workspace.refuse_other(folder, found, spec.hash, _differing(folder, spec))
         if config.filters.min_distance:
             plans.near_duplicates = find_near_duplicates(plans, config)
         plans, report = run_until_classes_hold(plans, config, place, begin)
@@ -339,6 +381,12 @@ def shard_videos(config: ShardVideos) -> str:
     print("look at the clips: videos/contact_sheet.png of this run in MLflow", flush=True)
     lost = [f"{n} {state}" for state, n in report.counts().items() if state != "ok"]
     return f"{clips} clips of {videos} videos" + (f", not ok: {', '.join(lost)}" if lost else "")
+
+
+def _refuse_other(folder: str, spec: ClipSpec) -> None:
+    """`UserError` if there are clips that were cut otherwise."""
+    if found := filled_with(folder):
+        workspace.refuse_other(folder, found, spec.hash, _differing(folder, spec))
 
 
 def _differing(folder: str, spec: ClipSpec) -> str:

@@ -104,13 +104,17 @@ def _made_from(
 def _now_made_from(marker: Marker) -> str:
     """What a shard was made from, by its account: the fingerprint of earlier versions depended on
     more."""
-    accounts = manifest.from_marker(marker.details)
-    near_duplicates = {
+    sources = (source for source, _ in manifest.from_marker(marker.details))
+    return _made_from(marker.spec_hash, sources, near_duplicates_of(marker))
+
+
+def near_duplicates_of(marker: Marker) -> dict[str, tuple[str, float]]:
+    """The near-duplicates that a shard was made with, as a plan has them."""
+    return {
         source.id: ((account.detail or "").removeprefix("of "), account.score or 0.0)
-        for source, account in accounts
+        for source, account in manifest.from_marker(marker.details)
         if account.reason == "near_duplicate"
     }
-    return _made_from(marker.spec_hash, (source for source, _ in accounts), near_duplicates)
 
 
 def clip_key(source: Source, clip: EncodedClip, spec: ClipSpec) -> str:

@@ -19,7 +19,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from pipelines import shard_videos as page
-from pipelines.io import checksums, shards, storage
+from pipelines.io import checksums, disk, shards, storage
 from pipelines.io.markers import Marker
 from pipelines.io.shards import Sample, ShardWriter
 from pipelines.sharding import clip_shards, manifest
@@ -562,15 +562,16 @@ class Cutting:
         monkeypatch.setattr(page, "run_on_demand", lambda *_: nullcontext(Unlogged))
 
     def _one_by_one(
-        self, work: Callable[[dict], dict], plans: Plans, config: ShardVideos
+        self, work: Callable[[dict], dict], plans: Plans, config: ShardVideos, **columns: Any
     ) -> Iterator[tuple[ShardPlan, dict]]:
         self.asked |= set(plans.places)
         self.left -= 1
         if self.left < 0:
             raise KeyboardInterrupt
         for plan in plans:
-            row = work({"plan": plan, "retry": config.retry_failed, "verify": config.verify})
-            self.made += [plan.name] * row["made"]
+            asked = {"retry": config.retry_failed, "verify": config.verify}
+            row = work({"plan": plan, **asked, **columns})
+            self.made += [plan.name] * row.get("made", False)
             yield plan, row
 
     def add(self, label: str, number: int, frames: int) -> None:
@@ -641,8 +642,12 @@ def test_a_finished_root_needs_no_worker(
 ) -> None:
     monkeypatch.setattr(page, "on_workers", ON_WORKERS)
     monkeypatch.setattr(page, "join_for_tasks", lambda: pytest.fail("joins a cluster"))
-    before = cutting.files()
+    before, listed, walk = cutting.files(), list[str](), disk.walk
+    count = lambda path, folders: listed.append(path) or walk(path, folders)  # noqa: E731
+    monkeypatch.setattr(disk, "walk", count)
     assert "there already, verified by size and time" in page.shard_videos(cutting.config)
+    # To see what is there, and to leave nothing else.
+    assert listed.count(cutting.config.workspace.clips) == 2
     assert cutting.files() == before
     for change in ({"verify": True}, {"overwrite": True}):
         with pytest.raises(pytest.fail.Exception, match="joins"):
@@ -662,6 +667,45 @@ def test_a_dry_run_tells_what_is_there_and_what_the_rest_takes(cutting: Cutting)
     assert "of the shards are there" in there and "about" in rest
     assert basis.startswith("reckoned from ")
     assert cutting.files() == before
+
+
+def test_a_dry_run_refuses_what_the_job_refuses(cutting: Cutting) -> None:
+    other = replace(cutting.config, dry_run=True, size=32)
+    with pytest.raises(UserError, match=r"other settings \(size 16 → 32\): pass --overwrite"):
+        page.shard_videos(other)
+    assert "about" in page.shard_videos(replace(other, overwrite=True))
+
+
+@pytest.mark.parametrize("has_hashes", [True, False])
+def test_a_dry_run_knows_shards_with_near_duplicates(has_hashes: bool, cutting: Cutting) -> None:
+    copy = cutting.videos / "berry/copy.mp4"
+    copy.write_bytes((cutting.videos / "berry/5.mp4").read_bytes())
+    cutting.cut(overwrite=True, filters=Filters(min_distance=1))
+    assert "near_duplicate" in {row["reason"] for row in cutting.rows()}
+    if not has_hashes:
+        shutil.rmtree(cutting.config.workspace.perceptual_hashes)
+    before = cutting.files()
+    shards = len(cutting.index()["shards"])
+    assert page.shard_videos(replace(cutting.config, overwrite=False, dry_run=True)).splitlines()[
+        1:
+    ] == [f"{shards} of the shards are there, with {len(cutting.clips())} clips"]
+    assert cutting.files() == before
+
+
+def test_plans_are_made_only_where_there_is_a_marker(
+    cutting: Cutting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans, made = page.plan_shards(cutting.config), list[int]()
+    plan_of = Plans.__getitem__
+    monkeypatch.setattr(Plans, "__getitem__", lambda p, n: made.append(n) or plan_of(p, n))
+    folder = Path(cutting.config.workspace.clips)
+    (folder / f"{list(plans.places)[1]}.json").unlink()
+    found = [plan.name for plan, _ in page.standing(plans, cutting.config)]
+    others = [number for number in range(len(plans)) if number != 1]
+    assert made == others and found == [list(plans.places)[number] for number in others]
+    shutil.rmtree(folder)
+    made.clear()
+    assert list(page.standing(plans, cutting.config)) == [] and made == []
 
 
 def test_a_touched_shard_is_read_and_a_damaged_one_made_again(cutting: Cutting) -> None:
