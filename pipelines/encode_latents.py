@@ -103,9 +103,8 @@ def encode_latents(config: EncodeLatents) -> str:
     if found and not config.overwrite:
         wanted = made_with(precision or config.precision)
         workspace.refuse_other(folder, found, wanted, _differing(folder, found, origin, config))
-    request = replace(config.request(), at_most=len(sources))
     if config.dry_run:
-        print(describe_devices(request))
+        print(describe_devices(replace(config.request(), at_most=len(sources))))
         return f"would encode {total} latents in {len(sources)} shards into {folder}"
 
     inputs = {"clips": clips["fingerprint"], "vqgan": vqgan["fingerprint"]}
