@@ -15,8 +15,8 @@ from typing import Any
 import ray
 
 from pipelines.cluster import tasks
-from pipelines.cluster.devices import join_for_tasks
 from pipelines.cluster.join import set_up_ray_data
+from pipelines.cluster.placement import join_for_tasks
 from pipelines.demo.digits import digit_video, most_videos
 from pipelines.demo.games import game_video, require_ale
 from pipelines.demo.settings import DIGITS, GAMES, VAL_LIST, DemoVideos

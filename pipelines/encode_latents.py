@@ -23,14 +23,14 @@ import ray
 
 from pipelines.cluster import tasks
 from pipelines.cluster.ahead import Ahead, ahead_of, worker_cpus
-from pipelines.cluster.devices import (
-    Devices,
+from pipelines.cluster.devices import Devices
+from pipelines.cluster.join import set_up_ray_data
+from pipelines.cluster.placement import (
     choose_devices,
     describe_devices,
     memory_hint,
     settle_precision,
 )
-from pipelines.cluster.join import set_up_ray_data
 from pipelines.io import lock, rates, storage, workspace
 from pipelines.io.markers import (
     Marker,

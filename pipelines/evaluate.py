@@ -17,8 +17,9 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from pipelines.cluster.devices import Devices, choose_devices, describe_devices
+from pipelines.cluster.devices import Devices
 from pipelines.cluster.join import set_up_ray_data
+from pipelines.cluster.placement import choose_devices, describe_devices
 from pipelines.evaluation import metrics as measure
 from pipelines.evaluation import report, sweep
 from pipelines.evaluation.batches import (

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import ray
 
-from pipelines.cluster.devices import choose_devices, describe_devices
 from pipelines.cluster.join import set_up_ray_data
+from pipelines.cluster.placement import choose_devices, describe_devices
 from pipelines.io import checksums, lock, storage, workspace
 from pipelines.io.progress import Progress
 from pipelines.io.workspace import require

@@ -22,8 +22,8 @@ from typing import Any
 import ray
 
 from pipelines.cluster import tasks
-from pipelines.cluster.devices import join_for_tasks
 from pipelines.cluster.join import set_up_ray_data
+from pipelines.cluster.placement import join_for_tasks
 from pipelines.io import checksums, lock, storage, workspace
 from pipelines.io.markers import (
     Marker,

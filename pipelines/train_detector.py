@@ -20,7 +20,8 @@ from einops import rearrange
 from torch import Tensor
 
 from pipelines.cluster.cores import local_cpus
-from pipelines.cluster.devices import Kind, choose_devices, describe_devices, worker_device
+from pipelines.cluster.devices import Kind, worker_device
+from pipelines.cluster.placement import choose_devices, describe_devices
 from pipelines.evaluation.settings import TrainDetector
 from pipelines.io import checksums, lock, storage, workspace
 from pipelines.io.arrays import clip_arrays

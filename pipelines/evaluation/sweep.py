@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any
 
-from pipelines.cluster.devices import Devices, choose_devices, describe_devices
+from pipelines.cluster.devices import Devices
+from pipelines.cluster.placement import choose_devices, describe_devices
 from pipelines.evaluation.estimates import Estimate
 from pipelines.evaluation.inputs import Inputs, find_inputs
 from pipelines.evaluation.settings import Evaluate

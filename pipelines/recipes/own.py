@@ -4,7 +4,7 @@ some; before that, what the cluster has.
 
 from __future__ import annotations
 
-from pipelines.cluster.devices import foresee_devices
+from pipelines.cluster.placement import foresee_devices
 from pipelines.cluster.request import Request
 from pipelines.io import workspace
 from pipelines.settings import Job

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pipelines.cluster.devices import choose_devices, foresee_devices
+from pipelines.cluster.placement import choose_devices, foresee_devices
 from pipelines.io import checksums, lock, shards, storage, workspace
 from pipelines.tracking import registry
 from pipelines.tracking.start import start_run

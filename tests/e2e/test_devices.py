@@ -21,7 +21,7 @@ REPOSITORY = Path(__file__).parents[2]
 WITHOUT_CARD = """
 import ray
 from pipelines.cluster.join import find_user_error, ray_options
-from pipelines.cluster.devices import choose_devices
+from pipelines.cluster.placement import choose_devices
 from pipelines.training.settings import TrainVQGAN
 from pipelines.training.trainer import Data, Plan, fit
 
@@ -36,7 +36,8 @@ except Exception as error:
 """
 GROWING = """
 from dataclasses import replace
-from pipelines.cluster.devices import Request, choose_devices, describe_devices
+from pipelines.cluster.placement import choose_devices, describe_devices
+from pipelines.cluster.request import Request
 print(describe_devices(Request(device="cpu", num_workers=32, share=32)))
 print(describe_devices(Request()))
 print(choose_devices(Request(num_workers=1, share=4)).kind)
@@ -83,7 +84,7 @@ def test_a_job_says_that_it_waits_for_others(
     import ray
     from ray.util.placement_group import placement_group, remove_placement_group
 
-    from pipelines.cluster.devices import SETTLE_S, join_for_tasks
+    from pipelines.cluster.placement import SETTLE_S, join_for_tasks
 
     other_job = placement_group([{"CPU": 1}] * 2)
     ray.get(other_job.ready())
@@ -97,7 +98,8 @@ def test_a_job_says_that_it_waits_for_others(
 
 
 def test_cuda_without_any_is_told_at_once(job: Runner, tmp_path: Path) -> None:
-    from pipelines.cluster.devices import Request, choose_devices
+    from pipelines.cluster.placement import choose_devices
+    from pipelines.cluster.request import Request
     from vqvdm.errors import UserError
 
     with pytest.raises(UserError, match="--device cuda, but the cluster has no GPU"):

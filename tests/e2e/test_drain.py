@@ -24,7 +24,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from pipelines.cluster.join import ray_options
-from pipelines.cluster.devices import choose_devices
+from pipelines.cluster.placement import choose_devices
 from pipelines.io import lock
 from pipelines.io.arrays import latent_arrays
 from pipelines.tracking.start import start_run

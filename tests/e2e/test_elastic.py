@@ -24,7 +24,7 @@ import ray
 from ray.cluster_utils import Cluster
 from ray.util.placement_group import placement_group, remove_placement_group
 
-from pipelines.cluster.devices import choose_devices
+from pipelines.cluster.placement import choose_devices
 from pipelines.cluster.join import ray_options
 from pipelines.io import lock
 from pipelines.io.arrays import latent_arrays

@@ -23,7 +23,8 @@ print(sorted("GPU" if "GPU" in node["Resources"] else "CPU"
              for node in ray.nodes() if node["Alive"] and "CPU" in node["Resources"]))
 """
 TRAINING = """
-from pipelines.cluster.devices import Request, choose_devices
+from pipelines.cluster.placement import choose_devices
+from pipelines.cluster.request import Request
 print(choose_devices(Request(num_workers=1, share=4)).kind)
 """
 

@@ -58,7 +58,7 @@ ROOMS = {
             "training.messages",
             "training.gauges",
             "cluster.join",
-            "cluster.devices",
+            "cluster.placement",
             "cluster.autoscaler",
             "cluster.elastic",
             "cluster.tasks",

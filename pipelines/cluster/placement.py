@@ -1,0 +1,159 @@
+"""A job's place in the cluster: what its nodes have, the decision what to run on, and the wait for
+the nodes that it needs."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import ray
+import torch
+from ray.util.placement_group import placement_group, remove_placement_group
+
+from pipelines.cluster import autoscaler
+from pipelines.cluster.cores import local_cpus
+from pipelines.cluster.decision import Cluster, decide, slots_of
+from pipelines.cluster.devices import CORE_PART, Devices, Kind, worker_device
+from pipelines.cluster.join import is_own_ray, join_ray, joins_cluster
+from pipelines.cluster.request import Request
+from vqvdm.inference import Precision, fast_precision
+
+REMIND_S = 60.0
+"""Time between two lines while room is waited for."""
+SETTLE_S = 2.0
+"""Time after which a cluster that has not given room has none."""
+
+
+def choose_devices(request: Request) -> Devices:
+    """Join the cluster, decide, print the decision, and wait for the nodes that it needs."""
+    join_ray(trains=request.share is not None)
+    cluster = _look(request)
+    if _is_open(cluster, request):
+        print("the cluster has no GPU yet: asking its autoscaler for one", flush=True)
+        starts = autoscaler.starts_gpu(ray.get_runtime_context().gcs_address)
+        offer = replace(cluster.offer, gpus=math.inf if starts else 0.0)
+        cluster = replace(cluster, offer=offer)
+    devices = decide(cluster, request)
+    print(devices.words, flush=True)
+    wait_for(devices, all_of_them=request.share is not None)
+    return devices
+
+
+def join_for_tasks() -> None:
+    """Join the cluster, and wait until it has a core for a task."""
+    join_ray()
+    wait_for(Devices(), all_of_them=False)
+
+
+def describe_devices(request: Request) -> str:
+    """What `choose_devices` would decide, in words."""
+    return foresee_devices(request).words
+
+
+def foresee_devices(request: Request) -> Devices:
+    """What `choose_devices` would decide; starts nothing, and asks no autoscaler."""
+    if not joins_cluster():
+        return decide(Cluster(local_cpus(), torch.cuda.device_count()), request)
+    join_ray()
+    cluster = _look(request)
+    if _is_open(cluster, request):
+        words = "running on GPUs if the cluster's autoscaler starts one, which the job will ask for"
+        return Devices("cuda", words=words)
+    return decide(cluster, request)
+
+
+def _look(request: Request) -> Cluster:
+    """The cluster, with what its autoscaler may start where what there is does not suffice."""
+    cluster = look(ray.nodes())
+    enough = cluster.cpus >= (request.num_workers or 1) and (
+        request.device == "cpu"
+        or cluster.gpus >= max(1, (request.num_workers or 1) * request.gpus_per_worker)
+    )
+    if enough or is_own_ray():
+        return cluster
+    return replace(cluster, offer=autoscaler.offer(ray.get_runtime_context().gcs_address))
+
+
+def _is_open(cluster: Cluster, request: Request) -> bool:
+    """Whether only a request to the autoscaler would tell what to run on."""
+    return request.device == "auto" and not cluster.gpus and cluster.offer.gpus is None
+
+
+def look(nodes: Sequence[dict[str, Any]]) -> Cluster:
+    """The cluster of these nodes, as `ray.nodes()` lists them, without an autoscaler."""
+    resources = [node["Resources"] for node in nodes if node["Alive"]]
+    with_gpus = [each for each in resources if each.get("GPU", 0)]
+    names = {name for each in with_gpus for name in each if name.startswith("accelerator_type:")}
+    return Cluster(
+        sum(each.get("CPU", 0) for each in resources),
+        sum(each["GPU"] for each in with_gpus),
+        sum(each.get("CPU", 0) > 0 for each in resources) or 1,
+        len(with_gpus) or 1,
+        tuple(sorted(name.removeprefix("accelerator_type:") for name in names)),
+    )
+
+
+def wait_for(devices: Devices, all_of_them: bool) -> None:
+    """Wait until the cluster has room for the workers, or for the first; says so now and then.
+
+    An autoscaler starts nodes for what is requested, so it is.
+    """
+    count = devices.numbers[-1] if all_of_them else 1
+    request = placement_group([devices.bundle] * count)
+    try:
+        since = time.monotonic()
+        reminded = -REMIND_S
+        # Where there is room, Ray needs moments to find it.
+        while not request.wait(SETTLE_S):
+            waited = time.monotonic() - since
+            if waited - reminded >= REMIND_S:
+                reminded = waited
+                has = ray.cluster_resources().get(devices.resource, 0)
+                print(f"{_lacking(devices, count, has)} ({waited:.0f} s so far)", flush=True)
+    finally:
+        remove_placement_group(request)
+
+
+def _lacking(devices: Devices, count: int, has: float) -> str:
+    """What is waited for: nodes that are still to come, or the end of other jobs."""
+    what, amount = devices.resource, devices.bundle[devices.resource] * count
+    if has < amount:
+        needed = f"{_count(amount, what)} {'is' if amount == 1 else 'are'} needed"
+        return f"waiting for nodes: {needed}, the cluster has {has:g}"
+    return (
+        f"waiting for {_count(amount, what)}: other jobs hold what the cluster has; "
+        "`ray job list` shows them, and `ray job stop ID` stops one"
+    )
+
+
+def _count(amount: float, what: str) -> str:
+    return f"{amount:g} {what}" + ("s" if amount > 1 else "")
+
+
+def memory_hint(devices: Devices, wanted: int) -> float | None:
+    """Bytes for Ray to reserve for each worker, so that other jobs leave them to it.
+
+    Never so much that a node takes fewer workers. None where nodes are still to come: an autoscaler
+    may not know the memory of those it could start.
+    """
+    what, each = ("GPU", devices.gpus_per_worker) if devices.kind == "cuda" else ("CPU", 1.0)
+    found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    slots = [(slots_of(node.get(what, 0), each), node.get("memory", 0)) for node in found]
+    if sum(count for count, _ in slots) < devices.workers:
+        return None
+    return float(min(wanted, *(memory / 2 / count for count, memory in slots if count)))
+
+
+def settle_precision(devices: Devices) -> Precision:
+    """What `--precision auto` is for all workers of a job: one of them is asked."""
+    cpus = 0.0 if devices.kind == "cuda" else CORE_PART
+    ask = ray.remote(_precision_here).options(num_cpus=cpus, num_gpus=devices.gpus_per_worker)
+    precision: Precision = ray.get(ask.remote(devices.kind))
+    return precision
+
+
+def _precision_here(kind: Kind) -> Precision:
+    return fast_precision(worker_device(kind))
