@@ -84,7 +84,7 @@ class S3Server:
         self._process.wait()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """A running S3 server with a bucket `bucket`."""
     server = S3Server(tmp_path_factory.mktemp("s3"))
@@ -94,19 +94,19 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     server.kill()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def s3_server(s3: S3Server) -> str:
     """Its endpoint."""
     return s3.endpoint
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def worker_scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The temporary folder of the local Ray's workers."""
     return tmp_path_factory.mktemp("worker-scratch")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def local_ray(
     s3_server: str, worker_scratch: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[pytest.MonkeyPatch]:
@@ -166,7 +166,7 @@ def digit_videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def undisturbed(local_ray: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory):
     """What undisturbed jobs make of a dozen tiny videos in the bucket."""
     from tests.e2e.undisturbed import make_undisturbed

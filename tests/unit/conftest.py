@@ -1,4 +1,5 @@
-"""What unit tests share: none finds code that another one compiled, or a cluster that runs here."""
+"""What unit tests share: none finds code that another one compiled, threads that it set, or a
+cluster that runs here."""
 
 from __future__ import annotations
 
@@ -16,6 +17,16 @@ def no_compiled_code() -> Iterator[None]:
         import torch
 
         torch.compiler.reset()
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Workers that a test runs in this process set the number for good. With several, those of
+    small nets wait for one another, which takes ten times as long beside other tests."""
+    if "torch" in sys.modules:
+        import torch
+
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,1 @@
+"""Tests: unit/ mirrors the source, e2e/ runs jobs, gpu/ needs a GPU."""
