@@ -28,7 +28,6 @@ from pipelines.sampling.conditions import (
     known_frames,
     list_conditions,
     read_conditions,
-    shapes_of,
 )
 from pipelines.sampling.settings import Sample
 from pipelines.sampling.worker import (
@@ -47,6 +46,7 @@ from pipelines.video.encoder import decode_clip
 from pipelines.video.grid import grid
 from vqvdm.errors import UserError
 from vqvdm.generator import VideoGenerator
+from vqvdm.video_shapes import VideoShapes
 from vqvdm.windows import spread
 
 SETTINGS = "settings.json"
@@ -106,7 +106,8 @@ def sample(config: Sample) -> str:
     config.check()
     space = config.workspace
     bundle = require(space.ldm(config.ldm), "config.json", "train_ldm")
-    shapes = shapes_of(space.ldm(config.ldm), bundle)
+    vqgan = require(space.ldm(config.ldm), "vqgan/config.json", "train_ldm")
+    shapes = VideoShapes.read(bundle, vqgan)
     config = config.for_model(bundle).for_size(shapes.trained[1])
     shape = check_mode(config, bundle, shapes)
     conditions = list_conditions(config.condition) if config.condition else []

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from pipelines.io import storage
+from vqvdm.diffusion.denoiser import described
+from vqvdm.diffusion.unet import UNetConfig
 
 INDEX: dict[str, Any] = {
     "classes": ["a", "b"],
@@ -18,6 +20,7 @@ BUNDLE: dict[str, Any] = {
     "fingerprint": "model",
     "objective": {"name": "flow"},
     "latents": {"shape": [3, 4, 8, 8]},
+    **described(UNetConfig()),
 }
 
 

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vqvdm.diffusion.denoiser import DenoiserConfig
+from vqvdm.diffusion.denoiser import DenoiserConfig, read_config
 from vqvdm.errors import UserError
+from vqvdm.layers import product
 
 Shape = tuple[int, int, int]
 """(T, H, W) of a video, in frames and pixels."""
@@ -37,6 +38,12 @@ class VideoShapes:
         trained = t * frames, h * height, w * width
         multiple = math.lcm(height, width) * denoiser.multiple
         return cls(trained, frames, multiple, denoiser.tells_seconds)
+
+    @classmethod
+    def read(cls, bundle: Mapping[str, Any], vqgan: Mapping[str, Any]) -> VideoShapes:
+        """Those of a bundle, by its config.json and its tokenizer's."""
+        t, h, w = product([(1, 1, 1), *vqgan["model"]["blocks"]])
+        return cls.of(bundle["latents"], (t, h, w), read_config(bundle))
 
     def at_once(self, frames: int | None = None, size: int | None = None) -> Shape:
         """The shape of videos of so many frames, and so high and wide, that are made at once; by

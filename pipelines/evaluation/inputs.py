@@ -16,9 +16,9 @@ from pipelines.evaluation.settings import Evaluate
 from pipelines.io import checksums, storage
 from pipelines.io.workspace import require
 from pipelines.sampling.worker import BUNDLE
-from pipelines.tracking import registry
 from vqvdm.errors import UserError
 from vqvdm.tokenizer.pixels import PIXELS
+from vqvdm.video_shapes import VideoShapes
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,8 @@ def find_inputs(config: Evaluate) -> Inputs:
             "under another --name"
         )
     vqgan = require(storage.join(space.ldm(config.ldm), "vqgan"), "config.json", "train_ldm")
-    made, spec = registry.video_shape(bundle, vqgan), index["spec"]
-    if made != [spec["frames"], spec["size"], spec["size"]]:
+    made, spec = VideoShapes.read(bundle, vqgan).trained, index["spec"]
+    if made != (spec["frames"], spec["size"], spec["size"]):
         raise UserError(
             f"the model makes videos of {'×'.join(map(str, made))}, the clips are of "
             f"{spec['frames']}×{spec['size']}×{spec['size']}: they are not comparable; "

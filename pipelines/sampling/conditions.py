@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from pipelines.io import storage
-from pipelines.io.workspace import require
 from pipelines.sampling.settings import Sample
 from pipelines.video import Frames
 from pipelines.video.decoding_process import Deadline, DecodingProcess
@@ -21,10 +20,8 @@ from pipelines.video.excerpt import Excerpt, first_frames
 from pipelines.video.file_names import may_be_shown
 from pipelines.video.header import check_place
 from pipelines.video.reasons import REASONS, VideoError
-from vqvdm.diffusion.denoiser import read_config
 from vqvdm.errors import UserError
 from vqvdm.known_frames import KnownFrames
-from vqvdm.layers import product
 from vqvdm.video_shapes import VideoShapes
 from vqvdm.windows import count_windows
 
@@ -45,13 +42,6 @@ class ClipShape:
     def windows(self, frames: int) -> int:
         """Windows of a video of so many frames; `UserError` for a length that it cannot have."""
         return count_windows(frames, self.frames // self.group, self.group)
-
-
-def shapes_of(folder: str, bundle: Mapping[str, Any]) -> VideoShapes:
-    """What the bundle in a folder makes, from its configuration and its tokenizer's."""
-    vqgan = require(folder, "vqgan/config.json", "train_ldm")
-    t, h, w = product([(1, 1, 1), *vqgan["model"]["blocks"]])
-    return VideoShapes.of(bundle["latents"], (t, h, w), read_config(bundle))
 
 
 def check_mode(config: Sample, bundle: Mapping[str, Any], shapes: VideoShapes) -> ClipShape:

@@ -19,6 +19,7 @@ import numpy as np
 from pipelines.io import storage
 from pipelines.tracking.run import Run
 from vqvdm.diffusion.samplers import STEPS
+from vqvdm.video_shapes import Shape, VideoShapes
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -44,12 +45,6 @@ def model_name(root: str) -> str:
     return f"vqvdm-{re.sub(r'[^A-Za-z0-9_.-]+', '-', last).strip('-') or 'root'}"
 
 
-def video_shape(bundle: Mapping[str, Any], vqgan: Mapping[str, Any]) -> list[int]:
-    """[T, H, W] of the videos of a bundle, from its configuration and its tokenizer's."""
-    compression = np.prod(vqgan["model"]["blocks"], axis=0, dtype=int)
-    return (np.array(bundle["latents"]["shape"][1:]) * compression).tolist()
-
-
 def register(run: Run, root: str, folder: str) -> str:
     """Add the bundle in `folder` as a version of the root's model; returns what was done in words.
 
@@ -68,8 +63,8 @@ def register(run: Run, root: str, folder: str) -> str:
         try:
             if found := _version_of(client, name, config["fingerprint"]):
                 return f"models:/{name}/{found.version} is there already"
-            shape = video_shape(config, storage.read_json(str(bundle / "vqgan" / "config.json")))
-            _save(model, bundle, config, shape)
+            vqgan = storage.read_json(str(bundle / "vqgan" / "config.json"))
+            _save(model, bundle, config, VideoShapes.read(config, vqgan).trained)
             client.log_artifacts(run.id, str(model), "model")
             version = _add(client, run, name, config["fingerprint"], folder, card)
         except MlflowException as error:
@@ -78,7 +73,7 @@ def register(run: Run, root: str, folder: str) -> str:
     return f"models:/{name}/{version}"
 
 
-def _save(model: Path, bundle: Path, config: dict[str, Any], shape: list[int]) -> None:
+def _save(model: Path, bundle: Path, config: dict[str, Any], shape: Shape) -> None:
     """Write the bundle as an MLflow model: code and safetensors, never a pickle."""
     import pandas as pd
     from mlflow import pyfunc

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from functools import cache
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import av
@@ -147,7 +147,8 @@ def _in_screen_colours(planes: list[NDArray], tags: av.VideoFrame) -> av.VideoFr
     transfer, primaries = tags.color_trc, tags.color_primaries
     frame.color_trc = transfer if transfer in TRANSFERS else ColorTrc.BT709
     frame.color_primaries = primaries if primaries in PRIMARIES else ColorPrimaries.BT2020
-    return _colour_converter(size, tags.color_trc).reformat(
+    colours = frame.colorspace, frame.color_range, frame.color_trc, frame.color_primaries
+    return _colour_converter(size, *colours).reformat(
         frame,
         format="gbrp",
         dst_color_trc=ColorTrc.BT709,
@@ -156,9 +157,10 @@ def _in_screen_colours(planes: list[NDArray], tags: av.VideoFrame) -> av.VideoFr
     )
 
 
-@cache
-def _colour_converter(size: int, transfer: int) -> VideoReformatter:
-    """It makes its tables with its first frame, which takes a second: one serves all videos."""
+@lru_cache(maxsize=16)
+def _colour_converter(size: int, *colours: int) -> VideoReformatter:
+    """It makes its tables with its first frame, which takes a second, and anew with the first of
+    other colours: one serves all videos that have the same."""
     return VideoReformatter()
 
 

@@ -14,7 +14,6 @@ from pipelines.sampling.conditions import (
     known_count,
     known_frames,
     list_conditions,
-    shapes_of,
     wanted_frames,
 )
 from pipelines.sampling.settings import Sample
@@ -44,7 +43,7 @@ def given(config: Sample) -> list[int]:
 def test_the_shape_of_a_bundles_clips(tmp_path: Path) -> None:
     folder = write_bundle(tmp_path, known_frames=True)
     bundle = load_config(folder)
-    shapes = shapes_of(str(folder), bundle)
+    shapes = VideoShapes.read(bundle, load_config(folder / "vqgan"))
     assert shapes == VideoShapes((16, 32, 32), 4, 16, any_length=False)
     for config, expected in (
         (Sample(), ClipShape(16, 32, 4)),
