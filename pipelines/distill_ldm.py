@@ -82,6 +82,11 @@ def check_teacher(folder: str, bundle: dict[str, Any]) -> None:
             f"{folder} goes on from frames, which students do not learn yet: distil one that was "
             "trained with --conditioning.share 0"
         )
+    if "text" in bundle:
+        raise UserError(
+            f"{folder} takes captions, which students do not learn yet: distil one that was "
+            "trained on latents without --text-encoder"
+        )
     if "latents" not in bundle["inputs"]:
         raise UserError(f"{folder} was trained on pixels: only models of latents can be distilled")
     uri = storage.join(folder, "model.safetensors")

@@ -8,7 +8,7 @@
 An actor takes a whole shard, and writes it: what Ray Data passes on is a row for each shard. Clips
 pass directly between actors and decoding tasks, on whichever node has a core. Raw latents are
 stored; their mean and standard deviation over the training split go into the index, for training
-to normalise with.
+to normalise with. With --text-encoder, an actor also encodes the captions of its clips.
 """
 
 from __future__ import annotations
@@ -45,21 +45,24 @@ from pipelines.io.workspace import require
 from pipelines.latents import audit
 from pipelines.latents.audit import AuditShard
 from pipelines.latents.augmentation import keys_of_latents
+from pipelines.latents.captions import Captions, captions_by, captions_there, publish_encoder
 from pipelines.latents.encoder import (
     EncodePlan,
     EncodeShard,
     Origin,
     begun_with,
-    channel_statistics,
     latent_shape,
     spec_hash,
 )
 from pipelines.latents.settings import EncodeLatents
+from pipelines.latents.statistics import channel_statistics, embedding_statistics
 from pipelines.settings import Augment
+from pipelines.sharding import manifest
 from pipelines.tracking.run import Run
 from pipelines.tracking.start import run_on_demand
 from vqvdm.errors import UserError
 from vqvdm.inference import Precision
+from vqvdm.text_encoder import refuse_missing_library
 
 ENCODER_BYTES = 2**30
 """Memory of an actor, without what it shares with its tasks: PyTorch, the net, a batch."""
@@ -79,17 +82,18 @@ def encode_latents(config: EncodeLatents) -> str:
     sources = load_markers(space.clips, clips, "shard_videos")
     origin = Origin(audit.weights_of(space.vqgan(config.vqgan), vqgan), clips["spec_hash"])
     found = filled_with(folder)
+    captions = captions_of(config, folder)
     if config.audit:
         config = replace(config, augment=augment_there(config, folder))
-    precision = precision_of(config, origin, found)
+    precision = precision_of(config, origin, found, captions)
 
     def made_with(precision: Precision) -> str:
-        return spec_hash(origin, precision, config.batch_size, config.augment)
+        return spec_hash(origin, precision, config.batch_size, config.augment, captions)
 
     def plans(precision: Precision) -> list[EncodePlan]:
         made_by = made_with(precision)
         return [
-            EncodePlan(space.clips, marker, folder, made_by, origin, config.augment)
+            EncodePlan(space.clips, marker, folder, made_by, origin, config.augment, captions)
             for marker in sources
         ]
 
@@ -102,16 +106,20 @@ def encode_latents(config: EncodeLatents) -> str:
     total = sum(len(keys_of_latents(marker, config.augment)) for marker in sources)
     if found and not config.overwrite:
         wanted = made_with(precision or config.precision)
-        workspace.refuse_other(folder, found, wanted, _differing(folder, found, origin, config))
+        differing = _differing(folder, found, origin, config, captions)
+        workspace.refuse_other(folder, found, wanted, differing)
     if config.dry_run:
         print(describe_devices(replace(config.request(), at_most=len(sources))))
         return f"would encode {total} latents in {len(sources)} shards into {folder}"
 
     inputs = {"clips": clips["fingerprint"], "vqgan": vqgan["fingerprint"]}
+    inputs |= {"captions": captions.identity} if captions else {}
     run = run_on_demand("encode_latents", config, inputs)
     with reading, lock.writing(folder, "encode_latents"), run as begin:
         if found and config.overwrite:
             storage.keep_only(folder, [lock.NAME])
+        if captions and config.text_encoder:
+            publish_encoder(config.text_encoder, folder, captions)
         markers = finished_latents(plans(precision)) if precision and not config.verify else []
         made: list[Marker] = []
         if missing := len(sources) - len(markers):
@@ -120,8 +128,11 @@ def encode_latents(config: EncodeLatents) -> str:
             markers, made = encode_missing(plans(precision), markers, pool, begin)
         assert precision is not None
         made_by = made_with(precision)
-        index = latents_index(markers, origin, made_by, clips, vqgan, shape, config.augment)
-        storage.keep_only(folder, files_of(index["shards"]))
+        index = latents_index(
+            markers, origin, made_by, clips, vqgan, shape, config.augment, captions
+        )
+        encoder = captions.names if captions else set[str]()
+        storage.keep_only(folder, files_of(index["shards"]) | encoder)
         if not made and workspace.published(folder, "index.json") == index:
             how = "checksum" if config.verify else "size and time"
             return f"{total} latents are there already, verified by {how}"
@@ -130,20 +141,45 @@ def encode_latents(config: EncodeLatents) -> str:
         begin().metrics({"throughput/clips_per_s": encoded / (time.monotonic() - started)})
         begin().metrics({f"latent/std_{c}": value for c, value in enumerate(index["std"])})
         begin().output(index["fingerprint"])
-    return f"{total} latents of {'×'.join(map(str, shape))}"
+    told = f", {index['text']['clips']} with a caption" if captions else ""
+    return f"{total} latents of {'×'.join(map(str, shape))}{told}"
 
 
-def _differing(folder: str, found: str, origin: Origin, config: EncodeLatents) -> str:
+def captions_of(config: EncodeLatents, folder: str) -> Captions | None:
+    """The captions that are to be encoded, or that were, for the audit; None for none. `UserError`
+    where no clip has one, or nothing can encode them."""
+    if config.audit:
+        return captions_there(require(folder, "index.json", "encode_latents"))
+    if config.text_encoder is None:
+        return None
+    refuse_missing_library()
+    if not manifest.captioned(config.workspace.manifest, config.caption_column):
+        raise UserError(
+            f"the column {config.caption_column!r} is empty for all videos that gave clips: leave "
+            "--text-encoder out, or pass the --caption-column that is filled"
+        )
+    return captions_by(config.text_encoder, config.caption_column)
+
+
+def _differing(
+    folder: str, found: str, origin: Origin, config: EncodeLatents, captions: Captions | None = None
+) -> str:
     """What makes latents of other settings differ from those that are wanted, in words."""
-    before = (workspace.published(folder, "index.json") or {}).get("origin", {})
-    wanted = asdict(origin)
+    index = workspace.published(folder, "index.json") or {}
+    before, wanted = index.get("origin", {}), asdict(origin)
+    there = captions_there(index)
+    if before and there != captions:
+        old, new = (each.in_words if each else "none" for each in (there, captions))
+        return f"captions {old} → {new}"
     other = [words for name, words in audit.NAMES.items() if before.get(name) != wanted[name]]
     if before and other:
         return ", ".join(other)
     for augment in get_args(Augment):
-        if augment != config.augment and begun_with(found, origin, config.batch_size, augment):
+        if augment != config.augment and begun_with(
+            found, origin, config.batch_size, augment, captions
+        ):
             return f"augment {augment} → {config.augment}"
-    if precision := begun_with(found, origin, config.batch_size, config.augment):
+    if precision := begun_with(found, origin, config.batch_size, config.augment, captions):
         return f"precision {precision} → {config.precision}"
     return f"batch_size, now {config.batch_size}" if before else ""
 
@@ -159,7 +195,9 @@ def augment_there(config: EncodeLatents, folder: str) -> Augment:
     return there
 
 
-def precision_of(config: EncodeLatents, origin: Origin, found: str | None) -> Precision | None:
+def precision_of(
+    config: EncodeLatents, origin: Origin, found: str | None, captions: Captions | None = None
+) -> Precision | None:
     """The precision of the latents; None if the cluster has to be asked what is fast there.
 
     Where `--precision auto` leaves it open, latents are finished as they were begun.
@@ -168,7 +206,7 @@ def precision_of(config: EncodeLatents, origin: Origin, found: str | None) -> Pr
         return config.precision
     if found is None or (config.overwrite and not config.audit):
         return None
-    return begun_with(found, origin, config.batch_size, config.augment)
+    return begun_with(found, origin, config.batch_size, config.augment, captions)
 
 
 @dataclass(frozen=True)
@@ -279,6 +317,7 @@ def latents_index(
     vqgan: dict,
     shape: list[int],
     augment: Augment,
+    captions: Captions | None = None,
 ) -> dict[str, Any]:
     """`latents/NAME/index.json`: the content of the shards, and what they were made from."""
     mean, std = channel_statistics(markers)
@@ -299,6 +338,20 @@ def latents_index(
         "shards": [marker.name for marker in markers],
         "fingerprint": content_fingerprint(markers),
         **({} if augment == "none" else {"augment": augment}),
+        **({"text": _text_of(markers, captions)} if captions else {}),
+    }
+
+
+def _text_of(markers: list[Marker], captions: Captions) -> dict[str, Any]:
+    """What the index tells of captions."""
+    mean, std = embedding_statistics(markers)
+    return {
+        "column": captions.column,
+        "files": dict(captions.files),
+        "width": len(mean),
+        "mean": mean,
+        "std": std,
+        "clips": sum(marker.details["text"]["clips"] for marker in markers),
     }
 
 

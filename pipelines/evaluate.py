@@ -63,6 +63,8 @@ def evaluate(config: Evaluate) -> str:
     config = inputs.config
     if inputs.doubt:
         print(f"note: {inputs.doubt}", flush=True)
+    if "text" in inputs.bundle:
+        print("note: samples are told their classes alone, and no captions", flush=True)
     folder = config.workspace.eval(config.ldm)
     done = workspace.published(folder, "metrics.json")
     if done and not config.overwrite:

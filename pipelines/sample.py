@@ -1,6 +1,6 @@
 """Sampling: a bundle to videos, a grid and a list of what was made.
 
-    (class, number) ──▶ pool of actors, each with the generator ──▶ CLASS/00000.mp4 ──▶ grid
+    (class, prompt, number) ──▶ pool of actors, each with the generator ──▶ CLASS/00000.mp4 ──▶ grid
      conditions ──┘
 
 Actors publish the videos themselves. A job that was killed goes on with the batches that are left.
@@ -9,8 +9,9 @@ Actors publish the videos themselves. A job that was killed goes on with the bat
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,7 @@ from pipelines.video.encoder import decode_clip
 from pipelines.video.grid import grid
 from vqvdm.errors import UserError
 from vqvdm.generator import VideoGenerator
+from vqvdm.text_encoder import refuse_missing_library
 from vqvdm.video_shapes import VideoShapes
 from vqvdm.windows import spread
 
@@ -82,21 +84,44 @@ def wanted_classes(text: str, known: Sequence[str], in_turn: bool = False) -> li
     return list(names)
 
 
+def wanted_prompts(config: Sample, bundle: Mapping[str, Any]) -> list[str]:
+    """All prompts, those of the file last; `UserError` if the model takes none, or a file has
+    none."""
+    prompts = list(config.prompts)
+    if config.prompts_file:
+        text = storage.read_text(storage.absolute(config.prompts_file), "--prompts-file")
+        lines = [line.strip() for line in text.splitlines()]
+        if not any(lines):
+            raise UserError(f"--prompts-file {config.prompts_file} is empty: give a prompt a line")
+        prompts += filter(None, lines)
+    if prompts and "text" not in bundle:
+        raise UserError(
+            f"ldm/{config.ldm} was trained without captions, and takes no prompts: encode them by "
+            "jobs/encode_latents.py --text-encoder FOLDER, train a model on that, and pass --ldm"
+        )
+    if prompts:
+        refuse_missing_library()
+    return prompts
+
+
 def requested(
     config: Sample, known: Sequence[str], conditions: Sequence[Condition]
 ) -> list[Request]:
-    """Every video to make: so many of each class, and of each condition."""
+    """Every video to make: so many of each class, prompt and condition."""
     labels = wanted_classes(config.classes, known, in_turn=config.mode == "extend")
-    if not conditions:
-        return [
-            Request(label, number, config.fps)
-            for label in labels
-            for number in range(config.num_per_class)
-        ]
+
+    def labels_of(condition: Condition | None) -> Sequence[str | None]:
+        if config.classes != "all" or not (condition or config.prompts):
+            return labels
+        return [condition.label(known) if condition else None]
+
+    given = list(
+        product(enumerate(conditions) if conditions else [(None, None)], config.prompts or [None])
+    )
     return [
-        Request(label, place * config.num_per_class + number, config.fps, place)
-        for place, condition in enumerate(conditions)
-        for label in ([condition.label(known)] if config.classes == "all" else labels)
+        Request(label, place * config.num_per_class + number, config.fps, which, prompt)
+        for place, ((which, condition), prompt) in enumerate(given)
+        for label in labels_of(condition)
         for number in range(config.num_per_class)
     ]
 
@@ -109,6 +134,7 @@ def sample(config: Sample) -> str:
     vqgan = require(space.ldm(config.ldm), "vqgan/config.json", "train_ldm")
     shapes = VideoShapes.read(bundle, vqgan)
     config = config.for_model(bundle).for_size(shapes.trained[1])
+    config = config.with_prompts(wanted_prompts(config, bundle))
     shape = check_mode(config, bundle, shapes)
     conditions = list_conditions(config.condition) if config.condition else []
     requests = requested(config, bundle["classes"], conditions)
@@ -195,28 +221,28 @@ def make_samples(config: Sample, batches: Sequence[SampleBatch], run: Run) -> It
 
 
 def grid_of(folder: str, requests: Sequence[Request]) -> bytes:
-    """A GIF of the published videos, a class a row below its name: at most `GRID` rows and columns,
-    evenly spread over the classes."""
-    by_class: dict[str | None, list[Request]] = {}
+    """A GIF of the published videos, a class and prompt a row below their names: at most `GRID`
+    rows and columns, evenly spread over all."""
+    by_title: dict[str, list[Request]] = {}
     for request in requests:
-        by_class.setdefault(request.label, []).append(request)
-    groups = list(by_class.values())
+        by_title.setdefault(request.title, []).append(request)
+    groups = list(by_title.values())
     rows = groups[:: -(-len(groups) // GRID[0])]
     columns = min(GRID[1], len(rows[0]))
     shown = [request for row in rows for request in row[:columns]]
     videos = [decode_clip(storage.read_bytes(storage.join(folder, r.file))) for r in shown]
-    captions = [row[0].label or "" for row in rows]
+    captions = [row[0].title for row in rows]
     return grid(videos, columns, requests[0].fps, captions if any(captions) else ())
 
 
 def grid_beside_conditions(
     folder: str, requests: Sequence[Request], config: Sample, shape: ClipShape
 ) -> bytes:
-    """A GIF, a condition and class a row: the frames that were given, black where none were, then
-    what was made of them."""
-    by_condition: dict[tuple[int | None, str | None], list[Request]] = {}
+    """A GIF, a condition, class and prompt a row: the frames that were given, black where none
+    were, then what was made of them."""
+    by_condition: dict[tuple[int | None, str], list[Request]] = {}
     for request in requests:
-        by_condition.setdefault((request.condition, request.label), []).append(request)
+        by_condition.setdefault((request.condition, request.title), []).append(request)
     groups = list(by_condition.values())
     rows = groups[:: -(-len(groups) // GRID[0])]
     columns = min(GRID[1] - 1, len(rows[0]))

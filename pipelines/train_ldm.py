@@ -44,6 +44,8 @@ def _on_latents(config: TrainLDM, initial: Initial | None) -> Stage:
     vqgan = space.vqgan(config.vqgan)
     config.check_frames(latents.index["shape"][1])
     check_adapters(config, latents.index, initial)
+    if initial:
+        initial = initial.for_captions(latents.index.get("text"))
     return Stage(
         name="train_ldm",
         config=config,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from tests.text_encoders import WIDTH, write_encoder
 from vqvdm.checkpoint import save_model
 from vqvdm.diffusion.unet import UNet, UNetConfig
 from vqvdm.tokenizer.quantize import Codebook
@@ -27,11 +28,20 @@ def write_bundle(
     seed: int = 0,
     tokenizer: VQGANConfig = TOKENIZER,
     known_frames: bool = False,
+    captioned: bool = False,
 ) -> Path:
     """Publish ldm/NAME in `folder`: videos of 16 frames; another seed gives other weights, and with
-    `known_frames` they go on from some."""
+    `known_frames` they go on from some; `captioned`, which takes `transformers`, they take
+    prompts."""
     torch.manual_seed(seed)
-    net, vqgan = UNet(DENOISER, 3, len(classes), known_frames=known_frames), VQGAN(tokenizer)
+    net = UNet(
+        DENOISER,
+        3,
+        len(classes),
+        known_frames=known_frames,
+        text_width=WIDTH if captioned else 0,
+    )
+    vqgan = VQGAN(tokenizer)
     for parameter in net.parameters():  # an untrained denoiser says nothing
         torch.nn.init.normal_(parameter, std=0.2)
     if isinstance(vqgan.quantizer, Codebook):  # codes are placed by the first latents
@@ -48,6 +58,12 @@ def write_bundle(
     }  # fmt: skip
     if known_frames:
         about["conditioning"] = {"share": 0.5, "noise": 0.1}
+    if captioned:
+        encoder = write_encoder(folder / "text_encoder")
+        about["text"] = {
+            "column": "caption", "files": {path.name: "" for path in encoder.iterdir()},
+            "width": WIDTH, "mean": [0.0] * WIDTH, "std": 1.0,
+        }  # fmt: skip
     save_model(folder, net, about)
     save_model(folder / "vqgan", vqgan, {"model": asdict(tokenizer)})
     (folder / "MODEL_CARD.md").write_text("# A tiny model\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from pipelines.training.methods.vqgan import VQGANMethod
 from pipelines.training.settings import DistillLDM, TrainLDM, TrainVQGAN
 from pipelines.training.world import World
 from vqvdm.diffusion.dit import DiTConfig
+from vqvdm.diffusion.known_latents import ConditioningConfig
 from vqvdm.diffusion.lora import LoRAConfig
 from vqvdm.diffusion.unet import UNet, UNetConfig
 from vqvdm.tokenizer.discriminator import DiscriminatorConfig
@@ -30,6 +32,7 @@ def batch() -> MemoryBatch:
         "latent": torch.randn(4, 3, 2, 4, 4, generator=g),
         "class_index": torch.tensor([0, 1, -1, 0]),
         "fps": torch.tensor([8.0, 8.0, 8.0, 8.0]),
+        "text": torch.randn(4, 5, generator=g) * torch.tensor([[1.0], [0.0], [1.0], [1.0]]),
     }
     return MemoryBatch(tensors)
 
@@ -65,6 +68,22 @@ DIT = DiTConfig(width=16, depth=2, head_width=8)
 def dit(world: World, accumulate: int) -> LDMMethod:
     config = TrainLDM(steps=10, batch_size=4, accumulate=accumulate, denoiser="dit", dit=DIT)
     return LDMMethod(config, world, INDEX)
+
+
+CAPTIONED: dict[str, Any] = INDEX | {
+    "text": {
+        "column": "caption", "files": {"config.json": "0"}, "width": 5, "mean": [0.1] * 5,
+        "std": 0.5, "clips": 3,
+    }
+}  # fmt: skip
+
+
+def captions(world: World, accumulate: int) -> LDMMethod:
+    told = ConditioningConfig(0.5)
+    config = TrainLDM(
+        steps=10, batch_size=4, accumulate=accumulate, model=DENOISER, conditioning=told
+    )
+    return LDMMethod(config, world, CAPTIONED)
 
 
 def teacher(latent_channels: int = 3, classes: int = 2) -> UNet:
@@ -113,6 +132,7 @@ METHODS: dict[str, Callable[[World, int], Method]] = {
     "more codes than latents": lambda world, accumulate: vqgan(world, "vq", 400, accumulate),
     "ldm": ldm,
     "dit": dit,
+    "captions": captions,
     "distil": distil,
     "lora": lora,
 }

@@ -3,7 +3,7 @@
     generator = VideoGenerator.load("runs/demo/ldm/base")
     videos = generator.sample(classes=["zero", "seven"], fps=8)
 
-Shapes: B batch, N videos, C channels, T frames, H height, W width.
+Shapes: B batch, N videos, C channels, T frames, H height, W width, D width of a prompt's embedding.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -39,6 +39,8 @@ from vqvdm.errors import UserError, did_you_mean, listed
 from vqvdm.inference import GRAPHS, Precision, prepare_device, ready, resolve_precision
 from vqvdm.known_frames import KnownFrames
 from vqvdm.seeds import mix
+from vqvdm.text_encoder import FOLDER as ENCODER_FOLDER
+from vqvdm.text_encoder import Embed, TextEncoder, Texts, standardised
 from vqvdm.tokenizer.pixels import PIXELS, Pixels
 from vqvdm.tokenizer.vqgan import VQGAN, VQGANConfig
 from vqvdm.transfer import memory_format
@@ -97,7 +99,8 @@ def load_vqgan(
 
 
 class VideoGenerator:
-    """A class-conditional video generator: denoiser, sampler and decoder."""
+    """A video generator conditioned on classes and, if it was trained so, on captions: denoiser,
+    sampler and decoder."""
 
     def __init__(self, denoiser: Denoiser, vqgan: VQGAN | Pixels, metadata: dict[str, Any]) -> None:
         """Takes nets on one device as they are; `load` also makes them ready to run.
@@ -105,6 +108,9 @@ class VideoGenerator:
         `metadata` is the bundle's config.json.
         """
         self.denoiser, self.vqgan, self.metadata = denoiser, vqgan, metadata
+        self.folder: Path | None = None
+        """The bundle, where it was loaded from one: its text encoder is read with the first
+        prompt."""
         self.classes: list[str] = metadata["classes"]
         device = next(denoiser.parameters()).device
         mean, std = (torch.tensor(metadata["latents"][k], device=device) for k in ("mean", "std"))
@@ -136,6 +142,18 @@ class VideoGenerator:
         """Whether the model was trained to go on from known frames."""
         return self.denoiser.known_frames
 
+    @property
+    def takes_prompts(self) -> bool:
+        """Whether the model was trained with captions."""
+        return self.denoiser.text_width > 0
+
+    @cached_property
+    def text_encoder(self) -> Embed:
+        """What turns prompts into embeddings: the bundle's own, or what is assigned. `UserError` if
+        `transformers` is not installed, or the encoder is missing."""
+        assert self.folder is not None, "assign a text encoder"
+        return TextEncoder(self.folder / ENCODER_FOLDER, self._mean_C111.device)
+
     @classmethod
     def load(
         cls,
@@ -160,13 +178,17 @@ class VideoGenerator:
             channels, classes = metadata["latents"]["shape"][0], metadata["classes"]
             distilled = metadata["objective"]["name"] == "average_velocity"
             takes_known = "conditioning" in metadata
-            denoiser = build(config, channels, len(classes), distilled, takes_known).to(dtype)
+            text_width = metadata["text"]["width"] if "text" in metadata else 0
+            denoiser = build(config, channels, len(classes), distilled, takes_known, text_width).to(
+                dtype
+            )
         load_weights(folder, denoiser)
         vqgan = load_vqgan(folder / "vqgan", device, dtype)
         ready(denoiser, device, dtype, packed=not compile)
         if isinstance(vqgan, VQGAN):
             ready(vqgan.decoder, device, dtype, packed=not compile)
         generator = cls(denoiser, vqgan, metadata)
+        generator.folder = folder
         if compile:
             generator.compile()
         return generator
@@ -182,20 +204,28 @@ class VideoGenerator:
         if isinstance(self.vqgan, VQGAN):
             self.vqgan.decoder.compile(backend=backend, dynamic=False, **options)
 
-    def _predict(self, *inputs: Tensor) -> Tensor:
+    def _predict(self, *inputs: Tensor | None, **captions: Tensor) -> Tensor:
         # A copy, because a CUDA graph writes every result to the same place.
-        return self.denoiser(*inputs).clone()
+        return self.denoiser(*inputs, **captions).clone()
 
     def _over(self, length: float, *inputs: Tensor) -> Tensor:
         """The average velocity over a `length` of time."""
         return self._predict(*inputs, torch.full_like(inputs[1], length))
 
-    def _given(self, known: KnownLatents, *inputs: Tensor) -> Tensor:
+    def _given(self, known: KnownLatents, *inputs: Tensor, **captions: Tensor) -> Tensor:
         """The prediction where normalised latents are known. The second half of a batch of guidance
         knows none, so that it guides towards what is given as well as towards the class."""
         z_BCTHW, *others = inputs
         each = known if len(z_BCTHW) == len(known.z_BCTHW) else known.beside_none()
-        return self.denoiser(each.put(z_BCTHW), *others, None, each.is_known_BT).clone()
+        return self._predict(each.put(z_BCTHW), *others, None, each.is_known_BT, **captions)
+
+    @staticmethod
+    def _said(predict: Callable[..., Tensor], text_ND: Tensor, *inputs: Tensor) -> Tensor:
+        """The prediction where captions say what is shown; as of `_given`, the second half of a
+        batch of guidance has none."""
+        if len(inputs[0]) > len(text_ND):
+            text_ND = torch.cat([text_ND, torch.zeros_like(text_ND)])
+        return predict(*inputs, text_BD=text_ND)
 
     def _denoise(
         self,
@@ -204,6 +234,7 @@ class VideoGenerator:
         steps: int,
         options: SamplingOptions,
         known: KnownLatents | None,
+        text_ND: Tensor | None,
     ) -> Denoise:
         """What the sampler asks at every step; `UserError` for steps that the model cannot do."""
         objective = self.metadata["objective"]
@@ -212,6 +243,8 @@ class VideoGenerator:
         if objective["name"] == "average_velocity":
             refuse_steps(steps, objective["intervals"])
             predict, guidance = partial(self._over, 1 / steps), 1.0
+        if text_ND is not None:
+            predict = partial(self._said, predict, text_ND)
         return guided(
             predict,
             len(self.classes),
@@ -220,7 +253,7 @@ class VideoGenerator:
             fps_B,
             guidance,
             options.guidance_interval,
-            has_more=known is not None,
+            has_more=known is not None or (text_ND is not None and bool(text_ND.any())),
         )
 
     @staticmethod
@@ -245,6 +278,24 @@ class VideoGenerator:
                 "train one by jobs/train_ldm.py --conditioning.share 0.5"
             )
 
+    def _embedded(self, prompts: Texts) -> Tensor | None:
+        """The standardised embeddings of prompts, zeros for none; None of a model that takes none.
+        `UserError` if it is given some."""
+        asked = any(prompt and prompt.strip() for prompt in prompts)
+        if not self.takes_prompts:
+            if asked:
+                raise UserError(
+                    "this model was trained without captions, and takes no prompts: encode them by "
+                    "jobs/encode_latents.py --text-encoder FOLDER, and train a model on that"
+                )
+            return None
+        device = self._mean_C111.device
+        if asked:
+            told = self.metadata["text"]
+            mean_D = torch.tensor(told["mean"], device=device)
+            return standardised(self.text_encoder(prompts).to(device), mean_D, told["std"])
+        return torch.zeros(len(prompts), self.denoiser.text_width, device=device)
+
     @torch.inference_mode()
     def encode_known(self, known: KnownFrames, shape: Shape | None = None) -> KnownLatents:
         """The raw latents of known frames, in videos of a shape, by default that of the training;
@@ -262,6 +313,7 @@ class VideoGenerator:
         classes: Sequence[str | None],
         fps: float = 16.0,
         *,
+        prompts: Texts | None = None,
         shape: Shape | None = None,
         known: KnownLatents | None = None,
         seed: int | Sequence[tuple[int, ...]] = 0,
@@ -275,8 +327,7 @@ class VideoGenerator:
         options.check()
         if not 0 < fps < math.inf:
             raise UserError(f"fps is {fps}: it must be above 0, and finite")
-        if isinstance(classes, str) or not classes:
-            raise UserError("classes must be a list of names, one for each video")
+        classes, prompts = _paired(classes, prompts)
         seeds = _seeds(seed, len(classes))
         objective = self.metadata["objective"]["name"]
         sampler = find_sampler(objective, options.sampler)
@@ -291,7 +342,8 @@ class VideoGenerator:
             self._refuse_known()
             normalised = (known.z_BCTHW - self._mean_C111) / self._std_C111
             known = known._replace(z_BCTHW=normalised)
-        denoise = self._denoise(class_B, fps_B, steps, options, known)
+        text_ND = self._embedded(prompts)
+        denoise = self._denoise(class_B, fps_B, steps, options, known, text_ND)
         if known is not None:
             denoise = held(denoise, known)
         if isinstance(self.vqgan, Pixels):
@@ -304,9 +356,10 @@ class VideoGenerator:
     @torch.inference_mode()
     def sample(
         self,
-        classes: Classes,
+        classes: Classes | None = None,
         fps: float = 16.0,
         *,
+        prompts: Texts | None = None,
         frames: int | None = None,
         size: int | None = None,
         at_once: bool = False,
@@ -315,26 +368,27 @@ class VideoGenerator:
         options: SamplingOptions = DEFAULT_OPTIONS,
         **changes: Any,
     ) -> NDArray[np.uint8]:
-        """Sample one video for each class named; None stands for any class.
+        """Sample one video for each class named, or for each prompt; None stands for any class, and
+        for no prompt.
 
-        `fps` is the frame rate to imitate. `frames` is the length of the videos, by default that of
-        the training clips; a model that goes on from frames makes longer ones window by window,
-        unless `at_once`, and they may pass through several classes: a list of names in place of
-        one. `size` is their height and width, by default as trained; for lengths and sizes that
-        the model takes see `shapes`. `known` are frames to go on from, or to fill the
-        gaps between, in the first window; what comes back in their place is as the decoder shows
-        them, so that no seam is seen. `seed` is one number for all videos, or a tuple of
-        numbers for each. `changes` are fields of `SamplingOptions` to replace in `options`:
-        `steps`, `guidance`, `sampler` and `guidance_interval`. A distilled model samples in 1, 2, 4
-        or so steps, with the guidance that it was distilled with.
+        `prompts` are texts of what videos show, for a model that was trained with captions: one for
+        each video, beside its class or without any. `fps` is the frame rate to imitate. `frames`
+        is the length of the videos, by default that of the training clips; a model that goes on
+        from frames makes longer ones window by window, unless `at_once`, and they may pass through
+        several classes: a list of names in place of one. `size` is their height and width, by
+        default as trained; for lengths and sizes that the model takes see `shapes`. `known` are
+        frames to go on from, or to fill the gaps between, in the first window; what comes back in
+        their place is as the decoder shows them, so that no seam is seen. `seed` is one number for
+        all videos, or a tuple of numbers for each. `changes` are fields of `SamplingOptions` to
+        replace in `options`: `steps`, `guidance`, `sampler` and `guidance_interval`. A distilled
+        model samples in 1, 2, 4 or so steps, with the guidance that it was distilled with.
 
         Returns uint8 (N, T, H, W, 3). Raises `UserError` for an unknown class, a sampler or a
         number of steps that does not fit the model, a number out of its range, a length or size
-        that it does not make, or known frames of a model that was not trained with
-        `conditioning.share`.
+        that it does not make, known frames of a model that was not trained with
+        `conditioning.share`, or prompts of one that was trained without captions.
         """
-        if isinstance(classes, str) or not classes:
-            raise UserError("classes must be a list of names, one for each video")
+        classes, prompts = _paired(classes, prompts)
         window, windows, overlap = self.video_shape[0], 1, 0
         length = window if frames is None else frames
         if length > window and self.takes_known and not at_once:
@@ -353,13 +407,39 @@ class VideoGenerator:
         for number, current in enumerate(zip(*names, strict=True)):
             own = [(*each, number) for each in seeds] if number else seeds
             z = self.sample_latents(
-                current, fps, shape=shape, known=given, seed=own, options=options
+                current,
+                fps,
+                prompts=prompts,
+                shape=shape,
+                known=given,
+                seed=own,
+                options=options,
             )
             made = to_uint8(self.vqgan.decode(z)).numpy()
             videos = made if videos is None else joined(videos, made, overlap * self.group)
             given = _last_half(z, overlap) if overlap else None
         assert videos is not None
         return videos
+
+
+Asked = TypeVar("Asked", Classes, Texts)
+
+
+def _paired(classes: Asked | None, prompts: Texts | None) -> tuple[Asked | list[None], Texts]:
+    """Classes and prompts, as many of each; None for those that are not given. `UserError` where
+    neither is, or not as many."""
+    if isinstance(classes, str) or not (classes or (prompts and classes is None)):
+        raise UserError("classes must be a list of names, one for each video")
+    if isinstance(prompts, str):
+        raise UserError("prompts must be a list of texts, one for each video")
+    if classes is None:
+        assert prompts
+        classes = [None] * len(prompts)
+    if prompts is None:
+        prompts = [None] * len(classes)
+    if len(prompts) != len(classes):
+        raise UserError(f"{len(prompts)} prompts for {len(classes)} classes: give as many of each")
+    return classes, prompts
 
 
 def _seeds(seed: int | Sequence[tuple[int, ...]], count: int) -> Sequence[tuple[int, ...]]:

@@ -1,4 +1,4 @@
-"""The members of a sample as arrays, for training and the audit.
+"""The members of a sample as arrays, for training and the audit; and arrays as members.
 
 The class of a sample is its label; its index is that of the label among the classes of the data
 set, which stand in its `index.json`. The `class_index` beside the label is for other readers: it
@@ -17,6 +17,8 @@ from pipelines.video.encoder import decode_clip
 
 Members = dict[str, bytes]
 Arrays = dict[str, np.ndarray]
+TEXT = "text.npy"
+"""The member of a latent sample that holds the embedding of its caption."""
 
 
 def label_index(label: str | None, classes: Sequence[str]) -> int:
@@ -30,8 +32,10 @@ def clip_arrays(members: Members, classes: Sequence[str]) -> Arrays:
 
 
 def latent_arrays(members: Members, classes: Sequence[str]) -> Arrays:
-    """A latent sample: raw latent (C, T, H, W) as it is stored, class index, frames a second."""
-    return {"latent": _stored_array(members["npy"])} | _labels(members, classes)
+    """A latent sample: raw latent (C, T, H, W) as it is stored, class index, frames a second, and
+    where captions were encoded the embedding of its own (D,)."""
+    text = {"text": _stored_array(members[TEXT])} if TEXT in members else {}
+    return {"latent": _stored_array(members["npy"])} | _labels(members, classes) | text
 
 
 def pixel_arrays(members: Members, classes: Sequence[str]) -> Arrays:
@@ -43,6 +47,13 @@ def pixel_arrays(members: Members, classes: Sequence[str]) -> Arrays:
 def decode_array(data: bytes) -> np.ndarray:
     """A .npy file in memory as float32; pickled objects are refused."""
     return _stored_array(data).astype(np.float32)
+
+
+def npy_bytes(array: np.ndarray) -> bytes:
+    """An array as a .npy file in memory."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
 
 
 def _stored_array(data: bytes) -> np.ndarray:

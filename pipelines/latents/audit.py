@@ -14,6 +14,7 @@ from pipelines.io.arrays import decode_array
 from pipelines.io.markers import Marker, load_markers
 from pipelines.io.workspace import Workspace, require
 from pipelines.latents.augmentation import keys_of_clips, keys_of_latents
+from pipelines.latents.captions import captions_there, check_encoder
 from pipelines.latents.encoder import EncodePlan, Encoder, Origin, latent_shape, origin_of
 from pipelines.settings import Augment
 from vqvdm.errors import UserError
@@ -46,6 +47,8 @@ def audited(space: Workspace, name: str) -> Latents:
     clips = workspace.published(space.clips, "index.json")
     if clips:
         check_shape(folder, index, latent_shape(vqgan, clips["spec"]))
+    if captions := captions_there(index):
+        check_encoder(folder, captions)
     weights = weights_of(space.vqgan(name), vqgan)
     # Latents may have been copied without their clips: then their own record is trusted.
     clip_spec = clips["spec_hash"] if clips else index["origin"]["clip_spec"]

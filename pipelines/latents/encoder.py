@@ -1,11 +1,11 @@
 """Encoding one shard of clips to latents, with a record of what they were made from.
 
-Raw latents are stored, as float16 arrays (C, T, H, W).
+Raw latents are stored, as float16 arrays (C, T, H, W), and where captions are wanted the embedding
+of each clip's beside its latent.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import threading
 from collections import Counter, deque
@@ -20,16 +20,20 @@ import torch
 
 from pipelines.cluster.devices import Kind, worker_device
 from pipelines.io import checksums, shards, storage
+from pipelines.io.arrays import TEXT, npy_bytes
 from pipelines.io.markers import Marker, finished
 from pipelines.io.scratch import scratch
 from pipelines.io.shards import Sample, ShardWriter
 from pipelines.latents.augmentation import PLAIN, Views, keys_of_latents, views
+from pipelines.latents.captions import Captions, Embeddings, load_encoder
+from pipelines.latents.statistics import Sums
 from pipelines.settings import Augment
 from pipelines.video import Frames
 from pipelines.video.encoder import decode_clips
 from vqvdm.checkpoint import as_config
 from vqvdm.generator import from_uint8, load_vqgan
 from vqvdm.inference import Precision, prepare_device, resolve_precision
+from vqvdm.text_encoder import TextEncoder
 from vqvdm.tokenizer.pixels import Pixels
 from vqvdm.tokenizer.vqgan import VQGAN, VQGANConfig
 
@@ -49,14 +53,25 @@ class Origin:
     """Fingerprint of how the clips were cut."""
 
 
-def spec_hash(origin: Origin, precision: str, batch_size: int, augment: Augment = "none") -> str:
+def spec_hash(
+    origin: Origin,
+    precision: str,
+    batch_size: int,
+    augment: Augment = "none",
+    captions: Captions | None = None,
+) -> str:
     """Fingerprint of all that latents depend on beside their clips."""
-    further = [] if augment == "none" else [augment]
+    further: list[str] = [] if augment == "none" else [augment]
+    further += [captions.identity] if captions else []
     return checksums.fingerprint([FORMAT, asdict(origin), precision, batch_size, *further])
 
 
 def begun_with(
-    found: str, origin: Origin, batch_size: int, augment: Augment = "none"
+    found: str,
+    origin: Origin,
+    batch_size: int,
+    augment: Augment = "none",
+    captions: Captions | None = None,
 ) -> Precision | None:
     """The precision of the latents that have the fingerprint `found`; None if they depend on other
     settings or inputs too.
@@ -64,7 +79,7 @@ def begun_with(
     Earlier versions let each worker find out what `auto` is, and so does who reads their latents.
     """
     known: tuple[Precision, ...] = get_args(Precision)
-    hashes = {spec_hash(origin, each, batch_size, augment): each for each in known}
+    hashes = {spec_hash(origin, each, batch_size, augment, captions): each for each in known}
     return hashes.get(found)
 
 
@@ -78,6 +93,7 @@ class EncodePlan:
     spec_hash: str
     origin: Origin
     augment: Augment = "none"
+    captions: Captions | None = None
 
     @property
     def views(self) -> Views:
@@ -136,6 +152,7 @@ class Encoder:
         self.batch_size, self._place = batch_size, vqgan
         self._decoders = decoders
         self._lock = threading.Lock()
+        self._texts: TextEncoder | None = None
 
     @cached_property
     def device(self) -> torch.device:
@@ -154,6 +171,16 @@ class Encoder:
         with scratch() as folder:
             storage.download_folder(self._place, folder, ("config.json", "model.safetensors"))
             return load_vqgan(folder, self.device)
+
+    def embeddings(self, plan: EncodePlan) -> Embeddings | None:
+        """What encodes the captions of a shard; None if none are wanted. The text encoder, the same
+        for all shards, is loaded with the first."""
+        if plan.captions is None:
+            return None
+        with self._lock:
+            if self._texts is None:
+                self._texts = load_encoder(plan.folder, plan.captions, self.device)
+        return Embeddings(plan.captions, self._texts)
 
     def encode(self, clips: Iterable[bytes], of: Views = PLAIN) -> Iterator[dict[str, np.ndarray]]:
         """Encoded clips to raw latents float16 (N, C, T, H, W) of each view, a batch at a time.
@@ -182,12 +209,6 @@ class Encoder:
         return z[:count].to("cpu", torch.float16).numpy()
 
 
-def npy_bytes(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()
-
-
 class EncodeShard(Encoder):
     """Turns clip shards into latent shards, or verifies existing ones."""
 
@@ -198,7 +219,7 @@ class EncodeShard(Encoder):
         if marker:
             return {"marker": marker.to_json(), "made": False}
         rates, sums = Counter[str](), Sums()
-        waiting = deque[Sample]()
+        waiting, texts = deque[Sample](), self.embeddings(plan)
 
         def clips() -> Iterator[bytes]:
             for sample in shards.read_shard(plan.clips, plan.marker, "shard_videos"):
@@ -208,45 +229,19 @@ class EncodeShard(Encoder):
         with ShardWriter(plan.folder, plan.marker.name) as writer:
             for batch in self.encode(clips(), plan.views):
                 samples = [waiting.popleft() for _ in batch[""]]
+                if texts:
+                    for sample in samples:
+                        sample.members[TEXT] = texts.member(sample.members["json"])
                 for end, latents in batch.items():
                     sums.add(latents)
                     for sample, latent in zip(samples, latents, strict=True):
-                        metadata = sample.members["json"]
-                        rates[str(json.loads(metadata)["fps"])] += 1
-                        writer.add(sample.key + end, {"npy": npy_bytes(latent), "json": metadata})
+                        rates[str(json.loads(sample.members["json"])["fps"])] += 1
+                        writer.add(sample.key + end, {"npy": npy_bytes(latent), **sample.members})
             details = {
                 "sums": sums.as_dict(),
                 "fps": dict(rates),
                 "origin": asdict(plan.origin),
+                **({"text": texts.details} if texts else {}),
             }
             marker = writer.publish([plan.marker.sha256], plan.spec_hash, plan.made_from, details)
         return {"marker": marker.to_json(), "made": True}
-
-
-class Sums:
-    """Count, sum and sum of squares of each latent channel, in float64."""
-
-    def __init__(self) -> None:
-        self.count, self.sum_C, self.squares_C = 0, np.zeros(1), np.zeros(1)
-
-    def add(self, z_NCTHW: np.ndarray) -> None:
-        z = z_NCTHW.astype(np.float64)
-        self.count += z.size // z.shape[1]
-        self.sum_C = self.sum_C + z.sum((0, 2, 3, 4))
-        self.squares_C = self.squares_C + (z**2).sum((0, 2, 3, 4))
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "count": self.count,
-            "sum": self.sum_C.tolist(),
-            "squares": self.squares_C.tolist(),
-        }
-
-
-def channel_statistics(markers: list[Marker]) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel over the training split."""
-    parts = [m.details["sums"] for m in markers if m.split == "train" and m.keys]
-    count = sum(part["count"] for part in parts)
-    mean = np.sum([part["sum"] for part in parts], axis=0) / count
-    variance = np.sum([part["squares"] for part in parts], axis=0) / count - mean**2
-    return mean.tolist(), np.sqrt(np.maximum(variance, 1e-12)).tolist()

@@ -24,6 +24,11 @@ class EncodeLatents(PoolJob):
     augment: Augment = "none"
     """`mirror` encodes the mirror image of every clip for training too: twice the latents. Not for
     videos in which left and right matter, such as writing."""
+    text_encoder: str | None = None
+    """Folder or URI of a text encoder, as save_pretrained of `transformers` writes a model and its
+    tokenizer: captions are encoded too, and models trained on that take prompts."""
+    caption_column: str = "caption"
+    """Column of the input that holds captions, with --text-encoder."""
     verify: bool = False
     """Read all latents that are there and compare their checksums; by default only of those whose
     size or time differs from their marker's. Whatever reads a shard compares its checksum."""
@@ -35,13 +40,14 @@ class EncodeLatents(PoolJob):
     """Largest difference that --audit accepts, in standard deviations of a latent channel: far
     above the differences between hardware, far below those between latents."""
 
-    LATER: ClassVar[Mapping[str, Any]] = {"augment": "none"}
+    LATER: ClassVar[Mapping[str, Any]] = {"augment": "none", "caption_column": "caption"}
 
     NOT_RECIPE: ClassVar[frozenset[str]] = PoolJob.NOT_RECIPE | {
         "verify",
         "audit",
         "audit_clips",
         "audit_tolerance",
+        "text_encoder",  # Its fingerprint is among the inputs.
     }
 
     def check(self) -> None:
@@ -51,3 +57,7 @@ class EncodeLatents(PoolJob):
                 raise UserError(f"--{name.replace('_', '-')} must be at least 1")
         if not self.audit_tolerance >= 0:
             raise UserError("--audit-tolerance must be at least 0")
+        if self.caption_column != "caption" and not (self.text_encoder or self.audit):
+            raise UserError(
+                f"--caption-column {self.caption_column} is for --text-encoder: pass its folder too"
+            )

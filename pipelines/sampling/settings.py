@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, Self
 
@@ -45,12 +45,15 @@ class Sampling(PoolJob):
         if self.default_steps < 1:
             raise UserError("--default-steps must be at least 1")
 
+    def _with(self, name: str, value: Any) -> Self:
+        """The same with another value of a setting."""
+        resolved = copy.copy(self)  # `replace` would lose the preset's name
+        object.__setattr__(resolved, name, value)
+        return resolved
+
     def for_model(self, bundle: Mapping[str, Any]) -> Self:
         """The same with the number of steps that a bundle is sampled in, by its config.json."""
-        resolved = copy.copy(self)  # `replace` would lose the preset's name
-        steps = self.steps or bundle.get("sampling_steps") or self.default_steps
-        object.__setattr__(resolved, "steps", steps)
-        return resolved
+        return self._with("steps", self.steps or bundle.get("sampling_steps") or self.default_steps)
 
     def sampled_by(self) -> dict[str, Any]:
         """All settings that the pixels of a sample depend on, besides the model's files, the
@@ -74,8 +77,13 @@ class Sample(Sampling):
     output: str | None = None
     """Name to publish under: samples/OUTPUT; by default the model's."""
 
-    NOT_RECIPE: ClassVar[frozenset[str]] = Sampling.NOT_RECIPE | {"output", "condition"}
+    NOT_RECIPE: ClassVar[frozenset[str]] = Sampling.NOT_RECIPE | {
+        "output",
+        "condition",
+        "prompts_file",  # What it holds is among the prompts.
+    }
     LATER: ClassVar[Mapping[str, Any]] = {
+        "prompts": (),
         "mode": "generate",
         "known_frames": None,
         "frames": None,
@@ -85,9 +93,14 @@ class Sample(Sampling):
     classes: str = "all"
     """Classes to sample, separated by commas, or all; with --mode extend, several joined by colons
     (one:seven) follow each other in one video. With --condition, all stands for the class that
-    the folder of each condition is named after, or none."""
+    the folder of each condition is named after, or none; with --prompts, for none."""
+    prompts: tuple[str, ...] = ()
+    """Texts of what videos show, for a model that was trained with captions: "a red ball" "a blue
+    ball". Each is made of every class that is named."""
+    prompts_file: str | None = None
+    """Text file of further prompts, one a line."""
     num_per_class: int = 4
-    """Videos of each class, and of each condition."""
+    """Videos of each class, of each prompt and of each condition."""
     fps: float = 16.0
     """Frame rate to ask the model for and to write."""
     mode: Mode = "generate"
@@ -116,11 +129,11 @@ class Sample(Sampling):
 
     def for_size(self, trained: int) -> Self:
         """The same without a size if it is what the model was trained on."""
-        if self.size != trained:
-            return self
-        resolved = copy.copy(self)  # `replace` would lose the preset's name
-        object.__setattr__(resolved, "size", None)
-        return resolved
+        return self._with("size", None) if self.size == trained else self
+
+    def with_prompts(self, prompts: Sequence[str]) -> Self:
+        """The same with these prompts, each once."""
+        return self._with("prompts", tuple(dict.fromkeys(prompts)))
 
     def _check_mode(self) -> None:
         """`UserError` for settings that this mode does not take, or misses."""

@@ -25,6 +25,7 @@ from pipelines.video import Frames
 from pipelines.video.encoder import decode_clips, encode_h264, encode_lossless
 from vqvdm.generator import VideoGenerator
 from vqvdm.inference import Precision, compiles_by_default
+from vqvdm.text_encoder import FOLDER, TextEncoder, files_of
 
 BUNDLE = (
     "config.json",
@@ -48,6 +49,13 @@ class Request:
     fps: float
     condition: int | None = None
     """Number of the video that it starts from."""
+    prompt: str | None = None
+    """A text of what it shows."""
+
+    @property
+    def title(self) -> str:
+        """Its class and prompt."""
+        return ", ".join(filter(None, (self.label, self.prompt)))
 
     @property
     def folder(self) -> str:
@@ -95,7 +103,11 @@ class SamplingWorker:
         reported in one line."""
         with tempfile.TemporaryDirectory(prefix="vqvdm-") as folder:
             storage.download_folder(self._bundle, Path(folder), BUNDLE)
-            return VideoGenerator.load(folder, self.device, self._precision, self._compiled)
+            return self._loaded(Path(folder))
+
+    def _loaded(self, folder: Path) -> VideoGenerator:
+        """The generator of a bundle that lies in a folder for as long as this takes."""
+        return VideoGenerator.load(folder, self.device, self._precision, self._compiled)
 
     def videos(self, requests: Sequence[Request]) -> Frames:
         """Videos uint8 (N, T, H, W, 3) of requests of one frame rate."""
@@ -140,6 +152,13 @@ class PublishingWorker(SamplingWorker):
         batch.finish(rows)
         return row | {"rows": checksums.json_bytes(rows)}
 
+    def _loaded(self, folder: Path) -> VideoGenerator:
+        generator = super()._loaded(folder)
+        if self.config.prompts:
+            storage.download_folder(self._bundle, folder, files_of(generator.metadata))
+            generator.text_encoder = TextEncoder(folder / FOLDER, self.device)
+        return generator
+
     def _sampled(self, requests: Sequence[Request]) -> Frames:
         config, generator = self.config, self.generator
         known, folder = None, self.batches[0].folder
@@ -151,6 +170,7 @@ class PublishingWorker(SamplingWorker):
         return generator.sample(
             [classes_in_turn(request.label, generator.classes) for request in requests],
             requests[0].fps,
+            prompts=[request.prompt for request in requests],
             frames=config.frames,
             size=config.size,
             at_once=config.mode == "generate",
@@ -170,14 +190,15 @@ class PublishingWorker(SamplingWorker):
             "seed": request.seed(self.config.seed),
             "sha256": hashlib.sha256(mp4).hexdigest(),
             "recipe": batch.recipe,
-        } | self._mode_of(batch, request)
+        } | self._given_to(batch, request)
 
-    def _mode_of(self, batch: SampleBatch, request: Request) -> dict:
-        """What a row tells besides of a video that is not generated from nothing."""
+    def _given_to(self, batch: SampleBatch, request: Request) -> dict:
+        """What a row tells besides of a video that was not made of its class alone."""
+        told = {} if request.prompt is None else {"prompt": request.prompt}
         if self.config.mode == "generate":
-            return {}
+            return told
         given = None if request.condition is None else batch.conditions[request.condition]
-        return {"mode": self.config.mode, "condition": given}
+        return told | {"mode": self.config.mode, "condition": given}
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from pipelines.io import checksums, storage
 from pipelines.io.markers import Marker
 from pipelines.video.reasons import FAILURES
-from vqvdm.errors import UserError
+from vqvdm.errors import UserError, did_you_mean, listed
 
 DROPPED = pa.struct(
     [
@@ -298,6 +298,21 @@ def utf8(value: Any) -> Any:
 def read(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
     """The account of videos, or some columns of it."""
     return pq.read_table(io.BytesIO(storage.read_bytes(uri)), schema=SCHEMA, columns=columns)
+
+
+def captioned(uri: str, column: str) -> int:
+    """Videos that gave clips and have something in a further column; `UserError` where there is no
+    such column."""
+    file = pq.ParquetFile(io.BytesIO(storage.read_bytes(uri)))
+    further = [name for name in file.schema_arrow.names if name not in {*SCHEMA.names, "scores"}]
+    if column not in further:
+        raise UserError(
+            f"no video has a column {column!r}: {did_you_mean(column, further)}There: "
+            f"{listed(further) or 'none'}; docs/videos.md says how captions come in"
+        )
+    table = file.read([column, "clips"])
+    texts, clips = table[column].to_pylist(), table["clips"].to_pylist()
+    return sum(bool(text and count) for text, count in zip(texts, clips, strict=True))
 
 
 def from_marker(details: dict[str, Any]) -> list[tuple[Source, Account]]:

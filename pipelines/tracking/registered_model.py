@@ -21,6 +21,8 @@ DEVICE = "VQVDM_DEVICE"
 MOST_VIDEOS = "VQVDM_MAX_VIDEOS"
 """Environment variable: the most videos of one request, which are in memory at once; 64 by
 default."""
+MOST_CHARACTERS = 10_000
+"""Characters of a prompt: text encoders read some hundred words, and cut what is longer."""
 LARGEST = 16
 """Times the pixels of a video of the training that one may have: attention takes the square."""
 BOUNDS = {
@@ -61,12 +63,13 @@ class GeneratorModel(mlflow.pyfunc.PythonModel):  # type: ignore[name-defined]
     def predict(
         self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> np.ndarray:
-        """A table with the columns `class` (empty for any) and `fps` to uint8 (N, T, H, W, 3).
+        """A table with the columns `class` (empty for any), `fps` and, of a model that was trained
+        with captions, `prompt` (empty for none) to uint8 (N, T, H, W, 3).
 
         `params` may hold steps, guidance, seed, and the frames and size of all videos. Rows of one
         frame rate are sampled together; a video depends only on its row, the row's position and
-        the seed. `RequestError` for too many rows, steps or pixels, and for what the model cannot
-        do.
+        the seed. `RequestError` for too many rows, steps or pixels, for prompts that are too long,
+        and for what the model cannot do.
         """
         from vqvdm.errors import UserError
 
@@ -80,9 +83,8 @@ class GeneratorModel(mlflow.pyfunc.PythonModel):  # type: ignore[name-defined]
 
     def sample(self, model_input: pd.DataFrame, params: dict[str, Any]) -> np.ndarray:
         """As `predict`, of a request within bounds."""
-        # The column may be left out, and what is empty in it comes as None or as not a number.
-        names = model_input["class"] if "class" in model_input else [None] * len(model_input)
-        classes = [None if pd.isna(name) or name == "" else str(name) for name in names]
+        classes, prompts = (texts_in(model_input, name) for name in ("class", "prompt"))
+        check_prompts(prompts)
         rates = model_input["fps"].to_numpy(float)
         seed = int(params.get("seed", 0))
         videos: dict[int, np.ndarray] = {}
@@ -91,6 +93,7 @@ class GeneratorModel(mlflow.pyfunc.PythonModel):  # type: ignore[name-defined]
             made = self.generator.sample(
                 [classes[row] for row in rows],
                 fps=fps,
+                prompts=[prompts[row] for row in rows],
                 steps=params.get("steps"),
                 guidance=float(params.get("guidance", 2.0)),
                 frames=params.get("frames"),
@@ -99,6 +102,19 @@ class GeneratorModel(mlflow.pyfunc.PythonModel):  # type: ignore[name-defined]
             )
             videos |= dict(zip(rows, made, strict=True))
         return np.stack([videos[row] for row in range(len(rates))])
+
+
+def texts_in(model_input: pd.DataFrame, name: str) -> list[str | None]:
+    """A column of texts: it may be left out, and what is empty comes as None or not a number."""
+    texts = model_input[name] if name in model_input else [None] * len(model_input)
+    return [None if pd.isna(text) or text == "" else str(text) for text in texts]
+
+
+def check_prompts(prompts: list[str | None]) -> None:
+    """`RequestError` for a prompt that is longer than any encoder reads."""
+    longest = max(len(prompt or "") for prompt in prompts)
+    if longest > MOST_CHARACTERS:
+        raise RequestError(f"prompt of {longest} characters: send at most {MOST_CHARACTERS}")
 
 
 def most_videos() -> int:

@@ -19,6 +19,7 @@ import numpy as np
 from pipelines.io import storage
 from pipelines.tracking.run import Run
 from vqvdm.diffusion.samplers import STEPS
+from vqvdm.text_encoder import files_of
 from vqvdm.video_shapes import Shape, VideoShapes
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 ALIAS = "champion"
 REPOSITORY = Path(__file__).resolve().parents[2]
 REQUIREMENTS = ("einops", "mlflow", "numpy", "safetensors", "torch", "vector-quantize-pytorch")
+FOR_TEXT = ("transformers",)
+"""Further ones of a model that takes prompts."""
 BUNDLE = (
     "config.json",
     "model.safetensors",
@@ -59,6 +62,7 @@ def register(run: Run, root: str, folder: str) -> str:
         bundle, model = Path(temporary, "bundle"), Path(temporary, "model")
         storage.download_folder(folder, bundle, BUNDLE)
         config = storage.read_json(str(bundle / "config.json"))
+        storage.download_folder(folder, bundle, files_of(config))
         card = (bundle / "MODEL_CARD.md").read_text()
         try:
             if found := _version_of(client, name, config["fingerprint"]):
@@ -81,8 +85,12 @@ def _save(model: Path, bundle: Path, config: dict[str, Any], shape: Shape) -> No
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
     example = pd.DataFrame({"class": (config["classes"] or [""])[:1], "fps": [config["fps"][0]]})
+    texts = ["class", "prompt"] if "text" in config else ["class"]
     inputs = Schema(
-        [ColSpec(DataType.string, "class", required=False), ColSpec(DataType.double, "fps")]
+        [
+            *(ColSpec(DataType.string, name, required=False) for name in texts),
+            ColSpec(DataType.double, "fps"),
+        ]
     )
     params = ParamSchema(
         [
@@ -101,8 +109,19 @@ def _save(model: Path, bundle: Path, config: dict[str, Any], shape: Shape) -> No
         signature=ModelSignature(inputs=inputs, outputs=outputs, params=params),
         input_example=example,
         code_paths=[str(REPOSITORY / "vqvdm")],
-        pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in REQUIREMENTS],
+        pip_requirements=[
+            _requirement(name) for name in (*REQUIREMENTS, *(FOR_TEXT if "text" in config else ()))
+        ],
     )
+
+
+def _requirement(name: str) -> str:
+    """A package in the version that is here; in any, where it is not: trainings need none for
+    text."""
+    try:
+        return f"{name}=={importlib.metadata.version(name)}"
+    except importlib.metadata.PackageNotFoundError:
+        return name
 
 
 def _add(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,13 +21,15 @@ from pipelines.io import storage, workspace
 from pipelines.training.checkpoints import Checkpoints
 from pipelines.training.settings import TrainJob
 from vqvdm.checkpoint import load_state
-from vqvdm.diffusion.lora import merged_state
+from vqvdm.diffusion.lora import TEXT, merged_state
 from vqvdm.errors import UserError
 
 Kind = Literal["vqgan", "ldm", "student"]
 CHECKPOINT = re.compile(r"/checkpoints/(step-\d+)\.safetensors$")
 INPUT = "initial weights"
 """Their name among the inputs of a training."""
+READS_CAPTIONS = f"{TEXT}.weight"
+"""The tensor that knows the text encoder."""
 MADE_BY = {"vqgan": "train_vqgan", "ldm": "train_ldm", "student": "distill_ldm"}
 
 
@@ -44,13 +46,26 @@ class Initial:
     bundle: Mapping[str, Any] | None = None
     """Of a denoiser, what describes it in the `config.json` of a bundle; None where that is not
     known."""
+    leaves: tuple[str, ...] = ()
+    """Tensors that are not taken over."""
 
     @property
     def is_checkpoint(self) -> bool:
         return not self.uri.endswith("/model.safetensors")
 
+    def for_captions(self, text: Mapping[str, Any] | None) -> Initial:
+        """The same for captions that `text` describes, as an index or a bundle does: what reads
+        those of another encoder, or of one that is not known, is left."""
+        before = (self.bundle or {}).get("text") or {}
+        if text and before.get("files") == text["files"]:
+            return self
+        return replace(self, leaves=(READS_CAPTIONS,))
+
     def weights(self) -> dict[str, Tensor]:
         """Tensors by name; `UserError` if they are not there, or others."""
+        return {name: each for name, each in self._all().items() if name not in self.leaves}
+
+    def _all(self) -> dict[str, Tensor]:
         try:
             with storage.local_copy(self.uri) as path:
                 if storage.sha256(path).startswith(self.sha256):

@@ -23,6 +23,7 @@ from pipelines.training.trainer import Data, Plan, fit
 from pipelines.training.world import World
 from vqvdm.checkpoint import weights_fingerprint
 from vqvdm.errors import StoppedError, UserError
+from vqvdm.text_encoder import files_of
 
 
 @dataclass(frozen=True)
@@ -217,6 +218,8 @@ def _publish(stage: Stage, method: Method, validation: Mapping[str, float]) -> s
             storage.download_folder(uri, folder / name, ("model.safetensors", "config.json"))
         (folder / "MODEL_CARD.md").write_text(_card(stage, validation))
         config = json.loads((folder / "config.json").read_text())
+        # The encoder of captions lies beside the latents as it does in a bundle.
+        storage.download_folder(stage.data.folder, folder, files_of(config))
         config |= stage.identity
         config |= {"recipe": stage.recipe, "inputs": dict(stage.inputs), "about": stage.lineage}
         config["validation"] = dict(validation)

@@ -1,6 +1,7 @@
-"""What a denoiser is told: class, frame rate and time as one vector, and which frames are known.
+"""What a denoiser is told: class, caption, frame rate and time as one vector, and which frames are
+known.
 
-Shapes: B batch, T frames, H height, W width, E embedding.
+Shapes: B batch, T frames, H height, W width, E embedding, D width of a caption's embedding.
 """
 
 from __future__ import annotations
@@ -13,14 +14,17 @@ from vqvdm.layers import sinusoidal_encoding, zero
 
 
 class Conditioning(nn.Module):
-    """Encodes class, frame rate and time as one vector (B, E).
+    """Encodes class, caption, frame rate and time as one vector (B, E).
 
     Class index `num_classes` stands for "no class". Classifier-free guidance and unlabelled data
     use it. With `intervals`, the length of an interval of time that ends at `time` is encoded too;
-    at first it says nothing.
+    with `text_width`, the standardised embedding of a caption, where zeros stand for "no caption".
+    At first neither says anything.
     """
 
-    def __init__(self, num_classes: int, width: int, intervals: bool = False) -> None:
+    def __init__(
+        self, num_classes: int, width: int, intervals: bool = False, text_width: int = 0
+    ) -> None:
         super().__init__()
         embedding = 4 * width
         self.width = width
@@ -35,9 +39,17 @@ class Conditioning(nn.Module):
             self.interval = nn.Sequential(
                 nn.Linear(width, embedding), nn.SiLU(), zero(nn.Linear(embedding, embedding))
             )
+        if text_width:
+            # Without a bias: no caption adds nothing to the class.
+            self.text = zero(nn.Linear(text_width, embedding, bias=False))
 
     def forward(
-        self, time_B: Tensor, class_B: Tensor, fps_B: Tensor, interval_B: Tensor | None = None
+        self,
+        time_B: Tensor,
+        class_B: Tensor,
+        fps_B: Tensor,
+        interval_B: Tensor | None = None,
+        text_BD: Tensor | None = None,
     ) -> Tensor:
         classes = self.class_embedding(class_B)
         time = self.time(sinusoidal_encoding(1000 * time_B, self.width).to(classes.dtype))
@@ -47,6 +59,8 @@ class Conditioning(nn.Module):
         if interval_B is not None:
             encoded = sinusoidal_encoding(1000 * interval_B, self.width).to(classes.dtype)
             condition = condition + self.interval(encoded)
+        if text_BD is not None:
+            condition = condition + self.text(text_BD.to(classes.dtype))
         return F.silu(condition)
 
 

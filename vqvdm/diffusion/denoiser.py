@@ -27,11 +27,12 @@ def build(
     num_classes: int,
     intervals: bool = False,
     known_frames: bool = False,
+    text_width: int = 0,
 ) -> Denoiser:
     """The net of a configuration, initialised at random; the arguments are those of `UNet`."""
     if isinstance(config, UNetConfig):
-        return UNet(config, latent_channels, num_classes, intervals, known_frames)
-    return DiT(config, latent_channels, num_classes, intervals, known_frames)
+        return UNet(config, latent_channels, num_classes, intervals, known_frames, text_width)
+    return DiT(config, latent_channels, num_classes, intervals, known_frames, text_width)
 
 
 def described(config: DenoiserConfig) -> dict[str, Any]:

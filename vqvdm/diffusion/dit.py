@@ -5,7 +5,8 @@ each normalisation and weigh each branch; all weights of branches are zero at fi
 Positions are told by rotation, in seconds, height and width, so that other lengths, sizes and
 frame rates need no other weights.
 
-Shapes: B batch, C channels, T frames, H height, W width, E embedding, L patches of a clip.
+Shapes: B batch, C channels, T frames, H height, W width, E embedding, L patches of a clip, D width
+of a caption's embedding.
 """
 
 from __future__ import annotations
@@ -154,11 +155,13 @@ class DiT(nn.Module):
         num_classes: int,
         intervals: bool = False,
         known_frames: bool = False,
+        text_width: int = 0,
     ) -> None:
         super().__init__()
         config.check()
-        self.config, self.num_classes, self.known_frames = config, num_classes, known_frames
-        self.conditioning = Conditioning(num_classes, config.width // 4, intervals)
+        self.config, self.num_classes = config, num_classes
+        self.known_frames, self.text_width = known_frames, text_width
+        self.conditioning = Conditioning(num_classes, config.width // 4, intervals, text_width)
         patch = (1, config.patch, config.patch)
         self.first = Conv3d(latent_channels + known_frames, config.width, patch, patch)
         turns: tuple[Sees, ...] = ("clip",)
@@ -177,9 +180,10 @@ class DiT(nn.Module):
         fps_B: Tensor,
         interval_B: Tensor | None = None,
         is_known_BT: Tensor | None = None,
+        text_BD: Tensor | None = None,
     ) -> Tensor:
         """As `UNet.forward`."""
-        condition = self.conditioning(time_B, class_B, fps_B, interval_B)
+        condition = self.conditioning(time_B, class_B, fps_B, interval_B, text_BD)
         z = z_BCTHW.to(condition.dtype)
         if self.known_frames:
             z = torch.cat([z, mask_channel(is_known_BT, z)], dim=1)

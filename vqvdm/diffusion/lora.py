@@ -26,6 +26,8 @@ from vqvdm.errors import UserError
 
 CLASSES = "conditioning.class_embedding"
 """The embedding of classes, which is trained whole: new classes have no row to adapt."""
+TEXT = "conditioning.text"
+"""What reads captions, trained whole: another net may have none, or that of another encoder."""
 INPUT = "first"
 """The layer that reads latents, trained whole where it is told which frames are known: it has a
 channel more than that of a net that is not."""
@@ -101,7 +103,7 @@ def adapt(net: Denoiser, config: LoRAConfig) -> None:
 
 def trained_whole(net: Denoiser) -> list[str]:
     """The layers of which another net may have none: they get no adapter."""
-    return [CLASSES, INPUT] if net.known_frames else [CLASSES]
+    return [CLASSES, *([INPUT] if net.known_frames else []), *([TEXT] if net.text_width else [])]
 
 
 def _takes_adapter(module: nn.Module, config: LoRAConfig) -> bool:
@@ -155,7 +157,9 @@ def merged(net: Denoiser) -> Denoiser:
     assert isinstance(net.first, nn.Conv3d)
     channels = net.first.in_channels - net.known_frames
     with torch.device("meta"):
-        plain = build(net.config, channels, net.num_classes, known_frames=net.known_frames)
+        plain = build(
+            net.config, channels, net.num_classes, False, net.known_frames, net.text_width
+        )
     state = merged_state(net.state_dict())
     plain.load_state_dict({name: each.clone() for name, each in state.items()}, assign=True)
     return plain

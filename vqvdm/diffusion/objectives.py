@@ -1,9 +1,9 @@
-"""Training objectives: how latents are noised, what is predicted, how the class is dropped.
+"""Training objectives: how latents are noised, what is predicted, how conditions are dropped.
 
 Time runs from 0 (data) to 1 (noise) for every objective. Noised latents are
 alpha(t) x + sigma(t) e for data x and noise e. Latents are *normalised*.
 
-Shapes: B batch, C channels, T frames, H height, W width.
+Shapes: B batch, C channels, T frames, H height, W width, D width of a caption's embedding.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ class ObjectiveConfig:
     """`flow`: rectified flow with logit-normal times. `v`: velocity under a cosine schedule, with
     min-SNR weights. `epsilon`: the noise under a cosine schedule, the DDPM of the paper."""
     class_dropout: float = 0.5
-    """Chance that a clip's class is dropped in training, for classifier-free guidance."""
+    """Chance that a clip's class is dropped in training, for classifier-free guidance; of a model
+    that takes captions, of class and caption together, and then of one of them."""
     min_snr: float = 5.0
     """Gamma in the loss weights of `v`: higher signal-to-noise ratios count as this one."""
 
@@ -124,3 +125,23 @@ def denoised(
 def drop_classes(class_B: Tensor, uniform_B: Tensor, dropout: float, no_class: int) -> Tensor:
     """Replace classes by "no class" with probability `dropout` (Ho & Salimans, 2022)."""
     return torch.where(uniform_B < dropout, torch.full_like(class_B, no_class), class_B)
+
+
+def drop_conditions(
+    class_B: Tensor,
+    text_BD: Tensor,
+    both_B: Tensor,
+    either_B: Tensor,
+    dropout: float,
+    no_class: int,
+) -> tuple[Tensor, Tensor]:
+    """Replace class and caption by none with probability `dropout`, and of what is left the class
+    or the caption, each with half of it; `both_B` and `either_B` are uniform numbers.
+
+    Both at once, so that guidance has its unconditional clips however rare dropping is; either, so
+    that a net goes by one of them alone.
+    """
+    lacks_class_B = (both_B < dropout) | (either_B < dropout / 2)
+    lacks_text_B = (both_B < dropout) | ((dropout / 2 <= either_B) & (either_B < dropout))
+    classes = torch.where(lacks_class_B, torch.full_like(class_B, no_class), class_B)
+    return classes, torch.where(lacks_text_B[:, None], torch.zeros_like(text_BD), text_BD)

@@ -1,9 +1,10 @@
 """The denoiser: a U-Net of 3D residual blocks with spatial and temporal attention.
 
-Every residual block is conditioned on the class, the frame rate and the time. The net works on
-*normalised latents*.
+Every residual block is conditioned on the class, the caption, the frame rate and the time. The net
+works on *normalised latents*.
 
-Shapes: B batch, C channels, T frames, H height, W width, E embedding.
+Shapes: B batch, C channels, T frames, H height, W width, E embedding, D width of a caption's
+embedding.
 """
 
 from __future__ import annotations
@@ -164,7 +165,8 @@ class Block(nn.Module):
 
 class UNet(nn.Module):
     """Predicts the target of its objective from noised normalised latents; with `intervals`, for
-    an interval of time; with `known_frames`, also where some frames are clean and marked so."""
+    an interval of time; with `known_frames`, also where some frames are clean and marked so; with
+    `text_width`, for captions whose embeddings are so wide."""
 
     def __init__(
         self,
@@ -173,13 +175,15 @@ class UNet(nn.Module):
         num_classes: int,
         intervals: bool = False,
         known_frames: bool = False,
+        text_width: int = 0,
     ) -> None:
         super().__init__()
         config.check()
-        self.config, self.num_classes, self.known_frames = config, num_classes, known_frames
+        self.config, self.num_classes = config, num_classes
+        self.known_frames, self.text_width = known_frames, text_width
         embedding = 4 * config.width
         widths = [config.width * m for m in config.multipliers]
-        self.conditioning = Conditioning(num_classes, config.width, intervals)
+        self.conditioning = Conditioning(num_classes, config.width, intervals, text_width)
         self.first = conv3d(latent_channels + known_frames, widths[0])
 
         def block(channels_in: int, channels_out: int, level: int) -> Block:
@@ -221,11 +225,13 @@ class UNet(nn.Module):
         fps_B: Tensor,
         interval_B: Tensor | None = None,
         is_known_BT: Tensor | None = None,
+        text_BD: Tensor | None = None,
     ) -> Tensor:
         """Noised normalised latents, time in [0, 1], class index, frames/s, for a net with
-        `intervals` how much time lies between `time` and the interval's other end, and for one with
-        `known_frames` which frames are clean, by default none; returns like `z`."""
-        condition = self.conditioning(time_B, class_B, fps_B, interval_B)
+        `intervals` how much time lies between `time` and the interval's other end, for one with
+        `known_frames` which frames are clean, by default none, and for one with `text_width` the
+        embeddings of captions, where zeros, as by default, are none; returns like `z`."""
+        condition = self.conditioning(time_B, class_B, fps_B, interval_B, text_BD)
         z = z_BCTHW.to(condition.dtype)
         if self.known_frames:
             z = torch.cat([z, mask_channel(is_known_BT, z)], dim=1)

@@ -1,6 +1,6 @@
 """What the trainings of a denoiser have in common, whatever it is taught.
 
-Shapes: B batch, C channels, T frames, H height, W width.
+Shapes: B batch, C channels, T frames, H height, W width, D width of a caption's embedding.
 """
 
 from __future__ import annotations
@@ -23,17 +23,20 @@ from vqvdm.checkpoint import save_model
 from vqvdm.diffusion.denoiser import BLOCKS, Denoiser
 from vqvdm.ema import EMA
 from vqvdm.generator import VideoGenerator, load_vqgan
+from vqvdm.text_encoder import standardised
 
 PREVIEWS = 4
 """Samples shown while a denoiser is trained."""
 
 
 class Clips(NamedTuple):
-    """Normalised latents, class index (that of "no class" where there is none) and frames/s."""
+    """Normalised latents, class index (that of "no class" where there is none), frames/s and, of a
+    net that takes them, standardised embeddings of captions (zeros where there is none)."""
 
     z_BCTHW: Tensor
     class_B: Tensor
     fps_B: Tensor
+    text_BD: Tensor | None
 
 
 class DenoiserMethod(ABC):
@@ -52,9 +55,9 @@ class DenoiserMethod(ABC):
         vqgan: str | None = None,
         initial: InitialWeights | None = None,
     ) -> None:
-        """`data` is the index of the latents: shape, classes, mean and std of each channel, and
-        whether they are pixels. `vqgan` is where the VQGAN lies that decodes previews. `initial`
-        are the weights to begin with, if not random ones."""
+        """`data` is the index of the latents: shape, classes, mean and std of each channel, what
+        encoded captions, and whether they are pixels. `vqgan` is where the VQGAN lies that decodes
+        previews. `initial` are the weights to begin with, if not random ones."""
         self.config, self.world, self.data, self.vqgan = config, world, data, vqgan
         self.initial = initial
         self._generator: VideoGenerator | None = None
@@ -73,6 +76,8 @@ class DenoiserMethod(ABC):
         self.optimiser = Optimiser(adamw, world, config.grad_clip)
         mean, std = (torch.tensor(data[name], device=world.device) for name in ("mean", "std"))
         self.mean_C111, self.std_C111 = mean.view(-1, 1, 1, 1), std.view(-1, 1, 1, 1)
+        if "text" in data:
+            self.text_mean_D = torch.tensor(data["text"]["mean"], device=world.device)
 
     @abstractmethod
     def loss(self, net: nn.Module, batch: Batch, draws: Draws, step: int) -> Tensor:
@@ -95,7 +100,10 @@ class DenoiserMethod(ABC):
         z = (tensors["latent"] - self.mean_C111) / self.std_C111
         classes = tensors["class_index"]
         classes = torch.where(classes < 0, self.denoiser.num_classes, classes)
-        return Clips(z, classes, tensors["fps"])
+        text = None
+        if self.denoiser.text_width:
+            text = standardised(tensors["text"], self.text_mean_D, self.data["text"]["std"])
+        return Clips(z, classes, tensors["fps"], text)
 
     def train_step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
         parts = batch.split(self.config.accumulate)

@@ -91,7 +91,7 @@ class DistilMethod(DenoiserMethod):
     ) -> Tensor:
         """The squared error of the average velocities over one of `count` intervals, the mean over
         a batch."""
-        config, (data, classes, fps) = self.config, self.clips(batch)
+        config, (data, classes, fps, _) = self.config, self.clips(batch)
         rows, length, no_class = len(data), 1 / count, self.denoiser.num_classes
         noise = draws.normal(rows, *data.shape[1:])
         time_B = ((draws.uniform(rows) * count).floor() + 1) * length

@@ -1,6 +1,6 @@
 """Stage two: how the denoiser is trained on latents.
 
-Shapes: B batch, C channels, T frames, H height, W width.
+Shapes: B batch, C channels, T frames, H height, W width, D width of a caption's embedding.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from vqvdm.checkpoint import save_model
 from vqvdm.diffusion import lora
 from vqvdm.diffusion.denoiser import Denoiser, build, described
 from vqvdm.diffusion.known_latents import KnownLatents, draw_known, draws_needed
-from vqvdm.diffusion.objectives import add_noise, draw_times, drop_classes
+from vqvdm.diffusion.objectives import add_noise, draw_times, drop_classes, drop_conditions
 from vqvdm.errors import UserError
 from vqvdm.tokenizer.pixels import PIXELS, Pixels
 
@@ -32,14 +32,20 @@ def denoiser_of(config: TrainLDM, data: Mapping[str, Any]) -> Denoiser:
     """The net of a training, at random; with --lora.rank, frozen and with adapters. `data` as of
     `DenoiserMethod`; `UserError` for a rank that is too high."""
     channels, classes = data["shape"][0], len(data["classes"])
-    net = build(config.net, channels, classes, known_frames=config.conditioning.share > 0)
+    net = build(
+        config.net,
+        channels,
+        classes,
+        known_frames=config.conditioning.share > 0,
+        text_width=data["text"]["width"] if "text" in data else 0,
+    )
     if config.lora.rank:
         lora.adapt(net, config.lora)
     return net
 
 
 class LDMMethod(DenoiserMethod):
-    """A denoiser on normalised latents, class dropped and frames given at random."""
+    """A denoiser on normalised latents, class and caption dropped and frames given at random."""
 
     config: TrainLDM
     PREVIEW_STEPS = 8
@@ -80,24 +86,38 @@ class LDMMethod(DenoiserMethod):
     def _loss(
         self, net: nn.Module, batch: Batch, draws: Draws, dropout: float, share: float
     ) -> Tensor:
-        """The loss where the class is dropped from so many clips, and frames given of a share."""
-        objective, (z, classes, fps) = self.config.objective, self.clips(batch)
+        """The loss where class and caption are dropped from so many clips, and frames given of a
+        share."""
+        objective, (z, classes, fps, text) = self.config.objective, self.clips(batch)
         rows = len(z)
         noise, time_B = (
             draws.normal(rows, *z.shape[1:]),
             draw_times(objective.name, draws.normal(rows)),
         )
         noised = add_noise(objective, z, noise, time_B)
-        classes = drop_classes(classes, draws.uniform(rows), dropout, self.denoiser.num_classes)
+        uniform_B, no_class = draws.uniform(rows), self.denoiser.num_classes
+        captions: dict[str, Tensor] = {}
+        if text is None:
+            classes = drop_classes(classes, uniform_B, dropout, no_class)
+        else:
+            classes, captions["text_BD"] = drop_conditions(
+                classes, text, uniform_B, draws.uniform(rows), dropout, no_class
+            )
         if not share:
             with self.world.autocast():
-                prediction = net(noised.z_BCTHW, noised.time_B, classes, fps)
+                prediction = net(noised.z_BCTHW, noised.time_B, classes, fps, **captions)
             error_B = (prediction.float() - noised.target_BCTHW).square().flatten(1).mean(1)
             return (noised.weight_B * error_B).mean()
         given = self._given(z, draws, share)
         with self.world.autocast():
             prediction = net(
-                given.put(noised.z_BCTHW), noised.time_B, classes, fps, None, given.is_known_BT
+                given.put(noised.z_BCTHW),
+                noised.time_B,
+                classes,
+                fps,
+                None,
+                given.is_known_BT,
+                **captions,
             )
         # What is given need not be predicted; each clip counts as much as another.
         error_BT = (prediction.float() - noised.target_BCTHW).square().mean((1, 3, 4))
@@ -137,6 +157,9 @@ class LDMMethod(DenoiserMethod):
         }
         if config.conditioning.share:
             bundle["conditioning"] = asdict(config.conditioning)
+        if "text" in self.data:
+            told = self.data["text"]
+            bundle["text"] = {name: value for name, value in told.items() if name != "clips"}
         return bundle
 
     def export(self, folder: Path) -> None:

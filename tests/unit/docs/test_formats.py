@@ -12,7 +12,7 @@ from pipelines.sharding.manifest import CLIP_FIELDS, SCHEMA
 from pipelines.training.methods.ldm import LDMMethod
 from pipelines.training.settings import TrainLDM
 from pipelines.training.world import World
-from tests.trainings import DENOISER, INDEX
+from tests.trainings import CAPTIONED, DENOISER
 from vqvdm.diffusion.dit import DiTConfig
 from vqvdm.diffusion.known_latents import ConditioningConfig
 
@@ -46,7 +46,8 @@ def test_the_table_of_models_has_what_bundles_hold(tmp_path: Path) -> None:
             dit=DiTConfig(width=16, depth=1, head_width=8),
             conditioning=ConditioningConfig(share=0.5),
         )
-        LDMMethod(config, World(), INDEX).export(tmp_path / denoiser)
+        LDMMethod(config, World(), CAPTIONED).export(tmp_path / denoiser)
         written |= json.loads((tmp_path / denoiser / "config.json").read_text()).keys()
-    assert {"model", "denoiser", "conditioning"} <= written
+    assert {"model", "denoiser", "conditioning", "text"} <= written
     assert written <= named("Models")
+    assert named("Captions") == set(CAPTIONED["text"])

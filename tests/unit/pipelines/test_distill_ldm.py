@@ -54,6 +54,7 @@ def test_a_teacher_that_is_missing(config: DistillLDM) -> None:
         ({"objective": {"name": "average_velocity"}}, "is a student itself: pass --ldm NAME"),
         ({"inputs": {"clips": "c11b5"}}, "was trained on pixels"),
         ({"conditioning": {"share": 0.5}}, r"goes on from frames, .* --conditioning\.share 0"),
+        ({"text": {"width": 5}}, "takes captions, which students do not learn yet: distil one"),
         ({"inputs": {"latents": "other"}}, r"other latents than .*\(other, now 1a7e47\)"),
         ({"fingerprint": "0" * 16}, r"model\.safetensors is missing or does not match"),
     ],

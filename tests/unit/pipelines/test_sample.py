@@ -349,8 +349,85 @@ def test_what_is_no_video_is_told(
     assert sample(replace(going_on, overwrite=True, steps=2)).startswith("4 videos")
 
 
+@pytest.fixture
+def prompted(quick_sample: Sample, tmp_path: Path) -> Sample:
+    """A model that takes prompts, and goes on from frames."""
+    pytest.importorskip("transformers")
+    write_bundle(tmp_path / "ldm/told", known_frames=True, captioned=True)
+    prompts = ("a red ball", "a blue ball")
+    return replace(quick_sample, ldm="told", num_per_class=2, prompts=prompts)
+
+
+@pytest.mark.long
+def test_prompts_are_made_alone_and_of_named_classes(
+    prompted: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = InThisProcess(monkeypatch)
+    assert sample(prompted).startswith("4 videos")
+    assert [(row["file"], row["class"], row["prompt"]) for row in listing(prompted)] == [
+        ("unlabelled/00000.mp4", None, "a red ball"),
+        ("unlabelled/00001.mp4", None, "a red ball"),
+        ("unlabelled/00002.mp4", None, "a blue ball"),
+        ("unlabelled/00003.mp4", None, "a blue ball"),
+    ]
+    with Image.open(tmp_path / "samples/told/grid.gif") as picture:
+        assert picture.size == (2 * 32, 2 * (CAPTION + 32))  # a prompt a row, below its name
+    graph.made = []
+    assert "there already, verified" in sample(prompted) and not graph.made
+    # The same ones in a file are the same samples, others are not.
+    lines = "a red ball\n\n  a blue ball \n"
+    (tmp_path / "prompts.txt").write_text(lines)
+    from_file = replace(prompted, prompts=(), prompts_file=f"{tmp_path}/prompts.txt")
+    assert "there already, verified" in sample(from_file) and not graph.made
+    with pytest.raises(UserError, match=r"prompts .* → \[\"a green ball\"\]\): pass --overwrite"):
+        sample(replace(prompted, prompts=("a green ball",)))
+    both = replace(prompted, classes="seven", num_per_class=1, output="both")
+    sample(both)
+    assert [(row["file"], row["prompt"]) for row in listing(both)] == [
+        ("seven/00000.mp4", "a red ball"),
+        ("seven/00001.mp4", "a blue ball"),
+    ]
+    plain = replace(prompted, prompts=(), classes="seven", num_per_class=1, output="plain")
+    sample(plain)
+    assert "prompt" not in listing(plain)[0]
+    videos = {row["sha256"] for each in (both, plain) for row in listing(each)}
+    assert len(videos) == 3
+
+
+@pytest.mark.long
+def test_prompts_go_with_frames_that_are_given(
+    prompted: Sample, going_on: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    InThisProcess(monkeypatch)
+    given = {"mode": "predict", "condition": going_on.condition, "num_per_class": 1}
+    config = replace(prompted, **given, output="going")
+    sample(config)
+    assert [(row["file"], row["condition"], row["prompt"]) for row in listing(config)] == [
+        ("seven/00002.mp4", "seven/a.mp4", "a red ball"),
+        ("seven/00003.mp4", "seven/a.mp4", "a blue ball"),
+        ("unlabelled/00000.mp4", "other/a.mp4", "a red ball"),
+        ("unlabelled/00001.mp4", "other/a.mp4", "a blue ball"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompts": ("a red ball",)}, r"ldm/base was trained without captions, .*--text-encoder"),
+        ({"prompts_file": "/nowhere.txt"}, r"--prompts-file /nowhere\.txt: no such file"),
+        ({"prompts_file": "/dev/null"}, "--prompts-file /dev/null is empty: give a prompt a line"),
+    ],
+)
+def test_mistakes_with_prompts_are_told_in_a_line(
+    quick_sample: Sample, changes: dict, message: str
+) -> None:
+    with pytest.raises(UserError, match=message) as told:
+        sample(replace(quick_sample, **changes))
+    assert "\n" not in str(told.value)
+
+
 def test_modes_and_lengths_are_no_part_of_a_recipe_from_before() -> None:
-    later = {"mode", "known_frames", "frames", "condition", "size"}
+    later = {"mode", "known_frames", "frames", "condition", "size", "prompts", "prompts_file"}
     assert not later & Sample().recipe().keys()
     assert Sample(mode="extend", frames=64).recipe() == Sample().recipe() | {
         "mode": "extend",

@@ -479,3 +479,87 @@ def test_known_frames_are_those_of_the_size_that_is_made() -> None:
     assert longer.shape == (1, 8, 24, 24, 3)
     with pytest.raises(UserError, match=r"this model takes uint8 \(1, 4, 16, 16, 3\)"):
         generator.sample(["zero"], steps=1, known=known)
+
+
+PROMPTS = {"a red ball": 1.0, "a blue ball": -1.0}
+
+
+def embedded(texts: Any) -> torch.Tensor:
+    """A text encoder that knows two texts."""
+    return torch.stack([torch.full((5,), PROMPTS.get(text, 0.0)) for text in texts])
+
+
+def prompted(known_frames: bool = False) -> VideoGenerator:
+    """A model of two classes that takes prompts."""
+    torch.manual_seed(0)
+    net = build(DENOISER, 3, 2, known_frames=known_frames, text_width=5)
+    for parameter in net.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    metadata = {
+        "objective": {"name": "flow"},
+        "latents": {"shape": [3, 2, 4, 4], **STATISTICS},
+        "classes": ["zero", "seven"],
+        "text": {"width": 5, "mean": [0.5] * 5, "std": 2.0},
+    }
+    generator = VideoGenerator(net.eval(), VQGAN(TOKENIZER), metadata)
+    generator.text_encoder = embedded
+    return generator
+
+
+def test_prompts_and_classes_stand_side_by_side() -> None:
+    generator = prompted()
+    red, blue = PROMPTS
+    asked: list[dict[str, Any]] = [
+        {"classes": ["seven"]},
+        {"prompts": [red]},
+        {"prompts": [blue]},
+        {"classes": ["seven"], "prompts": [red]},
+        {"classes": [None]},
+    ]
+    videos = [generator.sample(**each, steps=2) for each in asked]
+    for number, video in enumerate(videos):
+        assert all((video != other).any() for other in videos[:number])
+    assert (videos[1] == generator.sample([None], prompts=[red], steps=2)).all()
+    for blank in (None, "", " "):
+        assert (videos[0] == generator.sample(["seven"], prompts=[blank], steps=2)).all()
+    # Each video has its own, whatever its neighbours'.
+    both = generator.sample(["seven", None], prompts=[None, red], steps=2, seed=[(0, 0), (0, 0)])
+    assert np.abs(both.astype(int) - np.concatenate(videos[:2])).max() <= 1
+
+
+def test_the_net_hears_standardised_prompts_and_guidance_has_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    generator, heard = prompted(known_frames=True), []
+    forward = generator.denoiser.forward
+
+    def listening(*inputs: Any, **more: Any) -> torch.Tensor:
+        heard.append((inputs[2].tolist(), more["text_BD"]))
+        return forward(*inputs, **more)
+
+    monkeypatch.setattr(generator.denoiser, "forward", listening)
+    red, blue = PROMPTS
+    first = KnownFrames.first(np.zeros((3, 2, 16, 16, 3), np.uint8), 4)
+    for known in (None, first):
+        generator.sample(["seven", None, None], prompts=[red, blue, None], known=known, steps=1)
+        ((classes, text_BD),) = heard
+        assert classes == [1, 2, 2, 2, 2, 2]
+        assert text_BD[:, 0].tolist() == [0.25, -0.75, 0.0, 0.0, 0.0, 0.0]
+        heard.clear()
+    generator.sample(prompts=[red], guidance=1.0, steps=1)
+    assert heard.pop()[1].tolist() == [[0.25] * 5]
+
+
+def test_obvious_mistakes_with_prompts_are_told(generator: VideoGenerator) -> None:
+    with pytest.raises(UserError, match=r"trained without captions, .*--text-encoder FOLDER"):
+        generator.sample(prompts=["a red ball"])
+    generator.sample(["zero"], prompts=[None], steps=1)  # nothing is asked
+    for asked, why in (
+        ({"prompts": "a red ball"}, "prompts must be a list of texts"),
+        ({"classes": ["zero", "seven"], "prompts": ["a"]}, "1 prompts for 2 classes: give as many"),
+        ({"classes": [], "prompts": ["a"]}, "classes must be a list of names"),
+        ({"prompts": []}, "classes must be a list of names"),
+        ({}, "classes must be a list of names"),
+    ):
+        with pytest.raises(UserError, match=why):
+            prompted().sample(**asked)  # type: ignore[arg-type]

@@ -165,6 +165,40 @@ def test_a_server_refuses_the_absurd_and_says_why(
     assert made[0] == made[1]
 
 
+@pytest.mark.long
+def test_a_server_takes_prompts_of_a_model_that_was_trained_with_captions(
+    run: Run, tmp_path: Path
+) -> None:
+    pytest.importorskip("transformers")
+    bundle = write_bundle(tmp_path / "told", captioned=True)
+    register(run, str(tmp_path), str(bundle))
+    uri = f"models:/{model_name(str(tmp_path))}/1"
+    assert get_model_info(uri).signature.inputs.input_names() == ["class", "prompt", "fps"]
+    model = pyfunc.load_model(uri)
+    asked = pd.DataFrame(
+        {
+            "class": ["seven", None, "seven", "seven"],
+            "prompt": ["a red ball", "a red ball", None, "a blue ball"],
+            "fps": [8.0] * 4,
+        }
+    )
+    videos = model.predict(asked, params={"steps": 2, "seed": 5})
+    generator = VideoGenerator.load(bundle)
+    said = {"prompts": ["a red ball"], "fps": 8.0, "steps": 2}
+    assert np.array_equal(videos[:1], generator.sample(["seven"], seed=[(5, 0)], **said))
+    assert np.array_equal(videos[1:2], generator.sample(seed=[(5, 1)], **said))
+    server = TestClient(scoring_server.init(model))
+    for prompt, status, why in (
+        ("a " * 6000, 400, "prompt of 12000 characters: send at most 10000"),
+        ("", 200, ""),
+    ):
+        body = {"dataframe_records": [{"prompt": prompt, "fps": 8.0}], "params": {"steps": 1}}
+        answer = server.post("/invocations", json=body)
+        assert answer.status_code == status
+        if why:
+            assert answer.json()["message"] == why
+
+
 def test_only_a_better_model_takes_over(run: Run, bundles: list[Path], tmp_path: Path) -> None:
     root = str(tmp_path)
     for bundle in bundles:

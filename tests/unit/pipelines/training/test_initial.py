@@ -21,7 +21,7 @@ from pipelines.training.methods.ldm import LDMMethod
 from pipelines.training.methods.vqgan import VQGANMethod
 from pipelines.training.settings import TrainLDM, TrainVQGAN
 from pipelines.training.world import World
-from tests.trainings import INDEX, batch, distil, ldm, lora, vqgan
+from tests.trainings import CAPTIONED, INDEX, batch, captions, distil, ldm, lora, vqgan
 from vqvdm.diffusion.denoiser import DenoiserName, read_config
 from vqvdm.diffusion.dit import DiTConfig
 from vqvdm.diffusion.known_latents import ConditioningConfig
@@ -62,6 +62,28 @@ def test_classes_are_known_by_name(tmp_path: Path) -> None:
     rows = method.denoiser.conditioning.class_embedding.weight
     a, b, none = before.ema.average.conditioning.class_embedding.weight
     assert torch.equal(rows, torch.stack([b, none, a, none]))
+
+
+def test_what_reads_captions_is_taken_over_with_its_encoder_only(tmp_path: Path) -> None:
+    before = captions(World(), 1)
+    for step in range(4):  # what it says is zero at first, and so are gradients
+        before.train_step(batch(), step)
+    before.export(tmp_path / "base")
+    read = before.ema.average.state_dict()["conditioning.text.weight"]
+    assert read.any()
+    found = find_weights(str(tmp_path / "base"), "ldm")
+    told = CAPTIONED["text"]
+    same = begun(found.for_captions(told), CAPTIONED).denoiser.state_dict()
+    assert torch.equal(same["conditioning.text.weight"], read)
+    other = told | {"files": {"config.json": "another"}}
+    anew = begun(found.for_captions(other), CAPTIONED | {"text": other}).denoiser.state_dict()
+    assert not anew["conditioning.text.weight"].any()
+    assert torch.equal(anew["last.2.weight"], same["last.2.weight"])
+    # A net that takes captions begins with one that does not, and the other way round.
+    published(tmp_path / "plain")
+    plain = find_weights(str(tmp_path / "plain"), "ldm").for_captions(told)
+    assert not begun(plain, CAPTIONED).denoiser.state_dict()["conditioning.text.weight"].any()
+    assert not begun(found.for_captions(None), INDEX).denoiser.text_width
 
 
 def test_an_unfinished_training_gives_its_newest_checkpoint_and_a_file_its_own(

@@ -30,9 +30,14 @@ NETS: dict[str, DenoiserConfig] = {
 every_net = pytest.mark.parametrize("config", NETS.values(), ids=NETS)
 
 
-def net_of(config: DenoiserConfig, intervals: bool = False, known_frames: bool = False) -> Denoiser:
+def net_of(
+    config: DenoiserConfig,
+    intervals: bool = False,
+    known_frames: bool = False,
+    text_width: int = 0,
+) -> Denoiser:
     torch.manual_seed(0)
-    return build(config, 4, CLASSES, intervals, known_frames)
+    return build(config, 4, CLASSES, intervals, known_frames, text_width)
 
 
 def stirred(net: Denoiser) -> Denoiser:
@@ -78,6 +83,31 @@ def test_every_condition_counts(config: DenoiserConfig) -> None:
 
 
 @every_net
+def test_a_caption_counts_once_it_is_learned_and_none_is_as_without(config: DenoiserConfig) -> None:
+    fresh, told = net_of(config, text_width=5), (torch.tensor([0.5]), torch.tensor([0]))
+    told += (torch.tensor([8.0]),)
+    assert fresh.state_dict()["conditioning.text.weight"].shape[1] == 5
+    assert not fresh.state_dict()["conditioning.text.weight"].any()
+    net = stirred(fresh)
+
+    def said(text_BD: Tensor | None) -> Tensor:
+        with torch.no_grad():
+            return net(latent(), *told, text_BD=text_BD)
+
+    red, blue, none = torch.randn(1, 5), torch.randn(1, 5), torch.zeros(1, 5)
+    assert torch.equal(said(none), said(None))
+    assert (said(red) - said(blue)).abs().max() > 1e-4
+    assert (said(red) - said(none)).abs().max() > 1e-4
+
+
+@every_net
+def test_a_net_without_captions_is_what_it_was(config: DenoiserConfig) -> None:
+    plain, told = net_of(config).state_dict(), net_of(config, text_width=5).state_dict()
+    assert told.keys() - plain.keys() == {"conditioning.text.weight"}
+    assert all(told[name].shape == value.shape for name, value in plain.items())
+
+
+@every_net
 def test_time_and_frame_rate_are_continuous(config: DenoiserConfig) -> None:
     net = stirred(net_of(config))
     far = (predict(net, time=0.2) - predict(net, time=0.8)).norm()
@@ -107,10 +137,11 @@ def test_a_latent_does_not_depend_on_its_neighbours(config: DenoiserConfig) -> N
 
 @every_net
 def test_every_parameter_learns(config: DenoiserConfig) -> None:
-    net = stirred(net_of(config, intervals=True, known_frames=True))
+    net = stirred(net_of(config, intervals=True, known_frames=True, text_width=5))
     told = torch.rand(4), torch.arange(CLASSES + 1), torch.tensor([4.0, 8.0, 16.0, 30.0])
     known_BT = torch.tensor([[True, False, True]]).expand(4, -1)
-    net(latent(batch=4), *told, torch.rand(4), known_BT).square().sum().backward()
+    more = torch.rand(4), known_BT, torch.randn(4, 5)
+    net(latent(batch=4), *told, *more).square().sum().backward()
     silent = [n for n, p in net.named_parameters() if p.grad is None or not p.grad.any()]
     assert not silent
 

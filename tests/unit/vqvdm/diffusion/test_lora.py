@@ -101,6 +101,20 @@ def test_a_net_begins_as_it_was_and_is_trained_in_few_weights(
     assert in_words(net).endswith(f"; the net has {weights:,}")
 
 
+@pytest.mark.parametrize("config", NETS)
+def test_what_reads_captions_is_trained_whole(config: DenoiserConfig) -> None:
+    torch.manual_seed(0)
+    net = build(config, 3, 2, known_frames=True, text_width=5)
+    found = trained(net, SMALL)
+    whole = {n for n, each in found.named_parameters() if each.requires_grad and "lora_" not in n}
+    text = "conditioning.text.weight"
+    embedding = "conditioning.class_embedding.weight"
+    assert whole == {text, embedding, "first.weight", "first.bias"}
+    plain = merged(found)
+    assert plain.text_width == 5 and plain.known_frames
+    assert torch.equal(plain.state_dict()[text], found.state_dict()[text])
+
+
 def test_which_layers_get_adapters() -> None:
     layers = {}
     for adapters in (SMALL, ALL):

@@ -1,4 +1,4 @@
-"""Noising: its ends, its targets, its times; and how classes are dropped."""
+"""Noising: its ends, its targets, its times; and how classes and captions are dropped."""
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ from vqvdm.diffusion.objectives import (
     denoised,
     draw_times,
     drop_classes,
+    drop_conditions,
 )
 
 OBJECTIVES: list[ObjectiveName] = ["flow", "v", "epsilon"]
@@ -119,3 +120,24 @@ def test_classes_are_dropped_at_their_rate(dropout: float) -> None:
 def test_no_class_stays_no_class() -> None:
     uniform_B = torch.tensor([0.1, 0.9])
     assert drop_classes(torch.tensor([4, 4]), uniform_B, 0.5, no_class=4).tolist() == [4, 4]
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2, 0.5, 1.0])
+def test_class_and_caption_are_dropped_together_and_alone(dropout: float) -> None:
+    rows = 100_000
+    generator = torch.Generator().manual_seed(0)
+    both_B, either_B = torch.rand(2, rows, generator=generator)
+    class_B, text_BD = torch.ones(rows, dtype=torch.long), torch.ones(rows, 3)
+    classes, texts = drop_conditions(class_B, text_BD, both_B, either_B, dropout, 7)
+    assert set(classes.tolist()) <= {1, 7}
+    has_class, has_text = classes == 1, texts.all(1)
+    assert (has_text | ~texts.any(1)).all()  # whole captions
+
+    def share(which: Tensor) -> float:
+        return which.float().mean().item()
+
+    left = 1 - dropout
+    assert share(~has_class & ~has_text) == pytest.approx(dropout, abs=0.01)
+    assert share(has_class & ~has_text) == pytest.approx(left * dropout / 2, abs=0.01)
+    assert share(~has_class & has_text) == pytest.approx(left * dropout / 2, abs=0.01)
+    assert share(has_class & has_text) == pytest.approx(left * left, abs=0.01)

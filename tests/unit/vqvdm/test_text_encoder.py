@@ -1,0 +1,140 @@
+"""Texts become embeddings by any encoder of `transformers`, and by nothing else that a folder
+holds."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.text_encoders import WIDTH, write_encoder
+from vqvdm import text_encoder
+from vqvdm.errors import UserError
+from vqvdm.text_encoder import TextEncoder, encoder_files, files_of
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("transformers")
+    return write_encoder(tmp_path_factory.mktemp("text") / "bert")
+
+
+@pytest.fixture
+def copied(folder: Path, tmp_path: Path) -> Path:
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    return tmp_path
+
+
+def test_an_embedding_depends_on_its_text_alone(folder: Path) -> None:
+    encoder = TextEncoder(folder)
+    red, blue, long = "a red ball", "a blue ball", "a red ball " * 50
+    embeddings_BD = encoder([red, blue, None, " ", long])
+    assert (embeddings_BD.shape, embeddings_BD.dtype) == ((5, WIDTH), torch.float32)
+    assert torch.equal(embeddings_BD[:1], TextEncoder(folder)([red]))
+    assert not torch.allclose(embeddings_BD[0], embeddings_BD[1], atol=0.1)
+    assert not embeddings_BD[2:4].any()
+    norms_B = embeddings_BD[[0, 1, 4]].norm(dim=1)
+    torch.testing.assert_close(norms_B, torch.full((3,), WIDTH**0.5))
+
+
+def test_it_is_the_mean_over_the_tokens(folder: Path) -> None:
+    from transformers import AutoModel, AutoTokenizer
+
+    tokens = AutoTokenizer.from_pretrained(folder)("a red ball", return_tensors="pt")
+    with torch.no_grad():
+        hidden_1LD = AutoModel.from_pretrained(folder)(**tokens).last_hidden_state
+    assert hidden_1LD.shape[1] == 5  # with one before and one after the words
+    mean_D = hidden_1LD[0].mean(0)
+    wanted_D = mean_D / mean_D.norm() * WIDTH**0.5
+    torch.testing.assert_close(TextEncoder(folder)(["a red ball"])[0], wanted_D)
+
+
+def clip(folder: Path) -> Any:
+    from transformers import CLIPConfig, CLIPModel
+
+    layers = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+    layers |= {"num_attention_heads": 2}
+    text = layers | {"vocab_size": 10, "max_position_embeddings": 16, "eos_token_id": 3}
+    vision = layers | {"image_size": 8, "patch_size": 4}
+    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=12)
+    return CLIPModel(config)
+
+
+def t5(folder: Path) -> Any:
+    from transformers import T5Config, T5Model
+
+    return T5Model(T5Config(vocab_size=10, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2))
+
+
+@pytest.mark.parametrize(("make", "width"), [(clip, 12), (t5, 16)])
+def test_projections_and_encoders_of_pairs_are_found(make: Any, width: int, copied: Path) -> None:
+    """CLIP has a projection for texts, T5 a decoder that has no part in it."""
+    model = make(copied).eval()
+    model.save_pretrained(copied)
+    encoder = TextEncoder(copied)
+    assert encoder.width == width
+    tokens = encoder._tokenizer("a red ball", return_tensors="pt")
+    with torch.no_grad():
+        if make is clip:
+            found = model.get_text_features(tokens["input_ids"]).pooler_output[0]
+        else:
+            found = model.encoder(tokens["input_ids"]).last_hidden_state[0].mean(0)
+    wanted = found / found.norm() * width**0.5
+    torch.testing.assert_close(encoder(["a red ball"])[0], wanted)
+
+
+OTHER = b'{"model_type": "gpt2", "n_layer": 1, "n_embd": 8, "n_head": 1, "vocab_size": 10}'
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "why"),
+    [
+        ("model.safetensors", None, "lacks weights as .safetensors; pass a folder that"),
+        ("config.json", None, "lacks config.json; pass"),
+        ("tokenizer.json", None, "lacks a tokenizer; pass"),
+        ("model.safetensors", b"junk", "holds no text encoder that transformers loads: Error"),
+        ("config.json", b'{"model_type": "none"}', "holds no text encoder that transformers loads"),
+        ("config.json", OTHER, "the weights are not those of the GPT2Model that its config"),
+    ],
+)
+def test_what_is_no_encoder_is_told_in_a_line(
+    copied: Path, name: str, content: bytes | None, why: str
+) -> None:
+    if content is None:
+        (copied / name).unlink()
+        (copied / "vocab.txt").unlink()
+    else:
+        (copied / name).write_bytes(content)
+    with pytest.raises(UserError, match=why) as told:
+        TextEncoder(copied)
+    assert "\n" not in str(told.value) and str(copied) in str(told.value)
+
+
+def test_no_folder_is_told(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    with pytest.raises(UserError, match=r"nowhere is no text encoder: it lacks config\.json and"):
+        TextEncoder(tmp_path / "nowhere")
+
+
+def test_pickles_and_code_are_no_files_of_an_encoder() -> None:
+    names = ["config.json", "model.safetensors", "tokenizer.json", "spiece.model"]
+    others = ["pytorch_model.bin", "modeling_own.py", "README.md", "onnx/config.json"]
+    assert encoder_files([*others, *names], "folder") == sorted(names)
+    assert files_of({"text": {"files": {"a.json": "0"}}}) == ["text_encoder/a.json"]
+    assert files_of({}) == []
+
+
+def test_a_missing_library_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_encoder.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"transformers, .*pip install .* '\.\[text\]'$"):
+        TextEncoder("folder")
+
+
+def test_the_library_is_imported_with_the_first_encoder_only() -> None:
+    script = "import sys, vqvdm, vqvdm.text_encoder; assert 'transformers' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
