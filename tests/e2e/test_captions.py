@@ -1,0 +1,83 @@
+"""Captions from a table to videos that prompts ask for, by the jobs, on a real S3 server."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipelines.io import storage
+from pipelines.video.encoder import encode_h264
+from tests.text_encoders import WIDTH, write_encoder
+
+ROOT = "s3://bucket/captions"
+FEW_STEPS = ("--steps", 4, "--batch-size", 4, "--checkpoint-every", 2, "--log-every", 2)
+SMALL_VQGAN = ("--model.widths", 8, 16, "--model.depths", 1, 1, "--model.codebook-size", 64)
+SMALL_UNET = ("--model.width", 16, "--model.head-width", 8)
+COLOURS = {"a red ball": (220, 30, 30), "a blue ball": (30, 30, 220), "": (30, 220, 30)}
+
+
+def write_videos(folder: Path) -> Path:
+    """Still videos of three colours, and a table of their captions, of which one has none."""
+    table = "path,caption\n"
+    for number in range(9):
+        caption, colour = list(COLOURS.items())[number % 3]
+        video = np.broadcast_to(np.array(colour, np.uint8), (16, 32, 32, 3))
+        (folder / f"{number}.mp4").write_bytes(encode_h264(video, 8.0))
+        table += f"{number}.mp4,{caption}\n"
+    (folder / "table.csv").write_text(table)
+    return folder / "table.csv"
+
+
+@pytest.mark.e2e
+def test_captions_become_prompts(job, tmp_path):
+    pytest.importorskip("transformers")
+    videos, encoder = write_videos(tmp_path), write_encoder(tmp_path / "bert")
+    other = write_encoder(tmp_path / "other", seed=1)
+
+    def refused(name: str, *flags: object) -> str:
+        outcome = job(name, "--root", ROOT, *flags)
+        assert outcome.status == 2 and outcome.stderr.count("\n") == 1, outcome.stderr
+        return outcome.stderr
+
+    def done(name: str, *flags: object) -> str:
+        outcome = job(name, "--root", ROOT, *flags)
+        assert outcome.status == 0, outcome.stderr
+        return outcome.figure
+
+    clips = ("--videos", videos, "--labels", "none", "--size", 32, "--fps", 8)
+    done("shard_videos", *clips, "--val-fraction", 0.3)
+    done("train_vqgan", *FEW_STEPS, *SMALL_VQGAN)
+    captions = ("--text-encoder", encoder)
+    assert "did you mean 'caption'" in refused(
+        "encode_latents", *captions, "--caption-column", "captoin"
+    )
+    assert "no text encoder: it lacks" in refused("encode_latents", "--text-encoder", tmp_path)
+    assert done("encode_latents", *captions).endswith(", 6 with a caption")
+    assert "there already" in done("encode_latents", *captions)
+    words = refused("encode_latents", "--text-encoder", other)
+    assert "captions caption by" in words and "--overwrite" in words
+    assert "captions caption by" in refused("encode_latents")
+    assert "encoded again" in done("encode_latents", "--audit")
+    text = storage.read_json(f"{ROOT}/latents/base/index.json")["text"]
+    assert (text["width"], text["clips"]) == (WIDTH, 6)
+
+    done("train_ldm", *FEW_STEPS, *SMALL_UNET)
+    copied = {file.uri.rsplit("/", 1)[1] for file in storage.walk(f"{ROOT}/ldm/base/text_encoder")}
+    assert copied == set(text["files"]) == {path.name for path in encoder.iterdir()}
+    # What was encoded can no longer be read by another encoder.
+    weights = f"{ROOT}/latents/base/text_encoder/model.safetensors"
+    kept = storage.read_bytes(weights)
+    storage.publish_file(other / "model.safetensors", weights)
+    assert "does not match index.json" in refused("train_ldm", *FEW_STEPS, *SMALL_UNET)
+    storage.publish_bytes(kept, weights)
+
+    asked = ("--prompts", "a red ball", "a blue ball", "--num-per-class", 1, "--steps", 2)
+    done("sample", *asked)
+    listing = storage.read_bytes(f"{ROOT}/samples/base/samples.jsonl")
+    rows = [json.loads(line) for line in listing.splitlines()]
+    assert [row["prompt"] for row in rows] == ["a red ball", "a blue ball"]
+    assert len({row["sha256"] for row in rows}) == 2
+    assert "takes captions" in refused("distill_ldm")
