@@ -34,7 +34,7 @@ COLOURS = {"a red ball": (220, 30, 30), "a blue ball": (30, 30, 220)}
 SHAPE = 2, 4, 4
 """Few pixels: much noise hides the colour, so that a net has to go by the caption."""
 CLIPS = 16
-STEPS = 150
+STEPS = 300
 
 
 def clips_of_colours(folder: str) -> Marker:

@@ -17,7 +17,7 @@ from pipelines.training.methods.vqgan import VQGANMethod
 from pipelines.training.optimise import scheduled_lr
 from pipelines.training.settings import TrainJob, TrainLDM, TrainVQGAN
 from pipelines.training.world import Draws, World
-from tests.trainings import Given
+from tests.trainings import Given, batch, captions
 from vqvdm.checkpoint import load_config, load_state, save_state
 from vqvdm.diffusion.known_latents import ConditioningConfig
 from vqvdm.diffusion.lora import LoRAConfig, frozen
@@ -265,6 +265,37 @@ def test_a_training_of_adapters_goes_on_without_the_net_that_it_began_with(
     for net in ("denoiser", "ema"):
         found, expected = part.state()[net], whole.state()[net]
         assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def test_a_training_on_captions_goes_on_bit_by_bit(tmp_path: Path) -> None:
+    whole = captions(World(), 1)
+    for step in range(6):
+        whole.train_step(batch(), step)
+        if step == 2:
+            save_state(tmp_path / "state", whole.state())
+    part = captions(World(), 1)
+    part.load(load_state(tmp_path / "state"))
+    for step in range(3, 6):
+        part.train_step(batch(), step)
+    assert whole.denoiser.state_dict()["conditioning.text.weight"].any()
+    for net in ("denoiser", "ema"):
+        found, expected = part.state()[net], whole.state()[net]
+        assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def test_captions_that_are_dropped_change_nothing() -> None:
+    losses = []
+    for dropout in (0.0, 1.0):
+        for scale in (1.0, 2.0):
+            method = captions(World(), 1)
+            torch.manual_seed(1)
+            for parameter in method.denoiser.parameters():  # at first, captions say nothing
+                nn.init.normal_(parameter, std=0.2)
+            told = batch()
+            told.tensors["text"] *= scale
+            losses.append(method._loss(method.denoiser, told, Draws(World(), 0, 0), dropout, 0.5))
+    with_1, with_2, without_1, without_2 = (loss.item() for loss in losses)
+    assert with_1 != with_2 and without_1 == without_2
 
 
 def test_a_net_that_reads_known_frames_is_adapted_from_one_that_does_not() -> None:
