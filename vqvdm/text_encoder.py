@@ -116,7 +116,7 @@ class TextEncoder:
         self._device = torch.device(device)
         limits = (
             self._tokenizer.model_max_length,
-            getattr(model.config, "max_position_embeddings", None) or MOST_TOKENS,
+            getattr(model.config.get_text_config(), "max_position_embeddings", MOST_TOKENS),
         )
         self._most_tokens = min(limits)
         self.width = self._embedding("a").shape[-1]

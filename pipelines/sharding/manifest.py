@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.io import checksums, storage
+from pipelines.io import checksums, shards, storage
 from pipelines.io.markers import Marker
 from pipelines.video.reasons import FAILURES
 from vqvdm.errors import UserError, did_you_mean, listed
@@ -303,7 +303,8 @@ def read(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
 def captioned(uri: str, column: str) -> int:
     """Videos that gave clips and have something in a further column; `UserError` where there is no
     such column."""
-    file = pq.ParquetFile(io.BytesIO(storage.read_bytes(uri)))
+    with shards.missing_is_named(uri, "shard_videos"):
+        file = pq.ParquetFile(io.BytesIO(storage.read_bytes(uri)))
     further = [name for name in file.schema_arrow.names if name not in {*SCHEMA.names, "scores"}]
     if column not in further:
         raise UserError(

@@ -53,6 +53,16 @@ def test_a_dry_run_writes_nothing(root: str) -> None:
     assert storage.walk(root) == before
 
 
+def test_samples_that_are_told_no_captions_are_said_to_be(
+    root: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluate(Evaluate(root=root, dry_run=True))
+    assert "captions" not in capsys.readouterr().out
+    storage.publish_json(BUNDLE | {"text": {"width": 5}}, f"{root}/ldm/base/config.json")
+    evaluate(Evaluate(root=root, dry_run=True))
+    assert "note: samples are told their classes alone, and no captions" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("dry_run", [False, True])
 def test_other_settings_are_refused_even_in_a_dry_run(root: str, dry_run: bool) -> None:
     storage.publish_json({"recipe": "of another run"}, f"{root}/eval/base/metrics.json")

@@ -1,5 +1,6 @@
 """The account of videos: it is read as it was written, and totals add up."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from pipelines.io.markers import Marker
 from pipelines.sharding import manifest
 from pipelines.sharding.manifest import Account, Source
+from vqvdm.errors import UserError
 
 
 def source(index: int, split: str = "train") -> Source:
@@ -62,3 +64,24 @@ def test_totals_reconcile(accounts: list[Account], clips: int) -> None:
     with pytest.raises(AssertionError):
         pairs = list(zip(sources, accounts, strict=False))
         manifest.reconcile(pairs, sources, marker(clips))
+
+
+def test_captioned_videos_are_those_that_gave_clips_and_have_a_text(tmp_path: Path) -> None:
+    uri = f"{tmp_path}/root/videos.parquet"
+    with pytest.raises(UserError, match=r"videos\.parquet is missing: run jobs/shard_videos\.py"):
+        manifest.captioned(uri, "caption")
+    texts, clips = ["a cat", "", None, "a dog"], [2, 2, 2, 0]
+    accounts = [
+        (
+            replace(source(number), columns=json.dumps({"caption": text, "mood": "glad"})),
+            Account("ok" if count else "rejected", None if count else "empty", count),
+        )
+        for number, (text, count) in enumerate(zip(texts, clips, strict=True))
+    ]
+    manifest_writer = manifest.ManifestWriter(tmp_path)
+    manifest_writer.add("train-000000", accounts)
+    manifest_writer.publish(uri)
+    assert manifest.captioned(uri, "caption") == 1
+    assert manifest.captioned(uri, "mood") == 3
+    with pytest.raises(UserError, match=r"column 'captoin': did you mean 'caption'\? There: cap"):
+        manifest.captioned(uri, "captoin")
