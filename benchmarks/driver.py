@@ -30,6 +30,7 @@ from pipelines.sharding.clip_shards import ShardPlan
 from pipelines.sharding.manifest import Account, Source
 from pipelines.sharding.plans import Plans
 from pipelines.sharding.settings import ShardVideos
+from pipelines.sharding.source_table import SourceTable
 
 CLIPS = 15
 SOUND = Account("ok", None, CLIPS, 10.0, 25.0, 320, 240, "mpeg4", 250)
@@ -93,7 +94,7 @@ def simulate(count: int, place: Path) -> dict[str, float]:
     config = ShardVideos(root=str(place))
     simulation, own_listing_s = Simulation(), listed_s(count)
     started = time.process_time()
-    plans = page.plans_of(synthetic(count), config)
+    plans = page.plans_of(SourceTable(synthetic(count)), config)
     planned = time.process_time()
     original, page.on_workers = page.on_workers, simulation.on_workers  # type: ignore[assignment]
     try:

@@ -48,14 +48,14 @@ from pipelines.sharding.clip_shards import (
 )
 from pipelines.sharding.clips import FIRST_SCORES, SCORES, ClipSpec
 from pipelines.sharding.foresight import foreseen
-from pipelines.sharding.manifest import Source
 from pipelines.sharding.near_duplicates import NearDuplicate, compare
 from pipelines.sharding.perceptual_hash import hash_shard, known_hashes
-from pipelines.sharding.plan import SourceTable, assign_shards
+from pipelines.sharding.plan import assign_shards
 from pipelines.sharding.plans import PART, Plans
 from pipelines.sharding.report import Report, Shard
 from pipelines.sharding.settings import ShardVideos
-from pipelines.sharding.sources import drained, list_sources, sampled
+from pipelines.sharding.source_table import SourceTable
+from pipelines.sharding.sources import list_sources, sampled
 from pipelines.tracking.run import Run
 from pipelines.tracking.start import run_on_demand
 from vqvdm.errors import IncompleteError, UserError
@@ -69,13 +69,12 @@ def plan_shards(config: ShardVideos) -> Plans:
     sources = list_sources(config.videos_uri, config.selection)
     if config.limit:
         sources = sampled(sources, config.limit)
-    return plans_of(drained(sources), config)
+    return plans_of(sources, config)
 
 
-def plans_of(sources: Iterable[Source], config: ShardVideos) -> Plans:
-    """The plans of all shards of these videos, which become columns one after the other."""
-    table = SourceTable(sources)
-    listed = table.classes
+def plans_of(sources: SourceTable, config: ShardVideos) -> Plans:
+    """The plans of all shards of these videos."""
+    listed = sources.classes
     index = workspace.published(config.workspace.clips, "index.json")
     scores = _scores(config, index)
     spec = ClipSpec(
@@ -95,11 +94,11 @@ def plans_of(sources: Iterable[Source], config: ShardVideos) -> Plans:
     shard_bytes = config.shard_mb and config.shard_mb * 2**20
     places = {
         shard_name(place.split, place.index): place
-        for place in assign_shards(table, config.videos_per_shard, shard_bytes)
+        for place in assign_shards(sources, config.videos_per_shard, shard_bytes)
     }
     limits = DecodeLimits(config.timeout_s, config.max_memory_gb)
     return Plans(
-        table,
+        sources,
         places,
         spec,
         config.workspace.clips,
@@ -287,9 +286,8 @@ def run_plans(plans: Plans, config: ShardVideos, report: Report, begin: Callable
     left = set(plans.places)
     for plan, marker, made in finished_shards(plans, config):
         left.remove(plan.name)
-        accounts = manifest.from_marker(marker.details)
-        manifest.reconcile(accounts, plan.sources, marker)
-        accounts = manifest.at_present(accounts, plan.sources)
+        accounts = manifest.at_present(marker.details, plan.sources)
+        manifest.reconcile(accounts, marker)
         report.add(marker, accounts, made)
         progress.add(
             1,

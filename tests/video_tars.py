@@ -40,6 +40,6 @@ def cut(sources: list[Source], folder: Path) -> tuple[dict[str, Account], list[S
     marker = Marker.from_json(make_shard({"plan": plan, "retry": False, "verify": True})["marker"])
     accounts = manifest.from_marker(marker.details)
     assert [source for source, _ in accounts] == sources
-    manifest.reconcile(accounts, sources, marker)
+    manifest.reconcile(accounts, marker)
     samples = list(read_shard(str(folder), marker, "shard_videos"))
     return {source.path: account for source, account in accounts}, samples

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,27 +28,24 @@ class FileInfo:
     """Whether it is a folder that may not be read."""
 
 
-def walk(path: str, folders: bool) -> list[FileInfo]:
-    """Every file below a folder, sorted; with `folders`, those too."""
+def walk(path: str, folders: bool) -> Iterator[FileInfo]:
+    """Every file below a folder, in any order; with `folders`, those too."""
     if os.path.isdir(path):
         os.listdir(path)  # A folder that may not be read is an error, not an empty folder.
-    files, entered = [], set[tuple[int, int]]()
-
-    def unreadable(error: OSError) -> None:
-        if folders and error.filename != path:
-            files.append(FileInfo(str(error.filename), 0, is_folder=True, unreadable=True))
-
-    for folder, below, names in os.walk(path, onerror=unreadable, followlinks=True):
+    refused, entered = list[OSError](), set[tuple[int, int]]()
+    for folder, below, names in os.walk(path, onerror=refused.append, followlinks=True):
         below.sort()  # Of two links to one folder, the first by name is entered.
         stat = os.stat(folder)
         if (stat.st_dev, stat.st_ino) in entered:
             below.clear()  # A link to a folder above, or to one listed before.
             continue
         entered.add((stat.st_dev, stat.st_ino))
-        files += [info(os.path.join(folder, name)) for name in names]
+        yield from (info(os.path.join(folder, name)) for name in names)
         if folders and folder != path:
-            files.append(FileInfo(folder, 0, is_folder=True))
-    return sorted(files, key=lambda file: file.uri)
+            yield FileInfo(folder, 0, is_folder=True)
+    for error in refused:
+        if folders and error.filename != path:
+            yield FileInfo(str(error.filename), 0, is_folder=True, unreadable=True)
 
 
 def info(place: str) -> FileInfo:

@@ -249,6 +249,28 @@ def _etags(file: BinaryIO, part: int) -> set[str]:
     return {whole.hexdigest(), f"{together}-{len(parts)}"}
 
 
+def listed(fs: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every object below a prefix: its name there, and what the listing says of it.
+
+    S3 is listed a page at a time; other stores give their listing as a whole.
+    """
+    if not is_s3(fs):
+        base = path.rstrip("/")
+        for name, info in fs.find(path, detail=True).items():
+            if info["type"] == "file":
+                yield name[len(base) :].lstrip("/"), info
+        return
+    bucket, key, _ = fs.split_path(path)
+    prefix = f"{key.rstrip('/')}/" if key else ""
+    page: dict[str, Any] = {"IsTruncated": True}
+    after: dict[str, str] = {}
+    while page.get("IsTruncated"):
+        page = fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, **after)
+        for info in page.get("Contents", ()):
+            yield info["Key"][len(prefix) :], info | {"size": info["Size"]}
+        after = {"ContinuationToken": page.get("NextContinuationToken", "")}
+
+
 def abort_uploads(fs: Any, path: str) -> None:
     """Abort the unfinished multi-part uploads to an object, or below a prefix."""
     bucket, _, key = path.partition("/")

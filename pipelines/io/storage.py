@@ -45,8 +45,13 @@ def absolute(uri: str) -> str:
     return os.path.abspath(os.path.expanduser(uri.removeprefix("file://")))
 
 
-def walk(uri: str, folders: bool = False) -> list[FileInfo]:
-    """Every file below a folder or prefix, sorted by URI; none if there is no such place.
+def walk(uri: str) -> list[FileInfo]:
+    """Every file below a folder or prefix, sorted by URI; none if there is no such place."""
+    return sorted(listed(uri), key=lambda file: file.uri)
+
+
+def listed(uri: str, folders: bool = False) -> Iterator[FileInfo]:
+    """Every file below a folder or prefix, one after the other, in any order.
 
     With `folders`, those of a disk are listed too, also folders that may not be read; object
     stores have none.
@@ -54,16 +59,11 @@ def walk(uri: str, folders: bool = False) -> list[FileInfo]:
     fs, path = connect(uri)
     with explained(uri, "list"):
         if isinstance(fs, LocalFileSystem):
-            return disk.walk(path, folders)
-        found = fs.find(path, detail=True)
-    base = path.rstrip("/")
-    files = [
-        # URIs begin as the caller wrote the folder: file systems may write it differently.
-        FileInfo(join(uri, name[len(base) :].lstrip("/")), int(info["size"] or 0), _etag(info))
-        for name, info in found.items()
-        if info["type"] == "file"
-    ]
-    return sorted(files, key=lambda file: file.uri)
+            yield from disk.walk(path, folders)
+            return
+        for name, info in object_store.listed(fs, path):
+            # URIs begin as the caller wrote the folder: file systems may write it differently.
+            yield FileInfo(join(uri, name), int(info["size"] or 0), _etag(info))
 
 
 TIMES = ("LastModified", "last_modified", "mtime")
@@ -105,22 +105,20 @@ def written_below(folder: str) -> dict[str, tuple[int, datetime | None]]:
     """As `written`, for every file below a folder by its name there, from a single listing. There
     is no time where the listing does not tell it."""
     fs, path = connect(folder)
-    base = path.rstrip("/")
     if isinstance(fs, LocalFileSystem):
+        base = path.rstrip("/")
         return {
             file.uri[len(base) :].lstrip("/"): (file.size, _time(file.mtime_ns))
             for file in disk.walk(path, folders=False)
         }
     with explained(folder, "list"):
-        found = fs.find(path, detail=True)
-    return {
-        name[len(base) :].lstrip("/"): (
-            int(info["size"] or 0),
-            next((info[each] for each in TIMES if isinstance(info.get(each), datetime)), None),
-        )
-        for name, info in found.items()
-        if info["type"] == "file"
-    }
+        return {
+            name: (
+                int(info["size"] or 0),
+                next((info[each] for each in TIMES if isinstance(info.get(each), datetime)), None),
+            )
+            for name, info in object_store.listed(fs, path)
+        }
 
 
 def _time(stamp_ns: int | None) -> datetime | None:

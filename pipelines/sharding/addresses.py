@@ -7,8 +7,10 @@ accounts, clips, markers and messages name the video without it.
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Iterable
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
 
 from pipelines.io import checksums
 from vqvdm.errors import UserError
@@ -31,17 +33,25 @@ def bare(uri: str) -> str:
     return TAIL.split(uri, maxsplit=1)[0] if is_url(uri) else uri
 
 
-def published(uris: Iterable[str]) -> list[str]:
+def published(uris: Callable[[], Iterable[str]]) -> Iterator[str]:
     """What stands for each address: the bare one, and a digest of the rest where several differ by
-    that alone."""
-    uris = list(uris)
-    several = defaultdict[str, set[str]](set)
+    that alone. They are asked for twice: there may be millions."""
+    several = _names_of_several(uris())
+    for uri in uris():
+        name = bare(uri)
+        is_of_several = several and int(checksums.digest(name), 16) in several
+        yield f"{name}?{checksums.digest(uri)}" if is_of_several else name
+
+
+def _names_of_several(uris: Iterable[str]) -> set[int]:
+    """Checksums of bare addresses that several addresses have."""
+    sums = array("Q")
     for uri in uris:
-        several[bare(uri)].add(uri)
-    return [
-        name if len(several[name := bare(uri)]) == 1 else f"{name}?{checksums.digest(uri)}"
-        for uri in uris
-    ]
+        if is_url(uri):
+            sums.extend(int(checksums.digest(text), 16) for text in (bare(uri), uri))
+    pairs_N2 = np.unique(np.array(sums, np.uint64).reshape(-1, 2), axis=0)
+    names, counts = np.unique(pairs_N2[:, 0], return_counts=True)
+    return set(names[counts > 1].tolist())
 
 
 def refuse_passwords(uris: Iterable[str]) -> None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import io
 import json
-from collections import Counter
+import pickle
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import islice
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -78,8 +79,9 @@ PARTS = pa.schema([*SCHEMA, ("scores", pa.list_(SCORES)), ("columns", pa.string(
 CLIP_FIELDS = frozenset(("label", "class_index", "fps", "start_s", "frames", "source"))
 """Names in the `{key}.json` of a clip."""
 
-GROUP = 1024
-"""Shards of a row group of `videos.parquet`."""
+GROUP, BATCH = 1024, 16
+"""Shards of a row group of `videos.parquet`, and those whose rows are objects at a time."""
+CODEC = "zstd"
 
 
 def video_id(path: str) -> str:
@@ -141,12 +143,8 @@ class Source:
     def to_dict(self) -> dict[str, Any]:
         """The fields by name; those that came later only where they are set, so that fingerprints
         and markers made before are known again."""
-        return {
-            f.name: value
-            for f in fields(self)
-            if f.name != "address"
-            and ((value := getattr(self, f.name)) is not None or f.name not in LATER)
-        }
+        values = vars(self)
+        return {n: values[n] for n in PUBLISHED if values[n] is not None or n not in LATER}
 
     @property
     def content(self) -> dict[str, Any]:
@@ -154,6 +152,10 @@ class Source:
         return {name: v for name, v in self.to_dict().items() if name not in WHEREABOUTS}
 
 
+PUBLISHED = tuple(field.name for field in fields(Source) if field.name != "address")
+"""Fields of `Source` that may stand in markers and fingerprints."""
+IDENTITY = ("path", "start_s", "end_s", "fps")
+"""Fields of `Source` that make its id."""
 LATER = frozenset(("container", "position", "refused", "columns"))
 """Fields of `Source` that came later."""
 WHEREABOUTS = frozenset(("uri", "container", "split"))
@@ -192,6 +194,12 @@ class Account:
         return self.reason in FAILURES
 
 
+OF_ACCOUNT = tuple(field.name for field in fields(Account) if field.name in PARTS.names)
+OF_SOURCE = tuple(name for name in PARTS.names if name not in ("id", *OF_ACCOUNT))
+ROW = ("id", *OF_SOURCE, *OF_ACCOUNT)
+_of_source, _of_account = attrgetter(*OF_SOURCE), attrgetter(*OF_ACCOUNT)
+
+
 class ManifestWriter:
     """Collects the account of all videos, on disk because it may exceed the memory.
 
@@ -200,7 +208,8 @@ class ManifestWriter:
 
     def __init__(self, folder: Path) -> None:
         self._parts = folder / "parts"
-        self._folder, self._places = folder, dict[str, tuple[int, int]]()
+        self._folder, self._places = folder, dict[str, tuple[int, int, int]]()
+        """Of each shard: where its part starts, its length, and that before compression."""
         self._types: ColumnTypes = {}
         self._has_scores = False
 
@@ -208,16 +217,14 @@ class ManifestWriter:
         """Add the accounts of the videos of a shard."""
         rows = []
         for source, account in accounts:
-            rows.append(vars(source) | vars(account) | {"id": source.id})
-            add_types(self._types, source)
+            rows.append((source.id, *_of_source(source), *_of_account(account)))
+            add_types(self._types, source.path, source.columns)
             self._has_scores = self._has_scores or bool(account.scores)
-        columns = {name: [utf8(row[name]) for row in rows] for name in PARTS.names}
+        part = pickle.dumps(rows)
+        compressed = pa.compress(part, CODEC, asbytes=True)
         with open(self._parts, "ab") as file:
-            start = file.tell()
-            options = pa.ipc.IpcWriteOptions(compression="zstd")
-            with pa.ipc.new_stream(file, PARTS, options=options) as stream:
-                stream.write_batch(pa.RecordBatch.from_pydict(columns, PARTS))
-            self._places[name] = start, file.tell() - start
+            self._places[name] = file.tell(), len(compressed), len(part)
+            file.write(compressed)
 
     def publish(self, uri: str) -> None:
         """Write `videos.parquet`: a row for each video, a row group for many shards."""
@@ -227,27 +234,48 @@ class ManifestWriter:
         scores = [PARTS.field("scores")] if self._has_scores else []
         schema = pa.schema([*SCHEMA, *scores, *types.items()])
         with pq.ParquetWriter(whole, schema) as writer, open(self._parts, "rb") as parts:
-            while batches := list(map(partial(self._part, parts), islice(names, GROUP))):
-                table = pa.Table.from_batches([b for part in batches for b in part], PARTS)
-                table = _with_columns(table, schema)
+            while group := list(islice(names, GROUP)):
+                batches = [
+                    _batch(
+                        row
+                        for name in group[start : start + BATCH]
+                        for row in self._part(parts, name)
+                    )
+                    for start in range(0, len(group), BATCH)
+                ]
+                table = _with_columns(pa.Table.from_batches(batches, PARTS), schema)
                 writer.write_table(table, row_group_size=max(1, len(table)))
         storage.discard_unfinished(uri)
         storage.publish_file(whole, uri)
 
-    def _part(self, parts: BinaryIO, name: str) -> list[pa.RecordBatch]:
-        start, length = self._places[name]
+    def _part(self, parts: BinaryIO, name: str) -> list[tuple[Any, ...]]:
+        start, length, size = self._places[name]
         parts.seek(start)
-        with pa.ipc.open_stream(parts.read(length)) as stream:
-            return list(stream)
+        part = pa.decompress(parts.read(length), size, CODEC, asbytes=True)
+        return pickle.loads(part)
+
+
+def _batch(rows: Iterable[tuple[Any, ...]]) -> pa.RecordBatch:
+    """Rows in columns; each row has the id, the fields of the source and those of the account."""
+    columns = dict(zip(ROW, zip(*rows, strict=True), strict=False))
+    arrays = [_array(columns.get(field.name, ()), field.type) for field in PARTS]
+    return pa.RecordBatch.from_arrays(arrays, schema=PARTS)
+
+
+def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    try:
+        return pa.array(values, kind)
+    except UnicodeEncodeError:
+        return pa.array(list(map(utf8, values)), kind)
 
 
 ColumnTypes = dict[str, pa.DataType]
 """Types of further columns by name."""
 
 
-def add_types(types: ColumnTypes, source: Source) -> None:
+def add_types(types: ColumnTypes, path: str, columns: str | None) -> None:
     """Add the types of a video's further columns; `UserError` where one has another type before."""
-    for name, value in json.loads(source.columns).items() if source.columns else ():
+    for name, value in json.loads(columns).items() if columns else ():
         new, old = _type_of(value), types.get(name, pa.null())
         numbers = {pa.int64(), pa.float64()}
         if old in (new, pa.null()):
@@ -256,7 +284,7 @@ def add_types(types: ColumnTypes, source: Source) -> None:
             types[name] = pa.float64()
         elif new != pa.null():
             raise UserError(
-                f"the column {name} is of type {new} for {source.path} and {old} for another "
+                f"the column {name} is of type {new} for {path} and {old} for another "
                 "video: give it one type, or leave it out by --columns"
             )
 
@@ -338,19 +366,19 @@ def _as_rows(accounts: list[tuple[Source, Account]]) -> dict[str, Any]:
     return {"videos": rows}
 
 
-def at_present(
-    accounts: list[tuple[Source, Account]], sources: Iterable[Source]
-) -> list[tuple[Source, Account]]:
-    """The accounts with the videos as they are listed now: the shard may be older."""
-    listed = {source.id: source for source in sources}
-    return [(listed[source.id], account) for source, account in accounts]
+def at_present(details: dict[str, Any], sources: Iterable[Source]) -> list[tuple[Source, Account]]:
+    """The accounts in the marker of a clip shard, with its videos as they are listed now."""
+    listed = {tuple(getattr(source, name) for name in IDENTITY): source for source in sources}
+    found = [
+        (listed.pop(tuple(map(row["source"].get, IDENTITY))), Account(**row["account"]))
+        for row in details["videos"]
+    ]
+    assert not listed, listed
+    return found
 
 
-def reconcile(
-    accounts: list[tuple[Source, Account]], sources: Iterable[Source], marker: Marker
-) -> None:
-    """Assert that every source of a shard has one account, and that the clips add up."""
-    assert Counter(s.id for s, _ in accounts) == Counter(s.id for s in sources)
+def reconcile(accounts: Iterable[tuple[Source, Account]], marker: Marker) -> None:
+    """Assert that the clips of the videos of a shard add up."""
     clips = sum(account.clips for _, account in accounts)
     assert clips == len(marker.keys), clips
     for _, account in accounts:

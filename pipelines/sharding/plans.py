@@ -13,7 +13,8 @@ from pipelines.sharding.clip_shards import DecodeLimits, ShardPlan
 from pipelines.sharding.clips import ClipSpec
 from pipelines.sharding.near_duplicates import NearDuplicate
 from pipelines.sharding.perceptual_hash import FRAMES
-from pipelines.sharding.plan import Place, SourceTable
+from pipelines.sharding.plan import Place
+from pipelines.sharding.source_table import SourceTable
 
 PART = 256
 """Shards of a part, which a worker fetches for the first of them: some megabytes."""

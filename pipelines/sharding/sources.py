@@ -6,15 +6,17 @@ What the videos are is a matter of the kind of input; here they get what makes t
 from __future__ import annotations
 
 import unicodedata
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from pathlib import PurePosixPath
-from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pipelines.io import checksums
 from pipelines.io.markers import SPLITS
+from pipelines.io.records import CHUNK, Records
 from pipelines.sharding.addresses import is_url, without_secrets
 from pipelines.sharding.columns import merged, refuse_unknown
 from pipelines.sharding.inputs import folder, lists, parquet, tars
@@ -22,18 +24,17 @@ from pipelines.sharding.inputs.kind import Kind, Listed, Place
 from pipelines.sharding.inputs.lists import as_listed, is_relative, look_up
 from pipelines.sharding.manifest import ColumnTypes, Source, add_types
 from pipelines.sharding.settings import Selection
+from pipelines.sharding.source_table import REPEATED, SourceTable
 from pipelines.sharding.splits import find_list, named_split, split_sources
 from pipelines.sharding.table import Reader, Row
 from pipelines.video.reasons import VideoError
 from vqvdm.errors import UserError
 
-Item = TypeVar("Item")
-
 KINDS: tuple[Kind, ...] = (tars, parquet, lists, folder)
 """Every kind of input: of several that take one, the first. A folder takes whatever is left."""
 
 
-def list_sources(videos: str, selection: Selection) -> list[Source]:
+def list_sources(videos: str, selection: Selection) -> SourceTable:
     """The videos of an input, with label and split; `UserError` where there are none."""
     if is_url(videos):
         raise UserError(
@@ -46,59 +47,57 @@ def list_sources(videos: str, selection: Selection) -> list[Source]:
     if selection.labels in ("folder", "none"):
         origin, cure = videos, "move it, or pass --labels none"
         del place  # It has the whole listing.
-        sources = [_from_input(video, selection) for video in drained(found)]
+        sources = SourceTable(_from_input(video, selection) for video in found)
     else:
         origin, cure = selection.labels, f"give it one in --labels {selection.labels}"
-        sources = _from_table(place, found, selection)
+        sources = SourceTable(_from_table(place, found, selection))
+        del place
+    del found
     refuse_unknown(selection)
     _refuse_twice(sources, origin)
-    sources.sort(key=lambda source: (source.path, source.start_s or 0.0, source.id))
+    sources = sources.in_order()
     _refuse_strays(sources, cure)
     _refuse_mixed_columns(sources)
-    check_classes({source.label for source in sources if source.label is not None})
+    check_classes(sources.classes)
     return _with_splits(sources, selection, origin)
 
 
-def drained(items: list[Item]) -> Iterator[Item]:
-    """The items in order; the list lets go of each as it is taken: there may be millions."""
-    items.reverse()
-    while items:
-        yield items.pop()
-
-
-def sampled(sources: list[Source], count: int) -> list[Source]:
+def sampled(sources: SourceTable, count: int) -> SourceTable:
     """So many of the videos in their order: of each split, and in it of each class, the same share.
 
     More are the same and others, and a video that is added takes the place of at most a few.
     """
-    ids: dict[str, dict[str | None, list[str]]] = {split: defaultdict(list) for split in SPLITS}
-    for source in sources:
-        ids[source.split][source.label].append(source.id)
+    codes_N, labels = sources.codes("label")
+    # In the order of their names; -1, of videos without one, is the last.
+    number_C = np.argsort(np.argsort([*map(str, labels), str(None)], kind="stable"))
+    rank_N = np.array([_rank(id) for id in sources.ids_N.tolist()], np.uint64)
     by_split = []
     for split, direction in zip(SPLITS, (1, -1), strict=True):
         # Where few classes are reached, those that validation takes are the ones training lacks.
-        classes = sorted(ids[split], key=str)[::direction]
-        by_split.append(_interleaved([sorted(ids[split][name], key=_rank) for name in classes]))
+        rows = sources.rows_of(split)
+        class_N = direction * number_C[codes_N[rows]]
+        order = np.lexsort((rank_N[rows], class_N))
+        _, starts = np.unique(class_N[order], return_index=True)
+        by_split.append(_interleaved(np.split(rows[order], starts[1:])))
     # However few videos there are, one is for training, and one for validation.
-    first = [of_split[0] for of_split in by_split if of_split]
-    chosen = set(list(dict.fromkeys(first + _interleaved(by_split)))[:count])
-    return [source for source in sources if source.id in chosen]
+    first = np.concatenate([of_split[:1] for of_split in by_split])
+    others = _interleaved(by_split)
+    chosen = np.concatenate([first, others[~np.isin(others, first)]])[:count]
+    return sources.subset(np.sort(chosen))
 
 
-def _interleaved(lists: list[list[str]]) -> list[str]:
-    """All items, so that the first ones, however many, hold the same share of each list."""
-    places = [
-        ((rank + 0.5) / len(items), number, item)
-        for number, items in enumerate(lists)
-        for rank, item in enumerate(items)
-    ]
-    return [item for _, _, item in sorted(places)]
+def _interleaved(lists: list[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """All rows, so that the first ones, however many, hold the same share of each list."""
+    sizes_L = np.array([len(rows) for rows in lists])
+    share_N = np.concatenate([(np.arange(size) + 0.5) / max(1, size) for size in sizes_L])
+    number_N = np.repeat(np.arange(len(lists)), sizes_L)
+    return np.concatenate(lists)[np.lexsort((number_N, share_N))]
 
 
-def _rank(id: str) -> str:
+def _rank(id: int) -> int:
     """A hash for the order within a class: the id itself says which shard a video belongs to, and
     for most videos whether it is for validation."""
-    return checksums.digest(f"limit {id}")
+    return int(checksums.digest(f"limit {id:016x}"), 16)
 
 
 class LocalVideos(AbstractContextManager["LocalVideos"]):
@@ -189,56 +188,107 @@ def _from_input(video: Listed, selection: Selection) -> Source:
     )
 
 
-def _from_table(place: Place, found: list[Listed], selection: Selection) -> list[Source]:
+def _from_table(place: Place, found: Iterable[Listed], selection: Selection) -> Iterator[Source]:
     """A source for each row of a table of labels, whether its video was found or not."""
-    rows = Reader("--labels", selection).labels(selection.labels)
-    spelled = {
-        unicodedata.normalize("NFC", name): video
-        for video in found
-        for name in (video.path, video.address or video.path)
-    }
-    paths = [as_listed(row.path, place.base) for row in rows]
-    videos = [spelled.get(unicodedata.normalize("NFC", path)) for path in paths]
-    absent = [path for path, video in zip(paths, videos, strict=True) if video is None]
-    elsewhere = iter(look_up(absent, place.base))
-    sources = [
-        _source(video or next(elsewhere), row, row.label, row.split or "", selection.frames_fps)
-        for video, row in zip(videos, rows, strict=True)
-    ]
-    if not any(source.size or source.etag or source.mtime_ns for source in sources):
+    fps = selection.frames_fps
+    there = SourceTable(_source(video, Row(video.path), None, "", fps) for video in found)
+    rows = Records(Row, _placed(selection, place.base), REPEATED)
+    row_N = _rows_of(there, rows.texts("path"))
+    absent = rows.subset(np.flatnonzero(row_N < 0))
+    found_elsewhere = look_up(absent, place.base)
+    elsewhere = (_source(video, Row(video.path), None, "", fps) for video in found_elsewhere)
+    is_known = False
+    for row, video in zip(rows, _of_rows(there, row_N, elsewhere), strict=True):
+        is_known = is_known or bool(video.size or video.etag or video.mtime_ns)
+        yield replace(
+            video,
+            label=row.label,
+            split=row.split or "",
+            start_s=row.start_s,
+            end_s=row.end_s,
+            fps=row.fps,
+            columns=merged(video.columns, row.columns),
+        )
+    if not is_known:
         raise UserError(
             f"{selection.labels} names none of the videos under {place.uri}: check its path column"
         )
-    return sources
 
 
-def _refuse_twice(sources: list[Source], origin: str) -> None:
-    seen = set[str]()
-    for source in sources:
-        if source.id in seen:
-            raise UserError(f"{origin} lists {source.path} twice: remove one row")
-        seen.add(source.id)
+def _of_rows(
+    there: SourceTable, row_N: NDArray[np.int64], elsewhere: Iterator[Source]
+) -> Iterator[Source]:
+    """The videos of these rows, and for each -1 the next of those elsewhere, which are all used."""
+    for start in range(0, len(row_N), CHUNK):
+        part_N = row_N[start : start + CHUNK]
+        listed = iter(there.take(part_N[part_N >= 0]))
+        yield from (next(elsewhere if row < 0 else listed) for row in part_N.tolist())
+    yield from elsewhere  # None is left; a look-up ends by telling what did not answer.
 
 
-def _refuse_strays(sources: list[Source], cure: str) -> None:
+def _placed(selection: Selection, folder: str) -> Iterator[Row]:
+    """The rows of a table of labels, their paths as a listing writes them."""
+    for row in Reader("--labels", selection).labels(selection.labels):
+        yield replace(row, path=as_listed(row.path, folder))
+
+
+def _rows_of(sources: SourceTable, paths: Iterable[str]) -> NDArray[np.int64]:
+    """The row of the video with each path or address; -1 where there is none.
+
+    Names are compared by their checksums: as a dict, ten million of them would take gigabytes.
+    """
+    wanted = _keys(paths)
+    if not len(sources):
+        return np.full(len(wanted), -1)
+    named = np.flatnonzero(sources.has("address"))
+    keys = np.concatenate(
+        [_keys(sources.texts("path")), _keys(sources.subset(named).texts("address"))]
+    )
+    rows = np.concatenate([np.arange(len(sources)), named])
+    order = np.lexsort((rows, keys))
+    # Of several with one name, the last.
+    last = np.searchsorted(keys[order], wanted, side="right") - 1
+    found = order[np.maximum(0, last)]
+    return np.where(keys[found] == wanted, rows[found], -1)
+
+
+def _keys(names: Iterable[str]) -> NDArray[np.uint64]:
+    """Checksums of names, however their characters are composed."""
+    composed = (unicodedata.normalize("NFC", name) for name in names)
+    return np.fromiter((int(checksums.digest(name), 16) for name in composed), np.uint64)
+
+
+def _refuse_twice(sources: SourceTable, origin: str) -> None:
+    order = np.argsort(sources.ids_N, kind="stable")
+    ids_N = sources.ids_N[order]
+    again = order[1:][ids_N[1:] == ids_N[:-1]]
+    if len(again):
+        [source] = sources.take(np.sort(again)[:1])
+        raise UserError(f"{origin} lists {source.path} twice: remove one row")
+
+
+def _refuse_strays(sources: SourceTable, cure: str) -> None:
     """`UserError` if some videos have a label and others none."""
-    listed = [source for source in sources if source.refused is None]
-    if len({source.label is None for source in listed}) > 1:
-        stray = next(source.path for source in listed if source.label is None)
-        raise UserError(f"{stray} has no label while others have: {cure}")
+    has_label, is_sound = sources.has("label"), ~sources.has("refused")
+    if len(strays := np.flatnonzero(is_sound & ~has_label)) and (is_sound & has_label).any():
+        [stray] = sources.take(strays[:1])
+        raise UserError(f"{stray.path} has no label while others have: {cure}")
 
 
-def _refuse_mixed_columns(sources: list[Source]) -> None:
+def _refuse_mixed_columns(sources: SourceTable) -> None:
     types: ColumnTypes = {}
-    for source in sources:
-        add_types(types, source)
+    if sources.has("columns").any():
+        for path, columns in zip(sources.texts("path"), sources.texts("columns"), strict=True):
+            add_types(types, path, columns)
 
 
-def _with_splits(sources: list[Source], selection: Selection, origin: str) -> list[Source]:
+def _with_splits(sources: SourceTable, selection: Selection, origin: str) -> SourceTable:
     """The splits that the input or the table gives, or else those of --val-list or of chance."""
-    given = {bool(source.split) for source in sources if source.refused is None}
-    if True not in given:
+    codes_N, splits = sources.codes("split")
+    words_N = np.array(splits)[codes_N]
+    is_given = words_N[~sources.has("refused")] != ""
+    if not is_given.any():
         return split_sources(sources, selection)
-    if False in given:
+    if not is_given.all():
         raise UserError(f"{origin}: some rows have a split and some have none")
-    return [s if s.split else replace(s, split="train") for s in drained(sources)]
+    return sources.with_splits(words_N == "val")

@@ -5,15 +5,16 @@ from __future__ import annotations
 import posixpath
 import re
 import unicodedata
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import PurePosixPath
 
-from pipelines.io import checksums, storage
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.io import storage
 from pipelines.sharding.addresses import bare
-from pipelines.sharding.manifest import Source
+from pipelines.sharding.manifest import video_id
 from pipelines.sharding.settings import Selection
+from pipelines.sharding.source_table import SourceTable
 from vqvdm.errors import UserError
 
 SPLIT_OF = {"train": "train", "training": "train"} | dict.fromkeys(
@@ -34,46 +35,56 @@ def named_split(path: str) -> str:
     return splits.pop()
 
 
-def split_sources(sources: list[Source], selection: Selection) -> list[Source]:
-    """Keep some videos for validation, by a list or by chance; groups stay together.
-
-    Chance is a hash of the group's name, so that adding or removing videos moves no other. The list
-    itself is changed: there may be millions.
-    """
-    groups = {source.path: _group(source.path, selection.group_by) for source in sources}
+def split_sources(sources: SourceTable, selection: Selection) -> SourceTable:
+    """Keep some videos for validation, by a list or by chance; groups stay together."""
+    groups_N = _groups(sources, selection.group_by)
     if selection.val_list:
-        paths = listed(selection.val_list, groups.keys())
-        chosen = {groups[path] for path in paths}
-        parted = sorted(path for path in groups.keys() - paths if groups[path] in chosen)
-        if parted:
-            raise UserError(
-                f"--val-list {selection.val_list} keeps {groups[parted[0]]}… for validation, but "
-                f"not {parted[0]} of the same group: list both, or pass --group-by ''"
-            )
-    else:
-        chosen = _by_chance(set(groups.values()), selection.val_fraction)
-    for place, source in enumerate(sources):
-        split = "val" if groups[source.path] in chosen else "train"
-        sources[place] = replace(source, split=split)
-    return sources
+        return sources.with_splits(_by_list(sources, groups_N, selection))
+    return sources.with_splits(_by_chance(groups_N, selection.val_fraction))
+
+
+def _groups(sources: SourceTable, pattern: str) -> NDArray[np.uint64]:
+    """A checksum of what videos of one group share; of a video alone it is its id."""
+    groups_N = sources.videos_N.copy()
+    for row, path in enumerate(sources.texts("path") if pattern else ()):
+        if (group := _group(path, pattern)) != path:
+            groups_N[row] = int(video_id(group), 16)
+    return groups_N
 
 
 def _group(path: str, pattern: str) -> str:
     """What videos of one group share: the path up to the end of the match, or the whole path."""
-    match = re.search(pattern, path) if pattern else None
+    match = re.search(pattern, path)
     return path[: match.end()] if match else path
 
 
-def _by_chance(groups: set[str], fraction: float) -> set[str]:
-    ids = {group: checksums.digest(group) for group in groups}
-    chosen = {group for group, id in ids.items() if int(id[:8], 16) < fraction * 2**32}
+def _by_chance(groups_N: NDArray[np.uint64], fraction: float) -> NDArray[np.bool_]:
+    """Chance is a hash of the group's name: adding or removing videos moves no other."""
+    is_val_N = (groups_N >> np.uint64(32)) < fraction * 2**32
     # However few videos there are, one is kept for training, and one for validation.
-    ordered = sorted(groups, key=ids.__getitem__)
-    if not chosen and fraction > 0 and len(groups) > 1:
-        chosen = {ordered[0]}
-    if len(chosen) == len(groups):
-        chosen.remove(ordered[-1])
-    return chosen
+    first, last = groups_N.min(), groups_N.max()
+    if not is_val_N.any() and fraction > 0 and first != last:
+        is_val_N = groups_N == first
+    if is_val_N.all():
+        is_val_N = groups_N != last
+    return is_val_N
+
+
+def _by_list(
+    sources: SourceTable, groups_N: NDArray[np.uint64], selection: Selection
+) -> NDArray[np.bool_]:
+    assert selection.val_list is not None
+    chosen = listed(selection.val_list, sources)
+    ids_M = np.array([int(video_id(path), 16) for path in chosen], np.uint64)
+    is_listed_N = np.isin(sources.videos_N, ids_M)
+    is_val_N = np.isin(groups_N, groups_N[is_listed_N])
+    if len(parted := np.flatnonzero(is_val_N & ~is_listed_N)):
+        [source] = sources.take(parted[:1])
+        raise UserError(
+            f"--val-list {selection.val_list} keeps {_group(source.path, selection.group_by)}… for "
+            f"validation, but not {source.path} of the same group: list both, or pass --group-by ''"
+        )
+    return is_val_N
 
 
 def find_list(videos: str, val_list: str | None) -> str | None:
@@ -92,19 +103,28 @@ def find_list(videos: str, val_list: str | None) -> str | None:
     )
 
 
-def listed(val_list: str, paths: Iterable[str]) -> set[str]:
+def listed(val_list: str, sources: SourceTable) -> set[str]:
     """Paths in a list, one a line; what follows a path, as in UCF-101's lists, is ignored."""
-    spelled = {unicodedata.normalize("NFC", path): path for path in paths}
+    text = storage.read_text(val_list, "--val-list")
+    lines = [unicodedata.normalize("NFC", line.strip()) for line in text.splitlines()]
+    names = {line: (line, bare(line.split()[0])) for line in lines if line}
+    wanted = {name for both in names.values() for name in both}
     # UCF-101's lists and files write HandstandPushups and HandStandPushups.
-    folded = Counter(path.casefold() for path in spelled)
-    by_case = {path.casefold(): path for path in spelled if folded[path.casefold()] == 1}
+    folded = {name.casefold() for name in wanted}
+    # Of all videos only those are held that a list of any case may mean: there may be millions.
+    spelled: dict[str, str] = {}
+    by_case: dict[str, set[str]] = {}
+    for path in sources.texts("path"):
+        name = unicodedata.normalize("NFC", path)
+        if (case := name.casefold()) in folded:
+            spelled[name] = path
+            by_case.setdefault(case, set()).add(name)
     chosen = set()
-    for line in storage.read_text(val_list, "--val-list").splitlines():
-        line = unicodedata.normalize("NFC", line.strip())
-        if not line:
-            continue
-        name = line if line in spelled else bare(line.split()[0])
-        name = name if name in spelled else by_case.get(name.casefold(), name)
+    for whole, first in names.values():
+        name = whole if whole in spelled else first
+        alike = by_case.get(name.casefold(), set())
+        if name not in spelled and len(alike) == 1:
+            [name] = alike
         if name not in spelled:
             raise UserError(f"--val-list {val_list} names {name}, which is not among the videos")
         chosen.add(spelled[name])

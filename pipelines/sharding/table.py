@@ -20,6 +20,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from pipelines.io import storage
+from pipelines.io.records import CHUNK
 from pipelines.sharding.columns import as_text, chosen
 from pipelines.sharding.manifest import utf8
 from pipelines.sharding.settings import Selection
@@ -31,6 +32,8 @@ KNOWN = (*TEXT, *NUMBERS)
 PLACES = ("path", "uri", "url")
 """Columns that name the videos of a list: the first that is there."""
 SUFFIXES = (".csv", ".jsonl", ".parquet")
+REPEATED = ("label", "split")
+"""Columns of few values."""
 
 
 @dataclass(frozen=True)
@@ -55,30 +58,30 @@ class Reader:
     selection: Selection
     """It says which further columns to keep."""
 
-    def labels(self, uri: str) -> list[Row]:
+    def labels(self, uri: str) -> Iterator[Row]:
         """The rows of a table of labels."""
         table = self._read(uri)
         if not {"path", "label"} <= set(table.column_names):
             raise UserError(f"{self.flag} {uri}: needs the columns path and label")
-        return self._filled(self.rows(table, uri), uri)
+        return self._filled(table, uri)
 
-    def videos(self, uri: str) -> list[Row]:
+    def videos(self, uri: str) -> Iterator[Row]:
         """The rows of a list of videos."""
         table = self._read(uri)
         place = next((name for name in PLACES if name in table.column_names), None)
         if place is None:
             raise UserError(f"{self.flag} {uri}: needs a column path, uri or url")
         names = ["path" if name == place else name for name in table.column_names]
-        return self._filled(self.rows(table.rename_columns(names), uri), uri)
+        return self._filled(table.rename_columns(names), uri)
 
-    def _filled(self, rows: Iterable[Row], uri: str) -> list[Row]:
+    def _filled(self, table: pa.Table, uri: str) -> Iterator[Row]:
+        if not table.num_rows:
+            raise UserError(f"{self.flag} {uri}: holds no rows")
         try:
-            found = list(rows)
+            for start in range(0, table.num_rows, CHUNK):
+                yield from self.rows(table.slice(start, CHUNK), uri, start)
         except UnicodeDecodeError as error:
             raise UserError(f"{self.flag} {uri}: is not text in UTF-8: {error}") from None
-        if not found:
-            raise UserError(f"{self.flag} {uri}: holds no rows")
-        return found
 
     def rows(self, table: pa.Table, uri: str, first: int = 0) -> Iterator[Row]:
         """The rows of a part of a table, whose first has this number. Without a column `path` the

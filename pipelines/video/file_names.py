@@ -29,6 +29,11 @@ SYSTEM_NAMES = frozenset(
 """Names that operating systems and servers leave behind; names with a leading dot are hidden."""
 
 
+def suffix(path: str) -> str:
+    """The suffix of a path in small letters, as `.mp4`; empty where there is none."""
+    return PurePosixPath(path).suffix.lower()
+
+
 def is_hidden(path: str) -> bool:
     """Whether a path is hidden, or left behind by a system."""
     parts = PurePosixPath(path).parts
@@ -37,4 +42,4 @@ def is_hidden(path: str) -> bool:
 
 def may_be_shown(path: str) -> bool:
     """Whether a file is to be tried as a video or a picture."""
-    return not is_hidden(path) and PurePosixPath(path).suffix.lower() not in NO_VIDEOS
+    return not is_hidden(path) and suffix(path) not in NO_VIDEOS

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import posixpath
-from collections import defaultdict
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager
 from pathlib import PurePosixPath
+from typing import Any
 
 from pipelines.io import checksums, storage
 from pipelines.io.disk import FileInfo
-from pipelines.sharding.inputs.kind import Listed, Place, may_be_video, print_skipped
+from pipelines.sharding.inputs.kind import Listed, Place, print_skipped
 from pipelines.sharding.manifest import Source
 from pipelines.sharding.settings import Selection
+from pipelines.video.file_names import NO_VIDEOS, is_hidden, suffix
 from pipelines.video.header import IMAGES
 from vqvdm.errors import UserError
 
@@ -24,26 +26,46 @@ def takes(place: Place) -> bool:
     return True
 
 
-def listed(place: Place, selection: Selection) -> list[Listed]:
-    images = _image_folders(place)
-    found = [Listed(place.relative(file.uri), file) for file in _videos(place, images.values())]
+def listed(place: Place, selection: Selection) -> Iterator[Listed]:
+    count = hidden = 0
+    skipped, folders, inhabited = Counter[str](), list[FileInfo](), set[str]()
+    images = defaultdict[str, list[list[Any]]](list)
+    for file in place.everything:
+        ending = suffix(file.uri)
+        if is_hidden(place.relative(file.uri)):
+            hidden += not file.is_folder
+        elif file.is_folder:
+            folders.append(file)
+        elif ending in NO_VIDEOS:
+            skipped[ending] += 1
+        elif ending not in IMAGES:
+            inhabited.add(posixpath.dirname(file.uri))
+            yield Listed(place.relative(file.uri), file)
+            count += 1
+        elif selection.frames_fps is not None:
+            stamp = [posixpath.basename(file.uri), file.size, file.etag, file.mtime_ns]
+            images[posixpath.dirname(file.uri)].append(stamp)
+        else:
+            images[posixpath.dirname(file.uri)] = []
+    for folder in _without_videos(folders, inhabited, images.keys()):
+        yield Listed(place.relative(folder.uri), folder)
+        count += 1
     if selection.frames_fps is not None:
-        found += [Listed(path, folder) for path, folder in images.items()]
+        for uri, stamps in images.items():
+            yield Listed(place.relative(uri) or ".", _image_folder(uri, stamps))
+            count += 1
     if selection.labels not in ("folder", "none"):
-        return found
-    if not found and images:
+        return
+    if not count and images:
         raise UserError(
             f"no videos under {place.uri}, but folders of images: pass --frames-fps 25, or "
             "whatever their rate is, to treat each folder as a video"
         )
-    if not found:
+    if not count:
         raise UserError(
             f"no videos under {place.uri}: pass --videos a folder or bucket that has some"
         )
-    names = [file.uri for file in place.files if not file.is_folder]
-    hidden = sum(not file.is_folder for file in place.everything) - len(names)
-    print_skipped(hidden, names)
-    return found
+    print_skipped(hidden, skipped)
 
 
 def holds(source: Source) -> bool:
@@ -56,32 +78,22 @@ def fetch(source: Source) -> AbstractContextManager[str]:
     return storage.local_copy(source.uri)
 
 
-def _videos(place: Place, images: Iterable[FileInfo]) -> list[FileInfo]:
-    """Files that may be videos, and folders that are unreadable, or empty with a video suffix."""
-    videos = [file for file in place.files if not file.is_folder and may_be_video(file.uri)]
-    inhabited = {folder.uri for folder in images}
-    folders = [file for file in place.files if file.is_folder]
-    if folders:
-        for file in videos:
-            inhabited.update(str(parent) for parent in PurePosixPath(file.uri).parents)
-    return videos + [
-        folder
-        for folder in folders
-        if folder.uri not in inhabited
-        and (folder.unreadable or PurePosixPath(folder.uri).suffix.lower() in FOLDERS_LIKE_VIDEOS)
-    ]
+def _without_videos(
+    folders: list[FileInfo], inhabited: set[str], of_images: Collection[str]
+) -> Iterator[FileInfo]:
+    """Folders that are unreadable, or have a video suffix and neither videos nor images.
+
+    `inhabited` are those that videos lie in, and `of_images` those that images do.
+    """
+    above = {str(parent) for uri in inhabited for parent in PurePosixPath(uri).parents}
+    inhabited = inhabited | above | set(of_images)
+    for folder in folders:
+        is_like_video = suffix(folder.uri) in FOLDERS_LIKE_VIDEOS
+        if folder.uri not in inhabited and (folder.unreadable or is_like_video):
+            yield folder
 
 
-def _image_folders(place: Place) -> dict[str, FileInfo]:
-    """Folders of images below a folder, each as one file that changes with any image."""
-    members = defaultdict(list)
-    for file in place.files:
-        if PurePosixPath(file.uri).suffix.lower() in IMAGES:
-            members[posixpath.dirname(file.uri)].append(file)
-    folders = {}
-    for uri, images in members.items():
-        stamps = [[posixpath.basename(f.uri), f.size, f.etag, f.mtime_ns] for f in images]
-        size = sum(file.size for file in images)
-        info = FileInfo(uri, size, checksums.fingerprint(stamps), images=len(images))
-        folders[place.relative(uri) or "."] = info
-    return folders
+def _image_folder(uri: str, stamps: list[list[Any]]) -> FileInfo:
+    """A folder of images as one file, which changes with any of them."""
+    size = sum(size for _, size, _, _ in stamps)
+    return FileInfo(uri, size, checksums.fingerprint(stamps), images=len(stamps))

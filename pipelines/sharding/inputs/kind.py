@@ -8,11 +8,10 @@ from __future__ import annotations
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import PurePosixPath
 from typing import Protocol
 
 from braceexpand import braceexpand
@@ -20,10 +19,11 @@ from braceexpand import braceexpand
 from pipelines.io import storage
 from pipelines.io.disk import FileInfo
 from pipelines.io.readers import read_all
+from pipelines.io.records import Records
 from pipelines.sharding.manifest import Source
 from pipelines.sharding.settings import Selection
 from pipelines.sharding.table import Row
-from pipelines.video.file_names import NO_VIDEOS, is_hidden
+from pipelines.video.file_names import NO_VIDEOS, is_hidden, suffix
 from pipelines.video.header import IMAGES
 from vqvdm.errors import UserError
 
@@ -58,7 +58,7 @@ class Kind(Protocol):
     def takes(self, place: Place) -> bool:
         """Whether --videos names such an input; `UserError` if it is one that cannot be read."""
 
-    def listed(self, place: Place, selection: Selection) -> list[Listed]:
+    def listed(self, place: Place, selection: Selection) -> Iterator[Listed]:
         """Its videos, from names and headers alone; `UserError` where there are none."""
 
     def holds(self, source: Source) -> bool:
@@ -77,20 +77,21 @@ class Place:
     """Whether images are videos, by --frames-fps."""
 
     @cached_property
-    def everything(self) -> list[FileInfo]:
+    def everything(self) -> Records[FileInfo]:
         """All files and folders below it."""
-        return storage.walk(self.uri, folders=True)
+        return Records(FileInfo, storage.listed(self.uri, folders=True)).sorted_by("uri")
 
-    @cached_property
-    def files(self) -> list[FileInfo]:
+    @property
+    def files(self) -> Iterator[FileInfo]:
         """As `everything`, without hidden and system names."""
-        return [file for file in self.everything if not is_hidden(self.relative(file.uri))]
+        return (file for file in self.everything if not is_hidden(self.relative(file.uri)))
 
     @cached_property
     def names_files(self) -> bool:
         """Whether it is a file, or a pattern of files, by its suffix; a folder may have any."""
-        has_suffix = PurePosixPath(self.uri).suffix.lower() in NO_VIDEOS
-        return has_suffix and (storage.info(self.uri) is not None or not self.everything)
+        return suffix(self.uri) in NO_VIDEOS and (
+            storage.info(self.uri) is not None or not self.everything
+        )
 
     @cached_property
     def base(self) -> str:
@@ -101,19 +102,24 @@ class Place:
         """The name of a file below it."""
         return uri.removeprefix(self.base).removeprefix("/")
 
-    def files_of(self, suffix: str) -> list[FileInfo]:
-        """The files with a suffix that it consists of: one, those of a pattern, or those of a
+    def files_of(self, ending: str) -> list[FileInfo]:
+        """The files with an ending that it consists of: one, those of a pattern, or those of a
         folder without any videos. A name that exists is no pattern. Of a list in braces, files
         that are missing have no size."""
         if not self.names_files:
-            files = [file for file in self.files if not file.is_folder]
-            has_videos = any(self._holds_video(file.uri) for file in files)
-            return [] if has_videos else [f for f in files if f.uri.lower().endswith(suffix)]
-        return self._named if self.uri.lower().endswith(suffix) else []
+            found = []
+            for file in self.files:
+                if file.is_folder:
+                    continue
+                if self._holds_video(file.uri):
+                    return []
+                if file.uri.lower().endswith(ending):
+                    found.append(file)
+            return found
+        return self._named if self.uri.lower().endswith(ending) else []
 
     def _holds_video(self, name: str) -> bool:
-        is_image = PurePosixPath(name).suffix.lower() in IMAGES
-        return self.has_frames if is_image else may_be_video(name)
+        return self.has_frames if suffix(name) in IMAGES else may_be_video(name)
 
     @cached_property
     def _named(self) -> list[FileInfo]:
@@ -143,17 +149,14 @@ def _matching(name: str) -> list[FileInfo]:
 
 
 def may_be_video(name: str) -> bool:
-    suffix = PurePosixPath(name).suffix.lower()
-    return suffix not in NO_VIDEOS and suffix not in IMAGES
+    ending = suffix(name)
+    return ending not in NO_VIDEOS and ending not in IMAGES
 
 
-def print_skipped(hidden: int, names: Iterable[str]) -> None:
-    """Print how many files are skipped: the hidden ones, and of `names` those of other kinds."""
+def print_skipped(hidden: int, endings: Counter[str]) -> None:
+    """Print how many files are skipped: the hidden ones, and those of other kinds by suffix."""
     if hidden:
         print(f"note: {hidden} hidden or system files are skipped", flush=True)
-    endings = Counter(
-        suffix for name in names if (suffix := PurePosixPath(name).suffix.lower()) in NO_VIDEOS
-    )
     if endings:
-        kinds = ", ".join(f"{count} {suffix}" for suffix, count in endings.most_common(5))
+        kinds = ", ".join(f"{count} {ending}" for ending, count in endings.most_common(5))
         print(f"note: {endings.total()} files are skipped as not videos ({kinds})", flush=True)

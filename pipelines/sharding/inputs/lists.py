@@ -7,19 +7,20 @@ may be in parts.
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import PurePosixPath
 
 from pipelines.io import storage
 from pipelines.io.disk import FileInfo
 from pipelines.io.readers import read_all
+from pipelines.io.records import Records
 from pipelines.sharding.addresses import bare, is_url, published, refuse_passwords
 from pipelines.sharding.inputs import web
 from pipelines.sharding.inputs.kind import Listed, Place
 from pipelines.sharding.inputs.web import fetch, holds
 from pipelines.sharding.settings import Selection
-from pipelines.sharding.table import Reader, Row
+from pipelines.sharding.table import REPEATED, Reader, Row
+from pipelines.video.file_names import suffix
 from pipelines.video.reasons import VideoError
 from vqvdm.errors import UserError
 
@@ -35,32 +36,36 @@ def takes(place: Place) -> bool:
 
 def _tables(place: Place) -> list[str]:
     """The files of a list: one, or those of a table of Parquet."""
-    if place.names_files and PurePosixPath(place.uri).suffix.lower() in SUFFIXES:
+    if place.names_files and suffix(place.uri) in SUFFIXES:
         return [place.uri]
     return [file.uri for file in place.files_of(".parquet")]
 
 
-def listed(place: Place, selection: Selection) -> list[Listed]:
+def listed(place: Place, selection: Selection) -> Iterator[Listed]:
     if selection.frames_fps is not None:
         raise UserError("--frames-fps: a list names videos, not folders of images")
-    rows, paths = [], []
+    rows = Records(Row, _rows(place, selection), REPEATED)
+    for row, video in zip(rows, look_up(rows, place.base), strict=True):
+        yield replace(video, row=row)
+
+
+def _rows(place: Place, selection: Selection) -> Iterator[Row]:
+    """The rows of all tables, their paths as a listing writes them."""
     for table in _tables(place):
         for row in read_list(table, selection):
-            rows.append(row)
-            paths.append(as_listed(_beside(table, row.path), place.base))
-    videos = look_up(paths, place.base)
-    return [replace(video, row=row) for video, row in zip(videos, rows, strict=True)]
+            yield replace(row, path=as_listed(_beside(table, row.path), place.base))
 
 
-def read_list(uri: str, selection: Selection) -> list[Row]:
+def read_list(uri: str, selection: Selection) -> Iterator[Row]:
     """The rows of a list."""
     if not uri.lower().endswith(".txt"):
-        return Reader("--videos", selection).videos(uri)
+        yield from Reader("--videos", selection).videos(uri)
+        return
     lines = map(str.strip, storage.read_text(uri, "--videos").splitlines())
-    rows = [Row(line) for line in lines if line and not line.startswith("#")]
-    if not rows:
+    paths = [line for line in lines if line and not line.startswith("#")]
+    if not paths:
         raise UserError(f"--videos {uri}: names no videos")
-    return rows
+    yield from map(Row, paths)
 
 
 def _beside(table: str, path: str) -> str:
@@ -81,27 +86,13 @@ def is_relative(path: str) -> bool:
     return "://" not in path and not path.startswith("/")
 
 
-def look_up(paths: Sequence[str], folder: str) -> list[Listed]:
-    """Videos by their paths in a table, as `as_listed` writes them."""
-    refuse_passwords(paths)
-    infos = _infos([storage.join(folder, p) if is_relative(p) else p for p in paths])
-    videos = []
-    for path, name, file in zip(paths, published(paths), infos, strict=True):
-        if is_url(path):
-            # A server need not say how long a video is.
-            sized, address = file.size > 0, path if path != name else None
-            videos.append(Listed(name, replace(file, uri=name), is_sized=sized, address=address))
-        else:
-            videos.append(Listed(path, file))
-    return videos
-
-
-def _infos(uris: list[str]) -> list[FileInfo]:
-    """Size and etag or time of each file; neither where it is missing.
+def look_up(rows: Records[Row], folder: str) -> Iterator[Listed]:
+    """Videos by their paths in a table, as `as_listed` writes them; many are asked for at a time.
 
     `UserError` where servers do not answer: a video must not pass for another one, whose clips
     would take the place of the good ones, because a server was away for a while.
     """
+    refuse_passwords(rows.texts("path"))
     silent: list[str] = []
 
     def info(uri: str) -> FileInfo:
@@ -112,11 +103,18 @@ def _infos(uris: list[str]) -> list[FileInfo]:
             found = None
         return found or FileInfo(uri, 0)  # Its account will record it.
 
-    infos = list(read_all(info, uris))
+    uris = (storage.join(folder, p) if is_relative(p) else p for p in rows.texts("path"))
+    names = published(lambda: rows.texts("path"))
+    for path, name, file in zip(rows.texts("path"), names, read_all(info, uris), strict=True):
+        if is_url(path):
+            # A server need not say how long a video is.
+            sized, address = file.size > 0, path if path != name else None
+            yield Listed(name, replace(file, uri=name), is_sized=sized, address=address)
+        else:
+            yield Listed(path, file)
     if silent:
         print(*(f"no answer: {each}" for each in sorted(silent)[:SHOWN]), sep="\n", flush=True)
         raise UserError(
-            f"{len(silent)} of {len(infos)} addresses do not answer, such as {min(silent)}: "
+            f"{len(silent)} of {len(rows)} addresses do not answer, such as {min(silent)}: "
             "nothing was changed; try again later, or take them off the list"
         )
-    return infos

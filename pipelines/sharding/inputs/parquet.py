@@ -35,15 +35,15 @@ def takes(place: Place) -> bool:
     return bool(files) and _column(files[0]) is not None
 
 
-def listed(place: Place, selection: Selection) -> list[Listed]:
+def listed(place: Place, selection: Selection) -> Iterator[Listed]:
     if selection.frames_fps is not None:
         raise UserError("--frames-fps: folders of images are not taken from a table")
-    files = place.files_of(".parquet")
-    parts = list(read_all(lambda file: list(_rows(file, place, selection)), files))
-    found = [video for part in parts for video in part]
-    if not found:
+    files, is_empty = place.files_of(".parquet"), True
+    for part in read_all(lambda file: list(_rows(file, place, selection)), files):
+        yield from part
+        is_empty = is_empty and not part
+    if is_empty:
         raise UserError(f"--videos {place.uri}: holds no rows")
-    return found
 
 
 def holds(source: Source) -> bool:

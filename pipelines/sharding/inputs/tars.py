@@ -28,7 +28,7 @@ from pipelines.sharding.manifest import Source
 from pipelines.sharding.settings import Selection
 from pipelines.sharding.splits import SPLIT_OF
 from pipelines.sharding.table import Row
-from pipelines.video.file_names import is_hidden
+from pipelines.video.file_names import NO_VIDEOS, is_hidden, suffix
 from pipelines.video.reasons import VideoError
 from vqvdm.errors import UserError
 
@@ -49,25 +49,26 @@ def takes(place: Place) -> bool:
     return bool(place.files_of(".tar"))
 
 
-def listed(place: Place, selection: Selection) -> list[Listed]:
+def listed(place: Place, selection: Selection) -> Iterator[Listed]:
     if selection.frames_fps is not None:
         raise UserError("--frames-fps: folders of images are not taken from a tar: unpack it")
     tars = place.files_of(".tar")
     contents = list(read_all(lambda tar: read_headers(tar, selection), tars))
-    print_skipped(sum(c.hidden for c in contents), [n for c in contents for n in c.skipped])
+    print_skipped(
+        sum(content.hidden for content in contents),
+        sum((content.skipped for content in contents), Counter[str]()),
+    )
     counts = Counter(path for content in contents for path in content.videos)
-    found = []
     for tar, content in zip(tars, contents, strict=True):
         for path, video in content.videos.items():
             # A name that several tars have gets its tar's name in front.
             unique = path if counts[path] == 1 else f"{place.relative(tar.uri)}/{path}"
-            found.append(replace(video, path=unique, inner_path=path))
+            yield replace(video, path=unique, inner_path=path)
         if content.refused:
             name = place.relative(tar.uri)
-            found.append(Listed(name, tar, container=tar.uri, refused=content.refused))
-    if not found:
+            yield Listed(name, tar, container=tar.uri, refused=content.refused)
+    if not counts and not any(content.refused for content in contents):
         raise UserError(f"no videos in {place.uri}: pass --videos tar files that have some")
-    return found
 
 
 def holds(source: Source) -> bool:
@@ -103,7 +104,8 @@ class Contents:
     texts: dict[str, dict[str, bytes | None]] = field(default_factory=dict)
     """Files that describe videos: path without suffix to suffix to content, or None if that is too
     long. They describe videos of that path, and those whose key it is."""
-    skipped: list[str] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)
+    """Files of other kinds, by suffix."""
     hidden: int = 0
     refused: str | None = None
     """Why the rest of the tar cannot be read."""
@@ -146,18 +148,18 @@ def _add(
     if is_hidden(path) and not path.startswith("../"):
         contents.hidden += 1
         return
-    suffix = PurePosixPath(path).suffix.lower()
-    if suffix in DESCRIBING and member.isreg():
+    ending = suffix(path)
+    if ending in DESCRIBING and member.isreg():
         text = None
         if member.size <= MAX_TEXT and (content := archive.extractfile(member)):
             text = content.read()
-        contents.texts.setdefault(_stem(path), {})[suffix] = text
+        contents.texts.setdefault(_stem(path), {})[ending] = text
     elif may_be_video(path):
         info = FileInfo(f"{tar.uri}/{path}", member.size, tar.etag, tar.mtime_ns)
         refused = _why_refused(member, path, tar)
         contents.videos[path] = Listed(path, info, tar.uri, member.offset_data, refused)
-    else:
-        contents.skipped.append(path)
+    elif ending in NO_VIDEOS:
+        contents.skipped[ending] += 1
 
 
 def _why_refused(member: tarfile.TarInfo, path: str, tar: FileInfo) -> str | None:
@@ -198,14 +200,14 @@ def _key(path: str) -> str:
 def _row(path: str, texts: dict[str, bytes | None], selection: Selection, origin: str) -> Row:
     """What the files beside a video say; `ValueError` where they cannot be read."""
     decoded = {}
-    for suffix, content in texts.items():
+    for ending, content in texts.items():
         if content is None:
-            raise ValueError(f"{suffix} is longer than {MAX_TEXT} bytes")
-        decoded[suffix] = content.decode("utf-8-sig")
+            raise ValueError(f"{ending} is longer than {MAX_TEXT} bytes")
+        decoded[ending] = content.decode("utf-8-sig")
     said = _object(decoded.get(".json", "{}"))
-    for name, suffix in (("label", ".cls"), ("caption", ".txt")):
-        if suffix in decoded and said.get(name) is None:
-            said[name] = decoded[suffix].strip()
+    for name, ending in (("label", ".cls"), ("caption", ".txt")):
+        if ending in decoded and said.get(name) is None:
+            said[name] = decoded[ending].strip()
     label, split = said.pop("label", None), said.pop("split", None)
     if isinstance(label, bool | list | dict):
         raise ValueError("label is no text or number")

@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -295,6 +296,42 @@ def test_a_store_that_is_set_anew_is_the_one_that_is_used(
     assert connection.connect(ROOT)[0] is opened
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "something else")
     assert connection.connect(ROOT)[0] is not opened
+
+
+class _Pages:
+    """Stands for S3: three objects to a page."""
+
+    protocol = ("s3", "s3a")
+    keys = ("house/a", *(f"house/deep/{n}" for n in range(6)), "houses/b")
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def split_path(self, path: str) -> tuple[str, str, None]:
+        bucket, _, key = path.partition("/")
+        return bucket, key, None
+
+    def call_s3(
+        self, method: str, Bucket: str, Prefix: str, ContinuationToken: str = "0"
+    ) -> dict[str, Any]:
+        assert (method, Bucket) == ("list_objects_v2", "bucket")
+        self.asked.append(ContinuationToken)
+        keys = [key for key in self.keys if key.startswith(Prefix)]
+        end = int(ContinuationToken) + 3
+        page = {"Contents": [{"Key": key, "Size": 7} for key in keys[end - 3 : end]]}
+        more = {"NextContinuationToken": str(end)} if end < len(keys) else {}
+        return page | {"IsTruncated": bool(more)} | more
+
+
+def test_s3_is_listed_a_page_at_a_time() -> None:
+    fs = _Pages()
+    found = object_store.listed(fs, "bucket/house/")
+    assert [next(found)[0] for _ in range(3)] == ["a", "deep/0", "deep/1"]
+    assert fs.asked == ["0"]  # What comes after is not asked for before it is wanted.
+    assert [(name, info["size"]) for name, info in found] == [(f"deep/{n}", 7) for n in range(2, 6)]
+    assert fs.asked == ["0", "3", "6"]
+    assert len(list(object_store.listed(fs, "bucket"))) == 8
+    assert list(object_store.listed(fs, "bucket/none")) == []
 
 
 @pytest.mark.long

@@ -49,7 +49,6 @@ def marker(clips: int) -> Marker:
 @pytest.mark.parametrize(
     ("accounts", "clips"),
     [
-        ([Account("ok", None, 3)], 3),
         ([Account("ok", None, 3), Account("ok", None, 2)], 6),
         ([Account("ok", "damaged", 3), Account("ok", None, 3)], 6),
         ([Account("partial", None, 3), Account("ok", None, 3)], 6),
@@ -60,10 +59,24 @@ def marker(clips: int) -> Marker:
 def test_totals_reconcile(accounts: list[Account], clips: int) -> None:
     sources = [source(1), source(2)]
     good = [Account("ok", None, 4), Account("partial", "damaged", 2)]
-    manifest.reconcile(list(zip(sources, good, strict=True)), sources, marker(6))
+    manifest.reconcile(list(zip(sources, good, strict=True)), marker(6))
     with pytest.raises(AssertionError):
-        pairs = list(zip(sources, accounts, strict=False))
-        manifest.reconcile(pairs, sources, marker(clips))
+        manifest.reconcile(list(zip(sources, accounts, strict=True)), marker(clips))
+
+
+def test_accounts_are_those_of_the_videos_as_they_are_listed_now() -> None:
+    parts = [replace(source(1), start_s=n / 3, end_s=(n + 1) / 3, fps=12.5) for n in range(3)]
+    videos = [*parts, source(2), source(3)]
+    accounts = [(video, Account("ok", None, n + 1)) for n, video in enumerate(videos)]
+    details = manifest.to_marker(accounts)
+    moved = [replace(s, uri="/mnt/a.mp4", etag="9", label="other", split="val") for s in videos]
+    now = manifest.at_present(details, moved[::-1])
+    assert now == [(video, account) for video, (_, account) in zip(moved, accounts, strict=True)]
+    with pytest.raises(AssertionError):  # One that the marker lacks.
+        manifest.at_present(details, [*moved, source(4)])
+    for fewer in (moved[1:], [replace(moved[0], end_s=0.5), *moved[1:]]):
+        with pytest.raises(KeyError):
+            manifest.at_present(details, fewer)
 
 
 def test_captioned_videos_are_those_that_gave_clips_and_have_a_text(tmp_path: Path) -> None:

@@ -17,8 +17,9 @@ from pipelines.io.markers import shard_name
 from pipelines.sharding.clip_shards import DecodeLimits
 from pipelines.sharding.clips import ClipSpec
 from pipelines.sharding.manifest import Source
-from pipelines.sharding.plan import SourceTable, assign_shards, shard_of
+from pipelines.sharding.plan import assign_shards, shard_of
 from pipelines.sharding.plans import Plans
+from pipelines.sharding.source_table import SourceTable
 from vqvdm.errors import UserError
 
 SPEC = ClipSpec(frames=16, size=128, stride=16, rates=(None,), classes=("class",), hash="spec")

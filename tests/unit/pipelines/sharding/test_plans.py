@@ -12,8 +12,9 @@ from pipelines.sharding.clip_shards import DecodeLimits
 from pipelines.sharding.clips import ClipSpec
 from pipelines.sharding.manifest import Source
 from pipelines.sharding.near_duplicates import NearDuplicate
-from pipelines.sharding.plan import SourceTable, assign_shards
+from pipelines.sharding.plan import assign_shards
 from pipelines.sharding.plans import Plans
+from pipelines.sharding.source_table import SourceTable
 
 SPEC = ClipSpec(frames=16, size=128, stride=16, rates=(None,), classes=("class",), hash="spec")
 

@@ -11,6 +11,7 @@ import pytest
 from pipelines.sharding import manifest
 from pipelines.sharding import sources as inputs
 from pipelines.sharding.settings import Selection, ShardVideos
+from pipelines.sharding.source_table import SourceTable
 from pipelines.sharding.splits import split_sources
 from tests.input_folders import GROUPS, fill, found, ucf
 from vqvdm.errors import UserError
@@ -102,7 +103,7 @@ def test_a_table_says_it_all(tmp_path: Path) -> None:
         "a.mp4,007,train,0,1.5,\na.mp4,007,train,1.5,3,12.5\n./b.mp4,x,test,,,\n"
         f"{far},x,val,,,\ngone.mp4,x,train,,,\n"
     )
-    sources = inputs.list_sources(videos, Selection(f"{tmp_path}/t.csv"))
+    sources = list(inputs.list_sources(videos, Selection(f"{tmp_path}/t.csv")))
     rows = [(s.path, s.label, s.split, s.start_s, s.end_s, s.fps) for s in sources]
     assert rows == [
         (far, "x", "val", None, None, None),
@@ -292,14 +293,14 @@ def test_a_bucket_may_end_in_a_slash() -> None:
     assert uris == {"s3://bucket"}
 
 
-def listing(counts: dict[str, int], val_fraction: float = 0.1) -> list[manifest.Source]:
+def listing(counts: dict[str, int], val_fraction: float = 0.1) -> SourceTable:
     """Videos of classes, split by chance."""
     videos = [
         manifest.Source(f"{label}/{n}.mp4", f"/v/{label}/{n}", 1, None, 1, label, "")
         for label, count in counts.items()
         for n in range(count)
     ]
-    return split_sources(videos, Selection(val_fraction=val_fraction))
+    return split_sources(SourceTable(videos), Selection(val_fraction=val_fraction))
 
 
 EVEN = {f"class{n}": 100 for n in range(10)}

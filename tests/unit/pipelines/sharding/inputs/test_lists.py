@@ -13,7 +13,7 @@ import pytest
 
 from pipelines.sharding import manifest
 from pipelines.sharding.inputs import web
-from pipelines.sharding.plan import SourceTable
+from pipelines.sharding.source_table import SourceTable
 from tests.input_folders import fill, found
 from tests.odd_videos import write
 from tests.video_tars import cut

@@ -1,0 +1,84 @@
+"""Source videos in columns: ten million of them as objects would fill the memory of a laptop."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Iterator
+from typing import Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pipelines.io.markers import SPLITS
+from pipelines.io.records import Records
+from pipelines.sharding.manifest import Source
+
+REPEATED = ("label", "split")
+"""Fields of few values."""
+
+
+class SourceTable(Records[Source]):
+    """Source videos; each becomes an object only when it is read."""
+
+    def __init__(self, sources: Iterable[Source] = ()) -> None:
+        ids, videos = array("Q"), array("Q")
+
+        def noted() -> Iterator[Source]:
+            for source in sources:
+                ids.append(int(source.id, 16))
+                videos.append(int(source.whole_id, 16))
+                yield source
+
+        super().__init__(Source, noted(), REPEATED)
+        self.videos_N = np.array(videos, np.uint64)
+        """The ids of whole videos, as numbers: of parts of one video the same."""
+        self.ids_N = self.videos_N if ids == videos else np.array(ids, np.uint64)
+        """The ids of videos and of parts, as numbers."""
+
+    @property
+    def classes(self) -> set[str]:
+        """The labels that videos have."""
+        codes_N, labels = self.codes("label")
+        return {labels[code] for code in np.unique(codes_N[codes_N >= 0])}
+
+    @property
+    def sizes_N(self) -> NDArray[np.int64]:
+        """The size of each video in bytes, of a part that of the whole; 0 where the listing does
+        not tell it."""
+        return np.asarray(pc.fill_null(self.column("size").cast(pa.int64()), 0))
+
+    def whole(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Of these rows, one for each video: the first of its parts."""
+        _, first = np.unique(self.videos_N[rows], return_index=True)
+        return rows[first]
+
+    def rows_of(self, split: str) -> NDArray[np.int64]:
+        codes_N, splits = self.codes("split")
+        return np.flatnonzero(codes_N == splits.index(split)) if split in splits else NO_ROWS
+
+    def subset(self, rows: NDArray[np.int64]) -> Self:
+        found = super().subset(rows)
+        is_whole = self.ids_N is self.videos_N
+        found.videos_N = self.videos_N[rows]
+        found.ids_N = found.videos_N if is_whole else self.ids_N[rows]
+        return found
+
+    def in_order(self) -> Self:
+        """Sorted by path; parts of a video by their start, and then by their id."""
+        if self.ids_N is self.videos_N:
+            return self.sorted_by("path")
+        starts = pc.fill_null(self.column("start_s").cast(pa.float64()), 0.0)
+        keys = pa.table({"path": self.column("path"), "start_s": starts, "id": self.ids_N})
+        order = pc.sort_indices(keys, [(name, "ascending") for name in keys.column_names])
+        return self.subset(order.to_numpy())
+
+    def with_splits(self, is_val_N: NDArray[np.bool_]) -> Self:
+        """The same videos: of the two splits, the second for these, and the first for the rest."""
+        codes = pa.array(is_val_N.astype(np.int32))
+        words = pa.array(SPLITS, pa.large_binary())
+        return self.with_column("split", pa.DictionaryArray.from_arrays(codes, words))
+
+
+NO_ROWS = np.empty(0, np.int64)
