@@ -1,122 +1,168 @@
 """What the driver of `shard_videos` does itself for a bucket of videos: time and memory.
 
-    python -m benchmarks.driver [--videos N]
+    python -m benchmarks.driver [--videos N] [--again]
 
-The listing and the workers are simulated: videos come as sources, one by one, and each shard comes
-back as the marker of 64 sound videos of 15 clips. All else is the job's own code: columns, splits,
-plans and their parts, markers, report, account, index. Neither Ray's scheduler nor storage but for
-the local disk is in it; what the simulation takes itself is left out of the seconds, not of the
-memory.
+The bucket and the workers are simulated: its listing gives one file after the other, and each shard
+comes back as the marker of 64 sound videos of 15 clips. All else is the job's own code: listing,
+labels, splits, plans and their parts, markers, report, account, index. Neither Ray's scheduler nor
+storage but for the local disk is in it; what the simulation takes itself is left out of the
+seconds, not of the memory. With `--again` markers lie on disk, with empty tars beside them, and a
+second run finds one video more.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import pickle
 import resource
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pipelines import shard_videos as page
 from pipelines.io import storage
+from pipelines.io.disk import FileInfo
 from pipelines.io.markers import Marker
 from pipelines.sharding import manifest
 from pipelines.sharding.clip_shards import ShardPlan
 from pipelines.sharding.manifest import Account, Source
 from pipelines.sharding.plans import Plans
 from pipelines.sharding.settings import ShardVideos
-from pipelines.sharding.source_table import SourceTable
 
-CLIPS = 15
+BUCKET, CLASSES, VAL_FRACTION = "s3://a-bucket/videos", 700, 0.02
+CLIPS, SHARD_BYTES = 15, 316_000_000
 SOUND = Account("ok", None, CLIPS, 10.0, 25.0, 320, 240, "mpeg4", 250)
 
 
-def synthetic(count: int) -> Iterator[Source]:
+def files(count: int) -> Iterator[FileInfo]:
     """A listing as long as that of a large bucket, with paths and etags of usual length."""
+    of_class = -(-count // CLASSES)
     for index in range(count):
-        path = f"class-{index % 700:03d}/part-{index % 997:04d}/video_{index:010d}.mp4"
-        etag = f"{index:032x}"
-        video = Source(path, f"s3://a-bucket/videos/{path}", 800_000, etag, None, path[:9], "train")
-        yield replace(video, split="val") if int(video.id[:8], 16) < 2**32 // 50 else video
+        path = f"class-{index // of_class:03d}/part-{index % 997:04d}/video_{index:010d}.mp4"
+        yield FileInfo(f"{BUCKET}/{path}", 800_000, f"{index:032x}")
+
+
+def synthetic(count: int) -> Iterator[Source]:
+    """The videos of that bucket as sources."""
+    for file in files(count):
+        path = file.uri[len(BUCKET) + 1 :]
+        video = Source(path, file.uri, file.size, file.etag, None, path[:9], "train")
+        is_val = int(video.id[:8], 16) < VAL_FRACTION * 2**32
+        yield replace(video, split="val") if is_val else video
 
 
 def marker_of(plan: ShardPlan) -> bytes:
-    """As a worker gives it back."""
+    """As a worker gives it back, but in one line: to indent it would take most of the time."""
     accounts = [(source, SOUND) for source in plan.sources]
     keys = [f"{int(s.id, 16) ^ n:016x}" for s in plan.sources for n in range(CLIPS)]
     details = manifest.to_marker(accounts) | {"numbering": plan.numbering}
     sources = [source.id for source in plan.sources]
+    made_from, spec_hash = plan.made_from, plan.spec.hash
     made = Marker(
-        plan.name, "0" * 64, 316_000_000, sorted(keys), sources, plan.spec.hash, "", details
+        plan.name, "0" * 64, SHARD_BYTES, sorted(keys), sources, spec_hash, made_from, details
     )
-    return made.to_json()
+    return json.dumps(vars(made)).encode()
 
 
 class Simulation:
-    """Stands for Ray, and keeps account of the time that it takes itself."""
+    """Stands for the bucket and for Ray, and keeps account of the time that it takes itself."""
 
-    def __init__(self) -> None:
-        self.own_s = 0.0
-        self.part_bytes = 0
+    def __init__(self, count: int, is_published: bool) -> None:
+        self.count, self.is_published = count, is_published
+        self.own_s = self.started_s = 0.0
+        self.part_bytes = self.made = 0
+
+    @contextmanager
+    def _apart(self) -> Iterator[None]:
+        started = time.process_time()
+        yield
+        self.own_s += time.process_time() - started
+
+    def listed(self, uri: str, folders: bool = False) -> Iterator[FileInfo]:
+        """As `storage.listed`."""
+        started = time.process_time()
+        for _ in files(self.count // 10):
+            pass
+        # To look at the clock for each file would take longer than the file.
+        self.own_s += 11 * (time.process_time() - started)
+        yield from files(self.count)
 
     def on_workers(
         self, work: Any, plans: Plans, config: ShardVideos
     ) -> Iterator[tuple[ShardPlan, dict]]:
         """As `shard_videos.on_workers`, in columns that are pickled but not sent."""
+        self.started_s = time.process_time() - self.own_s
         for part in plans.parts():
             self.part_bytes += len(pickle.dumps(part, 5))
         for number in plans.largest_first():
-            started = time.process_time()
-            marker = marker_of(plans[number])
-            self.own_s += time.process_time() - started
-            yield plans[number], {"marker": marker, "made": True}
+            plan = plans[number]
+            with self._apart():
+                marker = marker_of(plan)
+                if self.is_published:
+                    _publish(plan, marker)
+            self.made += 1
+            yield plan, {"marker": marker, "made": True}
+
+
+def _publish(plan: ShardPlan, marker: bytes) -> None:
+    """A marker beside a tar of its size, which takes no room on most disks."""
+    place = Path(plan.folder, plan.name)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with open(place.with_suffix(".tar"), "wb") as tar:
+        os.truncate(tar.fileno(), SHARD_BYTES)
+    place.with_suffix(".json").write_bytes(marker)
 
 
 def peak_gb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def listed_s(count: int) -> float:
-    """Seconds that the simulated listing takes by itself."""
-    started = time.process_time()
-    for _ in synthetic(count // 10):
-        pass
-    return 10 * (time.process_time() - started)
+def simulate(count: int, place: Path, is_published: bool = False) -> dict[str, float]:
+    """Seconds of processor time by step, and peak memory in GB up to its end."""
+    config = ShardVideos(videos=BUCKET, root=str(place), val_fraction=VAL_FRACTION)
+    simulation = Simulation(count, is_published)
+    found: dict[str, float] = {}
+    began = before = time.process_time()
 
+    def done(step: str) -> None:
+        nonlocal before
+        now = time.process_time() - simulation.own_s
+        found[f"{step}_s"], found[f"{step}_gb"] = now - before, peak_gb()
+        print(f"{step:<10}{now - before:>10.2f} s, up to {peak_gb():.2f} GB", flush=True)
+        before = now
 
-def simulate(count: int, place: Path) -> dict[str, float]:
-    """Seconds of processor time by step, and peak memory in GB."""
-    config = ShardVideos(root=str(place))
-    simulation, own_listing_s = Simulation(), listed_s(count)
-    started = time.process_time()
-    plans = page.plans_of(SourceTable(synthetic(count)), config)
-    planned = time.process_time()
-    original, page.on_workers = page.on_workers, simulation.on_workers  # type: ignore[assignment]
+    originals = page.on_workers, storage.listed
+    page.on_workers, storage.listed = simulation.on_workers, simulation.listed  # type: ignore[assignment]
     try:
-        plans, report = page.run_until_classes_hold(plans, config, place, _no_run)
+        sources = page.list_sources(config.videos_uri, config.selection)
+        done("listing")
+        plans = page.plans_of(sources, config)
+        done("plan")
+        with tempfile.TemporaryDirectory(dir=place) as rounds:
+            plans, report = page.run_until_classes_hold(plans, config, Path(rounds), _no_run)
+            done("markers")
+            index = page.clips_index(plans, report.shards)
+            report.manifest.publish(config.workspace.manifest)
+            storage.publish_json(index, f"{config.workspace.clips}/index.json")
+            done("account")
     finally:
-        page.on_workers = original
-    counted = time.process_time()
-    index = page.clips_index(plans, report.shards)
-    report.manifest.publish(config.workspace.manifest)
-    storage.publish_json(index, f"{config.workspace.clips}/index.json")
-    ended = time.process_time()
+        page.on_workers, storage.listed = originals
     assert report.videos == count and report.counts() == {"ok": count}
-    return {
+    return found | {
+        "all_s": before - began,
+        "worker_s": simulation.started_s - began,
         "shards": len(plans),
-        "plan_s": planned - started - own_listing_s,
-        "markers_s": counted - planned - simulation.own_s,
-        "account_s": ended - counted,
-        "all_s": ended - started - own_listing_s - simulation.own_s,
-        "plans_gb": simulation.part_bytes / 1e9,
-        "account_gb": Path(config.workspace.manifest).stat().st_size / 1e9,
+        "made": simulation.made,
+        "parts_gb": simulation.part_bytes / 1e9,
+        "account_file_gb": Path(config.workspace.manifest).stat().st_size / 1e9,
         "index_mb": Path(config.workspace.clips, "index.json").stat().st_size / 1e6,
-        "peak_gb": peak_gb(),
     }
 
 
@@ -132,10 +178,13 @@ def _no_run() -> Any:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--videos", type=int, default=1_000_000)
+    parser.add_argument("--again", action="store_true", help="run again with one video more")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="vqvdm-") as place:
-        for name, value in simulate(options.videos, Path(place)).items():
-            print(f"{name:<12}{value:>12.2f}", flush=True)
+        for count in (options.videos, options.videos + 1)[: 1 + options.again]:
+            print(f"{count} videos")
+            for name, value in simulate(count, Path(place), options.again).items():
+                print(f"{name:<16}{value:>12.2f}", flush=True)
     return 0
 
 

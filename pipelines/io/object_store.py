@@ -11,8 +11,9 @@ import hashlib
 import io
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -260,15 +261,38 @@ def listed(fs: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
             if info["type"] == "file":
                 yield name[len(base) :].lstrip("/"), info
         return
+    for page in _pages(fs, path):
+        yield from page
+
+
+def listed_among(
+    fs: Any, path: str, names: Collection[str]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """As `listed`, the objects of these names right below a prefix of S3, as far as no more pages
+    are asked for than there are names: what else lies there may be any number."""
+    wanted, last = set(names), max(names)
+    # Whatever lies between the beginning of a name and the name comes too.
+    begin = {"Delimiter": "/", "after": min(names)[:-1]}
+    for page in islice(_pages(fs, path, **begin), len(names)):
+        yield from (each for each in page if each[0] in wanted)
+        if page and page[-1][0] >= last:
+            return
+
+
+def _pages(
+    fs: Any, path: str, after: str = "", **options: str
+) -> Iterator[list[tuple[str, dict[str, Any]]]]:
+    """The objects of each page of a listing of S3."""
     bucket, key, _ = fs.split_path(path)
     prefix = f"{key.rstrip('/')}/" if key else ""
+    if after:
+        options["StartAfter"] = prefix + after
     page: dict[str, Any] = {"IsTruncated": True}
-    after: dict[str, str] = {}
     while page.get("IsTruncated"):
-        page = fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, **after)
-        for info in page.get("Contents", ()):
-            yield info["Key"][len(prefix) :], info | {"size": info["Size"]}
-        after = {"ContinuationToken": page.get("NextContinuationToken", "")}
+        page = fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, **options)
+        options["ContinuationToken"] = page.get("NextContinuationToken", "")
+        found = page.get("Contents", ())
+        yield [(info["Key"][len(prefix) :], info | {"size": info["Size"]}) for info in found]
 
 
 def abort_uploads(fs: Any, path: str) -> None:

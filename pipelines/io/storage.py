@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -89,6 +89,22 @@ def info(uri: str) -> FileInfo | None:
     except FileNotFoundError:
         return None
     return FileInfo(uri, int(found["size"] or 0), _etag(found))
+
+
+def infos_below(folder: str, names: Collection[str]) -> dict[str, FileInfo]:
+    """The entries of files right below a prefix by URI, where a store tells of many at a time; what
+    is missing here, `info` may know."""
+    fs, path = connect(folder)
+    if not object_store.is_s3(fs):
+        return {}
+    try:
+        with explained(folder, "list"):
+            found = {join(folder, n): i for n, i in object_store.listed_among(fs, path, names)}
+    except UserError as error:
+        if isinstance(error.__cause__, FileNotFoundError | PermissionError):
+            return {}  # Who may not list a bucket may know what lies there.
+        raise
+    return {uri: FileInfo(uri, int(info["size"] or 0), _etag(info)) for uri, info in found.items()}
 
 
 def written(uri: str) -> tuple[int, datetime] | None:

@@ -304,9 +304,11 @@ def _type_of(value: Any) -> pa.DataType:
 
 def _with_columns(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """The table with the further columns of a schema in place of their text."""
-    values = [json.loads(text or "{}") for text in table["columns"].to_pylist()]
+    texts = table["columns"]
     table = table.select([name for name in schema.names if name in PARTS.names])
-    for further in list(schema)[len(table.schema) :]:
+    further_fields = list(schema)[len(table.schema) :]
+    values = [json.loads(text or "{}") for text in texts.to_pylist()] if further_fields else []
+    for further in further_fields:
         column = [_cell(row.get(further.name), further.type) for row in values]
         table = table.append_column(further, pa.array(column, further.type))
     return table

@@ -9,7 +9,6 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
-from pathlib import PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +26,7 @@ from pipelines.sharding.settings import Selection
 from pipelines.sharding.source_table import REPEATED, SourceTable
 from pipelines.sharding.splits import find_list, named_split, split_sources
 from pipelines.sharding.table import Reader, Row
+from pipelines.video.file_names import parts
 from pipelines.video.reasons import VideoError
 from vqvdm.errors import UserError
 
@@ -176,7 +176,7 @@ def _from_input(video: Listed, selection: Selection) -> Source:
     split = row.split or ""
     # The path of a video elsewhere tells nothing, nor the number of a row without a path.
     tells = is_relative(path) and row.path
-    folders = PurePosixPath(path).parts if tells else ()
+    folders = parts(path) if tells else []
     if not video.file.unreadable:  # An unreadable folder gets the label that its videos would have.
         folders = folders[:-1]
     if selection.splits == "folders":

@@ -1,8 +1,9 @@
-"""Which files beside videos are none, by their names alone."""
+"""Which files beside videos are none, by their names alone.
+
+Paths are taken apart as text: as objects, those of millions of files take most of a listing.
+"""
 
 from __future__ import annotations
-
-from pathlib import PurePosixPath
 
 _BESIDE_VIDEOS = """
 csv tsv json jsonl xml yaml yml toml ini cfg log txt md rst html htm css js py sh ipynb pdf doc docx
@@ -31,13 +32,20 @@ SYSTEM_NAMES = frozenset(
 
 def suffix(path: str) -> str:
     """The suffix of a path in small letters, as `.mp4`; empty where there is none."""
-    return PurePosixPath(path).suffix.lower()
+    name = path.rstrip("/").rpartition("/")[2]
+    dot = name.rfind(".")
+    return name[dot:].lower() if 0 < dot < len(name) - 1 else ""
+
+
+def parts(path: str) -> list[str]:
+    """The names that a path consists of."""
+    return [part for part in path.split("/") if part not in ("", ".")]
 
 
 def is_hidden(path: str) -> bool:
     """Whether a path is hidden, or left behind by a system."""
-    parts = PurePosixPath(path).parts
-    return any(part.startswith(".") or part in SYSTEM_NAMES for part in parts)
+    names = parts(path)
+    return any(name[0] == "." for name in names) or not SYSTEM_NAMES.isdisjoint(names)
 
 
 def may_be_shown(path: str) -> bool:

@@ -6,7 +6,6 @@ import posixpath
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager
-from pathlib import PurePosixPath
 from typing import Any
 
 from pipelines.io import checksums, storage
@@ -85,11 +84,15 @@ def _without_videos(
 
     `inhabited` are those that videos lie in, and `of_images` those that images do.
     """
-    above = {str(parent) for uri in inhabited for parent in PurePosixPath(uri).parents}
-    inhabited = inhabited | above | set(of_images)
+    filled = set[str]()
+    for uri in inhabited if folders else ():
+        while uri not in filled:
+            filled.add(uri)
+            uri = posixpath.dirname(uri)
+    filled |= set(of_images)
     for folder in folders:
         is_like_video = suffix(folder.uri) in FOLDERS_LIKE_VIDEOS
-        if folder.uri not in inhabited and (folder.unreadable or is_like_video):
+        if folder.uri not in filled and (folder.unreadable or is_like_video):
             yield folder
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
@@ -58,7 +58,7 @@ class Kind(Protocol):
     def takes(self, place: Place) -> bool:
         """Whether --videos names such an input; `UserError` if it is one that cannot be read."""
 
-    def listed(self, place: Place, selection: Selection) -> Iterator[Listed]:
+    def listed(self, place: Place, selection: Selection) -> Iterable[Listed]:
         """Its videos, from names and headers alone; `UserError` where there are none."""
 
     def holds(self, source: Source) -> bool:

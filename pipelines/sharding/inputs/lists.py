@@ -7,13 +7,16 @@ may be in parts.
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
+from itertools import islice
 
 from pipelines.io import storage
 from pipelines.io.disk import FileInfo
 from pipelines.io.readers import read_all
-from pipelines.io.records import Records
+from pipelines.io.records import CHUNK, Records
 from pipelines.sharding.addresses import bare, is_url, published, refuse_passwords
 from pipelines.sharding.inputs import web
 from pipelines.sharding.inputs.kind import Listed, Place
@@ -26,6 +29,8 @@ from vqvdm.errors import UserError
 
 __all__ = ["fetch", "holds", "listed", "takes"]
 SUFFIXES = (".txt", ".csv", ".jsonl")
+MANY = 16
+"""Files in one folder from which on it is listed."""
 SHOWN = 100
 """Addresses that do not answer, of which each is named."""
 
@@ -105,7 +110,7 @@ def look_up(rows: Records[Row], folder: str) -> Iterator[Listed]:
 
     uris = (storage.join(folder, p) if is_relative(p) else p for p in rows.texts("path"))
     names = published(lambda: rows.texts("path"))
-    for path, name, file in zip(rows.texts("path"), names, read_all(info, uris), strict=True):
+    for path, name, file in zip(rows.texts("path"), names, _infos(uris, info), strict=True):
         if is_url(path):
             # A server need not say how long a video is.
             sized, address = file.size > 0, path if path != name else None
@@ -118,3 +123,22 @@ def look_up(rows: Records[Row], folder: str) -> Iterator[Listed]:
             f"{len(silent)} of {len(rows)} addresses do not answer, such as {min(silent)}: "
             "nothing was changed; try again later, or take them off the list"
         )
+
+
+def _infos(uris: Iterator[str], ask: Callable[[str], FileInfo]) -> Iterator[FileInfo]:
+    """The entries of files in order. Where many in a row lie in one folder of a store, its listing
+    tells them by the thousand; the others are asked for one by one, many at a time."""
+    while some := list(islice(uris, CHUNK)):
+        names_of = defaultdict[str, list[str]](list)
+        for uri in some:
+            folder, _, name = uri.rpartition("/")
+            names_of[folder].append(name)
+        many = [each for each in names_of.items() if len(each[1]) >= MANY and not is_url(each[0])]
+        known: dict[str, FileInfo] = {}
+        for found in read_all(lambda each: storage.infos_below(*each), many):
+            known |= found
+        yield from read_all(partial(_info, known, ask), some)
+
+
+def _info(known: dict[str, FileInfo], ask: Callable[[str], FileInfo], uri: str) -> FileInfo:
+    return known.get(uri) or ask(uri)

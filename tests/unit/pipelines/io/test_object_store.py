@@ -311,13 +311,15 @@ class _Pages:
         bucket, _, key = path.partition("/")
         return bucket, key, None
 
-    def call_s3(
-        self, method: str, Bucket: str, Prefix: str, ContinuationToken: str = "0"
-    ) -> dict[str, Any]:
+    def call_s3(self, method: str, Bucket: str, Prefix: str, **options: str) -> dict[str, Any]:
         assert (method, Bucket) == ("list_objects_v2", "bucket")
-        self.asked.append(ContinuationToken)
+        after = options.get("ContinuationToken", "0")
+        self.asked.append(after)
         keys = [key for key in self.keys if key.startswith(Prefix)]
-        end = int(ContinuationToken) + 3
+        keys = [key for key in keys if key > options.get("StartAfter", "")]
+        if "Delimiter" in options:
+            keys = [key for key in keys if "/" not in key[len(Prefix) :]]
+        end = int(after) + 3
         page = {"Contents": [{"Key": key, "Size": 7} for key in keys[end - 3 : end]]}
         more = {"NextContinuationToken": str(end)} if end < len(keys) else {}
         return page | {"IsTruncated": bool(more)} | more
@@ -332,6 +334,43 @@ def test_s3_is_listed_a_page_at_a_time() -> None:
     assert fs.asked == ["0", "3", "6"]
     assert len(list(object_store.listed(fs, "bucket"))) == 8
     assert list(object_store.listed(fs, "bucket/none")) == []
+
+
+def test_objects_of_many_names_are_found_by_pages() -> None:
+    fs = _Pages()
+    fs.keys = ("house/a", "house/b/inner", *(f"house/v{n:02d}" for n in range(20)))
+
+    def found(*names: str) -> list[str]:
+        fs.asked.clear()
+        return [name for name, _ in object_store.listed_among(fs, "bucket/house", names)]
+
+    assert found("v03", "v05", "v04", "v99") == ["v03", "v04", "v05"]
+    assert fs.asked == ["0", "3", "6", "9"]  # From `v0` on, a page for each name at most.
+    assert found("v00", "v01", "v02") == ["v00", "v01", "v02"] and fs.asked == ["0"]
+    assert found("a", "b") == ["a"] and found("x", "y") == []
+    # As many pages as names would not reach the second.
+    assert found("v00", "v19") == ["v00"] and fs.asked == ["0", "3"]
+
+
+@pytest.mark.long
+def test_files_are_told_alike_one_by_one_and_many_at_a_time(
+    store: S3Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"{n}.bin" for n in range(20)]
+    for name in [*names, "deep/x"]:
+        storage.publish_bytes(name.encode(), f"{ROOT}/{name}")
+    store.plan()
+    found = storage.infos_below(ROOT, [*names, "missing"])
+    assert [operation for operation, _ in store.requests] == ["list"]
+    assert found == {f"{ROOT}/{name}": storage.info(f"{ROOT}/{name}") for name in names}
+    assert storage.infos_below("s3://no-such-bucket/a", names) == {}
+    assert storage.infos_below("/tmp", names) == {}
+
+    def refuse(*_: object) -> None:
+        raise PermissionError("AccessDenied")
+
+    monkeypatch.setattr(object_store, "listed_among", refuse)
+    assert storage.infos_below(ROOT, names) == {}  # Each may be asked for by its name all the same.
 
 
 @pytest.mark.long

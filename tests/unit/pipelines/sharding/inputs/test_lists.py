@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.io import storage
+from pipelines.io.disk import FileInfo
+from pipelines.io.records import Records
 from pipelines.sharding import manifest
-from pipelines.sharding.inputs import web
+from pipelines.sharding.inputs import lists, web
 from pipelines.sharding.source_table import SourceTable
+from pipelines.sharding.table import Row
 from tests.input_folders import fill, found
 from tests.odd_videos import write
 from tests.video_tars import cut
@@ -175,6 +179,35 @@ def test_paths_are_relative_to_the_list(tmp_path: Path) -> None:
     assert {s.label for s in found(f"{tmp_path}/near/more.txt", labels="none").values()} == {None}
     with pytest.raises(UserError, match=r"far/b\.mp4 has no label while others have"):
         found(f"{tmp_path}/near/more.txt")
+
+
+def test_many_files_of_one_folder_are_asked_for_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but those that no listing tells, and those of folders with few."""
+    monkeypatch.setattr(lists, "MANY", 3)
+    monkeypatch.setattr(lists, "CHUNK", 8)
+    many = [f"s3://b/many/{n}.mp4" for n in range(7)]
+    few = ["s3://b/few/0.mp4", "s3://b/few/1.mp4"]
+    files = {uri: FileInfo(uri, 9, f"etag {uri}") for uri in [*many[:-1], *few]}
+    asked, together = list[str](), list[str]()
+
+    def info(uri: str) -> FileInfo | None:
+        asked.append(uri)
+        return files.get(uri)
+
+    def infos_below(folder: str, names: Collection[str]) -> dict[str, FileInfo]:
+        uris = [f"{folder}/{name}" for name in names]
+        together.extend(uris)
+        return {uri: files[uri] for uri in uris if uri in files}
+
+    monkeypatch.setattr(storage, "info", info)
+    monkeypatch.setattr(storage, "infos_below", infos_below)
+    rows = [Row(uri) for uri in (*many[:4], few[0], *many[4:], few[1])]
+    found = list(lists.look_up(Records(Row, rows), "/folder"))
+    assert [video.path for video in found] == [row.path for row in rows]
+    assert [video.file for video in found] == [
+        files.get(row.path, FileInfo(row.path, 0)) for row in rows
+    ]
+    assert sorted(together) == many and sorted(asked) == sorted([*few, many[-1]])
 
 
 def test_a_table_in_parts(tmp_path: Path) -> None:
