@@ -30,7 +30,6 @@ from pipelines import shard_videos as page
 from pipelines.io import storage
 from pipelines.io.disk import FileInfo
 from pipelines.io.markers import Marker
-from pipelines.sharding import manifest
 from pipelines.sharding.clip_shards import ShardPlan
 from pipelines.sharding.manifest import Account, Source
 from pipelines.sharding.plans import Plans
@@ -38,6 +37,7 @@ from pipelines.sharding.settings import ShardVideos
 
 BUCKET, CLASSES, VAL_FRACTION = "s3://a-bucket/videos", 700, 0.02
 CLIPS, SHARD_BYTES = 15, 316_000_000
+ENDS = [f"{number:02x}" for number in range(CLIPS)]
 SOUND = Account("ok", None, CLIPS, 10.0, 25.0, 320, 240, "mpeg4", 250)
 
 
@@ -60,14 +60,12 @@ def synthetic(count: int) -> Iterator[Source]:
 
 def marker_of(plan: ShardPlan) -> bytes:
     """As a worker gives it back, but in one line: to indent it would take most of the time."""
-    accounts = [(source, SOUND) for source in plan.sources]
-    keys = [f"{int(s.id, 16) ^ n:016x}" for s in plan.sources for n in range(CLIPS)]
-    details = manifest.to_marker(accounts) | {"numbering": plan.numbering}
+    rows = [{"source": s.to_dict(), "account": SOUND.to_dict()} for s in plan.sources]
+    details = {"videos": rows, "numbering": plan.numbering}
     sources = [source.id for source in plan.sources]
+    keys = [id[:14] + end for id in sources for end in ENDS]
     made_from, spec_hash = plan.made_from, plan.spec.hash
-    made = Marker(
-        plan.name, "0" * 64, SHARD_BYTES, sorted(keys), sources, spec_hash, made_from, details
-    )
+    made = Marker(plan.name, "0" * 64, SHARD_BYTES, keys, sources, spec_hash, made_from, details)
     return json.dumps(vars(made)).encode()
 
 

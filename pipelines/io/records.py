@@ -6,7 +6,7 @@ UTF-8 lacks: bytes in names of files, halves of characters in JSON.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from itertools import islice
 from operator import attrgetter
@@ -36,20 +36,17 @@ class Records(Generic[Record]):
         self.kind = kind
         self._schema = _schema(kind, frozenset(repeated))
         values_of = attrgetter(*self._schema.names)
-        batches, waiting = [], iter(records)
+        chunks: list[list[pa.Array]] = [[] for _ in self._schema]
+        waiting = iter(records)
         while chunk := list(map(values_of, islice(waiting, CHUNK))):
             columns = zip(*chunk, strict=True)
-            arrays = [_array(c, f.type) for c, f in zip(columns, self._schema, strict=True)]
-            batches.append(pa.RecordBatch.from_arrays(arrays, schema=self._schema))
-        table = pa.Table.from_batches(batches, self._schema)
-        del batches
+            for arrays, column, field in zip(chunks, columns, self._schema, strict=True):
+                arrays.append(_array(column, field.type))
         self._columns: list[pa.Array] = []
-        for _ in self._schema.names:
+        for arrays, field in zip(chunks, self._schema, strict=True):
             # One column after the other: each takes twice its memory while its chunks are joined.
-            empty = 0 < table.column(0).null_count == len(table)
-            column = pa.nulls(len(table)) if empty else table.column(0).combine_chunks()
-            self._columns.append(column)
-            table = table.remove_column(0)
+            self._columns.append(_joined(arrays, field.type))
+            arrays.clear()
             _release()
 
     def __len__(self) -> int:
@@ -128,12 +125,20 @@ def _schema(kind: type, repeated: frozenset[str]) -> pa.Schema:
     return pa.schema(columns)
 
 
-def _array(values: Iterable[Any], kind: pa.DataType) -> pa.Array:
+def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    """Values as an array; without any it is one of nulls, which takes no memory."""
     try:
-        return pa.array(values, kind)
+        found = pa.array(values, kind)
     except UnicodeEncodeError:
         encoded = [None if v is None else v.encode("utf-8", "surrogatepass") for v in values]
-        return pa.array(encoded, kind)
+        found = pa.array(encoded, kind)
+    return pa.nulls(len(found)) if found.null_count == len(found) else found
+
+
+def _joined(arrays: list[pa.Array], kind: pa.DataType) -> pa.Array:
+    if arrays and all(pa.types.is_null(array.type) for array in arrays):
+        return pa.nulls(sum(map(len, arrays)))
+    return pa.chunked_array([array.cast(kind) for array in arrays], kind).combine_chunks()
 
 
 def _values(column: pa.Array) -> list[Any]:

@@ -32,9 +32,11 @@ class SourceTable(Records[Source]):
                 yield source
 
         super().__init__(Source, noted(), REPEATED)
-        self.videos_N = np.array(videos, np.uint64)
+        self.videos_N = np.frombuffer(videos, np.uint64)
         """The ids of whole videos, as numbers: of parts of one video the same."""
-        self.ids_N = self.videos_N if ids == videos else np.array(ids, np.uint64)
+        self.ids_N = np.frombuffer(ids, np.uint64)
+        if np.array_equal(self.ids_N, self.videos_N):
+            self.ids_N = self.videos_N
         """The ids of videos and of parts, as numbers."""
 
     @property

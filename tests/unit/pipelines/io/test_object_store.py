@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from botocore.utils import parse_timestamp
 from s3fs import S3FileSystem
 
 from pipelines.io import connection, object_store, storage
@@ -371,6 +372,21 @@ def test_files_are_told_alike_one_by_one_and_many_at_a_time(
 
     monkeypatch.setattr(object_store, "listed_among", refuse)
     assert storage.infos_below(ROOT, names) == {}  # Each may be asked for by its name all the same.
+
+
+def test_times_of_listings_are_read_fast(store: S3Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage.publish_bytes(SMALL, f"{ROOT}/file")
+    S3FileSystem.clear_instance_cache()
+    monkeypatch.setattr(
+        "botocore.parsers.DEFAULT_TIMESTAMP_PARSER", lambda text: pytest.fail(f"guesses {text}")
+    )
+    [(_, listed)] = storage.written_below(ROOT).values()
+    [(_, asked)] = [storage.written(f"{ROOT}/file") or (0, None)]
+    assert listed and asked and listed.replace(microsecond=0) == asked
+    for text in ("2026-01-02T03:04:05.678Z", "2026-01-02T03:04:05Z"):
+        assert connection.timestamp(text) == parse_timestamp(text)
+    for text in ("Fri, 02 Jan 2026 03:04:05 GMT", 1767323045, 1767323045.5):
+        assert connection.timestamp(text) == parse_timestamp(text)
 
 
 @pytest.mark.long
