@@ -63,9 +63,7 @@ class Records(Generic[Record]):
     def subset(self, rows: NDArray[np.int64]) -> Self:
         """These rows, in the order asked for, in columns."""
         found = self._copy()
-        for place, column in enumerate(self._columns):
-            found._columns[place] = column.take(pa.array(rows))
-            _release()
+        found._reorder(pa.array(rows))
         return found
 
     def column(self, name: str) -> pa.Array:
@@ -95,12 +93,12 @@ class Records(Generic[Record]):
         found._columns[self._schema.get_field_index(name)] = column
         return found
 
-    def sorted_by(self, name: str) -> Self:
-        """In the order of a field of text, by the numbers of its characters as Python sorts."""
-        column = self.column(name)
-        if pc.all(pc.less_equal(column[:-1], column[1:])).as_py() is not False:
-            return self
-        return self.subset(pc.array_sort_indices(column).to_numpy())
+    def _reorder(self, rows: pa.Array) -> None:
+        """Put other rows in place of these, a field after the other."""
+        for place, column in enumerate(self._columns):
+            self._columns[place] = column.take(rows)
+            del column
+            _release()
 
     def _copy(self) -> Self:
         found = type(self).__new__(type(self))

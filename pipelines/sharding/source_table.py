@@ -67,14 +67,22 @@ class SourceTable(Records[Source]):
         found.ids_N = found.videos_N if is_whole else self.ids_N[rows]
         return found
 
-    def in_order(self) -> Self:
-        """Sorted by path; parts of a video by their start, and then by their id."""
-        if self.ids_N is self.videos_N:
-            return self.sorted_by("path")
-        starts = pc.fill_null(self.column("start_s").cast(pa.float64()), 0.0)
-        keys = pa.table({"path": self.column("path"), "start_s": starts, "id": self.ids_N})
+    def sort(self) -> None:
+        """Sort by path, parts of a video by their start and then by their id; in place, since a
+        copy of millions would take as much again. Text is in the order of its characters' numbers,
+        as Python sorts it."""
+        paths, is_whole = self.column("path"), self.ids_N is self.videos_N
+        if is_whole and (len(self) < 2 or pc.all(pc.less_equal(paths[:-1], paths[1:])).as_py()):
+            return  # So does S3 list them.
+        keys = pa.table({"path": paths})
+        if not is_whole:
+            starts = pc.fill_null(self.column("start_s").cast(pa.float64()), 0.0)
+            keys = pa.table({"path": paths, "start_s": starts, "id": self.ids_N})
         order = pc.sort_indices(keys, [(name, "ascending") for name in keys.column_names])
-        return self.subset(order.to_numpy())
+        del paths, keys
+        self._reorder(order)
+        self.videos_N = self.videos_N[order.to_numpy()]
+        self.ids_N = self.videos_N if is_whole else self.ids_N[order.to_numpy()]
 
     def with_splits(self, is_val_N: NDArray[np.bool_]) -> Self:
         """The same videos: of the two splits, the second for these, and the first for the rest."""

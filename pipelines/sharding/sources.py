@@ -55,7 +55,7 @@ def list_sources(videos: str, selection: Selection) -> SourceTable:
     del found
     refuse_unknown(selection)
     _refuse_twice(sources, origin)
-    sources = sources.in_order()
+    sources.sort()
     _refuse_strays(sources, cure)
     _refuse_mixed_columns(sources)
     check_classes(sources.classes)
@@ -192,6 +192,7 @@ def _from_table(place: Place, found: Iterable[Listed], selection: Selection) -> 
     """A source for each row of a table of labels, whether its video was found or not."""
     fps = selection.frames_fps
     there = SourceTable(_source(video, Row(video.path), None, "", fps) for video in found)
+    there.sort()
     rows = Records(Row, _placed(selection, place.base), REPEATED)
     row_N = _rows_of(there, rows.texts("path"))
     absent = rows.subset(np.flatnonzero(row_N < 0))

@@ -29,7 +29,7 @@ def listed(place: Place, selection: Selection) -> Iterator[Listed]:
     count = hidden = 0
     skipped, folders, inhabited = Counter[str](), list[FileInfo](), set[str]()
     images = defaultdict[str, list[list[Any]]](list)
-    for file in place.everything:
+    for file in place.drained():
         ending = suffix(file.uri)
         if is_hidden(place.relative(file.uri)):
             hidden += not file.is_folder
@@ -99,4 +99,4 @@ def _without_videos(
 def _image_folder(uri: str, stamps: list[list[Any]]) -> FileInfo:
     """A folder of images as one file, which changes with any of them."""
     size = sum(size for _, size, _, _ in stamps)
-    return FileInfo(uri, size, checksums.fingerprint(stamps), images=len(stamps))
+    return FileInfo(uri, size, checksums.fingerprint(sorted(stamps)), images=len(stamps))

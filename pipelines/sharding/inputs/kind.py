@@ -19,7 +19,6 @@ from braceexpand import braceexpand
 from pipelines.io import storage
 from pipelines.io.disk import FileInfo
 from pipelines.io.readers import read_all
-from pipelines.io.records import Records
 from pipelines.sharding.manifest import Source
 from pipelines.sharding.settings import Selection
 from pipelines.sharding.table import Row
@@ -70,16 +69,33 @@ class Kind(Protocol):
 
 @dataclass(frozen=True)
 class Place:
-    """What --videos names: a file, a pattern of files, or a folder, listed at most once."""
+    """What --videos names: a file, a pattern of files, or a folder, listed once."""
 
     uri: str
     has_frames: bool = False
     """Whether images are videos, by --frames-fps."""
 
     @cached_property
-    def everything(self) -> Records[FileInfo]:
-        """All files and folders below it."""
-        return Records(FileInfo, storage.listed(self.uri, folders=True)).sorted_by("uri")
+    def _listing(self) -> Iterator[FileInfo]:
+        return storage.listed(self.uri, folders=True)
+
+    @cached_property
+    def _seen(self) -> list[FileInfo]:
+        return []
+
+    @property
+    def everything(self) -> Iterator[FileInfo]:
+        """All files and folders below it, in any order. As much is listed as is taken, and kept:
+        what kind of input it is, the first video tells."""
+        yield from self._seen
+        for file in self._listing:
+            self._seen.append(file)
+            yield file
+
+    def drained(self) -> Iterator[FileInfo]:
+        """As `everything`, for the last time: there may be millions that nobody keeps."""
+        yield from self._seen
+        yield from self._listing
 
     @property
     def files(self) -> Iterator[FileInfo]:
@@ -90,7 +106,7 @@ class Place:
     def names_files(self) -> bool:
         """Whether it is a file, or a pattern of files, by its suffix; a folder may have any."""
         return suffix(self.uri) in NO_VIDEOS and (
-            storage.info(self.uri) is not None or not self.everything
+            storage.info(self.uri) is not None or next(self.everything, None) is None
         )
 
     @cached_property
@@ -115,7 +131,7 @@ class Place:
                     return []
                 if file.uri.lower().endswith(ending):
                     found.append(file)
-            return found
+            return sorted(found, key=lambda file: file.uri)
         return self._named if self.uri.lower().endswith(ending) else []
 
     def _holds_video(self, name: str) -> bool:
@@ -158,5 +174,6 @@ def print_skipped(hidden: int, endings: Counter[str]) -> None:
     if hidden:
         print(f"note: {hidden} hidden or system files are skipped", flush=True)
     if endings:
-        kinds = ", ".join(f"{count} {ending}" for ending, count in endings.most_common(5))
+        order = sorted(endings.items(), key=lambda each: (-each[1], each[0]))
+        kinds = ", ".join(f"{count} {ending}" for ending, count in order[:5])
         print(f"note: {endings.total()} files are skipped as not videos ({kinds})", flush=True)

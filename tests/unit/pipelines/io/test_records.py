@@ -1,12 +1,9 @@
-"""Objects in columns come back as they were, in a bounded number of bytes each."""
+"""Objects in columns come back as they were."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -51,14 +48,6 @@ def test_objects_come_back(
     assert held.has("kind").tolist() == [thing.kind is not None for thing in there]
 
 
-def test_text_is_sorted_as_python_sorts_it() -> None:
-    held = Records(Thing, things(9))
-    assert [thing.name for thing in held.sorted_by("name")] == sorted(NAMES)
-    ordered = held.sorted_by("name")
-    assert ordered.sorted_by("name") is ordered and list(held) == list(things(9))
-    assert len(Records(Thing).sorted_by("name")) == 0
-
-
 def test_few_values_are_held_once() -> None:
     held = Records(Thing, things(9), ["kind"])
     codes_N, kinds = held.codes("kind")
@@ -73,28 +62,3 @@ def test_a_field_is_replaced_in_a_copy() -> None:
     other = held.with_column("count", pa.array([3, None], pa.int64()))
     assert list(other) == [Thing("a", count=3), Thing("b")]
     assert list(held) == [replace(thing, count=None) for thing in other]
-
-
-MEASURE = """
-import resource
-from pipelines.io.disk import FileInfo
-from pipelines.io.records import Records
-def files(count):
-    for n in range(count):
-        path = f"class-{n % 700:03d}/video_{n:010d}.mp4"
-        yield FileInfo(f"s3://a-bucket/videos/{path}", n, f"{n:032x}")
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-Records(FileInfo, files(50_000))
-before = peak()
-held = Records(FileInfo, files(500_000)).sorted_by("uri")
-assert sum(1 for _ in held) == 500_000
-print((peak() - before) / 450_000)
-"""
-
-
-def test_a_file_of_a_listing_takes_a_third_of_a_kilobyte() -> None:
-    """At the peak, with the sort; 0.6 kB and more as objects."""
-    command, root = [sys.executable, "-c", MEASURE], Path(__file__).parents[4]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 330

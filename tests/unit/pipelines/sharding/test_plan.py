@@ -228,6 +228,27 @@ def test_ten_million_videos_are_planned_in_ten_minutes_and_four_gigabytes() -> N
     assert peak_gb < 4
 
 
+def test_videos_are_sorted_as_python_sorts_text() -> None:
+    names = ["b", "ü", "b\udcff", "b\ue000", "b\U0001f600", "a\0z", "B", "b.mp4"]
+    wholes = [replace(source(n), path=name, size=n) for n, name in enumerate(names)]
+    parts = [
+        replace(wholes[0], start_s=start, end_s=end, fps=fps)
+        for start, end, fps in (
+            (2.0, None, None),
+            (None, 1.0, None),
+            (0.0, 2.0, 5.0),
+            (0.0, 2.0, 9.0),
+        )
+    ]
+    for videos in (wholes, wholes + parts, parts[::-1], wholes[:1], []):
+        table = SourceTable(videos)
+        table.sort()
+        wanted = sorted(videos, key=lambda s: (s.path, s.start_s or 0.0, s.id))
+        assert list(table) == wanted
+        assert [f"{id:016x}" for id in table.ids_N] == [s.id for s in wanted]
+        assert [f"{id:016x}" for id in table.videos_N] == [s.whole_id for s in wanted]
+
+
 def test_names_that_are_no_text_come_back() -> None:
     names = ["\udcff\udcfe.mp4", "чай.mp4", "a\n.mp4"]
     sources = [Source(name, f"/v/{name}", 1, None, 1, "café", "train") for name in names]

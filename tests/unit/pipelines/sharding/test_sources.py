@@ -193,7 +193,7 @@ def test_hidden_and_system_names_are_skipped_and_counted(
     }  # fmt: skip
     said = capsys.readouterr().out
     assert f"{len(hidden)} hidden or system files are skipped" in said
-    assert "2 files are skipped as not videos (1 .txt, 1 .csv)" in said
+    assert "2 files are skipped as not videos (1 .csv, 1 .txt)" in said
 
 
 def test_every_file_that_may_be_a_video_has_a_row(tmp_path: Path) -> None:
