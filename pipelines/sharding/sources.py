@@ -46,13 +46,10 @@ def list_sources(videos: str, selection: Selection) -> SourceTable:
     found = next(kind for kind in KINDS if kind.takes(place)).listed(place, selection)
     if selection.labels in ("folder", "none"):
         origin, cure = videos, "move it, or pass --labels none"
-        del place  # It has the whole listing.
         sources = SourceTable(_from_input(video, selection) for video in found)
     else:
         origin, cure = selection.labels, f"give it one in --labels {selection.labels}"
         sources = SourceTable(_from_table(place, found, selection))
-        del place
-    del found
     refuse_unknown(selection)
     _refuse_twice(sources, origin)
     sources.sort()
@@ -68,7 +65,7 @@ def sampled(sources: SourceTable, count: int) -> SourceTable:
     More are the same and others, and a video that is added takes the place of at most a few.
     """
     codes_N, labels = sources.codes("label")
-    # In the order of their names; -1, of videos without one, is the last.
+    # The place of each label in their order; -1, of videos without one, is the last here.
     number_C = np.argsort(np.argsort([*map(str, labels), str(None)], kind="stable"))
     rank_N = np.array([_rank(id) for id in sources.ids_N.tolist()], np.uint64)
     by_split = []
