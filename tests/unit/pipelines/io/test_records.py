@@ -48,6 +48,15 @@ def test_objects_come_back(
     assert held.has("kind").tolist() == [thing.kind is not None for thing in there]
 
 
+def test_values_may_come_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "CHUNK", 2)
+    there = [*[Thing("a")] * 5, Thing("b", "x", 1, 0.5, True, "n"), *[Thing("c")] * 4]
+    for repeated in ((), ("kind", "note")):
+        held = Records(Thing, there, repeated)
+        assert list(held) == there
+        assert held.has("note").tolist() == [thing.note is not None for thing in there]
+
+
 def test_few_values_are_held_once() -> None:
     held = Records(Thing, things(9), ["kind"])
     codes_N, kinds = held.codes("kind")
