@@ -157,6 +157,9 @@ class VideoTask:
         self.dropped: list[DroppedClip] = []
         self.scores: list[dict[str, float]] = []
         self.frames = 0
+        self.place = ""
+        """The local file, of which only the name of the video is told: it may be a copy, in a
+        folder of another name each time."""
 
     def run(self, videos: LocalVideos) -> Account:
         if kept := self.plan.near_duplicates.get(self.source.id):
@@ -172,9 +175,9 @@ class VideoTask:
             if self.source.refused:
                 reason, _, detail = self.source.refused.partition(": ")
                 raise VideoError(reason, detail)
-            path = videos.path(self.source)
-            check_place(path, self.source.frames_fps is not None)
-            self._decode(path)
+            self.place = videos.path(self.source)
+            check_place(self.place, self.source.frames_fps is not None)
+            self._decode(self.place)
             return self._account()
         except VideoError as error:
             if error.reason != "damaged":
@@ -247,6 +250,9 @@ class VideoTask:
         if not self.keys and error is None:
             error = self._why_none()
         status = "ok" if error is None else "partial" if self.keys else "rejected"
+        detail = error.detail if error else ""
+        if self.place:
+            detail = detail.replace(self.place, self.source.path)
         return Account(
             status,
             error.reason if error else None,
@@ -254,7 +260,7 @@ class VideoTask:
             **(asdict(self.info) if self.info else {}),
             frames=self.frames,
             score=error.score if error else None,
-            detail=error.detail or None if error else None,
+            detail=detail or None,
             dropped=[
                 {k: v for k, v in asdict(clip).items() if k != "scores"} for clip in self.dropped
             ],

@@ -223,6 +223,20 @@ def test_a_pause_is_filled_at_a_steady_rate_but_not_a_long_one(tmp_path: Path) -
     assert len(clips) == 12
 
 
+def test_what_is_wrong_is_told_without_the_place_of_a_copy(tmp_path: Path) -> None:
+    """Each fetch has a folder of its own: the same videos would give other markers each time."""
+    told = set()
+    for folder in ("here", "there"):
+        (tmp_path / folder).mkdir()
+        broken = tmp_path / folder / "a.mp4"
+        broken.write_text("no video")
+        account, _ = shard(source(broken), tmp_path / folder / "clips")
+        assert account.reason == "unreadable"
+        told.add(account.detail)
+    (detail,) = told
+    assert detail and "'b/a.mp4'" in detail and str(tmp_path) not in detail
+
+
 def test_a_folder_of_images(tmp_path: Path) -> None:
     folder = image_folder(tmp_path / "cloud", 12)
     (folder / "frame_7.jpg").write_bytes(b"no picture")
