@@ -377,5 +377,5 @@ def audit_latents(
         if keys
     ]
     pool = start_pool(config, config.precision, len(rows), clip_spec)
-    found = [d for row in on_actors(AuditShard, rows, pool) for d in row["differences"]]
+    found = [d for row in on_actors(AuditShard, rows, pool) for d in audit.differences_of(row)]
     return audit.judge(folder, found, config.audit_tolerance)

@@ -72,6 +72,8 @@ def reading(job: str, *folders: str) -> Iterator[None]:
     started, others = time.monotonic(), {}
     with ExitStack() as notes:
         for folder in folders:
+            if storage.has_no_folder(folder):
+                continue  # No writer is to be kept out, and whoever reads makes no folder.
             own = _own_note(job)
             others[folder] = _forget_the_dead(folder)
             try:

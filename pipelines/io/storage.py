@@ -147,6 +147,13 @@ def exists(uri: str) -> bool:
         return fs.exists(path)
 
 
+def has_no_folder(uri: str) -> bool:
+    """Whether a folder of a disk is not there, so that to write into it would make it. An object
+    store has none that could be left behind."""
+    fs, path = connect(uri)
+    return isinstance(fs, LocalFileSystem) and not os.path.isdir(path)
+
+
 def read_bytes(uri: str) -> bytes:
     """A whole file; `FileNotFoundError` if there is none."""
     fs, path = connect(uri)

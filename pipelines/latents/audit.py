@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -11,6 +12,7 @@ import numpy as np
 
 from pipelines.io import shards, storage, workspace
 from pipelines.io.arrays import decode_array
+from pipelines.io.checksums import json_bytes
 from pipelines.io.markers import Marker, load_markers
 from pipelines.io.workspace import Workspace, require
 from pipelines.latents.augmentation import keys_of_clips, keys_of_latents
@@ -126,7 +128,7 @@ class AuditShard(Encoder):
     def __call__(self, row: dict) -> dict:
         """Takes {"plan": EncodePlan, "marker": that of the latents, "keys", "std": by channel}.
 
-        Gives {"differences": a `Difference` for each key}.
+        Gives {"differences": the JSON of a `Difference` for each key}: Ray takes plain values only.
         """
         plan: EncodePlan = row["plan"]
         keys, std_C111 = set(row["keys"]), np.reshape(row["std"], (-1, 1, 1, 1))
@@ -138,12 +140,17 @@ class AuditShard(Encoder):
         for batch in self.encode(chosen, plan.views):
             for number, name in enumerate(islice(names, len(batch[""]))):
                 again |= {name + end: latents[number] for end, latents in batch.items()}
-        differences = []
+        found = []
         for sample in cached:
             if sample.key in keys:
                 off = np.abs(decode_array(sample.members["npy"]) - again[sample.key]) / std_C111
-                differences.append(Difference(sample.key, plan.marker.name, float(np.max(off))))
-        return {"differences": differences}
+                found.append(Difference(sample.key, plan.marker.name, float(np.max(off))))
+        return {"differences": json_bytes([asdict(each) for each in found])}
+
+
+def differences_of(row: dict) -> list[Difference]:
+    """What an `AuditShard` gave."""
+    return [Difference(**each) for each in json.loads(row["differences"])]
 
 
 def sample_keys(markers: list[Marker], count: int) -> list[list[str]]:

@@ -111,7 +111,8 @@ def test_latents_of_earlier_versions_are_read_and_gone_on_with(
     assert "there already, verified by checksum" in verified
     # Only what reads them all again chooses what to run on.
     assert "running on" in verified and "running on" not in again
-    assert run_job(*by_one, "--audit").status == 0
+    audited = run_job(*by_one, "--audit")
+    assert audited.status == 0 and "latents encoded again" in audited.stdout
     # It is what they say now that `auto` is known, but for the fingerprint.
     tars = {name: found for name, found in before.items() if name.endswith(".tar")}
     assert tars.items() <= undisturbed.expected["encode_latents"].items()

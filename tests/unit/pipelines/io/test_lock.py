@@ -94,6 +94,15 @@ def test_what_may_only_be_read_is_read(tmp_path: Path, monkeypatch: pytest.Monke
         pass
 
 
+def test_to_read_a_folder_that_is_not_there_makes_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with lock.reading("sample", "clips", f"{tmp_path}/ldm/base"):
+        assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_lock_of_a_process_that_died_is_taken_at_once(folder: str) -> None:
     child = multiprocessing.get_context("spawn").Process(target=os.getpid)
     child.start()
