@@ -33,11 +33,9 @@ START_S = 60
 
 
 @contextmanager
-def growing_cluster(**types: dict[str, Any]) -> Iterator[dict[str, str]]:
-    """Yields the environment of a process that joins it; `types` are resources by type of node.
-
-    Nodes do not go while it lasts: Ray knows an idle one by its address, which all share here. Its
-    second autoscaler, which knows them by name, lacks a file in the packages too.
+def growing_cluster(idle_s: float = 300, **types: dict[str, Any]) -> Iterator[dict[str, str]]:
+    """Yields the environment of a process that joins it; `types` are resources by type of node. A
+    node goes that had nothing to do for `idle_s`.
     """
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
         port = free_port()
@@ -48,9 +46,11 @@ def growing_cluster(**types: dict[str, Any]) -> Iterator[dict[str, str]]:
         }
         config = {
             "cluster_name": "fake", "max_workers": 4, "upscaling_speed": 10,
-            "idle_timeout_minutes": 5,
+            "idle_timeout_minutes": idle_s / 60,
             "provider": {
                 "type": "fake_multinode", "gcs_address": address,
+                # All nodes share an address here, by which Ray would tell the idle ones.
+                "use_node_id_as_ip": True,
                 # A node is a process that runs already: otherwise Ray tries to log in, and ends it.
                 "disable_node_updaters": True, "disable_launch_config_check": True,
             },
