@@ -40,6 +40,11 @@ JOB_FIELDS = {
     "rayClusterSpec",
 }  # fmt: skip
 NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
+LONGEST = {"RayCluster": 53, "RayJob": 47}
+"""Names from which the operator still makes those of services and of jobs' clusters."""
+OLDEST_WITH_TOKENS = (2, 52)
+"""Ray, as the operator compares it with `rayVersion`; this and the lengths are in its
+`validation.go` and `constant.go`."""
 SHORTEST_TRAINING_GRACE_S = 120
 """A checkpoint of 2 GB was written to a bucket in 12 s; a busy one takes its time."""
 
@@ -110,7 +115,7 @@ def test_the_schema_sees_a_slip(overlay: list[dict[str, Any]]) -> None:
 def test_kuberay_takes_it(overlay: list[dict[str, Any]]) -> None:
     specs = [cluster_of(overlay)["spec"]]
     for job in of_kind(overlay, "RayJob"):
-        assert job["apiVersion"] == "ray.io/v1" and NAME.fullmatch(job["metadata"]["name"])
+        assert job["apiVersion"] == "ray.io/v1"
         assert job["spec"].keys() == JOB_FIELDS
         specs.append(job["spec"]["rayClusterSpec"])
     for spec in specs:
@@ -125,6 +130,25 @@ def test_kuberay_takes_it(overlay: list[dict[str, Any]]) -> None:
             # The second version of Ray's autoscaler, which drains nodes, takes no other.
             assert group["template"]["spec"]["restartPolicy"] == "Never"
         assert spec["authOptions"] == {"mode": "token"}
+
+
+def test_kuberays_operator_refuses_none_of_it(overlay: list[dict[str, Any]]) -> None:
+    """What a schema does not say, and the operator looks at before it starts a pod."""
+    for kind, longest in LONGEST.items():
+        for document in of_kind(overlay, kind):
+            name = document["metadata"]["name"]
+            assert NAME.fullmatch(name) and len(name) <= longest
+    specs = [job["spec"]["rayClusterSpec"] for job in of_kind(overlay, "RayJob")]
+    for spec in [cluster_of(overlay)["spec"], *specs]:
+        version = tuple(int(part) for part in spec["rayVersion"].split("."))
+        assert version >= OLDEST_WITH_TOKENS
+        for group in groups_of(spec):
+            assert "labels" not in group["rayStartParams"]
+            names = {
+                variable["name"] for variable in container_of(group["template"]["spec"])["env"]
+            }
+            # Set by fields of the cluster, or not at all.
+            assert not names & {"RAY_enable_autoscaler_v2", "RAY_REDIS_ADDRESS", "REDIS_USERNAME"}
 
 
 def test_ray_knows_what_the_cluster_may_grow_to(overlay: list[dict[str, Any]]) -> None:
