@@ -65,6 +65,15 @@ def foresee_devices(request: Request) -> Devices:
     return decide(cluster, request)
 
 
+def device_to_try(devices: Devices) -> torch.device | None:
+    """A device of this machine like those of the workers, on which something may be tried; None
+    where there is none, or where other jobs of a cluster may be using it."""
+    if devices.kind == "cpu":
+        return torch.device("cpu")
+    is_free = torch.cuda.is_available() and not joins_cluster()
+    return torch.device("cuda") if is_free else None
+
+
 def _look(request: Request) -> Cluster:
     """The cluster, with what its autoscaler may start where what there is does not suffice."""
     cluster = look(ray.nodes())

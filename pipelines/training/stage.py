@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pipelines.cluster.placement import choose_devices, foresee_devices
+from pipelines.cluster.placement import choose_devices, device_to_try, foresee_devices
 from pipelines.io import checksums, lock, shards, storage, workspace
 from pipelines.tracking import registry
 from pipelines.tracking.start import start_run
@@ -109,8 +109,10 @@ def run_stage(stage: Stage) -> str:
     if config.dry_run:
         devices = foresee_devices(config.request())
         print(devices.words, flush=True)
-        if devices.kind == "cpu" and (words := foreseen(config, stage.method, stage.data)):
-            print(words, flush=True)
+        if device := device_to_try(devices):
+            words = foreseen(config, stage.method, stage.data, devices.workers, device)
+            if words:
+                print(words, flush=True)
         return f"would train {config.steps} steps on {stage.clips} into {stage.folder}"
     same = before == config.steps
     if done and same:

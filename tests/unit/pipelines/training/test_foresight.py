@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.memory import MemoryBatch
 from pipelines.training import foresight
-from pipelines.training.foresight import foreseen, in_words
+from pipelines.training.foresight import foreseen, in_words, memory_in_words
 from pipelines.training.settings import TrainLDM, TrainVQGAN
 from vqvdm.tokenizer.losses import LossConfig
 
@@ -23,26 +24,38 @@ class Clips:
 
     def train(self, seed: int, position: int, batch_size: int) -> Any:
         self.asked.append(batch_size)
-        return iter(["batch"])
+        return iter([MemoryBatch({"clip": torch.zeros(batch_size)})])
 
     def close(self) -> None:
         self.is_closed = True
 
 
 class Slow:
-    """A method whose steps take a time of their own, by a clock of its own."""
+    """A method whose steps take a time of their own, by a clock of its own, and memory by the
+    clip."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: dict[int, float]) -> None:
-        self.seconds, self.now, self.steps = seconds, 0.0, list[int]()
+        self.seconds, self.now, self.peak_gib = seconds, 0.0, 0.0
+        self.steps: list[tuple[int, int]] = []
         monkeypatch.setattr(foresight.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(foresight, "forget_peak", self.forget)
+        monkeypatch.setattr(foresight, "peak_gib", lambda device: self.peak_gib)
 
     def __call__(self, *_: object) -> Any:
         return self
 
-    def train_step(self, batch: object, step: int) -> dict:
-        self.steps.append(step)
+    def forget(self, device: torch.device) -> None:
+        self.peak_gib = 0.0
+
+    def train_step(self, batch: MemoryBatch, step: int) -> dict:
+        clips = len(batch)
+        self.steps.append((clips, step))
         self.now += self.seconds[step]
+        self.peak_gib = max(self.peak_gib, 0.5 + 0.25 * clips + 0.001 * step)
         return {}
+
+
+CPU = torch.device("cpu")
 
 
 def test_the_slower_part_counts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,20 +63,44 @@ def test_the_slower_part_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     clips, slow = Clips(), Slow(monkeypatch, {0: 0.5, 599: 2.0})
     config = TrainVQGAN(steps=600, batch_size=8, loss=LossConfig(adversarial_start=0.75))
     threads = torch.get_num_threads()
-    words = foreseen(config, slow, clips)
-    assert words == "about 18 minutes on the cores here, 1.8 s a step"
-    assert (slow.steps, clips.asked, clips.is_closed) == ([0, 0, 599, 599], [4], True)
+    words = foreseen(config, slow, clips, 1, CPU)
+    assert words.startswith("about 18 minutes on the cores here, 1.8 s a step;")
+    assert slow.steps == [(4, 0), (4, 0), (4, 599), (4, 599), (8, 599)]
+    assert (clips.asked, clips.is_closed) == ([8], True)
     assert torch.get_num_threads() == threads
 
 
-def test_a_slow_step_is_taken_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    slow = Slow(monkeypatch, {0: 30.0})
-    words = foreseen(TrainLDM(steps=1000, batch_size=6), slow, Clips())
-    assert slow.steps == [0]
-    assert words == (
-        "about 25 hours on the cores here, 90 s a step; for a first try of some 10 minutes: "
-        "--steps 7"
+@pytest.mark.parametrize(
+    ("workers", "accumulate", "gib"),
+    [(1, 1, "9.1"), (2, 1, "5.1"), (2, 4, "2.1"), (8, 1, "2.1"), (8, 4, "1.3"), (32, 1, "1.3")],
+)
+def test_the_memory_of_a_worker_is_that_of_its_share(
+    workers: int, accumulate: int, gib: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 32 clips, of which 4 and 8 were tried: half a GiB, a quarter for each, 0.6 at the end."""
+    slow = Slow(monkeypatch, {0: 0.5, 599: 2.0})
+    loss = LossConfig(adversarial_start=0.75)
+    config = TrainVQGAN(steps=600, batch_size=32, accumulate=accumulate, loss=loss)
+    assert f"; a worker takes about {gib} GiB of memory;" in foreseen(
+        config, slow, Clips(), workers, CPU
     )
+
+
+def test_a_slow_step_is_taken_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = Slow(monkeypatch, {0: 30.0, 999: 30.0})
+    words = foreseen(TrainLDM(steps=1000, batch_size=6), slow, Clips(), 1, CPU)
+    assert slow.steps == [(4, 0), (8, 999)]
+    assert words == (
+        "about 12 hours on the cores here, 45 s a step; a worker takes about 2.5 GiB of memory; "
+        "for a first try of some 10 minutes: --steps 10"
+    )
+
+
+def test_a_system_that_tells_no_memory_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = Slow(monkeypatch, {0: 0.1})
+    monkeypatch.setattr(foresight, "peak_gib", lambda device: None)
+    words = foreseen(TrainLDM(steps=1000, batch_size=4), slow, Clips(), 1, CPU)
+    assert words == "about 2 minutes on the cores here, 0.1 s a step"
 
 
 def test_without_clips_nothing_is_foreseen() -> None:
@@ -71,7 +108,7 @@ def test_without_clips_nothing_is_foreseen() -> None:
         def loader(self, split: str, **_: Any) -> None:
             return None
 
-    assert foreseen(TrainLDM(), lambda *_: pytest.fail("no data"), Empty()) == ""
+    assert foreseen(TrainLDM(), lambda *_: pytest.fail("no data"), Empty(), 1, CPU) == ""
 
 
 @pytest.mark.parametrize(
@@ -86,7 +123,14 @@ def test_without_clips_nothing_is_foreseen() -> None:
     ],
 )  # fmt: skip
 def test_times_in_words(step_s: float, steps: int, words: str) -> None:
-    assert in_words(step_s, steps).startswith(words)
+    assert in_words(step_s, steps, "on the cores here").startswith(words)
+
+
+def test_of_a_gpu_what_is_reserved_is_told_too() -> None:
+    assert (
+        memory_in_words(12.34, 14.26)
+        == "a worker takes about 12.3 GiB of its GPU, 14.3 GiB reserved"
+    )
 
 
 def test_the_loop_tells_when_more_is_to_come() -> None:
