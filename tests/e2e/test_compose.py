@@ -3,7 +3,7 @@ an S3 store and an MLflow server with PostgreSQL behind a password, and no disk.
 
 A worker's host or the head's loses its power while a job works. The job goes on by itself, or
 after the same command once the cluster stands again, and gives the bytes of an undisturbed run.
-`make test` has one case, `make chaos` all eight.
+`make test` has one case, and sampling and evaluation undisturbed; `make chaos` has all eight.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from pipelines.io import storage
 from pipelines.training.checkpoints import consumed
+from pipelines.video.encoder import decode_clip
 from tests.agreement import relative_error
 from tests.compose import SECRETS, WORKERS, Cluster, composed, missing
 from tests.e2e import test_training_kills as trainings
@@ -39,6 +41,13 @@ HEAD = "ray-head"
 QUICK = [("train_ldm", WORKERS[0])]
 CASES = [(job, host) for job in (*JOBS, *trainings.JOBS) for host in (WORKERS[0], HEAD)]
 PLACES = {"shard_videos": "clips", "encode_latents": "latents/base"} | trainings.PLACES
+OF_MODEL = {
+    "sample": ["--num-per-class", "12", "--batch-size", "1", "--steps", "2"],
+    "evaluate": [
+        "--metrics", "psnr", "--real-split", "all", "--num-samples", "4", "--steps", "2",
+    ],
+}  # fmt: skip
+"""Jobs that take a model, and what makes them short."""
 ROUNDING = 1e-3
 """Of a net's norm, after the few steps of these trainings."""
 WORKING_S, DONE_S = 300, 600
@@ -101,6 +110,9 @@ def cluster(s3: S3Server, undisturbed: Undisturbed, trained: Trained) -> Iterato
                 prepared(job, str(folder), undisturbed)
             else:
                 shutil.copytree(trained.root, folder)
+        trained.undisturbed("train_ldm", trainings.STEPS)
+        with_model = trained.folder / f"train_ldm-{trainings.STEPS}/root"
+        shutil.copytree(with_model, cluster.data / "bucket/with-model")
         cluster.start_all()
         yield cluster
 
@@ -174,6 +186,20 @@ def test_a_host_dies(
         assert re.search(again, said), said
     check(job, str(folder), undisturbed, trained)
     assert states(cluster, job, root)[0] == "FINISHED"
+
+
+def test_hosts_that_share_no_disk_sample_and_evaluate(cluster: Cluster) -> None:
+    root, folder = "s3://bucket/with-model", cluster.data / "bucket/with-model"
+    for job, flags in OF_MODEL.items():
+        done = cluster.submit(job, "--root", root, "--ldm", "trained", *flags)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert states(cluster, job, root) == ["FINISHED"]
+    listing = (folder / "samples/trained/samples.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in listing]
+    videos = [folder / "samples/trained" / row["file"] for row in rows]
+    assert [row["sha256"] for row in rows] == [storage.sha256(str(video)) for video in videos]
+    assert len(rows) == 24 and len(decode_clip(videos[0].read_bytes())) == 16
+    assert json.loads((folder / "eval/trained/metrics.json").read_text())["metrics"]["psnr"] > 0
 
 
 def states(cluster: Cluster, job: str, root: str) -> list[str]:
