@@ -86,7 +86,7 @@ class _Counter(nn.Module):
 
     def __init__(self, denoiser: Denoiser) -> None:
         super().__init__()
-        self.config = denoiser.config
+        self.config, self.text_width = denoiser.config, denoiser.text_width
         place = torch.zeros(1, device=next(denoiser.parameters()).device)
         self.register_parameter("place", nn.Parameter(place))
         self.rows = 0

@@ -120,7 +120,7 @@ def explained(uri: str, doing: str) -> Iterator[None]:
             f"cannot {doing} {uri}: a file stands where a folder is needed; choose another path"
         ) from error
     except Exception as error:
-        if "bucket does not exist" in str(error):
+        if is_no_bucket(error):
             raise UserError(f"cannot {doing} {uri}: {error}: create the bucket first") from error
         if is_local(uri) and doing == "write" and _is_no_place(uri, error):
             raise UserError(
@@ -135,6 +135,14 @@ def explained(uri: str, doing: str) -> Iterator[None]:
                 f"cannot {doing} {uri} of {store_of(uri)}: {error} ({_cure(error)})"
             ) from error
         raise
+
+
+def is_no_bucket(error: Exception) -> bool:
+    """Whether a store says that the bucket is missing, in whatever words."""
+    answer = getattr(error.__cause__, "response", {})
+    return answer.get("Error", {}).get("Code") == "NoSuchBucket" or (
+        "bucket does not exist" in str(error)
+    )
 
 
 def _is_no_place(path: str, error: Exception) -> bool:

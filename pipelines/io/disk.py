@@ -52,7 +52,9 @@ def info(place: str) -> FileInfo:
     """The entry of a file in a listing."""
     try:
         stat = os.stat(place)
-        return FileInfo(place, stat.st_size, mtime_ns=stat.st_mtime_ns)
+        # A clock may have been centuries ahead: such a time has no room in a column.
+        time_ns = stat.st_mtime_ns if abs(stat.st_mtime_ns) < 2**63 else None
+        return FileInfo(place, stat.st_size, mtime_ns=time_ns)
     except OSError:
         return FileInfo(place, 0)  # A dangling link: rejected when it is opened.
 

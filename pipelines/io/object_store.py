@@ -9,11 +9,12 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
+import math
 import os
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,7 +22,8 @@ import fsspec
 from fsspec.callbacks import Callback
 
 from pipelines.io import room
-from pipelines.io.connection import store_of
+from pipelines.io.connection import is_no_bucket, store_of
+from pipelines.io.readers import READERS
 from pipelines.io.scratch import scratch
 from vqvdm.errors import UserError
 
@@ -165,7 +167,7 @@ def upload(fs: fsspec.AbstractFileSystem, source: str | Path | bytes, uri: str, 
             failure = None
         except OSError as error:
             # The answer may have been lost after an upload was completed: then it is gone.
-            if "bucket does not exist" in str(error) or not (
+            if is_no_bucket(error) or not (
                 isinstance(error, FileNotFoundError) or _may_be_repeated(error)
             ):
                 raise
@@ -253,27 +255,27 @@ def _etags(file: BinaryIO, part: int) -> set[str]:
 def listed(fs: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every object below a prefix: its name there, and what the listing says of it.
 
-    S3 is listed a page at a time; other stores give their listing as a whole.
+    S3 is listed a page at a time; other stores give their listing as a whole. Names that end in a
+    slash are left out: such objects stand for folders, and are made by consoles.
     """
-    if not is_s3(fs):
-        base = path.rstrip("/")
-        for name, info in fs.find(path, detail=True).items():
-            if info["type"] == "file":
-                yield name[len(base) :].lstrip("/"), info
-        return
-    for page in _pages(fs, path):
-        yield from page
+    if is_s3(fs):
+        found = chain.from_iterable(_pages(fs, path))
+    else:
+        base, infos = path.rstrip("/"), fs.find(path, detail=True)
+        files = ((name, info) for name, info in infos.items() if info["type"] == "file")
+        found = ((name[len(base) :].lstrip("/"), info) for name, info in files)
+    yield from ((name, info) for name, info in found if name and not name.endswith("/"))
 
 
 def listed_among(
     fs: Any, path: str, names: Collection[str]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """As `listed`, the objects of these names right below a prefix of S3, as far as no more pages
-    are asked for than there are names: what else lies there may be any number."""
+    """As `listed`, the objects of these names right below a prefix of S3, as far as the pages take
+    no longer than asking for each name would: what else lies there may be any number."""
     wanted, last = set(names), max(names)
     # Whatever lies between the beginning of a name and the name comes too.
     begin = {"Delimiter": "/", "after": min(names)[:-1]}
-    for page in islice(_pages(fs, path, **begin), len(names)):
+    for page in islice(_pages(fs, path, **begin), math.ceil(len(names) / READERS)):
         yield from (each for each in page if each[0] in wanted)
         if page and page[-1][0] >= last:
             return
@@ -317,8 +319,12 @@ def abort_uploads(fs: Any, path: str) -> None:
 
 
 def delete(fs: fsspec.AbstractFileSystem, path: str) -> None:
-    """Remove an object, and all below its name; many at once where the store may take that."""
-    names = fs.find(path)
+    """Remove an object, and all below its name."""
+    remove(fs, fs.find(path))
+
+
+def remove(fs: fsspec.AbstractFileSystem, names: list[str]) -> None:
+    """Remove objects, and nothing below their names; many at once where the store may take that."""
     if is_s3(fs) and len(names) > 1:
         for start in range(0, len(names), BULK):
             _delete_many(fs, names[start : start + BULK])

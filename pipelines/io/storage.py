@@ -100,6 +100,8 @@ def infos_below(folder: str, names: Collection[str]) -> dict[str, FileInfo]:
     try:
         with explained(folder, "list"):
             found = {join(folder, n): i for n, i in object_store.listed_among(fs, path, names)}
+    except FileNotFoundError:
+        return {}
     except UserError as error:
         if isinstance(error.__cause__, FileNotFoundError | PermissionError):
             return {}  # Who may not list a bucket may know what lies there.
@@ -121,13 +123,13 @@ def written_below(folder: str) -> dict[str, tuple[int, datetime | None]]:
     """As `written`, for every file below a folder by its name there, from a single listing. There
     is no time where the listing does not tell it."""
     fs, path = connect(folder)
-    if isinstance(fs, LocalFileSystem):
-        base = path.rstrip("/")
-        return {
-            file.uri[len(base) :].lstrip("/"): (file.size, _time(file.mtime_ns))
-            for file in disk.walk(path, folders=False)
-        }
     with explained(folder, "list"):
+        if isinstance(fs, LocalFileSystem):
+            base = path.rstrip("/")
+            return {
+                file.uri[len(base) :].lstrip("/"): (file.size, _time(file.mtime_ns))
+                for file in disk.walk(path, folders=False)
+            }
         return {
             name: (
                 int(info["size"] or 0),
@@ -306,9 +308,15 @@ def discard_unfinished(uri: str) -> None:
 def keep_only(folder: str, names: Iterable[str]) -> None:
     """Delete everything below a folder except the named files, also what killed writers left."""
     wanted = set(names)
-    for name in written_below(folder):
-        if name not in wanted:
-            delete(join(folder, name))
+    fs, path = connect(folder)
+    # Of each that very file: its name may be the beginning of another one's, which is to be kept.
+    others = [f"{path.rstrip('/')}/{n}" for n in written_below(folder) if n not in wanted]
+    with explained(folder, "delete"):
+        if isinstance(fs, LocalFileSystem):
+            for name in others:
+                Path(name).unlink(missing_ok=True)
+        else:
+            object_store.remove(fs, others)
     discard_unfinished(folder)
 
 

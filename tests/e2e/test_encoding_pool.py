@@ -63,11 +63,12 @@ def test_a_task_whose_process_dies_is_repeated(
 def peak_of_object_store(batches: int, clips: list[bytes]) -> int:
     """The most bytes in the object store while so many batches are decoded."""
     free = lambda: ray.available_resources().get("object_store_memory", 0)  # noqa: E731
-    before, least, running = free(), [free()], True
+    # What was there before may be about to be freed: the most that is seen free is all.
+    seen, running = [free()], True
 
     def sample() -> None:
         while running:
-            least[0] = min(least[0], free())
+            seen.append(free())
             time.sleep(0.02)
 
     sampler = threading.Thread(target=sample)
@@ -78,7 +79,7 @@ def peak_of_object_store(batches: int, clips: list[bytes]) -> int:
     finally:
         running = False
         sampler.join()
-    return int(before - least[0])
+    return int(max(seen) - min(seen))
 
 
 def test_ten_times_the_clips_fill_the_object_store_no_more(local_ray: pytest.MonkeyPatch) -> None:

@@ -115,8 +115,8 @@ class Place:
         return posixpath.dirname(WILD.split(self.uri)[0]) if self.names_files else self.uri
 
     def relative(self, uri: str) -> str:
-        """The name of a file below it."""
-        return uri.removeprefix(self.base).removeprefix("/")
+        """The name of a file below it. Names of objects may begin with a slash."""
+        return uri.removeprefix(self.base).lstrip("/")
 
     def files_of(self, ending: str) -> list[FileInfo]:
         """The files with an ending that it consists of: one, those of a pattern, or those of a

@@ -5,9 +5,10 @@ import os
 from pathlib import Path
 
 import pytest
+from botocore.exceptions import ClientError
 
 from pipelines.io import storage
-from pipelines.io.connection import is_refusal
+from pipelines.io.connection import explained, is_refusal
 from vqvdm.errors import UserError
 
 
@@ -71,3 +72,12 @@ def test_no_answer_differs_from_a_refusal(monkeypatch: pytest.MonkeyPatch, memor
         with pytest.raises(UserError, match=r"cannot|no permission") as caught:
             storage.read_bytes(f"{memory}/file")
         assert is_refusal(caught.value) is refusal
+
+
+@pytest.mark.parametrize("words", ["The specified bucket does not exist", "Bucket not found: nob"])
+def test_a_bucket_that_is_missing_is_told_in_whatever_words(words: str) -> None:
+    error = FileNotFoundError(words)
+    error.__cause__ = ClientError({"Error": {"Code": "NoSuchBucket", "Message": words}}, "List")
+    with pytest.raises(UserError, match=f"cannot list s3://nob/v: {words}: create the bucket"):
+        with explained("s3://nob/v", "list"):
+            raise error

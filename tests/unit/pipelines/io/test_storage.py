@@ -1,12 +1,14 @@
 """Files are published completely or not at all, and errors contain a cure."""
 
 import hashlib
+import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from pipelines.io import checksums, storage
+from pipelines.io import checksums, disk, storage
 from pipelines.io.connection import is_local
 
 
@@ -175,3 +177,14 @@ def test_when_a_file_was_written(tmp_path: Path) -> None:
         assert first and second
         assert (first[0], second[0]) == (3, 4)
         assert first[1] <= second[1]
+
+
+def test_a_clock_that_was_centuries_ahead_tells_no_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    stat = os.stat(tmp_path / "file")
+    fields = {name: getattr(stat, name) for name in dir(stat) if name.startswith("st_")}
+    late = SimpleNamespace(**fields | {"st_mtime_ns": 2**63})
+    monkeypatch.setattr(disk.os, "stat", lambda place: late)
+    assert disk.info(str(tmp_path / "file")) == storage.FileInfo(str(tmp_path / "file"), 1)
