@@ -258,6 +258,7 @@ def listed(fs: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     S3 is listed a page at a time; other stores give their listing as a whole. Names that end in a
     slash are left out: such objects stand for folders, and are made by consoles.
     """
+    found: Iterator[tuple[str, dict[str, Any]]]
     if is_s3(fs):
         found = chain.from_iterable(_pages(fs, path))
     else:

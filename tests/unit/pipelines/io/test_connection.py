@@ -78,6 +78,6 @@ def test_no_answer_differs_from_a_refusal(monkeypatch: pytest.MonkeyPatch, memor
 def test_a_bucket_that_is_missing_is_told_in_whatever_words(words: str) -> None:
     error = FileNotFoundError(words)
     error.__cause__ = ClientError({"Error": {"Code": "NoSuchBucket", "Message": words}}, "List")
-    with pytest.raises(UserError, match=f"cannot list s3://nob/v: {words}: create the bucket"):
-        with explained("s3://nob/v", "list"):
-            raise error
+    told = f"cannot list s3://nob/v: {words}: create the bucket"
+    with pytest.raises(UserError, match=told), explained("s3://nob/v", "list"):
+        raise error
