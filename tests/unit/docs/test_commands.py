@@ -42,6 +42,7 @@ OTHER_FLAGS = {
     "buildah": "--isolation",
     "ffmpeg": "--enable-gpl --enable-version3",
     "mlflow": "--app-name --host",
+    "python -m benchmarks.driver": "--again",
     "python -m benchmarks.gpu": "--out",
     "python": "--version",
     "ray": "--deadline-remaining-seconds --node-id --node-ip-address --reason --reason-message "
