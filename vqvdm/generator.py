@@ -40,7 +40,7 @@ from vqvdm.inference import GRAPHS, Precision, prepare_device, ready, resolve_pr
 from vqvdm.known_frames import KnownFrames
 from vqvdm.seeds import mix
 from vqvdm.text_encoder import FOLDER as ENCODER_FOLDER
-from vqvdm.text_encoder import Embed, TextEncoder, Texts, standardised
+from vqvdm.text_encoder import Embed, TextEncoder, Texts, check_files, standardised
 from vqvdm.tokenizer.pixels import PIXELS, Pixels
 from vqvdm.tokenizer.vqgan import VQGAN, VQGANConfig
 from vqvdm.transfer import memory_format
@@ -152,6 +152,8 @@ class VideoGenerator:
         """What turns prompts into embeddings: the bundle's own, or what is assigned. `UserError` if
         `transformers` is not installed, or the encoder is missing."""
         assert self.folder is not None, "assign a text encoder"
+        there = [path.name for path in (self.folder / ENCODER_FOLDER).glob("*")]
+        check_files(str(self.folder), self.metadata, there)
         return TextEncoder(self.folder / ENCODER_FOLDER, self._mean_C111.device)
 
     @classmethod

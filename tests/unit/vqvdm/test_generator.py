@@ -550,6 +550,16 @@ def test_the_net_hears_standardised_prompts_and_guidance_has_none(
     assert heard.pop()[1].tolist() == [[0.25] * 5]
 
 
+def test_a_bundle_without_its_text_encoder_makes_videos_of_classes(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    bundle = write_bundle(tmp_path / "told", captioned=True)
+    (bundle / "text_encoder/config.json").unlink()
+    generator = VideoGenerator.load(bundle)
+    assert generator.sample(["seven"], steps=1).any()
+    with pytest.raises(UserError, match=r"told lacks text_encoder/config\.json, which reads its p"):
+        generator.sample(prompts=["a red ball"], steps=1)
+
+
 def test_obvious_mistakes_with_prompts_are_told(generator: VideoGenerator) -> None:
     with pytest.raises(UserError, match=r"trained without captions, .*--text-encoder FOLDER"):
         generator.sample(prompts=["a red ball"])

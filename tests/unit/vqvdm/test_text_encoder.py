@@ -3,9 +3,11 @@ holds."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ import torch
 from tests.text_encoders import WIDTH, write_encoder
 from vqvdm import text_encoder
 from vqvdm.errors import UserError
-from vqvdm.text_encoder import TextEncoder, encoder_files, files_of
+from vqvdm.text_encoder import TextEncoder, encoder_files, files_of, most_tokens
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +73,15 @@ def t5(folder: Path) -> Any:
     return T5Model(T5Config(vocab_size=10, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2))
 
 
-@pytest.mark.parametrize(("make", "width"), [(clip, 12), (t5, 16)])
+def t5_encoder(folder: Path) -> Any:
+    from transformers import T5EncoderModel
+
+    return T5EncoderModel(t5(folder).config)
+
+
+@pytest.mark.parametrize(("make", "width"), [(clip, 12), (t5, 16), (t5_encoder, 16)])
 def test_projections_and_encoders_of_pairs_are_found(make: Any, width: int, copied: Path) -> None:
-    """CLIP has a projection for texts, T5 a decoder that has no part in it."""
+    """CLIP has a projection for texts, T5 a decoder that has no part in it, nor need be saved."""
     model = make(copied).eval()
     model.save_pretrained(copied)
     encoder = TextEncoder(copied)
@@ -86,6 +94,93 @@ def test_projections_and_encoders_of_pairs_are_found(make: Any, width: int, copi
             found = model.encoder(tokens["input_ids"]).last_hidden_state[0].mean(0)
     wanted = found / found.norm() * width**0.5
     torch.testing.assert_close(encoder(["a red ball"])[0], wanted)
+
+
+def test_siglip_reads_texts_at_their_full_length(copied: Path) -> None:
+    from transformers import AutoTokenizer, SiglipConfig, SiglipModel
+
+    layers = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+    layers |= {"num_attention_heads": 2}
+    text = layers | {"vocab_size": 10, "max_position_embeddings": 12}
+    vision = layers | {"image_size": 8, "patch_size": 4}
+    model = SiglipModel(SiglipConfig(text_config=text, vision_config=vision)).eval()
+    model.save_pretrained(copied)
+    tokenizer = AutoTokenizer.from_pretrained(copied)
+    ids_1L = tokenizer("a red ball", padding="max_length", max_length=12)["input_ids"]
+    with torch.no_grad():
+        found = model.get_text_features(torch.tensor([ids_1L])).pooler_output[0]
+    wanted = found / found.norm() * 4
+    torch.testing.assert_close(TextEncoder(copied)(["a red ball"])[0], wanted)
+
+
+def test_a_model_with_random_layers_is_no_encoder(copied: Path) -> None:
+    """Of which its file has only some."""
+    told = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps(told | {"num_hidden_layers": 2}))
+    with pytest.raises(UserError, match="the weights are not those of the BertModel that its"):
+        TextEncoder(copied)
+
+
+def test_a_long_text_is_cut_to_what_the_model_takes(copied: Path) -> None:
+    """Some positions of RoBERTa stand for no token, and its tokenizer need not say how many do."""
+    from transformers import BertTokenizerFast, RobertaConfig, RobertaModel
+
+    BertTokenizerFast(vocab=str(copied / "vocab.txt")).save_pretrained(copied)
+    layers = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+    layers |= {"num_attention_heads": 2, "vocab_size": 10}
+    RobertaModel(
+        RobertaConfig(max_position_embeddings=514, pad_token_id=1, **layers)
+    ).save_pretrained(copied)
+    encoder = TextEncoder(copied)
+    long, same = encoder(["a red ball " * 300, "a red ball " * 400])
+    assert long.isfinite().all() and torch.equal(long, same)
+
+
+@pytest.mark.parametrize(
+    ("stated", "positions", "most"),
+    [
+        (77, 77, 77),
+        (10**30, 514, 512),
+        (10**30, 16, 16),
+        (4096, 4098, 4096),
+        (512, None, 512),
+        (10**30, -1, 512),
+        (-1, 0, 512),
+    ],
+)
+def test_most_tokens_of_a_text(stated: int, positions: int | None, most: int) -> None:
+    class Config:
+        max_position_embeddings = positions
+
+        def get_text_config(self) -> Config:
+            return self
+
+    assert most_tokens(SimpleNamespace(model_max_length=stated), Config()) == most
+
+
+def test_what_utf8_lacks_is_escaped_as_in_captions(folder: Path) -> None:
+    prompt, caption = TextEncoder(folder)(["a \ud800 ball", r"a \ud800 ball"])
+    assert torch.equal(prompt, caption)
+
+
+def whisper() -> Any:
+    """A model of another kind of input."""
+    from transformers import WhisperConfig, WhisperModel
+
+    names = ("d_model", "encoder_ffn_dim", "decoder_ffn_dim")
+    layers = {
+        f"{part}_{what}": 1
+        for part in ("encoder", "decoder")
+        for what in ("layers", "attention_heads")
+    }
+    tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
+    return WhisperModel(WhisperConfig(vocab_size=16, **dict.fromkeys(names, 8), **layers, **tokens))
+
+
+def test_a_model_that_reads_no_texts_is_told_in_a_line(copied: Path) -> None:
+    whisper().save_pretrained(copied)
+    with pytest.raises(UserError, match=r"^a folder holds no text encoder that transformers loads"):
+        TextEncoder(copied, name="a folder")
 
 
 OTHER = b'{"model_type": "gpt2", "n_layer": 1, "n_embd": 8, "n_head": 1, "vocab_size": 10}'
