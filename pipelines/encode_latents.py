@@ -45,7 +45,13 @@ from pipelines.io.workspace import require
 from pipelines.latents import audit
 from pipelines.latents.audit import AuditShard
 from pipelines.latents.augmentation import keys_of_latents
-from pipelines.latents.captions import Captions, captions_by, captions_there, publish_encoder
+from pipelines.latents.captions import (
+    Captions,
+    captions_by,
+    captions_there,
+    check_source,
+    publish_encoder,
+)
 from pipelines.latents.encoder import (
     EncodePlan,
     EncodeShard,
@@ -58,6 +64,7 @@ from pipelines.latents.settings import EncodeLatents
 from pipelines.latents.statistics import channel_statistics, embedding_statistics
 from pipelines.settings import Augment
 from pipelines.sharding import manifest
+from pipelines.sharding.columns import from_text
 from pipelines.tracking.run import Run
 from pipelines.tracking.start import run_on_demand
 from vqvdm.errors import UserError
@@ -82,7 +89,7 @@ def encode_latents(config: EncodeLatents) -> str:
     sources = load_markers(space.clips, clips, "shard_videos")
     origin = Origin(audit.weights_of(space.vqgan(config.vqgan), vqgan), clips["spec_hash"])
     found = filled_with(folder)
-    captions = captions_of(config, folder)
+    captions = captions_of(config, folder, sources)
     if config.audit:
         config = replace(config, augment=augment_there(config, folder))
     precision = precision_of(config, origin, found, captions)
@@ -117,7 +124,11 @@ def encode_latents(config: EncodeLatents) -> str:
     run = run_on_demand("encode_latents", config, inputs)
     with reading, lock.writing(folder, "encode_latents"), run as begin:
         if found and config.overwrite:
-            storage.keep_only(folder, [lock.NAME])
+            # What cannot be encoded is told before anything is deleted. The encoder that is there
+            # may be the one that is asked for.
+            if captions and config.text_encoder:
+                check_source(config.text_encoder, folder, captions)
+            storage.keep_only(folder, [lock.NAME, *(captions.names if captions else ())])
         if captions and config.text_encoder:
             publish_encoder(config.text_encoder, folder, captions)
         markers = finished_latents(plans(precision)) if precision and not config.verify else []
@@ -145,9 +156,9 @@ def encode_latents(config: EncodeLatents) -> str:
     return f"{total} latents of {'×'.join(map(str, shape))}{told}"
 
 
-def captions_of(config: EncodeLatents, folder: str) -> Captions | None:
-    """The captions that are to be encoded, or that were, for the audit; None for none. `UserError`
-    where no clip has one, or nothing can encode them."""
+def captions_of(config: EncodeLatents, folder: str, clips: list[Marker]) -> Captions | None:
+    """The captions of clips that are to be encoded, or that were, for the audit; None for none.
+    `UserError` where no clip has one, one is no text, or nothing can encode them."""
     if config.audit:
         return captions_there(require(folder, "index.json", "encode_latents"))
     if config.text_encoder is None:
@@ -158,7 +169,11 @@ def captions_of(config: EncodeLatents, folder: str) -> Captions | None:
             f"the column {config.caption_column!r} is empty for all videos that gave clips: leave "
             "--text-encoder out, or pass the --caption-column that is filled"
         )
-    return captions_by(config.text_encoder, config.caption_column)
+    captions = captions_by(config.text_encoder, config.caption_column)
+    for marker in clips:
+        for video, _ in manifest.from_marker(marker.details):
+            captions.of(from_text(video.columns) | {"source": video.path})
+    return captions
 
 
 def _differing(

@@ -22,6 +22,7 @@ from pipelines.cluster.placement import choose_devices, describe_devices
 from pipelines.io import checksums, lock, storage, workspace
 from pipelines.io.progress import Progress
 from pipelines.io.workspace import require
+from pipelines.latents.captions import refuse_lost_encoder
 from pipelines.sampling.conditions import (
     ClipShape,
     Condition,
@@ -85,8 +86,8 @@ def wanted_classes(text: str, known: Sequence[str], in_turn: bool = False) -> li
 
 
 def wanted_prompts(config: Sample, bundle: Mapping[str, Any]) -> list[str]:
-    """All prompts, those of the file last; `UserError` if the model takes none, or a file has
-    none."""
+    """All prompts, those of the file last; `UserError` if the model takes none, or cannot read
+    them, or a file has none."""
     prompts = list(config.prompts)
     if config.prompts_file:
         text = storage.read_text(storage.absolute(config.prompts_file), "--prompts-file")
@@ -101,6 +102,7 @@ def wanted_prompts(config: Sample, bundle: Mapping[str, Any]) -> list[str]:
         )
     if prompts:
         refuse_missing_library()
+        refuse_lost_encoder(config.workspace.ldm(config.ldm), bundle)
     return prompts
 
 

@@ -20,7 +20,14 @@ from pipelines.io.arrays import npy_bytes
 from pipelines.io.scratch import scratch
 from pipelines.latents.statistics import Sums
 from vqvdm.errors import UserError
-from vqvdm.text_encoder import FOLDER, Embed, TextEncoder, encoder_files
+from vqvdm.text_encoder import (
+    FOLDER,
+    Embed,
+    TextEncoder,
+    check_files,
+    encoder_files,
+    files_of,
+)
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,22 @@ def captions_there(index: Mapping[str, Any]) -> Captions | None:
     return Captions(text["column"], text["files"]) if text else None
 
 
+def check_source(source: str, folder: str, captions: Captions) -> None:
+    """`UserError` unless the encoder in `source` loads, and outlives the latents in `folder`.
+
+    Loading takes its memory for a moment: whoever deletes latents for others knows that these can
+    be made.
+    """
+    source, folder = storage.absolute(source), storage.absolute(folder)
+    if f"{source}/".startswith(f"{folder}/") and source != storage.join(folder, FOLDER):
+        raise UserError(
+            f"--text-encoder {source} lies in {folder}, of which nothing else is kept: move it out"
+        )
+    with scratch() as place:
+        storage.download_folder(source, place, sorted(captions.files))
+        TextEncoder(place, name=source)
+
+
 def publish_encoder(source: str, folder: str, captions: Captions) -> None:
     """Copy the encoder's files beside the latents, unless they are there."""
     for name, sha256 in captions.files.items():
@@ -102,7 +125,20 @@ def load_encoder(folder: str, captions: Captions, device: torch.device) -> TextE
     """The encoder beside the latents in a folder."""
     with scratch() as place:
         storage.download_folder(folder, place, sorted(captions.names))
-        return TextEncoder(Path(place, FOLDER), device)
+        return TextEncoder(Path(place, FOLDER), device, storage.join(folder, FOLDER))
+
+
+def fetch_encoder(folder: str, place: Path, metadata: Mapping[str, Any]) -> None:
+    """Copy the encoder of a bundle, by its config.json, into a local folder; `UserError` where it
+    is missing, and nothing where there is none."""
+    refuse_lost_encoder(folder, metadata)
+    storage.download_folder(folder, place, files_of(metadata))
+
+
+def refuse_lost_encoder(folder: str, metadata: Mapping[str, Any]) -> None:
+    """`UserError` unless the encoder of a bundle, by its config.json, is whole."""
+    if files_of(metadata):
+        check_files(folder, metadata, storage.written_below(storage.join(folder, FOLDER)))
 
 
 class Embeddings:

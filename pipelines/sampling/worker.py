@@ -18,6 +18,7 @@ import torch
 
 from pipelines.cluster.devices import Devices, worker_device
 from pipelines.io import checksums, storage, workspace
+from pipelines.latents.captions import fetch_encoder
 from pipelines.sampling.conditions import ClipShape, known_frames
 from pipelines.sampling.settings import Sample, Sampling
 from pipelines.settings import resolve_switch
@@ -25,7 +26,7 @@ from pipelines.video import Frames
 from pipelines.video.encoder import decode_clips, encode_h264, encode_lossless
 from vqvdm.generator import VideoGenerator
 from vqvdm.inference import Precision, compiles_by_default
-from vqvdm.text_encoder import FOLDER, TextEncoder, files_of
+from vqvdm.text_encoder import FOLDER, TextEncoder
 
 BUNDLE = (
     "config.json",
@@ -155,8 +156,9 @@ class PublishingWorker(SamplingWorker):
     def _loaded(self, folder: Path) -> VideoGenerator:
         generator = super()._loaded(folder)
         if self.config.prompts:
-            storage.download_folder(self._bundle, folder, files_of(generator.metadata))
-            generator.text_encoder = TextEncoder(folder / FOLDER, self.device)
+            fetch_encoder(self._bundle, folder, generator.metadata)
+            name = storage.join(self._bundle, FOLDER)
+            generator.text_encoder = TextEncoder(folder / FOLDER, self.device, name)
         return generator
 
     def _sampled(self, requests: Sequence[Request]) -> Frames:

@@ -331,8 +331,8 @@ def read(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
 
 
 def captioned(uri: str, column: str) -> int:
-    """Videos that gave clips and have something in a further column; `UserError` where there is no
-    such column."""
+    """Videos that gave clips and have a text in a further column; `UserError` where there is no
+    such column, or it holds no texts."""
     with shards.missing_is_named(uri, "shard_videos"):
         file = pq.ParquetFile(io.BytesIO(storage.read_bytes(uri)))
     further = [name for name in file.schema_arrow.names if name not in {*SCHEMA.names, "scores"}]
@@ -342,8 +342,16 @@ def captioned(uri: str, column: str) -> int:
             f"{listed(further) or 'none'}; docs/videos.md says how captions come in"
         )
     table = file.read([column, "clips"])
+    kind = table[column].type
+    if not (pa.types.is_string(kind) or pa.types.is_null(kind)):
+        raise UserError(
+            f"the column {column!r} holds {kind}: a caption is a text; pass the --caption-column "
+            "that holds one"
+        )
     texts, clips = table[column].to_pylist(), table["clips"].to_pylist()
-    return sum(bool(text and count) for text, count in zip(texts, clips, strict=True))
+    return sum(
+        bool(text and text.strip() and count) for text, count in zip(texts, clips, strict=True)
+    )
 
 
 def from_marker(details: dict[str, Any]) -> list[tuple[Source, Account]]:

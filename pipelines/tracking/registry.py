@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipelines.io import storage
+from pipelines.latents.captions import fetch_encoder
 from pipelines.tracking.run import Run
 from vqvdm.diffusion.samplers import STEPS
-from vqvdm.text_encoder import files_of
 from vqvdm.video_shapes import Shape, VideoShapes
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def register(run: Run, root: str, folder: str) -> str:
         bundle, model = Path(temporary, "bundle"), Path(temporary, "model")
         storage.download_folder(folder, bundle, BUNDLE)
         config = storage.read_json(str(bundle / "config.json"))
-        storage.download_folder(folder, bundle, files_of(config))
+        fetch_encoder(folder, bundle, config)
         card = (bundle / "MODEL_CARD.md").read_text()
         try:
             if found := _version_of(client, name, config["fingerprint"]):

@@ -12,6 +12,7 @@ from typing import Any
 
 from pipelines.cluster.placement import choose_devices, device_to_try, foresee_devices
 from pipelines.io import checksums, lock, shards, storage, workspace
+from pipelines.latents.captions import fetch_encoder
 from pipelines.tracking import registry
 from pipelines.tracking.start import start_run
 from pipelines.training.checkpoints import Checkpoints
@@ -23,7 +24,6 @@ from pipelines.training.trainer import Data, Plan, fit
 from pipelines.training.world import World
 from vqvdm.checkpoint import weights_fingerprint
 from vqvdm.errors import StoppedError, UserError
-from vqvdm.text_encoder import files_of
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,7 @@ def _publish(stage: Stage, method: Method, validation: Mapping[str, float]) -> s
         (folder / "MODEL_CARD.md").write_text(_card(stage, validation))
         config = json.loads((folder / "config.json").read_text())
         # The encoder of captions lies beside the latents as it does in a bundle.
-        storage.download_folder(stage.data.folder, folder, files_of(config))
+        fetch_encoder(stage.data.folder, folder, config)
         config |= stage.identity
         config |= {"recipe": stage.recipe, "inputs": dict(stage.inputs), "about": stage.lineage}
         config["validation"] = dict(validation)

@@ -21,14 +21,15 @@ COLOURS = {"a red ball": (220, 30, 30), "a blue ball": (30, 30, 220), "": (30, 2
 
 def write_videos(folder: Path) -> Path:
     """Still videos of three colours, and a table of their captions, of which one has none."""
-    table = "path,caption\n"
+    table = ""
     for number in range(9):
         caption, colour = list(COLOURS.items())[number % 3]
         video = np.broadcast_to(np.array(colour, np.uint8), (16, 32, 32, 3))
         (folder / f"{number}.mp4").write_bytes(encode_h264(video, 8.0))
-        table += f"{number}.mp4,{caption}\n"
-    (folder / "table.csv").write_text(table)
-    return folder / "table.csv"
+        row = {"path": f"{number}.mp4", "caption": caption, "views": 3, "words": caption.split()}
+        table += json.dumps(row) + "\n"
+    (folder / "table.jsonl").write_text(table)
+    return folder / "table.jsonl"
 
 
 @pytest.mark.e2e
@@ -60,6 +61,21 @@ def test_captions_become_prompts(job, tmp_path):
     words = refused("encode_latents", "--text-encoder", other)
     assert "captions caption by" in words and "--overwrite" in words
     assert "captions caption by" in refused("encode_latents")
+    # What cannot be encoded is told before anything is deleted.
+    there = [file.uri for file in storage.walk(f"{ROOT}/latents")]
+    (other / "model.safetensors").rename(other / "kept")
+    (other / "model.safetensors").write_bytes(b"junk")
+    anew = ("--overwrite", "--text-encoder")
+    assert "holds no text encoder that" in refused("encode_latents", *anew, other)
+    (other / "kept").rename(other / "model.safetensors")
+    numbers = ("--caption-column", "views")
+    assert "'views' holds int64" in refused("encode_latents", *anew, encoder, *numbers)
+    lists = ("--caption-column", "words")
+    assert "words of 0.mp4 is " in refused("encode_latents", *anew, encoder, *lists)
+    assert [file.uri for file in storage.walk(f"{ROOT}/latents")] == there
+    # The encoder that is there may be the one that is asked for.
+    done("encode_latents", *anew, f"{ROOT}/latents/base/text_encoder")
+    assert [file.uri for file in storage.walk(f"{ROOT}/latents")] == there
     assert "encoded again" in done("encode_latents", "--audit")
     text = storage.read_json(f"{ROOT}/latents/base/index.json")["text"]
     assert (text["width"], text["clips"]) == (WIDTH, 6)

@@ -394,6 +394,23 @@ def test_prompts_are_made_alone_and_of_named_classes(
     assert len(videos) == 3
 
 
+def test_prompts_that_a_bundle_cannot_read_delete_no_samples(
+    prompted: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    InThisProcess(monkeypatch)
+    few = replace(prompted, num_per_class=1, prompts=("a red ball",))
+    sample(few)
+    before = listing(few)
+    (tmp_path / "ldm/told/text_encoder/model.safetensors").unlink()
+    with pytest.raises(
+        UserError, match=r"ldm/told lacks text_encoder/model\.safetensors, which re"
+    ):
+        sample(replace(few, steps=2, overwrite=True))
+    page.verify_samples(str(tmp_path / "samples/told"), before)
+    # Videos of classes need no text encoder.
+    assert sample(replace(few, prompts=(), overwrite=True)).startswith("2 videos")
+
+
 @pytest.mark.long
 def test_prompts_go_with_frames_that_are_given(
     prompted: Sample, going_on: Sample, monkeypatch: pytest.MonkeyPatch

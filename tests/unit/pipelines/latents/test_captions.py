@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,8 @@ from pipelines.latents.captions import (
     captions_by,
     captions_there,
     check_encoder,
+    check_source,
+    fetch_encoder,
     publish_encoder,
 )
 from pipelines.latents.encoder import EncodePlan, EncodeShard, Origin, begun_with, spec_hash
@@ -87,7 +90,7 @@ def test_an_index_tells_what_encoded_captions() -> None:
 
 def encoder_like(folder: Path) -> str:
     """Files that have the names of an encoder's, and some that are none."""
-    folder.mkdir()
+    folder.mkdir(parents=True)
     for name in ("config.json", "model.safetensors", "vocab.txt", "pytorch_model.bin", "code.py"):
         (folder / name).write_text(name)
     return str(folder)
@@ -115,6 +118,34 @@ def test_the_encoder_is_copied_beside_the_latents_and_checked(tmp_path: Path) ->
 def test_a_folder_without_an_encoder_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no text encoder: it lacks config\.json and weights as"):
         captions_by(str(tmp_path), "caption")
+
+
+def test_an_encoder_is_tried_before_latents_are_deleted_for_it(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    folder = tmp_path / "latents"
+    there = write_encoder(folder / "text_encoder")
+    check_source(str(there), str(folder), captions_by(str(there), "caption"))
+    within = encoder_like(folder / "mine")
+    with pytest.raises(UserError, match=r"--text-encoder .*/mine lies in .*/latents, of which"):
+        check_source(within, str(folder), captions_by(within, "caption"))
+    broken = encoder_like(tmp_path / "broken")
+    with pytest.raises(UserError, match=rf"^{broken} holds no text encoder that transformers load"):
+        check_source(broken, str(folder), captions_by(broken, "caption"))
+
+
+def test_a_bundle_without_its_encoder_is_told(tmp_path: Path) -> None:
+    place, bundle = tmp_path / "place", tmp_path / "bundle"
+    told = {"text": {"files": {"config.json": "1", "model.safetensors": "2"}}}
+    encoder_like(bundle / "text_encoder")
+    fetch_encoder(str(bundle), place, told)
+    assert sorted(path.name for path in place.rglob("*.*")) == ["config.json", "model.safetensors"]
+    (bundle / "text_encoder/config.json").unlink()
+    with pytest.raises(UserError, match=r"bundle lacks text_encoder/config\.json, which reads"):
+        fetch_encoder(str(bundle), place, told)
+    shutil.rmtree(bundle)
+    with pytest.raises(UserError, match=r"text_encoder/model\.safetensors, which read its prompts"):
+        fetch_encoder(str(bundle), place, told)
+    fetch_encoder(str(bundle), place, {})
 
 
 @pytest.fixture

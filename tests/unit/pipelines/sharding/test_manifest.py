@@ -83,10 +83,13 @@ def test_captioned_videos_are_those_that_gave_clips_and_have_a_text(tmp_path: Pa
     uri = f"{tmp_path}/root/videos.parquet"
     with pytest.raises(UserError, match=r"videos\.parquet is missing: run jobs/shard_videos\.py"):
         manifest.captioned(uri, "caption")
-    texts, clips = ["a cat", "", None, "a dog"], [2, 2, 2, 0]
+    texts, clips = ["a cat", "", None, "a dog", "  "], [2, 2, 2, 0, 2]
     accounts = [
         (
-            replace(source(number), columns=json.dumps({"caption": text, "mood": "glad"})),
+            replace(
+                source(number),
+                columns=json.dumps({"caption": text, "mood": "glad", "views": 3, "none": None}),
+            ),
             Account("ok" if count else "rejected", None if count else "empty", count),
         )
         for number, (text, count) in enumerate(zip(texts, clips, strict=True))
@@ -95,6 +98,9 @@ def test_captioned_videos_are_those_that_gave_clips_and_have_a_text(tmp_path: Pa
     manifest_writer.add("train-000000", accounts)
     manifest_writer.publish(uri)
     assert manifest.captioned(uri, "caption") == 1
-    assert manifest.captioned(uri, "mood") == 3
+    assert manifest.captioned(uri, "mood") == 4
+    assert manifest.captioned(uri, "none") == 0
+    with pytest.raises(UserError, match="'views' holds int64: a caption is a text; pass the --cap"):
+        manifest.captioned(uri, "views")
     with pytest.raises(UserError, match=r"column 'captoin': did you mean 'caption'\? There: cap"):
         manifest.captioned(uri, "captoin")
