@@ -49,7 +49,9 @@ from pipelines.latents.captions import (
     Captions,
     captions_by,
     captions_there,
+    check_encoder,
     check_source,
+    encoder_bytes,
     publish_encoder,
 )
 from pipelines.latents.encoder import (
@@ -69,7 +71,7 @@ from pipelines.tracking.run import Run
 from pipelines.tracking.start import run_on_demand
 from vqvdm.errors import UserError
 from vqvdm.inference import Precision
-from vqvdm.text_encoder import refuse_missing_library
+from vqvdm.text_encoder import FOLDER, refuse_missing_library
 
 ENCODER_BYTES = 2**30
 """Memory of an actor, without what it shares with its tasks: PyTorch, the net, a batch."""
@@ -114,7 +116,9 @@ def encode_latents(config: EncodeLatents) -> str:
     if found and not config.overwrite:
         wanted = made_with(precision or config.precision)
         differing = _differing(folder, found, origin, config, captions)
-        workspace.refuse_other(folder, found, wanted, differing)
+        workspace.refuse_other(
+            folder, found, wanted, differing, cure=_with_captions(folder, captions)
+        )
     if config.dry_run:
         print(describe_devices(replace(config.request(), at_most=len(sources))))
         return f"would encode {total} latents in {len(sources)} shards into {folder}"
@@ -134,7 +138,8 @@ def encode_latents(config: EncodeLatents) -> str:
         markers = finished_latents(plans(precision)) if precision and not config.verify else []
         made: list[Marker] = []
         if missing := len(sources) - len(markers):
-            pool = start_pool(config, precision, missing, clips["spec"])
+            text_bytes = encoder_bytes(folder, captions) if captions else 0
+            pool = start_pool(config, precision, missing, clips["spec"], text_bytes)
             precision = pool.config.precision
             markers, made = encode_missing(plans(precision), markers, pool, begin)
         assert precision is not None
@@ -152,7 +157,7 @@ def encode_latents(config: EncodeLatents) -> str:
         begin().metrics({"throughput/clips_per_s": encoded / (time.monotonic() - started)})
         begin().metrics({f"latent/std_{c}": value for c, value in enumerate(index["std"])})
         begin().output(index["fingerprint"])
-    told = f", {index['text']['clips']} with a caption" if captions else ""
+    told = f", captions of {index['text']['clips']} clips" if captions else ""
     return f"{total} latents of {'×'.join(map(str, shape))}{told}"
 
 
@@ -199,6 +204,15 @@ def _differing(
     return f"batch_size, now {config.batch_size}" if before else ""
 
 
+def _with_captions(folder: str, captions: Captions | None) -> str:
+    """The flags that go on with captions of latents that are there, where none are asked for."""
+    there = captions_there(workspace.published(folder, "index.json") or {})
+    if captions or not there:
+        return ""
+    column = "" if there.column == "caption" else f" --caption-column {there.column}"
+    return f"--text-encoder {storage.join(folder, FOLDER)}{column} to go on with its captions"
+
+
 def augment_there(config: EncodeLatents, folder: str) -> Augment:
     """How the latents that are there were augmented; `UserError` if --augment asks otherwise."""
     there: Augment = require(folder, "index.json", "encode_latents").get("augment", "none")
@@ -232,6 +246,8 @@ class Pool:
     """With the precision that all of them use."""
     devices: Devices
     clip_spec: dict[str, Any]
+    text_bytes: int = 0
+    """Memory of the weights of the text encoder, which every actor loads, if there is one."""
 
     @property
     def calls(self) -> int:
@@ -261,7 +277,7 @@ class Pool:
             "compute": size,
             "num_cpus": worker_cpus(devices),
             "num_gpus": devices.gpus_per_worker,
-            "memory": memory_hint(devices, ENCODER_BYTES),
+            "memory": memory_hint(devices, ENCODER_BYTES + self.text_bytes),
         }
 
 
@@ -272,12 +288,16 @@ def finished_latents(plans: list[EncodePlan]) -> list[Marker]:
 
 
 def start_pool(
-    config: EncodeLatents, precision: Precision | None, shards: int, clip_spec: dict[str, Any]
+    config: EncodeLatents,
+    precision: Precision | None,
+    shards: int,
+    clip_spec: dict[str, Any],
+    text_bytes: int = 0,
 ) -> Pool:
     """The actors for so many shards. If no precision is given, the cluster decides what it is."""
     devices = choose_devices(replace(config.request(), at_most=shards))
     precision = precision or settle_precision(devices)
-    return Pool(replace(config, precision=precision), devices, clip_spec)
+    return Pool(replace(config, precision=precision), devices, clip_spec, text_bytes)
 
 
 def encode_missing(
@@ -379,6 +399,8 @@ def audit_latents(
     markers = load_markers(folder, index, "encode_latents")
     audit.check_origin(folder, index, markers, plans[0].origin)
     audit.check_shape(folder, index, shape)
+    if captions := plans[0].captions:
+        check_encoder(folder, captions)
     audit.check_pairs(folder, markers, [plan.marker for plan in plans], config.augment)
     if [marker.made_from for marker in markers] != [plan.made_from for plan in plans]:
         raise UserError(f"{folder} is not made from these clips: run jobs/encode_latents.py first")

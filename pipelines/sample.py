@@ -240,8 +240,8 @@ def grid_of(folder: str, requests: Sequence[Request]) -> bytes:
 def grid_beside_conditions(
     folder: str, requests: Sequence[Request], config: Sample, shape: ClipShape
 ) -> bytes:
-    """A GIF, a condition, class and prompt a row: the frames that were given, black where none
-    were, then what was made of them."""
+    """A GIF, a condition, class and prompt a row, a prompt below its name: the frames that were
+    given, black where none were, then what was made of them."""
     by_condition: dict[tuple[int | None, str], list[Request]] = {}
     for request in requests:
         by_condition.setdefault((request.condition, request.title), []).append(request)
@@ -258,7 +258,8 @@ def grid_beside_conditions(
         given = np.zeros_like(made[0])
         given[: shape.frames] = known.videos_NTHWC[0] * known.mask_NT[0, :, None, None, None]
         shown += [given, *made]
-    return grid(shown, columns + 1, config.fps)
+    prompts = [row[0].title for row in rows] if config.prompts else ()
+    return grid(shown, columns + 1, config.fps, prompts)
 
 
 def published_rows(folder: str) -> list[dict]:

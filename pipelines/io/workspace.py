@@ -14,6 +14,8 @@ from vqvdm.errors import UserError, did_you_mean, listed
 ID_FILE = "root.json"
 SHOWN = 4
 """Settings that are named in one line, at most."""
+LENGTH = 60
+"""Characters of the value of one, at most."""
 NAMED = ("vqgan", "latents", "ldm", "detectors")
 """Folders of what bears a name that the user chose."""
 GARBLED = (json.JSONDecodeError, UnicodeDecodeError)
@@ -134,18 +136,28 @@ def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """The settings that differ, in words: `steps 1300 → 250, lr 0.001 → 0.01`; empty if none do."""
     old, new = flat(before), flat(now)
     names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
-    words = [f"{n} {old.get(n, 'none')} → {new.get(n, 'none')}" for n in names[:SHOWN]]
+    words = [f"{n} {_short(old.get(n))} → {_short(new.get(n))}" for n in names[:SHOWN]]
     return ", ".join(words) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
-def refuse_other(folder: str, found: str, wanted: str, changed: str = "", flag: str = "") -> None:
+def _short(value: str | None) -> str:
+    """A value in a line: of a long one, such as a list of prompts, the beginning."""
+    text = "none" if value is None else value
+    return text if len(text) <= LENGTH else f"{text[: LENGTH - 1]}…"
+
+
+def refuse_other(
+    folder: str, found: str, wanted: str, changed: str = "", flag: str = "", cure: str = ""
+) -> None:
     """`UserError` if `folder` was filled by a run with other settings or input.
 
-    `changed` tells which, where it is known, and `flag` the setting that names the folder.
+    `changed` tells which, where it is known, `flag` the setting that names the folder, and `cure`
+    what else to pass.
     """
     if found != wanted:
         what = f"other settings ({changed})" if changed else "other settings, or from other input"
         other = f"{flag} or --root" if flag else "--root"
         raise UserError(
-            f"{folder} was filled with {what}: pass --overwrite to replace it, or another {other}"
+            f"{folder} was filled with {what}: pass {f'{cure}, ' if cure else ''}--overwrite to "
+            f"replace it, or another {other}"
         )

@@ -7,7 +7,9 @@ the training that puts it into its bundle.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +24,16 @@ from pipelines.latents.statistics import Sums
 from vqvdm.errors import UserError
 from vqvdm.text_encoder import (
     FOLDER,
+    WEIGHTS,
     Embed,
     TextEncoder,
     check_files,
     encoder_files,
     files_of,
 )
+
+MOST_OF_HEAD = 100_000_000
+"""Bytes of the head of a safetensors file at most, as its library has it."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +118,23 @@ def check_encoder(folder: str, captions: Captions) -> None:
                 f"{uri} is missing or does not match index.json: run jobs/encode_latents.py again, "
                 "with the same --text-encoder"
             )
+
+
+def encoder_bytes(folder: str, captions: Captions) -> int:
+    """Memory of the weights of the encoder beside the latents, which are loaded as fp32."""
+    total = 0
+    for name in sorted(captions.names):
+        # What is no such file is told by who loads it.
+        with suppress(ValueError):
+            total += _values(storage.join(folder, name)) if name.endswith(WEIGHTS) else 0
+    return 4 * total
+
+
+def _values(uri: str) -> int:
+    """Values in a safetensors file, by its head; `ValueError` if it has none."""
+    size = min(int.from_bytes(storage.read_head(uri, 8), "little"), MOST_OF_HEAD)
+    tensors = json.loads(storage.read_head(uri, 8 + size)[8:])
+    return sum(math.prod(each["shape"]) for name, each in tensors.items() if name[:2] != "__")
 
 
 def _sum_of(uri: str) -> str | None:

@@ -57,7 +57,12 @@ class EncodeLatents(PoolJob):
                 raise UserError(f"--{name.replace('_', '-')} must be at least 1")
         if not self.audit_tolerance >= 0:
             raise UserError("--audit-tolerance must be at least 0")
-        if self.caption_column != "caption" and not (self.text_encoder or self.audit):
+        if self.audit and (self.text_encoder or self.caption_column != "caption"):
+            raise UserError(
+                "--audit encodes no captions, and takes latents as they are: leave --text-encoder "
+                "and --caption-column out"
+            )
+        if self.caption_column != "caption" and not self.text_encoder:
             raise UserError(
                 f"--caption-column {self.caption_column} is for --text-encoder: pass its folder too"
             )

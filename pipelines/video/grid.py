@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -39,6 +40,17 @@ def _caption(text: str, width: int) -> Frames:
     picture = Image.new("RGB", (width, CAPTION))
     font = ImageFont.load_default(CAPTION - 3)
     # The name of a folder need not be text.
-    line = text.encode("utf-8", "replace").decode()
+    line = _fitting(text.encode("utf-8", "replace").decode(), font, width - 4)
     ImageDraw.Draw(picture).text((2, 0), line, (230, 230, 230), font)
     return np.asarray(picture)[None]
+
+
+def _fitting(text: str, font: Any, width: int) -> str:
+    """A text on one line, cut to a width in pixels; one that is cut ends with "…"."""
+    line = " ".join(text.split())
+    if font.getlength(line) <= width:
+        return line
+    line = line[:width]
+    while line and font.getlength(f"{line}…") > width:
+        line = line[:-1]
+    return f"{line.rstrip()}…"

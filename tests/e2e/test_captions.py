@@ -56,11 +56,13 @@ def test_captions_become_prompts(job, tmp_path):
         "encode_latents", *captions, "--caption-column", "captoin"
     )
     assert "no text encoder: it lacks" in refused("encode_latents", "--text-encoder", tmp_path)
-    assert done("encode_latents", *captions).endswith(", 6 with a caption")
+    assert done("encode_latents", *captions).endswith(", captions of 6 clips")
     assert "there already" in done("encode_latents", *captions)
     words = refused("encode_latents", "--text-encoder", other)
     assert "captions caption by" in words and "--overwrite" in words
-    assert "captions caption by" in refused("encode_latents")
+    words = refused("encode_latents")
+    assert "captions caption by" in words
+    assert f"pass --text-encoder {ROOT}/latents/base/text_encoder to go on with its cap" in words
     # What cannot be encoded is told before anything is deleted.
     there = [file.uri for file in storage.walk(f"{ROOT}/latents")]
     (other / "model.safetensors").rename(other / "kept")
@@ -71,7 +73,7 @@ def test_captions_become_prompts(job, tmp_path):
     numbers = ("--caption-column", "views")
     assert "'views' holds int64" in refused("encode_latents", *anew, encoder, *numbers)
     lists = ("--caption-column", "words")
-    assert "words of 0.mp4 is " in refused("encode_latents", *anew, encoder, *lists)
+    assert ".mp4 is [" in refused("encode_latents", *anew, encoder, *lists)
     assert [file.uri for file in storage.walk(f"{ROOT}/latents")] == there
     # The encoder that is there may be the one that is asked for.
     done("encode_latents", *anew, f"{ROOT}/latents/base/text_encoder")

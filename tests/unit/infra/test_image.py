@@ -1,5 +1,7 @@
 """The container image: its file is linted, and installs what the package and its server need."""
 
+import itertools
+import os
 import re
 import shutil
 import subprocess
@@ -24,17 +26,22 @@ def test_hadolint_finds_nothing() -> None:
     assert (found.returncode, found.stdout) == (0, "")
 
 
-def test_what_is_installed_is_what_the_package_asks_for() -> None:
-    script = re.search(r'python -c "(.+?)" > /tmp/requirements.txt', TEXT, re.DOTALL)
-    assert script
+@pytest.mark.parametrize("extras", ["", "server text"])
+def test_what_is_installed_is_what_the_package_asks_for(extras: str) -> None:
+    script = re.search(r'python -c "(.+?)" \\\n +> /tmp/requirements.txt', TEXT, re.DOTALL)
+    default = re.search(r'^ARG EXTRAS="(.*)"$', TEXT, re.MULTILINE)
+    assert script and default and default[1] == "server"
+    extras = extras or default[1]
     printed = subprocess.run(
         [sys.executable, "-c", script[1].replace("\\\n", "")],
         cwd=ROOT, capture_output=True, text=True, check=True, timeout=60,
+        env=os.environ | {"EXTRAS": extras},
     )  # fmt: skip
     wanted = {Requirement(line).name for line in printed.stdout.splitlines()}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     groups = project["optional-dependencies"]
-    needed = {Requirement(line).name for line in [*project["dependencies"], *groups["server"]]}
+    lines = [*project["dependencies"], *itertools.chain(*(groups[each] for each in extras.split()))]
+    needed = {Requirement(line).name for line in lines}
     assert wanted == needed
     # A licence that binds whoever passes on the image does not come along.
     assert not wanted & {Requirement(line).name for line in groups["games"]}

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.cluster import devices as of_cluster
+from pipelines.cluster import placement
 from pipelines.cluster.devices import Devices
-from pipelines.encode_latents import Pool, _differing, augment_there, precision_of
+from pipelines.encode_latents import Pool, _differing, _with_captions, augment_there, precision_of
 from pipelines.io import storage
+from pipelines.latents.captions import Captions
 from pipelines.latents.encoder import Origin, spec_hash
 from pipelines.latents.settings import EncodeLatents
 from vqvdm.errors import UserError
@@ -78,6 +79,23 @@ def test_the_audit_takes_latents_as_they_were_augmented(tmp_path: Path) -> None:
         augment_there(mirror, str(tmp_path))
 
 
+def test_captions_are_for_those_who_encode_them() -> None:
+    for other in ({"text_encoder": "clip"}, {"caption_column": "mood"}):
+        with pytest.raises(UserError, match=r"--audit encodes no captions, .*: leave --text-"):
+            EncodeLatents(root="root", audit=True, **other).check()
+    with pytest.raises(UserError, match="--caption-column mood is for --text-encoder: pass its"):
+        EncodeLatents(root="root", caption_column="mood").check()
+
+
+def test_latents_with_captions_tell_how_to_go_on_with_them(tmp_path: Path) -> None:
+    folder, told = str(tmp_path), {"column": "mood", "files": {"config.json": "1"}}
+    assert _with_captions(folder, None) == ""
+    storage.publish_json({"text": told}, f"{folder}/index.json")
+    flags = f"--text-encoder {folder}/text_encoder --caption-column mood"
+    assert _with_captions(folder, None) == f"{flags} to go on with its captions"
+    assert _with_captions(folder, Captions("caption", {})) == ""
+
+
 def test_fingerprints_tell_precisions_apart() -> None:
     assert len({spec_hash(ORIGIN, each, 4) for each in ("auto", "fp32", "bf16", "fp16")}) == 4
 
@@ -96,7 +114,7 @@ def test_a_pool_may_shrink_to_one_actor(
     devices: Devices, calls: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node = {"Alive": True, "Resources": {"CPU": 3, "GPU": 3, "memory": 30e9}}
-    monkeypatch.setattr(of_cluster.ray, "nodes", lambda: [node])
+    monkeypatch.setattr(placement.ray, "nodes", lambda: [node])
     asked = Pool(AUTO, devices, SPEC).actors()
     pool = asked["compute"]
     assert (pool.min_size, pool.initial_size, pool.max_size) == (1, 3, 3)
@@ -104,3 +122,4 @@ def test_a_pool_may_shrink_to_one_actor(
     assert pool.enable_true_multi_threading == (calls > 1)
     assert asked["num_gpus"] == devices.gpus_per_worker
     assert asked["memory"] == 2**30
+    assert Pool(AUTO, devices, SPEC, 10**9).actors()["memory"] == 2**30 + 10**9

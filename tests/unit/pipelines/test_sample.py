@@ -413,7 +413,7 @@ def test_prompts_that_a_bundle_cannot_read_delete_no_samples(
 
 @pytest.mark.long
 def test_prompts_go_with_frames_that_are_given(
-    prompted: Sample, going_on: Sample, monkeypatch: pytest.MonkeyPatch
+    prompted: Sample, going_on: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     InThisProcess(monkeypatch)
     given = {"mode": "predict", "condition": going_on.condition, "num_per_class": 1}
@@ -425,6 +425,8 @@ def test_prompts_go_with_frames_that_are_given(
         ("unlabelled/00000.mp4", "other/a.mp4", "a red ball"),
         ("unlabelled/00001.mp4", "other/a.mp4", "a blue ball"),
     ]
+    with Image.open(tmp_path / "samples/going/grid.gif") as picture:
+        assert picture.size == (2 * 32, 4 * (CAPTION + 32))  # prompts above what was given and made
 
 
 @pytest.mark.parametrize(

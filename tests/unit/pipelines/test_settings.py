@@ -38,6 +38,9 @@ def test_settings_that_differ_are_named() -> None:
     tied = TrainVQGAN(steps=1300, discriminator_tied=True, discriminator=DiscriminatorConfig(16))
     width = f"discriminator.width {DiscriminatorConfig().width} → 16"
     assert changed(before, tied.recipe()) == f"{width}, discriminator_tied none → true"
+    long = changed({"prompts": ["a red ball"] * 150}, {"prompts": ["a"]})
+    assert long.startswith('prompts ["a red ball", ') and long.endswith('… → ["a"]')
+    assert len(long) < 100
     many = changed({f"a{i}": i for i in range(7)}, {})
     assert many == "a0 0 → none, a1 1 → none, a2 2 → none, a3 3 → none and 3 more"
 

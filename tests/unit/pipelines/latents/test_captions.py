@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from pipelines.io import shards
 from pipelines.io.arrays import TEXT, latent_arrays
@@ -24,6 +25,7 @@ from pipelines.latents.captions import (
     captions_there,
     check_encoder,
     check_source,
+    encoder_bytes,
     fetch_encoder,
     publish_encoder,
 )
@@ -131,6 +133,15 @@ def test_an_encoder_is_tried_before_latents_are_deleted_for_it(tmp_path: Path) -
     broken = encoder_like(tmp_path / "broken")
     with pytest.raises(UserError, match=rf"^{broken} holds no text encoder that transformers load"):
         check_source(broken, str(folder), captions_by(broken, "caption"))
+
+
+def test_the_memory_of_an_encoder_is_that_of_its_weights_in_fp32(tmp_path: Path) -> None:
+    source = encoder_like(tmp_path / "latents/text_encoder")
+    captions = captions_by(source, "caption")
+    assert encoder_bytes(f"{tmp_path}/latents", captions) == 0  # no weights, as who loads it tells
+    half = {"a": torch.zeros(3, 5, dtype=torch.float16), "b": torch.zeros((), dtype=torch.bfloat16)}
+    save_file(half, f"{source}/model.safetensors", {"format": "pt"})
+    assert encoder_bytes(f"{tmp_path}/latents", captions) == 4 * 16
 
 
 def test_a_bundle_without_its_encoder_is_told(tmp_path: Path) -> None:

@@ -4,10 +4,10 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont
 
 from pipelines.video import Frames
-from pipelines.video.grid import CAPTION, grid
+from pipelines.video.grid import CAPTION, _fitting, grid
 
 
 def flashing(*colour: int) -> Frames:
@@ -41,3 +41,12 @@ def test_captions_stand_above_the_rows() -> None:
     assert all(strip.max() > 180 and (strip < 40).mean() > 0.5 for strip in strips)
     assert (strips[0] != strips[1]).any()
     assert np.abs(rows[CAPTION : CAPTION + 16] - 100).max() <= 4
+
+
+def test_a_caption_that_is_cut_ends_with_dots() -> None:
+    font = ImageFont.load_default(CAPTION - 3)
+    assert _fitting("a red ball", font, 100) == "a red ball"
+    line = _fitting("a red\nball " * 1000, font, 60)
+    assert line.startswith("a red") and line.endswith("…") and "\n" not in line
+    assert 40 < font.getlength(line) <= 60
+    assert _fitting("a red ball", font, 1) == "…"
