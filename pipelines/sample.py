@@ -21,8 +21,8 @@ from pipelines.cluster.join import set_up_ray_data
 from pipelines.cluster.placement import choose_devices, describe_devices
 from pipelines.io import checksums, lock, storage, workspace
 from pipelines.io.progress import Progress
+from pipelines.io.text_encoders import refuse_lost_encoder
 from pipelines.io.workspace import require
-from pipelines.latents.captions import refuse_lost_encoder
 from pipelines.sampling.conditions import (
     ClipShape,
     Condition,

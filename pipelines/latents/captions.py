@@ -27,9 +27,7 @@ from vqvdm.text_encoder import (
     WEIGHTS,
     Embed,
     TextEncoder,
-    check_files,
     encoder_files,
-    files_of,
 )
 
 MOST_OF_HEAD = 100_000_000
@@ -149,19 +147,6 @@ def load_encoder(folder: str, captions: Captions, device: torch.device) -> TextE
     with scratch() as place:
         storage.download_folder(folder, place, sorted(captions.names))
         return TextEncoder(Path(place, FOLDER), device, storage.join(folder, FOLDER))
-
-
-def fetch_encoder(folder: str, place: Path, metadata: Mapping[str, Any]) -> None:
-    """Copy the encoder of a bundle, by its config.json, into a local folder; `UserError` where it
-    is missing, and nothing where there is none."""
-    refuse_lost_encoder(folder, metadata)
-    storage.download_folder(folder, place, files_of(metadata))
-
-
-def refuse_lost_encoder(folder: str, metadata: Mapping[str, Any]) -> None:
-    """`UserError` unless the encoder of a bundle, by its config.json, is whole."""
-    if files_of(metadata):
-        check_files(folder, metadata, storage.written_below(storage.join(folder, FOLDER)))
 
 
 class Embeddings:

@@ -18,7 +18,7 @@ import torch
 
 from pipelines.cluster.devices import Devices, worker_device
 from pipelines.io import checksums, storage, workspace
-from pipelines.latents.captions import fetch_encoder
+from pipelines.io.text_encoders import fetch_encoder
 from pipelines.sampling.conditions import ClipShape, known_frames
 from pipelines.sampling.settings import Sample, Sampling
 from pipelines.settings import resolve_switch

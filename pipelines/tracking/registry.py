@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipelines.io import storage
-from pipelines.latents.captions import fetch_encoder
+from pipelines.io.text_encoders import fetch_encoder
 from pipelines.tracking.run import Run
 from vqvdm.diffusion.samplers import STEPS
 from vqvdm.video_shapes import Shape, VideoShapes

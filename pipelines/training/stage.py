@@ -12,7 +12,7 @@ from typing import Any
 
 from pipelines.cluster.placement import choose_devices, device_to_try, foresee_devices
 from pipelines.io import checksums, lock, shards, storage, workspace
-from pipelines.latents.captions import fetch_encoder
+from pipelines.io.text_encoders import fetch_encoder
 from pipelines.tracking import registry
 from pipelines.tracking.start import start_run
 from pipelines.training.checkpoints import Checkpoints

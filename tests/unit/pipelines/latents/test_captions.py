@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +25,6 @@ from pipelines.latents.captions import (
     check_encoder,
     check_source,
     encoder_bytes,
-    fetch_encoder,
     publish_encoder,
 )
 from pipelines.latents.encoder import EncodePlan, EncodeShard, Origin, begun_with, spec_hash
@@ -142,21 +140,6 @@ def test_the_memory_of_an_encoder_is_that_of_its_weights_in_fp32(tmp_path: Path)
     half = {"a": torch.zeros(3, 5, dtype=torch.float16), "b": torch.zeros((), dtype=torch.bfloat16)}
     save_file(half, f"{source}/model.safetensors", {"format": "pt"})
     assert encoder_bytes(f"{tmp_path}/latents", captions) == 4 * 16
-
-
-def test_a_bundle_without_its_encoder_is_told(tmp_path: Path) -> None:
-    place, bundle = tmp_path / "place", tmp_path / "bundle"
-    told = {"text": {"files": {"config.json": "1", "model.safetensors": "2"}}}
-    encoder_like(bundle / "text_encoder")
-    fetch_encoder(str(bundle), place, told)
-    assert sorted(path.name for path in place.rglob("*.*")) == ["config.json", "model.safetensors"]
-    (bundle / "text_encoder/config.json").unlink()
-    with pytest.raises(UserError, match=r"bundle lacks text_encoder/config\.json, which reads"):
-        fetch_encoder(str(bundle), place, told)
-    shutil.rmtree(bundle)
-    with pytest.raises(UserError, match=r"text_encoder/model\.safetensors, which read its prompts"):
-        fetch_encoder(str(bundle), place, told)
-    fetch_encoder(str(bundle), place, {})
 
 
 @pytest.fixture

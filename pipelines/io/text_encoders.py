@@ -1,0 +1,23 @@
+"""The text encoder of a bundle, wherever it lies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipelines.io import storage
+from vqvdm.text_encoder import FOLDER, check_files, files_of
+
+
+def fetch_encoder(folder: str, place: Path, metadata: Mapping[str, Any]) -> None:
+    """Copy the encoder of a bundle, by its config.json, into a local folder; `UserError` where it
+    is missing, and nothing where there is none."""
+    refuse_lost_encoder(folder, metadata)
+    storage.download_folder(folder, place, files_of(metadata))
+
+
+def refuse_lost_encoder(folder: str, metadata: Mapping[str, Any]) -> None:
+    """`UserError` unless the encoder of a bundle, by its config.json, is whole."""
+    if files_of(metadata):
+        check_files(folder, metadata, storage.written_below(storage.join(folder, FOLDER)))

@@ -1,0 +1,27 @@
+"""A bundle's text encoder is copied whole, or missed in a line."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipelines.io.text_encoders import fetch_encoder
+from vqvdm.errors import UserError
+
+
+def test_a_bundle_without_its_encoder_is_told(tmp_path: Path) -> None:
+    place, bundle = tmp_path / "place", tmp_path / "bundle"
+    told = {"text": {"files": {"config.json": "1", "model.safetensors": "2"}}}
+    encoder = bundle / "text_encoder"
+    encoder.mkdir(parents=True)
+    for name in told["text"]["files"]:
+        (encoder / name).write_text("{}")
+    fetch_encoder(str(bundle), place, told)
+    assert sorted(path.name for path in place.rglob("*.*")) == ["config.json", "model.safetensors"]
+    (bundle / "text_encoder/config.json").unlink()
+    with pytest.raises(UserError, match=r"bundle lacks text_encoder/config\.json, which reads"):
+        fetch_encoder(str(bundle), place, told)
+    shutil.rmtree(bundle)
+    with pytest.raises(UserError, match=r"text_encoder/model\.safetensors, which read its prompts"):
+        fetch_encoder(str(bundle), place, told)
+    fetch_encoder(str(bundle), place, {})
