@@ -35,7 +35,7 @@ docs: .venv/.installed  ## the documentation as a site, runs/site/index.html; fa
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "read runs/site/index.html, or with search: python3 -m http.server --bind 127.0.0.1 --directory runs/site"
 
-chaos: .venv/.installed  ## kill workers, drivers, nodes, hosts and the S3 server of running jobs, 190 times
+chaos: .venv/.installed  ## kill workers, drivers, nodes, hosts and the S3 server of running jobs, 191 times
 	$(BIN)/python -m pytest tests/e2e/test_kills.py tests/e2e/test_training_kills.py \
 	    tests/e2e/test_compose.py tests/e2e/test_elastic.py
 

@@ -181,9 +181,8 @@ class VideoGenerator:
             distilled = metadata["objective"]["name"] == "average_velocity"
             takes_known = "conditioning" in metadata
             text_width = metadata["text"]["width"] if "text" in metadata else 0
-            denoiser = build(config, channels, len(classes), distilled, takes_known, text_width).to(
-                dtype
-            )
+            net = build(config, channels, len(classes), distilled, takes_known, text_width)
+            denoiser = net.to(dtype)
         load_weights(folder, denoiser)
         vqgan = load_vqgan(folder / "vqgan", device, dtype)
         ready(denoiser, device, dtype, packed=not compile)

@@ -139,10 +139,10 @@ def explained(uri: str, doing: str) -> Iterator[None]:
 
 def is_no_bucket(error: Exception) -> bool:
     """Whether a store says that the bucket is missing, in whatever words."""
-    answer = getattr(error.__cause__, "response", {})
-    return answer.get("Error", {}).get("Code") == "NoSuchBucket" or (
-        "bucket does not exist" in str(error)
-    )
+    # Of S3 the answer is a dict; errors of other stores have an object, or nothing, by that name.
+    answer = getattr(error.__cause__, "response", None)
+    told = answer.get("Error", {}) if isinstance(answer, dict) else {}
+    return told.get("Code") == "NoSuchBucket" or "bucket does not exist" in str(error)
 
 
 def _is_no_place(path: str, error: Exception) -> bool:

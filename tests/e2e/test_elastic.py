@@ -47,17 +47,21 @@ from tests.unit.pipelines.training.test_loop import CONFIGS, Place
 
 folder, node_path, how = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 sizes = [int(size) for size in sys.argv[5:]]
+nodes_used = range(3 if how == "moved" else 2)
 
 
 class Slow(LDMMethod):
-    # Notes the node and the number of workers at each step; waits until all numbers were seen.
+    # Notes the node and the number of workers at each step; waits until all numbers, and where
+    # workers move the third node, were seen.
 
     def train_step(self, batch, step):
         node = ray.get_runtime_context().get_node_id()
         with open(folder / f"rank-{self.world.rank}", "a") as file:
             file.write(f"{step} {self.world.size} {node}\\n")
         seen = [int(line[1]) for line in read(0)]
-        if [size for at, size in enumerate(seen) if size not in seen[at - 1 : at]] != sizes:
+        used = len({line[2] for rank in range(2) for line in read(rank)})
+        grown = [size for at, size in enumerate(seen) if size not in seen[at - 1 : at]]
+        if grown != sizes or used < len(nodes_used):
             time.sleep(0.5)
         return super().train_step(batch, step)
 
@@ -70,7 +74,8 @@ def read(rank):
 def come_and_go():
     while len(read(0)) < 3:
         time.sleep(0.1)
-    remove_placement_group(other_job)
+    if how != "moved":
+        remove_placement_group(other_job)
     while len(read(1)) < 5:  # at least one checkpoint with both
         time.sleep(0.1)
     if how == "lost":
@@ -85,12 +90,14 @@ def come_and_go():
 
 
 cluster = Cluster(True, head_node_args={"num_cpus": 0})
-nodes = [cluster.add_node(num_cpus=1, env_vars={"PYTHONPATH": node_path}) for _ in range(2)]
+nodes = [cluster.add_node(num_cpus=1, env_vars={"PYTHONPATH": node_path}) for _ in nodes_used]
 cluster.wait_for_nodes()
 ray.init(**(ray_options() | {"address": cluster.address}))
-other_job = placement_group([{"CPU": 1}])
-ray.get(other_job.ready())
-config = replace(CONFIGS["ldm"], root=str(folder), num_workers=2, min_workers=1,
+if how != "moved":
+    other_job = placement_group([{"CPU": 1}])
+    ray.get(other_job.ready())
+fewest = None if how == "moved" else 1
+config = replace(CONFIGS["ldm"], root=str(folder), num_workers=2, min_workers=fewest,
                  steps=int(sys.argv[4]), log_every=10, validate_every=1000, checkpoint_every=2,
                  log_keys=True)
 config.check()
@@ -109,30 +116,36 @@ print("reached", Checkpoints(str(folder / "trained"), "recipe", 2).newest()["ste
 ray.shutdown()
 cluster.shutdown()
 """
-STEPS, SIZES = 100, [1, 2, 1]
+STEPS = 100
+SIZES = {"drained": [1, 2, 1], "lost": [1, 2, 1], "moved": [2]}
+"""Numbers of workers, by how the second node goes: with a notice, without one, or with one and a
+third node in its place."""
 
 
-@pytest.mark.parametrize("how", ["drained", pytest.param("lost", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "how", ["drained", *(pytest.param(how, marks=pytest.mark.slow) for how in ("lost", "moved"))]
+)
 def test_workers_come_and_go(how: str) -> None:
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
         node = Path(folder, "node")
         node.mkdir()
         (node / "sitecustomize.py").write_text(NO_DATABASE)
-        arguments = (f"{node}:{REPOSITORY}", how, STEPS, *SIZES)
+        arguments = (f"{node}:{REPOSITORY}", how, STEPS, *SIZES[how])
         done = run_script(TRAINING, folder, *arguments, timeout_s=480)
         assert done.returncode == 0, done.stdout + done.stderr
         ranks = [Path(folder, f"rank-{rank}").read_text().splitlines() for rank in range(2)]
         keys = consumed(f"{folder}/trained")
     assert f"reached {STEPS}" in done.stdout
-    assert "or as few as 1, as nodes come and go" in done.stdout
+    assert ("or as few as 1, as nodes come and go" in done.stdout) == (how != "moved")
     noted = [line.split() for line in ranks[0]]
     steps, sizes = [int(step) for step, _, _ in noted], [int(size) for _, size, _ in noted]
-    assert [n for at, n in enumerate(sizes) if n not in sizes[at - 1 : at]] == SIZES
+    assert [n for at, n in enumerate(sizes) if n not in sizes[at - 1 : at]] == SIZES[how]
     logged = list(map(int, re.findall(r"\d+", re.findall(r"logged (.*)", done.stdout)[0])))
-    if how == "drained":
-        # Told before, the training saves first: neither growing nor shrinking costs a step.
+    if how != "lost":
+        # Told before, the training saves first: neither growing, shrinking nor moving costs a step.
         assert "away: saving first" in done.stdout
         assert steps == list(range(STEPS))
+        assert how != "moved" or [int(line.split()[0]) for line in ranks[1]] == steps
         assert logged == list(range(10, STEPS + 1, 10))
         drained = ranks[1][0].split()[2]
         assert all(line[2] != drained for line in noted[-5:])

@@ -74,6 +74,18 @@ def test_no_answer_differs_from_a_refusal(monkeypatch: pytest.MonkeyPatch, memor
         assert is_refusal(caught.value) is refusal
 
 
+@pytest.mark.parametrize("response", [None, object()])
+def test_an_error_that_another_error_led_to_is_told_whatever_that_one_holds(
+    response: object,
+) -> None:
+    """As those of requests and of Azure's client do."""
+    cause, error = RuntimeError(), FileNotFoundError("no such blob")
+    cause.response = response  # type: ignore[attr-defined]
+    error.__cause__ = cause
+    with pytest.raises(FileNotFoundError, match="no such blob"), explained("az://a/b", "read"):
+        raise error
+
+
 @pytest.mark.parametrize("words", ["The specified bucket does not exist", "Bucket not found: nob"])
 def test_a_bucket_that_is_missing_is_told_in_whatever_words(words: str) -> None:
     error = FileNotFoundError(words)

@@ -27,7 +27,7 @@ from vqvdm.tokenizer.discriminator import DiscriminatorConfig
 from vqvdm.tokenizer.losses import LossConfig
 from vqvdm.tokenizer.vqgan import VQGANConfig
 
-STEPS, TOLERANCE = 30, 1e-4
+STEPS, TOLERANCE = 50, 1e-4
 INDEX = {
     "shape": [3, 2, 4, 4], "classes": ["a", "b"], "fps": [8.0, 16.0],
     "mean": [0.1, 0.0, -0.1], "std": [0.5, 1.0, 2.0],
