@@ -52,6 +52,7 @@ from pipelines.latents.captions import (
     check_encoder,
     check_source,
     encoder_bytes,
+    flags_there,
     publish_encoder,
 )
 from pipelines.latents.encoder import (
@@ -63,7 +64,7 @@ from pipelines.latents.encoder import (
     spec_hash,
 )
 from pipelines.latents.settings import EncodeLatents
-from pipelines.latents.statistics import channel_statistics, embedding_statistics
+from pipelines.latents.statistics import channel_statistics
 from pipelines.settings import Augment
 from pipelines.sharding import manifest
 from pipelines.sharding.columns import from_text
@@ -71,7 +72,7 @@ from pipelines.tracking.run import Run
 from pipelines.tracking.start import run_on_demand
 from vqvdm.errors import UserError
 from vqvdm.inference import Precision
-from vqvdm.text_encoder import FOLDER, refuse_missing_library
+from vqvdm.text_encoder import refuse_missing_library
 
 ENCODER_BYTES = 2**30
 """Memory of an actor, without what it shares with its tasks: PyTorch, the net, a batch."""
@@ -117,7 +118,7 @@ def encode_latents(config: EncodeLatents) -> str:
         wanted = made_with(precision or config.precision)
         differing = _differing(folder, found, origin, config, captions)
         workspace.refuse_other(
-            folder, found, wanted, differing, cure=_with_captions(folder, captions)
+            folder, found, wanted, differing, cure="" if captions else flags_there(folder)
         )
     if config.dry_run:
         print(describe_devices(replace(config.request(), at_most=len(sources))))
@@ -202,15 +203,6 @@ def _differing(
     if precision := begun_with(found, origin, config.batch_size, config.augment, captions):
         return f"precision {precision} → {config.precision}"
     return f"batch_size, now {config.batch_size}" if before else ""
-
-
-def _with_captions(folder: str, captions: Captions | None) -> str:
-    """The flags that go on with captions of latents that are there, where none are asked for."""
-    there = captions_there(workspace.published(folder, "index.json") or {})
-    if captions or not there:
-        return ""
-    column = "" if there.column == "caption" else f" --caption-column {there.column}"
-    return f"--text-encoder {storage.join(folder, FOLDER)}{column} to go on with its captions"
 
 
 def augment_there(config: EncodeLatents, folder: str) -> Augment:
@@ -373,20 +365,7 @@ def latents_index(
         "shards": [marker.name for marker in markers],
         "fingerprint": content_fingerprint(markers),
         **({} if augment == "none" else {"augment": augment}),
-        **({"text": _text_of(markers, captions)} if captions else {}),
-    }
-
-
-def _text_of(markers: list[Marker], captions: Captions) -> dict[str, Any]:
-    """What the index tells of captions."""
-    mean, std = embedding_statistics(markers)
-    return {
-        "column": captions.column,
-        "files": dict(captions.files),
-        "width": len(mean),
-        "mean": mean,
-        "std": std,
-        "clips": sum(marker.details["text"]["clips"] for marker in markers),
+        **({"text": captions.in_index(markers)} if captions else {}),
     }
 
 

@@ -37,6 +37,8 @@ TOKENIZER = (
 MOST_TOKENS = 512
 """Tokens of a text at most, where the tokenizer does not say: a model has some positions more than
 it takes tokens."""
+RESERVED = 2
+"""Positions of RoBERTa and its kin that stand for no token."""
 UNLIMITED = 10**9
 """Above any limit of tokens that means one: tokenizers write 10³⁰ for none."""
 PADDED = ("siglip", "siglip2")
@@ -136,7 +138,7 @@ class TextEncoder:
             spoil(model, loaded["missing_keys"])
             self._model = _of_texts(model).eval().requires_grad_(False)
             self._most_tokens = most_tokens(self._tokenizer, model.config)
-            tried_D = self._embedding("a")
+            tried_D = self._tried()
         except Exception as error:  # Of many kinds, for whatever is wrong with the files.
             line = " ".join(str(error).split())[:200]
             raise UserError(
@@ -158,6 +160,16 @@ class TextEncoder:
         return torch.stack(
             [self._embedding(text) if text and text.strip() else none_D for text in texts]
         )
+
+    def _tried(self) -> Tensor:
+        """The embedding of a text as long as the model takes, after which the limit is right: those
+        of RoBERTa's kind have two positions that stand for no token, and say so nowhere."""
+        long = "a " * self._most_tokens
+        try:
+            return self._embedding(long)
+        except IndexError:
+            self._most_tokens -= RESERVED
+            return self._embedding(long)
 
     @torch.inference_mode()
     def _embedding(self, text: str) -> Tensor:

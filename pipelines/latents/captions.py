@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipelines.io import checksums, storage
+from pipelines.io import checksums, storage, workspace
 from pipelines.io.arrays import npy_bytes
+from pipelines.io.markers import Marker
 from pipelines.io.scratch import scratch
-from pipelines.latents.statistics import Sums
+from pipelines.latents.statistics import Sums, embedding_statistics
 from vqvdm.errors import UserError
 from vqvdm.text_encoder import (
     FOLDER,
@@ -67,6 +68,18 @@ class Captions:
             )
         return text if text and text.strip() else None
 
+    def in_index(self, markers: list[Marker]) -> dict[str, Any]:
+        """What the index of latents with these markers tells of captions."""
+        mean, std = embedding_statistics(markers)
+        return {
+            "column": self.column,
+            "files": dict(self.files),
+            "width": len(mean),
+            "mean": mean,
+            "std": std,
+            "clips": sum(marker.details["text"]["clips"] for marker in markers),
+        }
+
 
 def captions_by(folder: str, column: str) -> Captions:
     """Captions in a column, by the encoder in a folder; `UserError` if it lacks a file."""
@@ -80,6 +93,15 @@ def captions_there(index: Mapping[str, Any]) -> Captions | None:
     """What encoded the captions of published latents, by their index."""
     text = index.get("text")
     return Captions(text["column"], text["files"]) if text else None
+
+
+def flags_there(folder: str) -> str:
+    """The flags that go on with the captions of latents in a folder; empty if they have none."""
+    there = captions_there(workspace.published(folder, "index.json") or {})
+    if not there:
+        return ""
+    column = "" if there.column == "caption" else f" --caption-column {there.column}"
+    return f"--text-encoder {storage.join(folder, FOLDER)}{column} to go on with its captions"
 
 
 def check_source(source: str, folder: str, captions: Captions) -> None:

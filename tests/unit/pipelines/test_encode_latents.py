@@ -9,9 +9,8 @@ import pytest
 
 from pipelines.cluster import placement
 from pipelines.cluster.devices import Devices
-from pipelines.encode_latents import Pool, _differing, _with_captions, augment_there, precision_of
+from pipelines.encode_latents import Pool, _differing, augment_there, precision_of
 from pipelines.io import storage
-from pipelines.latents.captions import Captions
 from pipelines.latents.encoder import Origin, spec_hash
 from pipelines.latents.settings import EncodeLatents
 from vqvdm.errors import UserError
@@ -85,15 +84,6 @@ def test_captions_are_for_those_who_encode_them() -> None:
             EncodeLatents(root="root", audit=True, **other).check()
     with pytest.raises(UserError, match="--caption-column mood is for --text-encoder: pass its"):
         EncodeLatents(root="root", caption_column="mood").check()
-
-
-def test_latents_with_captions_tell_how_to_go_on_with_them(tmp_path: Path) -> None:
-    folder, told = str(tmp_path), {"column": "mood", "files": {"config.json": "1"}}
-    assert _with_captions(folder, None) == ""
-    storage.publish_json({"text": told}, f"{folder}/index.json")
-    flags = f"--text-encoder {folder}/text_encoder --caption-column mood"
-    assert _with_captions(folder, None) == f"{flags} to go on with its captions"
-    assert _with_captions(folder, Captions("caption", {})) == ""
 
 
 def test_fingerprints_tell_precisions_apart() -> None:

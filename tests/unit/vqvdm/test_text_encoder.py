@@ -121,19 +121,28 @@ def test_a_model_with_random_layers_is_no_encoder(copied: Path) -> None:
         TextEncoder(copied)
 
 
-def test_a_long_text_is_cut_to_what_the_model_takes(copied: Path) -> None:
+@pytest.mark.parametrize(("positions", "stated"), [(514, None), (40, None), (40, 512), (40, 38)])
+def test_a_long_text_is_cut_to_what_the_model_takes(
+    positions: int, stated: int | None, copied: Path
+) -> None:
     """Some positions of RoBERTa stand for no token, and its tokenizer need not say how many do."""
     from transformers import BertTokenizerFast, RobertaConfig, RobertaModel
 
-    BertTokenizerFast(vocab=str(copied / "vocab.txt")).save_pretrained(copied)
+    told = {} if stated is None else {"model_max_length": stated}
+    BertTokenizerFast(vocab=str(copied / "vocab.txt"), **told).save_pretrained(copied)
     layers = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
     layers |= {"num_attention_heads": 2, "vocab_size": 10}
     RobertaModel(
-        RobertaConfig(max_position_embeddings=514, pad_token_id=1, **layers)
+        RobertaConfig(max_position_embeddings=positions, pad_token_id=1, **layers)
     ).save_pretrained(copied)
     encoder = TextEncoder(copied)
-    long, same = encoder(["a red ball " * 300, "a red ball " * 400])
-    assert long.isfinite().all() and torch.equal(long, same)
+    long, same, cut = encoder(["a red ball " * n for n in (300, 400, 2)])
+    assert long.isfinite().all() and torch.equal(long, same) and not torch.equal(long, cut)
+    # Two stand for no token, and two tokens stand for the beginning and the end of the text.
+    taken = min(positions - 2, 512) - 2
+    words = ("a red ball " * 300).split()
+    fits, full = encoder([" ".join(words[:count]) for count in (taken - 1, taken)])
+    assert torch.equal(full, long) and not torch.equal(fits, long)
 
 
 @pytest.mark.parametrize(

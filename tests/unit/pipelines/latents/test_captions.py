@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipelines.io import shards
+from pipelines.io import shards, storage
 from pipelines.io.arrays import TEXT, latent_arrays
 from pipelines.io.markers import Marker
 from pipelines.io.shards import ShardWriter
@@ -25,6 +25,7 @@ from pipelines.latents.captions import (
     check_encoder,
     check_source,
     encoder_bytes,
+    flags_there,
     publish_encoder,
 )
 from pipelines.latents.encoder import EncodePlan, EncodeShard, Origin, begun_with, spec_hash
@@ -194,3 +195,11 @@ def test_without_captions_shards_are_what_they_were(encoder: EncodeShard, plan: 
     _, captioned = encoded(encoder, plan)
     for key, members in samples.items():
         assert captioned[key] == members | {TEXT: captioned[key][TEXT]}
+
+
+def test_latents_with_captions_tell_how_to_go_on_with_them(tmp_path: Path) -> None:
+    folder, told = str(tmp_path), {"column": "mood", "files": {"config.json": "1"}}
+    assert flags_there(folder) == ""
+    storage.publish_json({"text": told}, f"{folder}/index.json")
+    flags = f"--text-encoder {folder}/text_encoder --caption-column mood"
+    assert flags_there(folder) == f"{flags} to go on with its captions"
