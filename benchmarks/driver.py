@@ -156,6 +156,7 @@ def simulate(count: int, place: Path, is_published: bool = False) -> dict[str, f
             if report.made or workspace.published(folder, "index.json") != index:
                 report.publish(config.workspace.manifest, folder, plans.spec, files)
                 storage.publish_json(index, f"{folder}/index.json")
+                files = storage.written_below(folder)
             done("account")
     finally:
         page.on_workers, storage.listed = originals
@@ -169,7 +170,7 @@ def simulate(count: int, place: Path, is_published: bool = False) -> dict[str, f
         "parts_gb": simulation.part_bytes / 1e9,
         "account_file_gb": Path(config.workspace.manifest).stat().st_size / 1e9,
         "index_mb": Path(folder, "index.json").stat().st_size / 1e6,
-        "cache_mb": Path(folder, marker_cache.NAME).stat().st_size / 1e6,
+        "cache_mb": files.get(marker_cache.NAME, (0, None))[0] / 1e6,
     }
 
 

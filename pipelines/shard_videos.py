@@ -281,7 +281,8 @@ def finished_shards(
     left = dict.fromkeys(plans.places)
     for plan, marker in () if config.verify else standing(plans, config, listed):
         del left[plan.name]
-        yield plan, marker, False, (listed[f"{plan.name}.tar"], listed[f"{plan.name}.json"])
+        tar, own = (listed.get(f"{plan.name}.{kind}", (0, None)) for kind in ("tar", "json"))
+        yield plan, marker, False, (tar, own)
     for plan, row in on_workers(make_shard, plans.only(left), config):
         marker = Marker.from_json(row["marker"])
         yield plan, marker, row["made"], ((marker.bytes, None), (len(row["marker"]), None))

@@ -67,11 +67,6 @@ class ShardPlan:
         return _made_from(self.spec.hash, self.sources, self.near_duplicates)
 
     @property
-    def bytes(self) -> int:
-        """The size of its videos, as far as the listing tells it."""
-        return sum({source.whole_id: source.size or 0 for source in self.sources}.values())
-
-    @property
     def numbering(self) -> str:
         return numbering(self.spec.classes)
 

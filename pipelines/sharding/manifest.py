@@ -83,7 +83,7 @@ CLIP_FIELDS = frozenset(("label", "class_index", "fps", "start_s", "frames", "so
 """Names in the `{key}.json` of a clip."""
 
 GROUP, BATCH = 1024, 16
-"""Shards of a row group of `videos.parquet`, and those whose rows are objects at a time."""
+"""Shards of a row group of what is published, and those whose rows are objects at a time."""
 CODEC = "zstd"
 
 
@@ -284,9 +284,11 @@ class ManifestWriter:
                     waiting = pa.concat_tables([waiting, next(known).select(BY_SHARD.names)])
                 stand = waiting.slice(0, len(group) - len(made))
                 waiting = waiting.slice(len(stand))
-                # Known ones may come in any pieces: joined, the same content gives the same file.
-                table = pa.concat_tables([stand, self._made(parts, made)]).combine_chunks()
-                yield table.take(pc.sort_indices(table["name"]))
+                table = pa.concat_tables([stand, self._made(parts, made)])
+                if len(stand) and made:
+                    table = table.take(pc.sort_indices(table["name"]))
+                # Known ones come in any pieces: joined, the same content gives the same file.
+                yield table.combine_chunks()
 
     def _made(self, parts: BinaryIO, names: list[str]) -> pa.Table:
         """Shards whose rows are objects."""

@@ -9,7 +9,7 @@ there: it may be deleted at any time.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -34,6 +34,8 @@ NAME = "marker_cache.parquet"
 FORMAT = "1"
 """Changed whenever the same markers and listing would give other content."""
 TIME = pa.timestamp("us", "UTC")
+DAMAGED = (OSError, ValueError, pa.ArrowException)
+"""Errors of reading a file that is damaged."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ class MarkerCache:
             assert self.file
             try:
                 table = self.file.read_row_group(number)
-            except (OSError, pa.ArrowException):  # Damaged: these markers are read.
+            except DAMAGED:  # These markers are read.
                 self._known.append(np.zeros(0, bool))
                 continue
             self._known.append(_are_known(table, plans, listed, retry))
@@ -177,18 +179,24 @@ def opened(folder: str, spec: ClipSpec) -> Iterator[MarkerCache]:
     file, or it cannot be used."""
     with ExitStack() as stack:
         file = None
-        if _applies(spec):
-            try:
-                uri = storage.join(folder, NAME)
-                path = stack.enter_context(storage.local_copy(uri))
-                found = pq.ParquetFile(path, page_checksum_verification=True)
-                stack.callback(found.close)
-                schema, wanted = found.schema_arrow, _schema(spec)
-                if schema.equals(wanted) and schema.metadata == wanted.metadata:
-                    file = found
-            except (OSError, pa.ArrowException):
-                pass
+        with suppress(FileNotFoundError):
+            if _applies(spec):
+                path = stack.enter_context(storage.local_copy(storage.join(folder, NAME)))
+                file = stack.enter_context(_parquet(path, spec))
         yield MarkerCache(file)
+
+
+@contextmanager
+def _parquet(path: str, spec: ClipSpec) -> Iterator[pq.ParquetFile | None]:
+    """A file, if it is sound and of such clips."""
+    with pa.OSFile(path) as data:
+        try:
+            file = pq.ParquetFile(data, page_checksum_verification=True)
+            schema, wanted = file.schema_arrow, _schema(spec)
+            is_ours = schema.equals(wanted) and schema.metadata == wanted.metadata
+        except DAMAGED:
+            is_ours = False
+        yield file if is_ours else None
 
 
 def _applies(spec: ClipSpec) -> bool:
