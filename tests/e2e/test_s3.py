@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from pipelines.io import object_store, storage
+from pipelines.sharding import marker_cache
 from tests.e2e.conftest import KEY, SECRET
 from tests.unit.pipelines.io.test_storage import ODD_NAMES, check_literal
 from tests.unit.pipelines.sharding.test_marker_cache import Root
@@ -82,12 +83,13 @@ def test_shards_in_a_bucket_are_known_by_a_listing(
     root = Root(tmp_path, monkeypatch)
     root.config = replace(root.config, root="s3://bucket/known")
     root.cut()
-    shards = sorted(root.made)
+    shards, cache = sorted(root.made), f"s3://bucket/known/clips/{marker_cache.NAME}"
+    content = storage.read_bytes(cache)
     # Stores may tell times in seconds.
     time.sleep(1.1)
     root.cut()
     root.cut()
-    assert root.read == root.asked == []
+    assert root.read == root.asked == [] and storage.read_bytes(cache) == content
     root.add("a/new.mp4")
     root.cut()
     assert 1 <= len(root.made) <= 3 and set(root.read) <= set(root.made)
