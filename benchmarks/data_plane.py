@@ -46,7 +46,8 @@ from pipelines.sharding.settings import ShardVideos
 from pipelines.training.methods.vqgan import VQGANMethod
 from pipelines.training.settings import TrainVQGAN
 from pipelines.training.world import World
-from pipelines.video.encoder import decode_clip, encode_lossless
+from pipelines.video.encoder import decode_clip
+from pipelines.video.lossless import encode_lossless
 
 FRAMES, SIZE, SECONDS, FPS = 16, 128, 4, 25
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
@@ -134,7 +135,7 @@ def to_clips(video: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
     for start in range(0, len(frames) - FRAMES + 1, FRAMES):
         clip = np.ascontiguousarray(frames[start : start + FRAMES])
         key = f"{Path(video['path'][0]).stem}-{start}"
-        yield {"__key__": np.array([key]), "mp4": np.array([encode_lossless(clip, FPS)], object)}
+        yield {"__key__": np.array([key]), "mkv": np.array([encode_lossless(clip, FPS)], object)}
 
 
 def ray_data_rate(videos: Path, root: Path) -> float:
@@ -249,7 +250,7 @@ class Bench:
         index = storage.read_json(f"{root}/clips/index.json")
         marker = load_markers(f"{root}/clips", index, "shard_videos")[0]
         samples = shards.read_shard(f"{root}/clips", marker, "shard_videos")
-        clips = [decode_clip(sample.members["mp4"]) for sample in samples]
+        clips = [decode_clip(sample.members["mkv"]) for sample in samples]
         turns = self.turns(lambda: encode(root, batch), lambda: bare_rate(root, clips * 2, batch))
         note = "clips/s, ours and bare: " + ", ".join(f"{a:.2f}/{b:.2f}" for a, b in turns)
         return [row("encode_latents", "bare encoder loop", turns, 0.9, note)]

@@ -45,7 +45,7 @@ from pipelines.training.loop import Clock
 from pipelines.training.methods.ldm import LDMMethod
 from pipelines.training.settings import TrainLDM
 from pipelines.training.world import World
-from pipelines.video.encoder import encode_lossless
+from pipelines.video.lossless import encode_lossless
 from vqvdm.generator import from_uint8
 from vqvdm.tokenizer.vqgan import VQGAN
 
@@ -101,7 +101,7 @@ def write_latents(folder: str, count: int) -> list[Marker]:
 def write_clips(folder: str, count: int) -> list[Marker]:
     rng = np.random.default_rng(0)
     clips = [encode_lossless(rng.integers(0, 256, CLIP, np.uint8), 8.0) for _ in range(8)]
-    return write_shards(folder, count, lambda number: {"mp4": clips[number % 8]})
+    return write_shards(folder, count, lambda number: {"mkv": clips[number % 8]})
 
 
 def answers(port: int) -> bool:

@@ -29,7 +29,7 @@ from pipelines.training.optimise import Optimiser, scheduled_lr, step_together
 from pipelines.training.settings import TrainVQGAN
 from pipelines.training.world import World
 from pipelines.video import Frames
-from pipelines.video.encoder import decode_clip
+from pipelines.video.encoder import decode_clips
 from vqvdm.checkpoint import on_device
 from vqvdm.generator import from_uint8
 from vqvdm.inference import resolve_precision
@@ -71,7 +71,8 @@ class Ours(nn.Module):
 def clips(path: str) -> Frames:
     """Clips (N, 16, 128, 128, 3) of a video, half overlapping."""
     events = cut_video(CutRequest(path, CUT))
-    return np.stack([decode_clip(event.mp4) for event in events if isinstance(event, EncodedClip)])
+    clips = [event.video for event in events if isinstance(event, EncodedClip)]
+    return decode_clips(clips)
 
 
 def crops(clips_NTHWC: Frames, count: int, rng: np.random.Generator) -> Tensor:

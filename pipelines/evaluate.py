@@ -307,7 +307,7 @@ def _add_neighbours(
         if ref is None:
             continue
         (clip,) = read_clips(inputs.config.workspace.clips, by_name[ref.shard], [ref])
-        sample.nearest, sample.nearest_source = decode_clip(clip.mp4), clip.source
+        sample.nearest, sample.nearest_source = decode_clip(clip.video), clip.source
         sample.nearest_fps = clip.fps
         sample.distance = float(search.distance_N[sample.place])
         sample.relative = float(search.relative_N[sample.place])

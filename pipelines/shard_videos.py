@@ -48,7 +48,7 @@ from pipelines.sharding.clip_shards import (
     near_duplicates_of,
     numbering,
 )
-from pipelines.sharding.clips import FIRST_SCORES, SCORES, ClipSpec
+from pipelines.sharding.clips import SCORES, ClipSpec
 from pipelines.sharding.foresight import foreseen
 from pipelines.sharding.marker_cache import MarkerCache, Shard
 from pipelines.sharding.near_duplicates import NearDuplicate, compare
@@ -79,19 +79,18 @@ def plans_of(sources: SourceTable, config: ShardVideos) -> Plans:
     """The plans of all shards of these videos."""
     listed = sources.classes
     index = workspace.published(config.workspace.clips, "index.json")
-    scores = _scores(config, index)
     spec = ClipSpec(
         config.frames,
         config.size,
         config.stride or config.frames,
         tuple(config.rates),
         tuple(sorted(listed)),
-        _fingerprint(config, scores),
+        checksums.fingerprint([FORMAT, config.recipe()]),
         config.scenes,
         config.crop_bars,
         config.limits,
         config.filters,
-        scores,
+        SCORES if config.scores else (),
     )
     spec, numberings = _as_there(spec, index)
     shard_bytes = config.shard_mb and config.shard_mb * 2**20
@@ -111,39 +110,15 @@ def plans_of(sources: SourceTable, config: ShardVideos) -> Plans:
     )
 
 
-def _scores(config: ShardVideos, index: dict | None) -> tuple[str, ...]:
-    """The scores of clips: those of a root that was made when there were fewer stay."""
-    if not config.scores:
-        return ()
-    if config.overwrite:
-        return SCORES
-    if index and "spec" in index:
-        is_first = index["spec"].get("scores") is True
-    else:
-        # That of a job that was killed, or that ended by --strict, stands in its markers alone.
-        is_first = filled_with(config.workspace.clips) == _fingerprint(config, FIRST_SCORES)
-    return FIRST_SCORES if is_first else SCORES
-
-
-def _fingerprint(config: ShardVideos, scores: tuple[str, ...]) -> str:
-    """Of all settings; when there were only the first scores, these were no part of it."""
-    named = [scores] if scores == SCORES else []
-    return checksums.fingerprint([FORMAT, config.recipe(), *named])
-
-
-def _as_there(spec: ClipSpec, index: dict | None) -> tuple[ClipSpec, frozenset[str | None]]:
-    """How to cut, in the words of the clips that are there if these were cut so, and the numberings
-    of classes that they may have.
-
-    The fingerprint of earlier versions depended on labels and splits too: they stay under it.
-    """
-    if not (index and "spec" in index and "spec_hash" in index) or _changed(spec, index):
+def _as_there(spec: ClipSpec, index: dict | None) -> tuple[ClipSpec, frozenset[str]]:
+    """If the clips that are there were cut so: with their classes, and the numberings of classes
+    that they may have."""
+    if not index or index.get("spec_hash") != spec.hash:
         return spec, frozenset()
     # Whether a class has clips is known once its videos were cut: if not, it is left out.
     classes = tuple(sorted(set(spec.classes) - set(index.get("without_clips", ()))))
-    # Shards of earlier versions tell no numbering; with an index, it is one that was published.
-    numberings = frozenset((None, numbering(index["classes"]), *index.get("numberings", ())))
-    return replace(spec, hash=index["spec_hash"], classes=classes), numberings
+    numberings = frozenset((numbering(index["classes"]), *index.get("numberings", ())))
+    return replace(spec, classes=classes), numberings
 
 
 def on_workers(

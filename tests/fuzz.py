@@ -80,7 +80,7 @@ def problems_of_video(path: Path, rng: np.random.Generator, process: DecodingPro
         problems.append(f"takes {time.monotonic() - started:.0f} s")
     clips = [event for event in events if isinstance(event, EncodedClip)]
     for clip in clips:
-        if decode_clip(clip.mp4).shape != (4, 32, 32, 3) or not 0 < clip.fps <= 1000:
+        if decode_clip(clip.video).shape != (4, 32, 32, 3) or not 0 < clip.fps <= 1000:
             problems.append(f"a clip at {clip.fps} frames a second")
         if not start_s <= clip.start_s < (end_s or np.inf):
             problems.append(f"a clip at {clip.start_s} of {start_s} to {end_s}")

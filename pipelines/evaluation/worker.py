@@ -92,7 +92,7 @@ class FeatureWorker:
         parts, classes = [], self.inputs.bundle["classes"]
         for start in range(0, len(clips), AT_ONCE):
             some = clips[start : start + AT_ONCE]
-            videos = np.stack([decode_clip(clip.mp4) for clip in some])
+            videos = np.stack([decode_clip(clip.video) for clip in some])
             if batch.group in ("train", "held-out"):
                 parts.append({"thumbnails": thumbnails(videos)})
             elif batch.group == "reconstructed":
@@ -116,7 +116,7 @@ class FeatureWorker:
 class StoredClip:
     """A clip as it is stored in a shard."""
 
-    mp4: bytes
+    video: bytes
     label: str | None
     fps: float
     source: str
@@ -143,9 +143,9 @@ def read_clips(folder: str, marker: Marker, refs: Sequence[ClipRef]) -> list[Sto
                     f"{uri} holds other clips than videos.parquet lists: "
                     "run jobs/shard_videos.py again to repair it"
                 ) from None
-            each, mp4 = metadata[key], reader.member(key, "mp4")
+            each, video = metadata[key], reader.clip(key)
             clips.append(
-                StoredClip(mp4, each["label"], each["fps"], each["source"], each["start_s"])
+                StoredClip(video, each["label"], each["fps"], each["source"], each["start_s"])
             )
     return clips
 
@@ -177,7 +177,7 @@ def frame_classifier_state(inputs: Inputs, markers: Sequence[Marker], drawn: Dra
                 if marker.name not in by_shard:
                     continue
                 clips = read_clips(config.workspace.clips, marker, by_shard[marker.name])
-                videos += pool.map(decode_clip, [clip.mp4 for clip in clips])
+                videos += pool.map(decode_clip, [clip.video for clip in clips])
                 labels += [label_index(clip.label, classes) for clip in clips]
         torch.set_num_threads(local_cpus())
         net = train_frame_classifier(

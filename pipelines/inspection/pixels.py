@@ -70,7 +70,7 @@ def look_at(folder: str, index: dict, samples: int) -> Pixels:
     each, found = -(-samples // max(1, len(chosen))), Pixels()
     for place in chosen if names else ():
         for sample in _some(folder, names[place], each):
-            frames = decode_clip(sample.members["mp4"])
+            frames = decode_clip(shards.clip_of(sample.members))
             found.looks.append(looks(frames))
             label = json.loads(sample.members["json"]).get("label") or UNLABELLED
             strips = found.strips.setdefault(label, [])

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pipelines.io.shards import clip_of
 from pipelines.video.encoder import decode_clip
 
 Members = dict[str, bytes]
@@ -28,7 +29,7 @@ def label_index(label: str | None, classes: Sequence[str]) -> int:
 
 def clip_arrays(members: Members, classes: Sequence[str]) -> Arrays:
     """A clip sample: video uint8 (T, H, W, 3), class index (-1 for none), frames a second."""
-    return {"video": decode_clip(members["mp4"])} | _labels(members, classes)
+    return {"video": decode_clip(clip_of(members))} | _labels(members, classes)
 
 
 def latent_arrays(members: Members, classes: Sequence[str]) -> Arrays:
@@ -40,7 +41,7 @@ def latent_arrays(members: Members, classes: Sequence[str]) -> Arrays:
 
 def pixel_arrays(members: Members, classes: Sequence[str]) -> Arrays:
     """A clip sample as a latent one: pixels float32 (3, T, H, W) in [-1, 1]."""
-    video_CTHW = decode_clip(members["mp4"]).transpose(3, 0, 1, 2)
+    video_CTHW = decode_clip(clip_of(members)).transpose(3, 0, 1, 2)
     return {"latent": video_CTHW.astype(np.float32) / 127.5 - 1} | _labels(members, classes)
 
 

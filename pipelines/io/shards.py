@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import os
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
@@ -21,6 +21,10 @@ from pipelines.io.scratch import scratch
 from vqvdm.errors import UserError
 
 BUFFER = 2**20
+CLIP = "mkv"
+"""The member of a sample that holds its video."""
+EARLIER_CLIP = "mp4"
+"""Its name in shards that `shard_videos` no longer makes, and that can be trained on."""
 
 
 Members = dict[str, tuple[int, int]]
@@ -141,6 +145,10 @@ class ShardReader:
         with open(self.path, "rb") as file:
             return _read(file, self._members[key])
 
+    def clip(self, key: str) -> bytes:
+        """The video of a sample, of which no other member is read."""
+        return self.member(key, _clip_among(self._members[key]))
+
     def member(self, key: str, extension: str) -> bytes:
         """One member of a sample, of which no other is read; `KeyError` if there is none."""
         with open(self.path, "rb") as file:
@@ -153,6 +161,15 @@ class Sample:
 
     key: str
     members: dict[str, bytes]
+
+
+def clip_of(members: Mapping[str, bytes]) -> bytes:
+    """The video of a sample."""
+    return members[_clip_among(members)]
+
+
+def _clip_among(members: Container[str]) -> str:
+    return CLIP if CLIP in members else EARLIER_CLIP
 
 
 def read_shard(folder: str, marker: Marker, job: str) -> Iterator[Sample]:
@@ -200,7 +217,7 @@ def peek(folder: str, name: str, max_bytes: int) -> Iterator[Sample]:
             key, extension = member.name.split(".", 1)
             members.setdefault(key, {})[extension] = content
     for key, found in members.items():
-        if "mp4" in found:
+        if CLIP in found or EARLIER_CLIP in found:
             yield Sample(key, found)
 
 

@@ -135,7 +135,7 @@ class AuditShard(Encoder):
         clips = shards.read_shard(plan.clips, plan.marker, "shard_videos")
         cached = shards.read_shard(plan.folder, row["marker"], "encode_latents")
         of = sorted(keys_of_clips(keys))
-        chosen = (sample.members["mp4"] for sample in clips if sample.key in of)
+        chosen = (shards.clip_of(sample.members) for sample in clips if sample.key in of)
         names, again = iter(of), dict[str, np.ndarray]()
         for batch in self.encode(chosen, plan.views):
             for number, name in enumerate(islice(names, len(batch[""]))):

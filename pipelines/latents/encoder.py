@@ -224,7 +224,7 @@ class EncodeShard(Encoder):
         def clips() -> Iterator[bytes]:
             for sample in shards.read_shard(plan.clips, plan.marker, "shard_videos"):
                 waiting.append(Sample(sample.key, {"json": sample.members["json"]}))
-                yield sample.members["mp4"]
+                yield shards.clip_of(sample.members)
 
         with ShardWriter(plan.folder, plan.marker.name) as writer:
             for batch in self.encode(clips(), plan.views):

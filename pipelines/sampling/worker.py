@@ -23,7 +23,8 @@ from pipelines.sampling.conditions import ClipShape, known_frames
 from pipelines.sampling.settings import Sample, Sampling
 from pipelines.settings import resolve_switch
 from pipelines.video import Frames
-from pipelines.video.encoder import decode_clips, encode_h264, encode_lossless
+from pipelines.video.encoder import decode_clips, encode_h264
+from pipelines.video.lossless import encode_lossless
 from vqvdm.generator import VideoGenerator
 from vqvdm.inference import Precision, compiles_by_default
 from vqvdm.text_encoder import FOLDER, TextEncoder
@@ -253,7 +254,7 @@ def read_condition(folder: str, number: int) -> bytes:
 
 
 def _condition_file(number: int) -> str:
-    return f"{BATCHES}/condition-{number:05d}.mp4"
+    return f"{BATCHES}/condition-{number:05d}.mkv"
 
 
 def classes_in_turn(label: str | None, known: Sequence[str]) -> list[str | None]:

@@ -15,7 +15,7 @@ from functools import cache
 from pipelines.io import checksums
 from pipelines.io.connection import is_refusal
 from pipelines.io.markers import Marker, is_sound, read_marker
-from pipelines.io.shards import ShardWriter
+from pipelines.io.shards import CLIP, ShardWriter
 from pipelines.sharding import manifest
 from pipelines.sharding.clips import (
     ClipSpec,
@@ -35,7 +35,7 @@ from pipelines.video.header import VideoInfo, check_place
 from pipelines.video.reasons import VideoError
 from vqvdm.errors import UserError
 
-FORMAT = 4
+FORMAT = 5
 """Changed whenever sound videos of a steady rate would give other bytes: roots made before are then
 refused. Where only odd videos are cut better, roots stay valid as they are."""
 
@@ -59,12 +59,15 @@ class ShardPlan:
     decode_limits: DecodeLimits = DecodeLimits()
     near_duplicates: dict[str, tuple[str, float]] = field(default_factory=dict)
     """By the id of a near-duplicate: the path of the video that is kept, and their distance."""
-    numberings: frozenset[str | None] = frozenset()
+    numberings: frozenset[str] = frozenset()
     """Numberings that an index has published: a shard that is there keeps such a one."""
 
     @property
     def made_from(self) -> str:
-        return _made_from(self.spec.hash, self.sources, self.near_duplicates)
+        """Fingerprint of all that the clips depend on, but for the class indices."""
+        contents = [source.content for source in self.sources]
+        duplicates = [self.near_duplicates] if self.near_duplicates else []
+        return checksums.fingerprint([self.spec.hash, contents, *duplicates])
 
     @property
     def numbering(self) -> str:
@@ -72,11 +75,8 @@ class ShardPlan:
 
     def is_of(self, marker: Marker) -> bool:
         """Whether a shard with this marker is the one that is planned."""
-        made_from = self.made_from
-        if made_from != marker.made_from and made_from != _now_made_from(marker):
-            return False
-        # Shards that were made before they had a numbering have that of the classes of their index.
-        return marker.details.get("numbering") in {self.numbering, *self.numberings}
+        numberings = {self.numbering, *self.numberings}
+        return marker.made_from == self.made_from and marker.details.get("numbering") in numberings
 
     def standing(self, verify: bool) -> Marker | None:
         """The marker of the shard if it is there as planned."""
@@ -84,23 +84,6 @@ class ShardPlan:
         if marker is None or not self.is_of(marker):
             return None
         return marker if is_sound(self.folder, marker, verify) else None
-
-
-def _made_from(
-    spec_hash: str, sources: Iterable[Source], near_duplicates: dict[str, tuple[str, float]]
-) -> str:
-    """Fingerprint of all that the clips of a shard depend on, but for the class indices."""
-    contents = [source.content for source in sources]
-    return checksums.fingerprint(
-        [spec_hash, contents, *([near_duplicates] if near_duplicates else [])]
-    )
-
-
-def _now_made_from(marker: Marker) -> str:
-    """What a shard was made from, by its account: the fingerprint of earlier versions depended on
-    more."""
-    sources = (source for source, _ in manifest.from_marker(marker.details))
-    return _made_from(marker.spec_hash, sources, near_duplicates_of(marker))
 
 
 def near_duplicates_of(marker: Marker) -> dict[str, tuple[str, float]]:
@@ -163,7 +146,7 @@ class VideoTask:
             for clip in self.earlier.clips(self.source):
                 known = clip.metadata
                 described = self._described(known["fps"], known["start_s"], known.get("scores"))
-                self.writer.add(clip.key, {"mp4": clip.mp4, "json": described})
+                self.writer.add(clip.key, {CLIP: clip.video, "json": described})
                 self.keys.append(clip.key)
             return account
         try:
@@ -223,7 +206,7 @@ class VideoTask:
     def _add(self, clip: EncodedClip) -> None:
         key = clip_key(self.source, clip, self.spec)
         described = self._described(clip.fps, clip.start_s, clip.scores)
-        self.writer.add(key, {"mp4": clip.mp4, "json": described})
+        self.writer.add(key, {CLIP: clip.video, "json": described})
         self.keys.append(key)
 
     def _described(self, fps: float, start_s: float, scores: dict[str, float] | None) -> bytes:

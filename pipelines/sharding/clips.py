@@ -16,8 +16,8 @@ from pipelines.sharding.settings import Filters, Limits
 from pipelines.video import Frames, measures
 from pipelines.video.bars import find_bars
 from pipelines.video.decoder import Picture, read_frames
-from pipelines.video.encoder import LosslessEncoder
 from pipelines.video.header import VideoInfo, probe
+from pipelines.video.lossless import LosslessEncoder
 from pipelines.video.reasons import VideoError
 from pipelines.video.resampler import Resampler, Tick
 from pipelines.video.scenes import SceneDetector, largest_change
@@ -28,8 +28,6 @@ MAX_ENCODERS = 8
 
 SCORES = ("brightness", "motion", "sharpness", "change")
 """What is measured of a clip, if scores are asked for."""
-FIRST_SCORES = SCORES[:2]
-"""What roots have that were made when there were no more: their index says no names."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +54,6 @@ class ClipSpec:
         found = asdict(self)
         if not self.scores:
             del found["scores"]
-        elif self.scores == FIRST_SCORES:
-            found["scores"] = True
         if not self.filters.min_fps:
             del found["filters"]["min_fps"]
         return found
@@ -77,7 +73,8 @@ class CutRequest:
 
 @dataclass(frozen=True)
 class EncodedClip:
-    mp4: bytes
+    video: bytes
+    """A Matroska file that decodes to exactly its pixels."""
     fps: float
     start_frame: int
     start_s: float
@@ -191,8 +188,8 @@ class _Cutting:
         scores = clip.scores(self.request.spec.scores) or None
         if found:
             return DroppedClip(clip.fps, clip.start_s, *found, scores)
-        mp4 = self._encoder(clip.fps).encode(clip.frames_THWC)
-        return EncodedClip(mp4, clip.fps, clip.start_frame, clip.start_s, scores)
+        video = self._encoder(clip.fps).encode(clip.frames_THWC)
+        return EncodedClip(video, clip.fps, clip.start_frame, clip.start_s, scores)
 
     def _encoder(self, fps: float) -> LosslessEncoder:
         if fps not in self._encoders:

@@ -15,7 +15,7 @@ from typing import Any
 
 from pipelines.io import storage
 from pipelines.io.markers import Marker
-from pipelines.io.shards import ShardReader
+from pipelines.io.shards import CLIP, ShardReader
 from pipelines.sharding import manifest
 from pipelines.sharding.clips_of_videos import keys_by_id
 from pipelines.sharding.manifest import Account, Source
@@ -27,7 +27,7 @@ DESCRIPTION = frozenset(("label", "columns"))
 @dataclass(frozen=True)
 class EarlierClip:
     key: str
-    mp4: bytes
+    video: bytes
     metadata: dict[str, Any]
 
 
@@ -52,7 +52,7 @@ class EarlierClips:
         for key in self._keys.get(source.id, []):
             assert self._reader is not None
             members = self._reader[key]
-            yield EarlierClip(key, members["mp4"], json.loads(members["json"]))
+            yield EarlierClip(key, members[CLIP], json.loads(members["json"]))
 
 
 def _pixels_of(source: Source) -> dict[str, Any]:

@@ -35,7 +35,7 @@ class Plans:
     """Near-duplicates, by row."""
     listed_classes: set[str] = field(default_factory=set)
     """Classes of all videos, also of those that give no clip."""
-    numberings: frozenset[str | None] = frozenset()
+    numberings: frozenset[str] = frozenset()
     """Numberings of classes that an index has published. Shards keep such a one: whoever trains
     numbers the labels by the index. All others get that of the classes now."""
 

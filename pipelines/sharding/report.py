@@ -282,7 +282,7 @@ def contact_sheet(folder: str, made: list[Shard]) -> bytes | None:
     strips: list[Frames] = []
     for index in chosen:
         for sample in list(shards.peek(folder, filled[index].name, PEEK_BYTES))[:each]:
-            frames = decode_clip(sample.members["mp4"])
+            frames = decode_clip(shards.clip_of(sample.members))
             four = frames[np.linspace(0, len(frames) - 1, 4).round().astype(int)]
             strips.append(np.concatenate(four, axis=1))
     if not strips:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import av
 
 from pipelines.video.endings import ends_early
-from pipelines.video.header import ffmpeg_errors, raise_if_starved
+from pipelines.video.header import ffmpeg_errors, raise_if_starved, seconds
 from pipelines.video.reasons import VideoError
 
 INDEXED = frozenset(("mov", "matroska", "avi"))
@@ -97,7 +97,7 @@ def _stamp_s(frame: av.VideoFrame, container: av.container.InputContainer) -> fl
     if container.format.name != "avi" or not frame.time_base:
         return frame.time
     # AVI numbers its frames in the order of decoding; so does the decoder those that come out.
-    return None if frame.dts is None else float(frame.dts * frame.time_base)
+    return None if frame.dts is None else seconds(frame.dts, frame.time_base)
 
 
 def _precedes(pts: int | None, started_at: int | None) -> bool:

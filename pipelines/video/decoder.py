@@ -25,6 +25,7 @@ from pipelines.video.header import (
     open_video,
     pixel_aspect,
     raise_if_starved,
+    seconds,
     video_stream,
 )
 from pipelines.video.reasons import VideoError
@@ -259,5 +260,5 @@ class _Clock:
     def length_s(self, frame: av.VideoFrame) -> float:
         """How long a frame is displayed by itself; 0 if nothing is known."""
         if frame.duration and frame.time_base:
-            return float(frame.duration * frame.time_base)
+            return seconds(frame.duration, frame.time_base)
         return self.step_s or 0.0

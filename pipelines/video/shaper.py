@@ -167,7 +167,8 @@ def _colour_converter(size: int, *colours: int) -> VideoReformatter:
 def _upright(square: Frames, frame: av.VideoFrame) -> Frames:
     """Turned and mirrored as the frame's display matrix says."""
     found: Any = frame.side_data  # Its stub says that it is a TypedDict.
-    if SideData.DISPLAYMATRIX in found:
+    # Most frames have none, and what is not there is found out by an exception.
+    if len(found) and SideData.DISPLAYMATRIX in found:
         matrix = found[SideData.DISPLAYMATRIX]
         # Rows of 3: how much x and y on the screen grow with x, and with y, in the frame.
         (a, b, _), (c, d, _), _ = np.frombuffer(memoryview(matrix), np.int32).reshape(3, 3).tolist()

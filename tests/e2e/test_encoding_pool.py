@@ -16,7 +16,8 @@ import ray
 
 from pipelines import encode_latents as page
 from pipelines.cluster.ahead import Ahead
-from pipelines.video.encoder import decode_clips, encode_lossless
+from pipelines.video.encoder import decode_clips
+from pipelines.video.lossless import encode_lossless
 from tests.e2e.conftest import run_job
 from tests.e2e.undisturbed import Undisturbed, names_and_sums, prepared
 
@@ -126,7 +127,7 @@ from pipelines.cluster.devices import Devices
 from pipelines.cluster.join import ray_options
 from pipelines.encode_latents import Pool, on_actors
 from pipelines.latents.settings import EncodeLatents
-from pipelines.video.encoder import encode_lossless
+from pipelines.video.lossless import encode_lossless
 from tests.e2e.conftest import run_job
 import numpy as np
 

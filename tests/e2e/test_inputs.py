@@ -67,7 +67,7 @@ def test_tars_in_a_bucket(job, connected: None, tmp_path: Path):
         said = json.loads(sample["json"])
         assert said["caption"] == f"video {said['source'].removesuffix('.mp4')}"
         assert said["class_index"] == "ab".index(said["label"])
-        assert decode_clip(sample["mp4"]).shape == (4, 64, 64, 3)
+        assert decode_clip(sample["mkv"]).shape == (4, 64, 64, 3)
 
     assert "verified" in job("shard_videos", *flags).figure
     before = {shard: Path(shard).stat().st_mtime_ns for shard in shards}

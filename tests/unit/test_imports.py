@@ -72,7 +72,7 @@ ROOMS = {
     },
     "av": {
         f"pipelines.video.{name}"
-        for name in ("encoder", "header", "clean_frames", "decoder", "luma", "shaper")
+        for name in ("clean_frames", "decoder", "encoder", "header", "lossless", "luma", "shaper")
     },
     "imagehash": {"pipelines.sharding.perceptual_hash"},
     "scenedetect": {"pipelines.video.scenes"},

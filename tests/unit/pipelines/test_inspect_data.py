@@ -18,7 +18,7 @@ from pipelines.io.markers import content_fingerprint
 from pipelines.io.shards import ShardWriter
 from pipelines.io.workspace import Workspace
 from pipelines.sharding.manifest import Account, ManifestWriter, Source
-from pipelines.video.encoder import encode_lossless
+from pipelines.video.lossless import encode_lossless
 from vqvdm.errors import IncompleteError, UserError
 
 
@@ -45,7 +45,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
             for number in range(24):
                 frames = rng.integers(0, 256, (16, 64, 64, 3), np.uint8)
                 metadata = json.dumps({"label": "ab"[number % 2], "fps": 8.0}).encode()
-                members = {"mp4": encode_lossless(frames, 8), "json": metadata}
+                members = {"mkv": encode_lossless(frames, 8), "json": metadata}
                 writer.add(f"{split}{number:02d}", members)
             markers.append(writer.publish([], "spec", "made", {}))
     manifest.publish(space.manifest)

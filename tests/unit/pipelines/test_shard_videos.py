@@ -7,7 +7,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,6 @@ from pipelines.sharding.clip_shards import (
     make_shard,
 )
 from pipelines.sharding.clips import (
-    FIRST_SCORES,
     SCORES,
     ClipSpec,
     CutRequest,
@@ -84,7 +83,7 @@ def shard(video: Source, folder: Path, spec: ClipSpec = SPEC) -> tuple[Account, 
 
 def shown(samples: list[Sample]) -> list[list[int]]:
     """The numbers of the frames of each clip, after a check of their content."""
-    clips = [video.decode_clip(sample.members["mp4"]) for sample in samples]
+    clips = [video.decode_clip(sample.members["mkv"]) for sample in samples]
     assert all(is_upright(frame) for clip in clips for frame in clip)
     return [[number_of(frame) for frame in clip] for clip in clips]
 
@@ -128,13 +127,13 @@ def test_clips_around_damage_are_kept(name: str, tmp_path: Path) -> None:
     assert clips[0][0] == 0 and clips[-1][-1] >= COUNT - KEY_EVERY
     for clip, sample in zip(clips, samples, strict=True):
         assert clip == list(range(clip[0], clip[0] + 4))
-        for number, frame in zip(clip, video.decode_clip(sample.members["mp4"]), strict=True):
+        for number, frame in zip(clip, video.decode_clip(sample.members["mkv"]), strict=True):
             np.testing.assert_array_equal(frame, whole[number])
 
 
 def clip_frames(path: Path, folder: Path) -> list[video.Frames]:
     _, samples = shard(source(path), folder)
-    return [frame for sample in samples for frame in video.decode_clip(sample.members["mp4"])]
+    return [frame for sample in samples for frame in video.decode_clip(sample.members["mkv"])]
 
 
 @pytest.mark.parametrize(
@@ -154,7 +153,7 @@ def test_frames_that_stand_for_seconds(
     spec = replace(SPEC, rates=(2.0,), frames=1, stride=1)
     request = CutRequest(str(path), spec, None, *span_s)
     clips = [event for event in cut_video(request) if isinstance(event, EncodedClip)]
-    shown = [number_of(video.decode_clip(clip.mp4)[0]) for clip in clips]
+    shown = [number_of(video.decode_clip(clip.video)[0]) for clip in clips]
     assert shown == expected
     start_s = span_s[0]
     assert [clip.start_s for clip in clips] == [start_s + n / 2 for n in range(len(clips))]
@@ -370,7 +369,7 @@ def test_scores_stand_beside_what_filters_decide(filters: Filters, tmp_path: Pat
     assert len(account.dropped) == 4 - len(kept)
     plain, others = shard(source(path), tmp_path / "plain", replace(spec, scores=()))
     assert plain == replace(account, scores=[])
-    assert [s.members["mp4"] for s in others] == [s.members["mp4"] for s in samples]
+    assert [s.members["mkv"] for s in others] == [s.members["mkv"] for s in samples]
     writer = manifest.ManifestWriter(tmp_path / "plain")
     writer.add("train-000000", [(source(path), account)])
     writer.publish(f"{tmp_path}/videos.parquet")
@@ -394,7 +393,6 @@ def test_indices_and_markers_are_as_before_there_were_scores(tmp_path: Path) -> 
     }  # fmt: skip
     assert "scores" not in video["account"]
     assert replace(SPEC, scores=SCORES).to_dict()["scores"] == SCORES
-    assert replace(SPEC, scores=FIRST_SCORES).to_dict()["scores"] is True
     assert replace(SPEC, filters=Filters(min_fps=1)).to_dict()["filters"]["min_fps"] == 1
 
 
@@ -441,7 +439,7 @@ def test_classes_are_numbered_anew_only_where_that_is_asked_for(
     after = Marker.from_json(made["marker"])
     assert (after.keys, after.details["videos"]) == (before.keys, before.details["videos"])
     for old, new in zip(clips, shards.read_shard(plan.folder, after, "shard_videos"), strict=True):
-        assert new.members["mp4"] == old.members["mp4"]
+        assert new.members["mkv"] == old.members["mkv"]
         metadata = json.loads(old.members["json"]) | {"class_index": 0}
         assert json.loads(new.members["json"]) == metadata
     assert not make_shard(renumbered)["made"]
@@ -639,7 +637,7 @@ class Cutting:
             reader = shards.ShardReader(str(tar))
             for key in reader.keys:
                 said = json.loads(reader[key]["json"])
-                found[key] = (checksums.digest(str(reader[key]["mp4"])), said["label"])
+                found[key] = (checksums.digest(str(reader[key]["mkv"])), said["label"])
         return found
 
 
@@ -834,78 +832,26 @@ def test_shards_by_bytes_decode_what_changes_shards_at_most(cutting: Cutting) ->
     assert cutting.config.recipe() == replace(cutting.config, shard_mb=None).recipe()
 
 
-def test_a_shard_of_an_earlier_version_is_kept(cutting: Cutting) -> None:
-    """Its marker has another fingerprint of what it is made from, and the index of the settings."""
+def test_clips_of_an_earlier_format_are_refused(cutting: Cutting) -> None:
+    """They can be trained on, but not added to."""
     folder = Path(cutting.config.workspace.clips)
-    for file in folder.glob("*-*.json"):
-        marker = Marker.from_json(file.read_bytes())
-        details = {"videos": marker.details["videos"]}
-        old = replace(marker, spec_hash="old", made_from="old", details=details)
-        storage.publish_bytes(old.to_json(), str(file))
     index = storage.read_json(f"{folder}/index.json")
-    storage.publish_json(index | {"spec_hash": "old"}, f"{folder}/index.json")
-    assert page.plan_shards(cutting.config).spec.hash == "old"
-    assert cutting.cut() == (set(), set())
-    other = page.plan_shards(replace(cutting.config, frames=8))
-    assert other.spec.hash != "old"
+    earlier = {"spec": index["spec"] | {"format": 4}, "spec_hash": "earlier"}
+    storage.publish_json(index | earlier, f"{folder}/index.json")
+    with pytest.raises(UserError, match=r"format 4 → 5.*--overwrite"):
+        cutting.cut()
 
 
-@contextmanager
-def first_scores() -> Iterator[None]:
-    """Jobs of before scores had names: no fingerprint and no index told them."""
-
-    def of_recipe(config: ShardVideos, scores: tuple[str, ...]) -> str:
-        return checksums.fingerprint([clip_shards.FORMAT, config.recipe()])
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(page, "SCORES", FIRST_SCORES)
-        patch.setattr(page, "_fingerprint", of_recipe)
-        yield
-
-
-def test_a_root_keeps_the_scores_that_it_has(cutting: Cutting) -> None:
-    """Its index is from before they had names, and so is its fingerprint."""
-    with first_scores():
-        cutting.cut(scores=True, overwrite=True)
-    assert cutting.index()["spec"]["scores"] is True
-    assert cutting.cut(overwrite=False) == (set(), set())
-    cutting.add("berry", 6, 8)
-    cutting.cut()
-    assert cutting.index()["spec"]["scores"] is True
-    clips = [clip for row in cutting.rows() for clip in row["scores"]]
-    assert {clip["sharpness"] for clip in clips} == {None} != {clip["motion"] for clip in clips}
-    cutting.cut(overwrite=True)
-    assert cutting.index()["spec"]["scores"] == list(SCORES)
-    cutting.config = replace(cutting.config, overwrite=False)
-    assert cutting.cut() == (set(), set())
-
-
-def test_a_killed_root_keeps_the_scores_that_it_has(cutting: Cutting) -> None:
-    with first_scores():
-        cutting.cut(scores=True, overwrite=True)
-    folder, whole = Path(cutting.config.workspace.clips), cutting.index()
-    for name in ("index.json", f"{whole['shards'][0]}.json"):
-        (folder / name).unlink()
-    made, _ = cutting.cut(overwrite=False)
-    assert made == {whole["shards"][0]}
-    assert cutting.index() == whole and whole["spec"]["scores"] is True
-
-
-def test_a_root_of_strict_that_never_ended_keeps_the_scores_that_it_has(cutting: Cutting) -> None:
+def test_a_root_of_strict_that_never_ended_has_its_clips(cutting: Cutting) -> None:
     """A bad video keeps it from an index, however complete it is."""
     bad(cutting, "berry")
-    with first_scores(), pytest.raises(IncompleteError):
+    with pytest.raises(IncompleteError):
         cutting.cut(scores=True, strict=True, overwrite=True)
     assert not (Path(cutting.config.workspace.clips) / "index.json").exists()
     with pytest.raises(IncompleteError):
         cutting.cut(overwrite=False)
     assert not cutting.made and not cutting.asked
     assert cutting.cut(strict=False) == (set(), set())
-    assert cutting.index()["spec"]["scores"] is True
-    # One that was begun since there are more goes on with all of them.
-    with pytest.raises(IncompleteError):
-        cutting.cut(strict=True, overwrite=True)
-    assert cutting.cut(strict=False, overwrite=False) == (set(), set())
     assert cutting.index()["spec"]["scores"] == list(SCORES)
 
 
@@ -977,20 +923,6 @@ def test_a_class_that_comes_and_goes_has_numbers_and_leaves_other_shards(cutting
     assert cutting.cut() == (set(), set())
     cutting.cut(overwrite=True)
     assert cutting.numbers() == {("berry", 0), ("cherry", 1)}
-
-
-def test_what_an_earlier_version_left_unfinished_is_numbered(cutting: Cutting) -> None:
-    """Its markers tell no numbering; that there is no index tells that none may be relied on."""
-    folder = Path(cutting.config.workspace.clips)
-    undisturbed = cutting.files()
-    (folder / "index.json").unlink()
-    for file in folder.glob("*-*.json"):
-        marker = Marker.from_json(file.read_bytes())
-        del marker.details["numbering"]
-        storage.publish_bytes(marker.to_json(), str(file))
-    made, decoded = cutting.cut()
-    assert len(made) >= 3 and decoded == set()
-    assert cutting.files() == undisturbed
 
 
 @pytest.mark.long

@@ -36,7 +36,7 @@ def shard(tmp_path: Path) -> Marker:
                 metadata |= {"source": path, "start_s": start_s}
                 content = f"{path} {start_s}".encode()
                 key = str(hash((path, start_s)) % 2**32)
-                writer.add(key, {"mp4": content, "json": json.dumps(metadata).encode()})
+                writer.add(key, {"mkv": content, "json": json.dumps(metadata).encode()})
                 keys.setdefault(source, []).append(key)
         accounts = [(source, Account("ok", None, len(starts))) for source, starts in STARTS.items()]
         details = manifest.to_marker(accounts) | keys_of_parts(keys.items())
@@ -46,7 +46,7 @@ def shard(tmp_path: Path) -> Marker:
 def test_clips_are_read_in_the_order_of_references(tmp_path: Path, shard: Marker) -> None:
     refs = [ClipRef(shard.name, source.id, n) for source, n in [(X, 2), (Y, 0), (X, 0)]]
     clips = read_clips(str(tmp_path), shard, refs)
-    assert [clip.mp4 for clip in clips] == [b"a/x.mp4 2.0", b"b/y.mp4 0.0", b"a/x.mp4 0.0"]
+    assert [clip.video for clip in clips] == [b"a/x.mp4 2.0", b"b/y.mp4 0.0", b"a/x.mp4 0.0"]
     assert [clip.label for clip in clips] == ["apple", None, "apple"]
 
 

@@ -19,7 +19,7 @@ from pipelines.settings import Augment
 from pipelines.training.methods.vqgan import VQGANMethod
 from pipelines.training.settings import TrainVQGAN
 from pipelines.training.world import World
-from pipelines.video.encoder import encode_lossless
+from pipelines.video.lossless import encode_lossless
 from vqvdm.errors import UserError
 from vqvdm.tokenizer.vqgan import VQGANConfig
 
@@ -142,7 +142,7 @@ def _find_an_altered_latent(tmp_path: Path, augment: Augment, keys: list[str]) -
     metadata = json.dumps({"label": None, "fps": 8.0}).encode()
     with ShardWriter(f"{tmp_path}/clips", "train-000000") as writer:
         for key, video in zip("abc", videos, strict=True):
-            writer.add(key, {"mp4": encode_lossless(video, 8), "json": metadata})
+            writer.add(key, {"mkv": encode_lossless(video, 8), "json": metadata})
         clips = writer.publish([], "clips", "made", {})
     plan = EncodePlan(f"{tmp_path}/clips", clips, f"{tmp_path}/latents", "spec", ORIGIN, augment)
     arguments = (f"{tmp_path}/vqgan", 2, "fp32")

@@ -28,7 +28,7 @@ from pipelines.latents.captions import (
     publish_encoder,
 )
 from pipelines.latents.encoder import EncodePlan, EncodeShard, Origin, begun_with, spec_hash
-from pipelines.video.encoder import encode_lossless
+from pipelines.video.lossless import encode_lossless
 from tests.text_encoders import WIDTH, write_encoder
 from vqvdm.checkpoint import save_model
 from vqvdm.errors import UserError
@@ -148,11 +148,11 @@ def plan(tmp_path: Path) -> EncodePlan:
     pytest.importorskip("transformers")
     save_model(tmp_path / "vqgan", Pixels(), {"model": PIXELS})
     clips, latents = str(tmp_path / "clips"), str(tmp_path / "latents")
-    mp4 = encode_lossless(np.full((4, 16, 16, 3), 90, np.uint8), 8)
+    mkv = encode_lossless(np.full((4, 16, 16, 3), 90, np.uint8), 8)
     with ShardWriter(clips, "train-000000") as writer:
         for key, told in TOLD.items():
             metadata = {"label": None, "fps": 8.0, **told}
-            writer.add(key, {"mp4": mp4, "json": json.dumps(metadata).encode()})
+            writer.add(key, {"mkv": mkv, "json": json.dumps(metadata).encode()})
         marker = writer.publish(["video"], "clips", "made", {})
     source = str(write_encoder(tmp_path / "bert"))
     captions = captions_by(source, "caption")

@@ -24,7 +24,7 @@ from pipelines.latents.statistics import channel_statistics
 from pipelines.training.methods.vqgan import VQGANMethod
 from pipelines.training.settings import TrainVQGAN
 from pipelines.training.world import World
-from pipelines.video.encoder import encode_lossless
+from pipelines.video.lossless import encode_lossless
 from vqvdm.errors import UserError
 from vqvdm.generator import from_uint8, load_vqgan
 from vqvdm.tokenizer.vqgan import VQGANConfig
@@ -56,9 +56,9 @@ def encoder(export: Path) -> Iterator[EncodeShard]:
 def plan(tmp_path: Path) -> EncodePlan:
     clips = str(tmp_path / "clips")
     with ShardWriter(clips, "train-000000") as writer:
-        for number, (key, mp4) in enumerate(zip(KEYS, CLIPS, strict=True)):
+        for number, (key, mkv) in enumerate(zip(KEYS, CLIPS, strict=True)):
             metadata = json.dumps({"label": str(number), "fps": [8.0, 16.0][number % 2]})
-            writer.add(key, {"mp4": mp4, "json": metadata.encode()})
+            writer.add(key, {"mkv": mkv, "json": metadata.encode()})
         marker = writer.publish(["video"], "clips", "made", {})
     return EncodePlan(clips, marker, str(tmp_path / "latents"), "spec", ORIGIN)
 

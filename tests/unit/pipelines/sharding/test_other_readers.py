@@ -30,7 +30,7 @@ def test_webdataset_reads_clips(clips: list[Sample], tmp_path: Path) -> None:
     shard = wds.WebDataset(f"{tmp_path}/clips/train-000000.tar", shardshuffle=False)
     for sample, clip in zip(shard, clips, strict=True):
         assert sample["__key__"] == clip.key
-        assert decode_clip(sample["mp4"]).shape == (4, 64, 64, 3)
+        assert decode_clip(sample["mkv"]).shape == (4, 64, 64, 3)
         said = json.loads(sample["json"])
         assert (said["caption"], said["tags"], said["label"]) == ("a cat", ["x"], "cat")
 
@@ -39,10 +39,10 @@ def test_datasets_reads_clips(clips: list[Sample], tmp_path: Path) -> None:
     shards = {"train": f"{tmp_path}/clips/*.tar"}
     loaded = datasets.load_dataset(
         "webdataset", data_files=shards, split="train", cache_dir=str(tmp_path / "cache")
-    ).cast_column("mp4", datasets.Video(decode=False))
+    ).cast_column("mkv", datasets.Video(decode=False))
     assert len(loaded) == len(clips)
     for row, clip in zip(loaded, clips, strict=True):
-        assert (row["__key__"], row["mp4"]["bytes"]) == (clip.key, clip.members["mp4"])
+        assert (row["__key__"], row["mkv"]["bytes"]) == (clip.key, clip.members["mkv"])
         assert row["json"] == json.loads(clip.members["json"])
 
 

@@ -23,7 +23,7 @@ from pipelines.training.loader import Loader
 from pipelines.training.methods.ldm import LDMMethod
 from pipelines.training.settings import TrainLDM
 from pipelines.training.world import World
-from pipelines.video.encoder import encode_lossless
+from pipelines.video.lossless import encode_lossless
 from tests.text_encoders import write_encoder
 from vqvdm import VideoGenerator
 from vqvdm.checkpoint import load_config, save_model
@@ -44,8 +44,8 @@ def clips_of_colours(folder: str) -> Marker:
         for number, caption in zip(range(CLIPS), itertools.cycle(COLOURS), strict=False):
             video = np.clip(COLOURS[caption] + rng.normal(0, 8, (*SHAPE, 3)), 0, 255)
             metadata = {"label": None, "fps": 8.0, "caption": caption}
-            mp4 = encode_lossless(video.astype(np.uint8), 8)
-            writer.add(f"{number:02}", {"mp4": mp4, "json": json.dumps(metadata).encode()})
+            mkv = encode_lossless(video.astype(np.uint8), 8)
+            writer.add(f"{number:02}", {"mkv": mkv, "json": json.dumps(metadata).encode()})
         return writer.publish(["videos"], "clips", "made", {})
 
 

@@ -29,7 +29,7 @@ from pipelines.training.methods.vqgan import VQGANMethod
 from pipelines.training.optimise import scheduled_lr
 from pipelines.training.settings import TrainJob, TrainLDM, TrainVQGAN
 from pipelines.training.world import World
-from pipelines.video.encoder import encode_lossless
+from pipelines.video.lossless import encode_lossless
 from vqvdm.diffusion.unet import UNetConfig
 from vqvdm.errors import UserError
 from vqvdm.tokenizer.discriminator import DiscriminatorConfig
@@ -102,9 +102,9 @@ class Place:
                 np.save(buffer, rng.standard_normal((3, 2, 4, 4), np.float32))
                 frames = rng.integers(0, 256, (4, 16, 16, 3), np.uint8)
                 metadata = json.dumps({"label": "ab"[k % 2], "fps": 8.0}).encode()
-                mp4 = encode_lossless(frames, 8)
+                mkv = encode_lossless(frames, 8)
                 writer.add(
-                    f"{number}-{k}", {"mp4": mp4, "npy": buffer.getvalue(), "json": metadata}
+                    f"{number}-{k}", {"mkv": mkv, "npy": buffer.getvalue(), "json": metadata}
                 )
             return writer.publish([], "spec", "made", {})
 

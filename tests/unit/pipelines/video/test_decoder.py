@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.video import encoder as video
 from pipelines.video.decoder import Picture, _snapped, _Timed, read_frames
 from pipelines.video.header import VideoInfo, images, probe
+from pipelines.video.lossless import encode_lossless
 from pipelines.video.luma import sample_luma
 from pipelines.video.reasons import VideoError
 from pipelines.video.shaper import Bars
@@ -48,7 +48,7 @@ def test_the_centre_square_is_cut_out(tmp_path: Path, height: int, width: int) -
     green, top, left = (0, 200, 0), height // 2 - 16, width // 2 - 16
     frames = np.zeros((1, height, width, 3), np.uint8)
     frames[:, top : top + 32, left : left + 32] = green
-    (tmp_path / "a.mp4").write_bytes(video.encode_lossless(frames, 8))
+    (tmp_path / "a.mp4").write_bytes(encode_lossless(frames, 8))
     [(time_s, until_s, frame, _)] = read_frames(str(tmp_path / "a.mp4"), 32)
     assert (time_s, until_s) == (0.0, 1 / 8)
     assert (frame.shape, frame.dtype) == ((32, 32, 3), np.uint8)

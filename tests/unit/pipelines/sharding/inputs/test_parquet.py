@@ -59,7 +59,7 @@ def test_clips_are_those_of_the_file(tmp_path: Path) -> None:
     assert accounts["cat/1.mp4"].status == "ok" and len(clips) == 5
     _, wanted = cut([file], tmp_path / "wanted")
     for clip, other in zip(clips, wanted, strict=True):
-        assert (clip.key, clip.members["mp4"]) == (other.key, other.members["mp4"])
+        assert (clip.key, clip.members["mkv"]) == (other.key, other.members["mkv"])
         assert json.loads(clip.members["json"]) == json.loads(other.members["json"]) | {
             "caption": "a cat"
         }
