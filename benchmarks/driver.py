@@ -6,8 +6,8 @@ The bucket and the workers are simulated: its listing gives one file after the o
 comes back as the marker of 64 sound videos of 15 clips. All else is the job's own code: listing,
 labels, splits, plans and their parts, markers, report, account, index. Neither Ray's scheduler nor
 storage but for the local disk is in it; what the simulation takes itself is left out of the
-seconds, not of the memory. With `--again` markers lie on disk, with empty tars beside them, and a
-second run finds one video more.
+seconds, not of the memory. With `--again` markers lie on disk, with empty tars beside them; a
+second run finds one video more, and a third one nothing new.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import shard_videos as page
-from pipelines.io import storage
+from pipelines.io import storage, workspace
 from pipelines.io.disk import FileInfo
-from pipelines.io.markers import Marker
+from pipelines.io.markers import Marker, files_of
+from pipelines.sharding import marker_cache
 from pipelines.sharding.clip_shards import ShardPlan
 from pipelines.sharding.manifest import Account, Source
 from pipelines.sharding.plans import Plans
@@ -97,6 +98,8 @@ class Simulation:
     ) -> Iterator[tuple[ShardPlan, dict]]:
         """As `shard_videos.on_workers`, in columns that are pickled but not sent."""
         self.started_s = time.process_time() - self.own_s
+        if not len(plans):
+            return
         for part in plans.parts():
             self.part_bytes += len(pickle.dumps(part, 5))
         for number in plans.largest_first():
@@ -143,12 +146,17 @@ def simulate(count: int, place: Path, is_published: bool = False) -> dict[str, f
         done("listing")
         plans = page.plans_of(sources, config)
         done("plan")
-        with tempfile.TemporaryDirectory(dir=place) as rounds:
-            plans, report = page.run_until_classes_hold(plans, config, Path(rounds), _no_run)
+        folder = config.workspace.clips
+        known = marker_cache.opened(folder, plans.spec)
+        with tempfile.TemporaryDirectory(dir=place) as rounds, known as cache:
+            plans, report = page.run_until_classes_hold(plans, config, Path(rounds), _no_run, cache)
             done("markers")
             index = page.clips_index(plans, report.shards)
-            report.manifest.publish(config.workspace.manifest)
-            storage.publish_json(index, f"{config.workspace.clips}/index.json")
+            files = storage.keep_only(folder, files_of(index["shards"]) | {marker_cache.NAME})
+            if report.made or workspace.published(folder, "index.json") != index:
+                report.publish(config.workspace.manifest, folder, plans.spec, files)
+                storage.publish_json(index, f"{folder}/index.json")
+                files = storage.written_below(folder)
             done("account")
     finally:
         page.on_workers, storage.listed = originals
@@ -158,9 +166,11 @@ def simulate(count: int, place: Path, is_published: bool = False) -> dict[str, f
         "worker_s": simulation.started_s - began,
         "shards": len(plans),
         "made": simulation.made,
+        "known": report.known,
         "parts_gb": simulation.part_bytes / 1e9,
         "account_file_gb": Path(config.workspace.manifest).stat().st_size / 1e9,
-        "index_mb": Path(config.workspace.clips, "index.json").stat().st_size / 1e6,
+        "index_mb": Path(folder, "index.json").stat().st_size / 1e6,
+        "cache_mb": files.get(marker_cache.NAME, (0, None))[0] / 1e6,
     }
 
 
@@ -176,10 +186,13 @@ def _no_run() -> Any:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--videos", type=int, default=1_000_000)
-    parser.add_argument("--again", action="store_true", help="run again with one video more")
+    parser.add_argument(
+        "--again", action="store_true", help="run again with one video more, and once more"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="vqvdm-") as place:
-        for count in (options.videos, options.videos + 1)[: 1 + options.again]:
+        for more in (0, 1, 1) if options.again else (0,):
+            count = options.videos + more
             print(f"{count} videos")
             for name, value in simulate(count, Path(place), options.again).items():
                 print(f"{name:<16}{value:>12.2f}", flush=True)

@@ -26,7 +26,9 @@ from pipelines.cluster.join import set_up_ray_data
 from pipelines.cluster.placement import join_for_tasks
 from pipelines.io import checksums, lock, storage, workspace
 from pipelines.io.markers import (
+    Listing,
     Marker,
+    Written,
     content_fingerprint,
     files_of,
     filled_with,
@@ -36,7 +38,7 @@ from pipelines.io.markers import (
 from pipelines.io.progress import Progress
 from pipelines.io.readers import read_all
 from pipelines.io.scratch import scratch
-from pipelines.sharding import manifest
+from pipelines.sharding import manifest, marker_cache
 from pipelines.sharding.clip_shards import (
     FORMAT,
     DecodeLimits,
@@ -48,11 +50,12 @@ from pipelines.sharding.clip_shards import (
 )
 from pipelines.sharding.clips import SCORES, ClipSpec
 from pipelines.sharding.foresight import foreseen
+from pipelines.sharding.marker_cache import MarkerCache, Shard
 from pipelines.sharding.near_duplicates import NearDuplicate, compare
 from pipelines.sharding.perceptual_hash import hash_shard, known_hashes
 from pipelines.sharding.plan import assign_shards
 from pipelines.sharding.plans import PART, Plans
-from pipelines.sharding.report import Report, Shard
+from pipelines.sharding.report import Report
 from pipelines.sharding.settings import ShardVideos
 from pipelines.sharding.source_table import SourceTable
 from pipelines.sharding.sources import list_sources, sampled
@@ -199,13 +202,13 @@ def known_near_duplicates(plans: Plans, config: ShardVideos) -> dict[int, NearDu
 
 
 def standing(
-    plans: Plans, config: ShardVideos, as_found: bool = False
+    plans: Plans, config: ShardVideos, listed: Listing, as_found: bool = False
 ) -> Iterator[tuple[ShardPlan, Marker]]:
     """The shards that are there as planned, with their markers: the driver sees it by itself.
 
     With `as_found`, the near-duplicates of a shard are taken to be those that it was made with.
     """
-    for number, marker in enumerate(untouched(plans.folder, plans.places)):
+    for number, marker in enumerate(untouched(plans.folder, plans.places, listed)):
         if marker is None or (config.retry_failed and failures(marker)):
             continue
         plan = plans[number]
@@ -235,53 +238,67 @@ def clips_there(plans: Plans, config: ShardVideos) -> dict[str, int]:
     if config.filters.min_distance:
         near_duplicates = known_near_duplicates(plans, config)
     plans = replace(plans, near_duplicates=near_duplicates or {})
-    found = standing(plans, config, as_found=near_duplicates is None)
-    return {plan.name: len(marker.keys) for plan, marker in found}
+    listed, there = storage.written_below(plans.folder), dict[str, int]()
+    with marker_cache.opened(plans.folder, plans.spec) as cache:
+        for known in cache.find(plans, listed, config.retry_failed):
+            there |= {shard.name: shard.clips for shard in marker_cache.shards_of(known)}
+    others = plans.only(name for name in plans.places if name not in there)
+    found = standing(others, config, listed, as_found=near_duplicates is None)
+    return there | {plan.name: len(marker.keys) for plan, marker in found}
 
 
-def finished_shards(plans: Plans, config: ShardVideos) -> Iterator[tuple[ShardPlan, Marker, bool]]:
-    """The marker of every shard, and whether this job made it: first those that stand, then the
-    others, as tasks finish them. With --verify all are left to tasks, which read them."""
+def finished_shards(
+    plans: Plans, config: ShardVideos, listed: Listing
+) -> Iterator[tuple[ShardPlan, Marker, bool, tuple[Written, Written]]]:
+    """The marker of every shard, whether this job made it, and what is known of its two files:
+    first those that stand, then the others, as tasks finish them. With --verify all are left to
+    tasks, which read them."""
     left = dict.fromkeys(plans.places)
-    for plan, marker in () if config.verify else standing(plans, config):
+    for plan, marker in () if config.verify else standing(plans, config, listed):
         del left[plan.name]
-        yield plan, marker, False
+        tar, own = (listed.get(f"{plan.name}.{kind}", (0, None)) for kind in ("tar", "json"))
+        yield plan, marker, False, (tar, own)
     for plan, row in on_workers(make_shard, plans.only(left), config):
-        yield plan, Marker.from_json(row["marker"]), row["made"]
+        marker = Marker.from_json(row["marker"])
+        yield plan, marker, row["made"], ((marker.bytes, None), (len(row["marker"]), None))
 
 
-def run_plans(plans: Plans, config: ShardVideos, report: Report, begin: Callable[[], Run]) -> None:
-    """Make or verify every shard, and report on it."""
+def run_plans(
+    plans: Plans, config: ShardVideos, report: Report, begin: Callable[[], Run], cache: MarkerCache
+) -> None:
+    """Make or verify every shard, and report on it: first on those that stand and are known."""
 
     def log(done: int, counts: Mapping[str, float]) -> None:
         if report.made:
             begin().progress(done, counts)
 
     progress = Progress("shards", len(plans), log=log, total_bytes=int(plans.bytes_N.sum()))
-    left = set(plans.places)
-    for plan, marker, made in finished_shards(plans, config):
-        left.remove(plan.name)
+    bytes_of = dict(zip(plans.places, plans.bytes_N.tolist(), strict=True))
+    left = dict.fromkeys(plans.places)
+
+    listed = storage.written_below(plans.folder)
+    for known in () if config.verify else cache.find(plans, listed, config.retry_failed):
+        names = known["name"].to_pylist()
+        bytes_done = sum(bytes_of[name] for name in names)
+        for name in names:
+            del left[name]
+        progress.add(len(names), bytes_done, left, **report.add_known(known))
+    for plan, marker, made, files in finished_shards(plans.only(left), config, listed):
+        del left[plan.name]
         accounts = manifest.at_present(marker.details, plan.sources)
         manifest.reconcile(accounts, marker)
-        report.add(marker, accounts, made)
-        progress.add(
-            1,
-            bytes_done=plan.bytes,
-            left=left,
-            clips=len(marker.keys),
-            frames=sum(account.frames for _, account in accounts),
-            rejected=sum(account.status == "rejected" for _, account in accounts),
-        )
+        counts = report.add(marker, accounts, made, files)
+        progress.add(1, bytes_of[plan.name], left, **counts)
 
 
 def run_until_classes_hold(
-    plans: Plans, config: ShardVideos, place: Path, begin: Callable[[], Run]
+    plans: Plans, config: ShardVideos, place: Path, begin: Callable[[], Run], cache: MarkerCache
 ) -> tuple[Plans, Report]:
     """Make every shard, with the indices of just those classes that turn out to have clips."""
     for attempt in range(ROUNDS):
         (place / f"{attempt}").mkdir()
-        report = Report(place / f"{attempt}")
-        run_plans(plans, config, report, begin)
+        report = Report(place / f"{attempt}", cache)
+        run_plans(plans, config, report, begin, cache)
         if not report.clips_of or set(report.clips_of) == set(plans.spec.classes):
             return plans, report
         plans = plans.with_classes(report.clips_of)
@@ -322,7 +339,8 @@ def shard_videos(config: ShardVideos) -> str:
             _refuse_other(folder, spec)
         return in_words(plans, config)
     run = run_on_demand("shard_videos", config)
-    with lock.writing(folder, "shard_videos"), run as begin, scratch() as place:
+    writing, known = lock.writing(folder, "shard_videos"), marker_cache.opened(folder, spec)
+    with writing, run as begin, scratch() as place, known as cache:
         if not config.overwrite:
             _refuse_other(folder, spec)
         elif filled_with(folder):
@@ -330,7 +348,7 @@ def shard_videos(config: ShardVideos) -> str:
             storage.delete(config.workspace.perceptual_hashes)
         if config.filters.min_distance:
             plans.near_duplicates = find_near_duplicates(plans, config)
-        plans, report = run_until_classes_hold(plans, config, place, begin)
+        plans, report = run_until_classes_hold(plans, config, place, begin, cache)
         assert report.videos == videos, report.videos
         notes = report.notes_on_classes(plans.listed_classes)
         notes += report.notes_on_losses(config.workspace.manifest)
@@ -341,12 +359,14 @@ def shard_videos(config: ShardVideos) -> str:
             report.manifest.publish(config.workspace.manifest)
             storage.keep_only(folder, [lock.NAME])
             raise UserError(report.why_no_clips(config.workspace.manifest))
-        storage.keep_only(folder, files_of(index["shards"]))
+        listed = storage.keep_only(folder, files_of(index["shards"]) | {marker_cache.NAME})
         if not report.made and workspace.published(folder, "index.json") == index:
+            if report.known < len(report.shards):
+                report.publish(None, folder, spec, listed)
             _refuse_failures(report, config)
             how = "checksum" if config.verify else "size and time"
             return f"{clips} clips are there already, verified by {how}"
-        report.manifest.publish(config.workspace.manifest)
+        report.publish(config.workspace.manifest, folder, spec, listed)
         report.track(begin(), folder, time.monotonic() - started)
         _refuse_failures(report, config)
         storage.publish_json(index, storage.join(folder, "index.json"))

@@ -69,8 +69,10 @@ def is_intact(folder: str, marker: Marker) -> bool:
         return False
 
 
-Listing = Mapping[str, tuple[int, datetime | None]]
-"""Size of each file of a folder, and when it was written if the listing tells it."""
+Written = tuple[int, datetime | None]
+"""Size of a file, and when it was written if the listing tells it."""
+Listing = Mapping[str, Written]
+"""Those of each file of a folder, by its name."""
 
 
 def is_untouched(folder: str, marker: Marker, listed: Listing | None = None) -> bool:
@@ -86,14 +88,16 @@ def is_untouched(folder: str, marker: Marker, listed: Listing | None = None) -> 
     return tar[0] == marker.bytes and tar[1] <= own[1]
 
 
-def untouched(folder: str, names: Iterable[str]) -> Iterator[Marker | None]:
+def untouched(
+    folder: str, names: Iterable[str], listed: Listing | None = None
+) -> Iterator[Marker | None]:
     """The markers of the shards with these names, in order; None where there is no such shard, or
     its tar is not as it was when its marker was written.
 
-    The folder is listed once: beside that, whatever is there costs a request for its marker, and
-    what is not there costs nothing.
+    The folder is listed once, if no listing is given: beside that, whatever is there costs a
+    request for its marker, and what is not there costs nothing.
     """
-    listed = storage.written_below(folder)
+    listed = storage.written_below(folder) if listed is None else listed
 
     def look(name: str) -> Marker | None:
         marker = read_marker(folder, name) if f"{name}.json" in listed else None

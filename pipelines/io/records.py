@@ -21,7 +21,8 @@ Record = TypeVar("Record")
 
 CHUNK = 1 << 14
 """Objects that exist at a time."""
-TYPES = {bool: pa.bool_(), str: pa.large_binary(), int: pa.int64(), float: pa.float64()}
+TEXT = pa.large_binary()
+TYPES = {bool: pa.bool_(), str: TEXT, int: pa.int64(), float: pa.float64()}
 
 
 class Records(Generic[Record]):
@@ -34,11 +35,11 @@ class Records(Generic[Record]):
         self, kind: type[Record], records: Iterable[Record] = (), repeated: Iterable[str] = ()
     ) -> None:
         self.kind = kind
-        self._schema = _schema(kind, frozenset(repeated))
-        values_of = attrgetter(*self._schema.names)
+        self._schema = schema_of(kind, frozenset(repeated))
+        fields_of = attrgetter(*self._schema.names)
         chunks: list[list[pa.Array]] = [[] for _ in self._schema]
         waiting = iter(records)
-        while chunk := list(map(values_of, islice(waiting, CHUNK))):
+        while chunk := list(map(fields_of, islice(waiting, CHUNK))):
             columns = zip(*chunk, strict=True)
             for arrays, column, field in zip(chunks, columns, self._schema, strict=True):
                 arrays.append(_array(column, field.type))
@@ -74,14 +75,14 @@ class Records(Generic[Record]):
         """A field of all objects, one after the other."""
         column = self.column(name)
         for start in range(0, len(self), CHUNK):
-            yield from _values(column.slice(start, CHUNK))
+            yield from values_of(column.slice(start, CHUNK))
 
     def codes(self, name: str) -> tuple[NDArray[np.int32], list[str]]:
         """A field of few values: all of them, and the place of each object's; -1 for None."""
         column = self.column(name)
         if not pa.types.is_dictionary(column.type):  # All are None.
             return np.full(len(self), -1, np.int32), []
-        return pc.fill_null(column.indices, -1).to_numpy(), _values(column.dictionary)
+        return pc.fill_null(column.indices, -1).to_numpy(), values_of(column.dictionary)
 
     def has(self, name: str) -> NDArray[np.bool_]:
         """Whether a field is not None."""
@@ -107,10 +108,10 @@ class Records(Generic[Record]):
         return found
 
     def _objects(self, columns: list[pa.Array]) -> list[Record]:
-        return [self.kind(*values) for values in zip(*map(_values, columns), strict=True)]
+        return [self.kind(*values) for values in zip(*map(values_of, columns), strict=True)]
 
 
-def _schema(kind: type, repeated: frozenset[str]) -> pa.Schema:
+def schema_of(kind: type, repeated: frozenset[str] = frozenset()) -> pa.Schema:
     """A column for each field."""
     hints = get_type_hints(kind)
     columns = []
@@ -123,13 +124,18 @@ def _schema(kind: type, repeated: frozenset[str]) -> pa.Schema:
     return pa.schema(columns)
 
 
-def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
-    """Values as an array; without any it is one of nulls, which takes no memory."""
+def array_of(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    """Values of a field as an array."""
     try:
-        found = pa.array(values, kind)
+        return pa.array(values, kind)
     except UnicodeEncodeError:
         encoded = [None if v is None else v.encode("utf-8", "surrogatepass") for v in values]
-        found = pa.array(encoded, kind)
+        return pa.array(encoded, kind)
+
+
+def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    """As `array_of`; without any value it is one of nulls, which takes no memory."""
+    found = array_of(values, kind)
     return pa.nulls(len(found)) if found.null_count == len(found) else found
 
 
@@ -139,10 +145,11 @@ def _joined(arrays: list[pa.Array], kind: pa.DataType) -> pa.Array:
     return pa.chunked_array([array.cast(kind) for array in arrays], kind).combine_chunks()
 
 
-def _values(column: pa.Array) -> list[Any]:
+def values_of(column: pa.Array) -> list[Any]:
+    """The values of a field; the inverse of `array_of`."""
     if pa.types.is_dictionary(column.type):
         # Decoded once each.
-        values, codes = [*_values(column.dictionary), None], column.indices
+        values, codes = [*values_of(column.dictionary), None], column.indices
         return [values[code] for code in pc.fill_null(codes, len(values) - 1).to_pylist()]
     if not pa.types.is_large_binary(column.type):
         return column.to_pylist()

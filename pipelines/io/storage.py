@@ -305,12 +305,15 @@ def discard_unfinished(uri: str) -> None:
                 object_store.abort_uploads(fs, path)
 
 
-def keep_only(folder: str, names: Iterable[str]) -> None:
-    """Delete everything below a folder except the named files, also what killed writers left."""
-    wanted = set(names)
+def keep_only(folder: str, names: Iterable[str]) -> dict[str, tuple[int, datetime | None]]:
+    """Delete everything below a folder except the named files, also what killed writers left.
+
+    Gives what is kept, as `written_below` does.
+    """
+    wanted, found = set(names), written_below(folder)
     fs, path = connect(folder)
     # Of each that very file: its name may be the beginning of another one's, which is to be kept.
-    others = [f"{path.rstrip('/')}/{n}" for n in written_below(folder) if n not in wanted]
+    others = [f"{path.rstrip('/')}/{n}" for n in found if n not in wanted]
     with explained(folder, "delete"):
         if isinstance(fs, LocalFileSystem):
             for name in others:
@@ -318,6 +321,7 @@ def keep_only(folder: str, names: Iterable[str]) -> None:
         else:
             object_store.remove(fs, others)
     discard_unfinished(folder)
+    return {name: info for name, info in found.items() if name in wanted}
 
 
 def delete(uri: str) -> None:

@@ -70,11 +70,6 @@ class ShardPlan:
         return checksums.fingerprint([self.spec.hash, contents, *duplicates])
 
     @property
-    def bytes(self) -> int:
-        """The size of its videos, as far as the listing tells it."""
-        return sum({source.whole_id: source.size or 0 for source in self.sources}.values())
-
-    @property
     def numbering(self) -> str:
         return numbering(self.spec.classes)
 

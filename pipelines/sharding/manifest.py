@@ -9,19 +9,22 @@ from __future__ import annotations
 import io
 import json
 import pickle
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from itertools import islice
+from itertools import chain
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.io import checksums, shards, storage
 from pipelines.io.markers import Marker
+from pipelines.io.records import TEXT, array_of, schema_of, values_of
 from pipelines.video.reasons import FAILURES
 from vqvdm.errors import UserError, did_you_mean, listed
 
@@ -80,7 +83,7 @@ CLIP_FIELDS = frozenset(("label", "class_index", "fps", "start_s", "frames", "so
 """Names in the `{key}.json` of a clip."""
 
 GROUP, BATCH = 1024, 16
-"""Shards of a row group of `videos.parquet`, and those whose rows are objects at a time."""
+"""Shards of a row group of what is published, and those whose rows are objects at a time."""
 CODEC = "zstd"
 
 
@@ -194,19 +197,33 @@ class Account:
         return self.reason in FAILURES
 
 
-OF_ACCOUNT = tuple(field.name for field in fields(Account) if field.name in PARTS.names)
-OF_SOURCE = tuple(name for name in PARTS.names if name not in ("id", *OF_ACCOUNT))
-ROW = ("id", *OF_SOURCE, *OF_ACCOUNT)
-_of_source, _of_account = attrgetter(*OF_SOURCE), attrgetter(*OF_ACCOUNT)
+OF_ACCOUNT = tuple(field.name for field in fields(Account))
+_of_source, _of_account = attrgetter(*PUBLISHED), attrgetter(*OF_ACCOUNT)
+OF_SOURCE = "source_"
+"""What names of columns that hold a field of `Source` begin with."""
+ROWS = pa.schema(
+    [
+        ("id", pa.string()),
+        *((OF_SOURCE + name, schema_of(Source).field(name).type) for name in PUBLISHED),
+        *(PARTS.field(name) for name in OF_ACCOUNT),
+    ]
+)
+"""All of a source, texts as they are, and of its account."""
+BY_SHARD = pa.schema(
+    [("name", pa.string()), *((column.name, pa.list_(column.type)) for column in ROWS)]
+)
+"""A row for each shard: its name, and lists of what `ROWS` has of its videos."""
 
 
 class ManifestWriter:
     """Collects the account of all videos, on disk because it may exceed the memory.
 
-    Shards come in any order; `videos.parquet` has them in the order of their names.
+    Shards come in any order; `videos.parquet` has them in the order of their names. Those that are
+    in columns already stay so: `known` gives them again, in order, when the account is written.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, known: Callable[[], Iterator[pa.Table]] | None = None) -> None:
+        self._known, self._known_names = known, list[str]()
         self._parts = folder / "parts"
         self._folder, self._places = folder, dict[str, tuple[int, int, int]]()
         """Of each shard: where its part starts, its length, and that before compression."""
@@ -226,27 +243,64 @@ class ManifestWriter:
             self._places[name] = file.tell(), len(compressed), len(part)
             file.write(compressed)
 
-    def publish(self, uri: str) -> None:
-        """Write `videos.parquet`: a row for each video, a row group for many shards."""
+    def add_known(self, names: list[str], rows: pa.Table) -> None:
+        """Add shards that `known` will give, with the `ROWS` of their videos."""
+        self._known_names += names
+        columns = source_column(rows, "columns")
+        if columns.null_count < len(columns):
+            paths = values_of(source_column(rows, "path"))
+            for path, text in zip(paths, values_of(columns), strict=True):
+                add_types(self._types, path, text)
+        self._has_scores = self._has_scores or bool(len(_joined(rows["scores"]).flatten()))
+
+    def publish(self, uri: str, write: Callable[[pa.Table], object] | None = None) -> None:
+        """Write `videos.parquet`: a row for each video, a row group for many shards.
+
+        `write` gets what `by_shard` gives.
+        """
         whole = self._folder / "videos.parquet"
-        names = iter(sorted(self._places))
         types = {n: pa.string() if t == pa.null() else t for n, t in sorted(self._types.items())}
         scores = [PARTS.field("scores")] if self._has_scores else []
         schema = pa.schema([*SCHEMA, *scores, *types.items()])
-        with pq.ParquetWriter(whole, schema) as writer, open(self._parts, "rb") as parts:
-            while group := list(islice(names, GROUP)):
-                batches = [
-                    _batch(
-                        row
-                        for name in group[start : start + BATCH]
-                        for row in self._part(parts, name)
-                    )
-                    for start in range(0, len(group), BATCH)
-                ]
-                table = _with_columns(pa.Table.from_batches(batches, PARTS), schema)
+        with pq.ParquetWriter(whole, schema) as writer:
+            for group in self.by_shard():
+                table = _with_columns(_as_published(rows_of(group)), schema)
                 writer.write_table(table, row_group_size=max(1, len(table)))
+                if write:
+                    write(group)
         storage.discard_unfinished(uri)
         storage.publish_file(whole, uri)
+
+    def by_shard(self) -> Iterator[pa.Table]:
+        """The account of all videos as `BY_SHARD`, `GROUP` shards in each table but the last."""
+        names = sorted([*self._places, *self._known_names])
+        known = self._known() if self._known else iter(())
+        waiting = BY_SHARD.empty_table()
+        with open(self._parts, "ab+") as parts:
+            for start in range(0, len(names), GROUP):
+                group = names[start : start + GROUP]
+                made = [name for name in group if name in self._places]
+                while len(waiting) < len(group) - len(made):
+                    waiting = pa.concat_tables([waiting, next(known).select(BY_SHARD.names)])
+                stand = waiting.slice(0, len(group) - len(made))
+                waiting = waiting.slice(len(stand))
+                table = pa.concat_tables([stand, self._made(parts, made)])
+                if len(stand) and made:
+                    table = table.take(pc.sort_indices(table["name"]))
+                # Known ones come in any pieces: joined, the same content gives the same file.
+                yield table.combine_chunks()
+
+    def _made(self, parts: BinaryIO, names: list[str]) -> pa.Table:
+        """Shards whose rows are objects."""
+        batches, ends = [], [0]
+        for start in range(0, len(names), BATCH):
+            rows = [self._part(parts, name) for name in names[start : start + BATCH]]
+            ends += (ends[-1] + np.cumsum([len(row) for row in rows])).tolist()
+            batches.append(_batch(chain.from_iterable(rows)))
+        columns = pa.Table.from_batches(batches, ROWS).combine_chunks().columns
+        offsets = pa.array(ends, pa.int32())
+        lists = [pa.ListArray.from_arrays(offsets, _joined(column)) for column in columns]
+        return pa.Table.from_arrays([pa.array(names, pa.string()), *lists], schema=BY_SHARD)
 
     def _part(self, parts: BinaryIO, name: str) -> list[tuple[Any, ...]]:
         start, length, size = self._places[name]
@@ -257,16 +311,59 @@ class ManifestWriter:
 
 def _batch(rows: Iterable[tuple[Any, ...]]) -> pa.RecordBatch:
     """Rows in columns; each row has the id, the fields of the source and those of the account."""
-    columns = dict(zip(ROW, zip(*rows, strict=True), strict=False))
-    arrays = [_array(columns.get(field.name, ()), field.type) for field in PARTS]
-    return pa.RecordBatch.from_arrays(arrays, schema=PARTS)
+    columns = dict(zip(ROWS.names, zip(*rows, strict=True), strict=False))
+    arrays = [_array(columns.get(field.name, ()), field.type) for field in ROWS]
+    return pa.RecordBatch.from_arrays(arrays, schema=ROWS)
 
 
 def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    if kind == TEXT:
+        return array_of(values, kind)
     try:
         return pa.array(values, kind)
     except UnicodeEncodeError:
         return pa.array(list(map(utf8, values)), kind)
+
+
+def rows_of(shards: pa.Table) -> pa.Table:
+    """The `ROWS` of the videos of shards, which are told as `BY_SHARD`."""
+    return pa.table([_joined(shards[name]).flatten() for name in ROWS.names], schema=ROWS)
+
+
+def _joined(column: pa.ChunkedArray) -> pa.Array:
+    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+
+
+def source_column(rows: pa.Table, name: str) -> pa.Array:
+    """A field of `Source` of all rows; text as bytes, also what UTF-8 lacks."""
+    return _joined(rows[OF_SOURCE + name])
+
+
+def accounts_of(rows: pa.Table) -> list[tuple[Source, Account]]:
+    """Rows as objects."""
+    sources = zip(*(values_of(source_column(rows, name)) for name in PUBLISHED), strict=True)
+    accounts = zip(*(rows[name].to_pylist() for name in OF_ACCOUNT), strict=True)
+    of_source = (Source(**dict(zip(PUBLISHED, values, strict=True))) for values in sources)
+    of_account = (Account(**dict(zip(OF_ACCOUNT, values, strict=True))) for values in accounts)
+    return list(zip(of_source, of_account, strict=True))
+
+
+def _as_published(rows: pa.Table) -> pa.Table:
+    """The columns of `PARTS`: texts in UTF-8."""
+    columns = (
+        rows[name] if name in rows.column_names else _text(source_column(rows, name))
+        for name in PARTS.names
+    )
+    return pa.table(list(columns), schema=PARTS)
+
+
+def _text(column: pa.Array) -> pa.Array:
+    if column.type != TEXT:
+        return column
+    try:
+        return column.cast(pa.string())
+    except pa.ArrowInvalid:
+        return pa.array(list(map(utf8, values_of(column))), pa.string())
 
 
 ColumnTypes = dict[str, pa.DataType]

@@ -8,16 +8,29 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from PIL import Image
 
 from pipelines.io import shards
-from pipelines.io.markers import SPLITS, Marker
-from pipelines.sharding.manifest import Account, ManifestWriter, Source, digest
+from pipelines.io.markers import SPLITS, Listing, Marker, Written
+from pipelines.io.records import values_of
+from pipelines.sharding import marker_cache
+from pipelines.sharding.clips import ClipSpec
+from pipelines.sharding.manifest import (
+    Account,
+    ManifestWriter,
+    Source,
+    accounts_of,
+    digest,
+    rows_of,
+    source_column,
+)
+from pipelines.sharding.marker_cache import MarkerCache, Shard, shards_of
 from pipelines.tracking.run import Run
 from pipelines.video import Frames
 from pipelines.video.encoder import decode_clip
@@ -50,33 +63,18 @@ ADVICE = {
 """What to change where a reason takes all videos."""
 
 
-@dataclass(frozen=True)
-class Shard:
-    """What the report keeps of a finished shard."""
-
-    name: str
-    sha256: str
-    clips: int
-    account: str
-    """Fingerprint of its account of videos."""
-    numbering: str | None = None
-    """Fingerprint of the classes that its class indices count."""
-
-    @property
-    def split(self) -> str:
-        return self.name.split("-")[0]
-
-
-def _state(account: Account) -> str:
-    return account.status if account.reason is None else f"{account.status}-{account.reason}"
+def _state(status: str, reason: str | None) -> str:
+    return status if reason is None else f"{status}-{reason}"
 
 
 class Report:
-    """Counts, rejected videos, and the account of every video; `place` is its own folder."""
+    """Counts, rejected videos, and the account of every video; `place` is its own folder, `cache`
+    what knows shards that stand."""
 
-    def __init__(self, place: Path) -> None:
-        self.manifest = ManifestWriter(place)
-        self.videos = self.failed = self.frames = self.made = 0
+    def __init__(self, place: Path, cache: MarkerCache | None = None) -> None:
+        self.manifest = ManifestWriter(place, cache.again if cache else None)
+        self.place = place
+        self.videos = self.failed = self.frames = self.made = self.known = 0
         self.clips_of: dict[str, Counter[str]] = {}
         """Clips of each split, by class."""
         self._shards: list[Shard] = []
@@ -88,25 +86,89 @@ class Report:
         """Finished shards in the order of their names."""
         return sorted(self._shards, key=lambda shard: shard.name)
 
-    def add(self, marker: Marker, accounts: list[tuple[Source, Account]], made: bool) -> None:
-        """Add a shard: its videos, and whether it was made by this job."""
+    def add(
+        self,
+        marker: Marker,
+        accounts: list[tuple[Source, Account]],
+        made: bool,
+        files: tuple[Written, Written],
+    ) -> dict[str, int]:
+        """Add a shard: its videos, whether it was made by this job, and its tar and marker as a
+        `Shard` has them. Gives its clips, frames and rejected videos."""
         numbering = marker.details.get("numbering")
-        shard = Shard(marker.name, marker.sha256, len(marker.keys), digest(accounts), numbering)
-        self._shards.append(shard)
+        found = marker.name, marker.sha256, len(marker.keys), digest(accounts), numbering
+        self._shards.append(Shard(*found, *files))
         self.made += made
         self.manifest.add(marker.name, accounts)
         for source, account in accounts:
-            self.videos += 1
-            self.failed += account.failed
-            self.frames += account.frames
-            row = self._cells.setdefault(_state(account), Counter())
-            row[source.split] += 1
-            row["clips"] += account.clips
-            row["dropped"] += len(account.dropped)
-            if source.label is not None and account.clips:
-                of_class = self.clips_of.setdefault(source.label, Counter())
-                of_class[source.split] += account.clips
+            outcome = account.status, account.reason, source.label, source.split
+            self._count(*outcome, 1, account.clips, len(account.dropped), account.frames)
             self._rejected += _rejected_rows(source, account)
+        return {
+            "clips": len(marker.keys),
+            "frames": sum(account.frames for _, account in accounts),
+            "rejected": sum(account.status == "rejected" for _, account in accounts),
+        }
+
+    def add_known(self, table: pa.Table) -> dict[str, int]:
+        """As `add`, for shards that the cache knows."""
+        found, rows = shards_of(table), rows_of(table)
+        self._shards += found
+        self.known += len(found)
+        self.manifest.add_known([shard.name for shard in found], rows)
+        keys = {
+            "status": rows["status"],
+            "reason": rows["reason"],
+            "label": source_column(rows, "label"),
+            "split": source_column(rows, "split"),
+        }
+        dropped = pc.list_value_length(rows["dropped"])
+        sums = {"clips": rows["clips"], "dropped": dropped, "frames": rows["frames"]}
+        grouped = pa.table(keys | sums).group_by(list(keys))
+        groups = grouped.aggregate([([], "count_all"), *((name, "sum") for name in sums)])
+        names = [*keys, "count_all", *(f"{name}_sum" for name in sums)]
+        columns = [values_of(groups[name].combine_chunks()) for name in names]
+        counts = Counter[str]()
+        for group in zip(*columns, strict=True):
+            self._count(*group)
+            status, _, _, _, videos, clips, _, frames = group
+            counts.update(clips=clips, frames=frames, rejected=videos * (status == "rejected"))
+        is_told = pc.or_(pc.is_valid(rows["reason"]), pc.greater(dropped, 0))
+        for source, account in accounts_of(rows.filter(is_told)):
+            self._rejected += _rejected_rows(source, account)
+        return counts
+
+    def _count(
+        self,
+        status: str,
+        reason: str | None,
+        label: str | None,
+        split: str,
+        videos: int,
+        clips: int,
+        dropped: int,
+        frames: int,
+    ) -> None:
+        """Count videos of one outcome."""
+        self.videos += videos
+        self.failed += videos * (reason in FAILURES)
+        self.frames += frames
+        row = self._cells.setdefault(_state(status, reason), Counter())
+        row[split] += videos
+        row["clips"] += clips
+        row["dropped"] += dropped
+        if label is not None and clips:
+            self.clips_of.setdefault(label, Counter())[split] += clips
+
+    def publish(self, manifest: str | None, folder: str, spec: ClipSpec, listed: Listing) -> None:
+        """Publish the account of videos, where one is to be, and then what it knows of the shards
+        in a folder; `listed` is a listing from after all was made."""
+        with marker_cache.writing(folder, spec, self._shards, listed, self.place) as write:
+            if manifest:
+                self.manifest.publish(manifest, write)
+            elif write:
+                for table in self.manifest.by_shard():
+                    write(table)
 
     def counts(self) -> dict[str, int]:
         """How many videos there are of each status, with the reason of those that are not ok."""
@@ -199,7 +261,9 @@ def _rejected_rows(source: Source, account: Account) -> list[list[Any]]:
     head: list[Any] = [source.path, source.split]
     rows: list[list[Any]] = []
     if account.reason:
-        cause = [account.reason, account.score, source.start_s, source.fps]
+        # A whole number in a marker is none in a column.
+        score = None if account.score is None else float(account.score)
+        cause = [account.reason, score, source.start_s, source.fps]
         rows.append([*head, account.status, *cause, account.detail or REASONS[account.reason]])
     for clip in account.dropped:
         cause = [clip["reason"], clip["score"], clip["start_s"], clip["fps"]]

@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pipelines.io import object_store, storage
+from pipelines.sharding import marker_cache
 from tests.e2e.conftest import KEY, SECRET
 from tests.unit.pipelines.io.test_storage import ODD_NAMES, check_literal
+from tests.unit.pipelines.sharding.test_marker_cache import Root
 
 
 @pytest.fixture
@@ -70,6 +74,34 @@ def test_a_transfer_takes_the_memory_of_some_parts_however_large_the_object(
     up_mib, both_mib = map(float, done.stdout.split())
     print(f"{up_mib:.0f} MiB to send 300, {both_mib:.0f} MiB to fetch them too")
     assert up_mib < 350 and both_mib < 450
+
+
+@pytest.mark.e2e
+def test_shards_in_a_bucket_are_known_by_a_listing(
+    connected: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Root(tmp_path, monkeypatch)
+    root.config = replace(root.config, root="s3://bucket/known")
+    root.cut()
+    shards, cache = sorted(root.made), f"s3://bucket/known/clips/{marker_cache.NAME}"
+    content = storage.read_bytes(cache)
+    # Stores may tell times in seconds.
+    time.sleep(1.1)
+    root.cut()
+    root.cut()
+    assert root.read == root.asked == [] and storage.read_bytes(cache) == content
+    root.add("a/new.mp4")
+    root.cut()
+    assert 1 <= len(root.made) <= 3 and set(root.read) <= set(root.made)
+    time.sleep(1.1)
+    root.cut()
+    marker = f"s3://bucket/known/clips/{shards[0]}.json"
+    storage.publish_bytes(storage.read_bytes(marker), marker)
+    root.cut()
+    assert root.read == [shards[0]] and root.asked == []
+    storage.delete(marker)
+    root.cut()
+    assert root.read == [] and root.made == [shards[0]]
 
 
 @pytest.mark.e2e

@@ -10,6 +10,7 @@ import numpy as np
 
 from pipelines.io import storage
 from pipelines.io.workspace import ID_FILE, Workspace
+from pipelines.sharding import marker_cache
 from pipelines.training.methods.vqgan import VQGANMethod
 from pipelines.training.settings import TrainVQGAN
 from pipelines.training.world import World
@@ -40,8 +41,10 @@ class Undisturbed:
 
 
 def names_and_sums(root: str) -> dict[str, str]:
-    """Checksums of all that lies below a root, by name, except for its id, which is random."""
-    names = {file.uri[len(root) + 1 :] for file in storage.walk(root)} - {ID_FILE}
+    """Checksums of all that lies below a root, by name, except for its id, which is random, and for
+    the cache that holds when files were written."""
+    names = {file.uri[len(root) + 1 :] for file in storage.walk(root)}
+    names -= {ID_FILE, f"clips/{marker_cache.NAME}"}
     return {name: storage.sha256(storage.join(root, name)) for name in sorted(names)}
 
 

@@ -1,5 +1,7 @@
 """The simulation of the driver runs the job's own code to its end."""
 
+import os
+import shutil
 import subprocess
 import sys
 import time
@@ -10,6 +12,7 @@ import pytest
 
 from benchmarks import driver
 from pipelines.io import storage
+from pipelines.sharding import marker_cache
 from pipelines.sharding.settings import ShardVideos
 
 STEPS = ("listing_s", "plan_s", "markers_s", "account_s")
@@ -43,11 +46,22 @@ def test_the_simulated_bucket_is_that_of_the_sources(tmp_path: Path) -> None:
 
 def test_a_video_more_makes_one_shard_anew(tmp_path: Path) -> None:
     assert driver.simulate(320, tmp_path, is_published=True)["made"] == 6
+    space = ShardVideos(root=str(tmp_path)).workspace
+    cache = Path(space.clips, marker_cache.NAME)
+    # Shards of the same tick of the clock would not be known.
+    os.utime(cache, (cache.stat().st_mtime + 2,) * 2)
+    shutil.copytree(space.root, plain := tmp_path / "plain")
     again = driver.simulate(321, tmp_path, is_published=True)
     # Up to two more where the number of shards grows.
-    assert 1 <= again["made"] <= 3
-    space = ShardVideos(root=str(tmp_path)).workspace
+    assert 1 <= again["made"] <= 3 and again["known"] == again["shards"] - again["made"]
     assert pq.read_metadata(space.manifest).num_rows == 321
+    (plain / "clips" / marker_cache.NAME).unlink()
+    assert driver.simulate(321, plain, is_published=True)["known"] == 0
+    for name in ("videos.parquet", "clips/index.json"):
+        assert (plain / name).read_bytes() == (tmp_path / name).read_bytes()
+    os.utime(cache, (cache.stat().st_mtime + 2,) * 2)
+    nothing = driver.simulate(321, tmp_path, is_published=True)
+    assert (nothing["made"], nothing["known"]) == (0, nothing["shards"])
 
 
 MEASURE = """

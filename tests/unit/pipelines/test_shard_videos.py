@@ -22,7 +22,7 @@ from pipelines import shard_videos as page
 from pipelines.io import checksums, disk, shards, storage
 from pipelines.io.markers import Marker
 from pipelines.io.shards import Sample, ShardWriter
-from pipelines.sharding import clip_shards, manifest
+from pipelines.sharding import clip_shards, manifest, marker_cache
 from pipelines.sharding.clip_shards import (
     DecodeLimits,
     ShardPlan,
@@ -615,10 +615,11 @@ class Cutting:
         return storage.read_json(f"{self.config.workspace.clips}/index.json")
 
     def files(self) -> dict[str, bytes]:
-        """Everything that was published."""
+        """Everything that was published, but for what holds times."""
         root = Path(self.config.root)
         files = {str(path.relative_to(root)): path for path in sorted(root.rglob("*.*"))}
-        return {name: path.read_bytes() for name, path in files.items() if "lock" not in name}
+        timed = ("clips/lock.json", f"clips/{marker_cache.NAME}")
+        return {name: path.read_bytes() for name, path in files.items() if name not in timed}
 
     def numbers(self) -> set[tuple[str, int | None]]:
         """The classes of clips, with the indices that stand beside them."""
@@ -712,12 +713,13 @@ def test_plans_are_made_only_where_there_is_a_marker(
     monkeypatch.setattr(Plans, "__getitem__", lambda p, n: made.append(n) or plan_of(p, n))
     folder = Path(cutting.config.workspace.clips)
     (folder / f"{list(plans.places)[1]}.json").unlink()
-    found = [plan.name for plan, _ in page.standing(plans, cutting.config)]
+    listed = storage.written_below(str(folder))
+    found = [plan.name for plan, _ in page.standing(plans, cutting.config, listed)]
     others = [number for number in range(len(plans)) if number != 1]
     assert made == others and found == [list(plans.places)[number] for number in others]
     shutil.rmtree(folder)
     made.clear()
-    assert list(page.standing(plans, cutting.config)) == [] and made == []
+    assert list(page.standing(plans, cutting.config, {})) == [] and made == []
 
 
 def test_a_touched_shard_is_read_and_a_damaged_one_made_again(cutting: Cutting) -> None:

@@ -14,7 +14,8 @@ def video(path: str, status: str = "ok", reason: str | None = None) -> tuple[Sou
 
 def report(place: Path, *videos: tuple[Source, Account]) -> Report:
     found = Report(place)
-    found.add(Marker("train-000000", "5a", 1, [], [], "", ""), list(videos), made=True)
+    marker, files = Marker("train-000000", "5a", 1, [], [], "", ""), ((1, None), (1, None))
+    found.add(marker, list(videos), made=True, files=files)
     return found
 
 
