@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
 from pipelines.settings import Job, VideosJob, parse_rates
@@ -122,14 +122,22 @@ class ShardVideos(VideosJob):
     will cost by it."""
 
     NOT_RECIPE: ClassVar[frozenset[str]] = Job.NOT_RECIPE | {
+        # Which videos there are, of which class and split, with which columns: a shard is made from
+        # just that of its own videos, however they were chosen.
         "videos",
-        # Every shard is made from the columns of its videos, however they were chosen.
+        "labels",
+        "splits",
+        "val_fraction",
+        "val_list",
+        "group_by",
+        "frames_fps",
         "columns",
+        "limit",
+        "videos_per_shard",
+        "shard_mb",
         "retry_failed",
         "verify",
         "strict",
-        # Neither changes a clip; --videos-per-shard is in the fingerprints of all roots already.
-        "shard_mb",
         "timeout_s",
         "max_memory_gb",
         "core_hour_price",
@@ -139,18 +147,6 @@ class ShardVideos(VideosJob):
         "scores": False,
         "filters.min_fps": 0.0,
     }
-
-    CHOICE: ClassVar[frozenset[str]] = frozenset(
-        ("labels", "splits", "val_fraction", "val_list", "group_by", "frames_fps", "limit")
-    )
-    """Settings that say which videos there are, of which class and split. A shard is made from just
-    that of its own videos, so they are no part of the recipe."""
-
-    def recipe(self) -> dict[str, Any]:
-        """How clips are cut. What is chosen stands there by its default, as in roots whose recipe
-        it was part of."""
-        defaults = {f.name: f.default for f in fields(self) if f.name in self.CHOICE}
-        return super().recipe() | defaults
 
     @property
     def selection(self) -> Selection:

@@ -183,6 +183,8 @@ def test_the_recipe_does_not_depend_on_machines(job: type[Job]) -> None:
     [
         (ShardVideos(), ShardVideos(videos="/other", strict=True, retry_failed=True), True),
         (ShardVideos(), ShardVideos(timeout_s=1.0, max_memory_gb=1.0), True),
+        (ShardVideos(), ShardVideos(limit=8, videos_per_shard=8, shard_mb=8), True),
+        (ShardVideos(), ShardVideos(labels="none", val_fraction=0.5, group_by="x"), True),
         (ShardVideos(), ShardVideos(frames=8), False),
         (ShardVideos(), ShardVideos(filters=Filters(min_size=8)), False),
         (ShardVideos(), ShardVideos(limits=Limits(max_pixels=8)), False),

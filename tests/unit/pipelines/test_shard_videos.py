@@ -832,6 +832,17 @@ def test_shards_by_bytes_decode_what_changes_shards_at_most(cutting: Cutting) ->
     assert cutting.config.recipe() == replace(cutting.config, shard_mb=None).recipe()
 
 
+def test_another_number_of_videos_a_shard_decodes_what_changes_shards_at_most(
+    cutting: Cutting,
+) -> None:
+    before, spec_hash = cutting.clips(), cutting.index()["spec_hash"]
+    _, decoded = cutting.cut(videos_per_shard=64)
+    names = [plan.name for plan in page.plan_shards(cutting.config)]
+    assert names == ["train-000000", "val-000000"] and 0 < len(decoded) < 10
+    assert cutting.clips() == before and cutting.index()["spec_hash"] == spec_hash
+    assert cutting.cut() == (set(), set())
+
+
 def test_clips_of_an_earlier_format_are_refused(cutting: Cutting) -> None:
     """They can be trained on, but not added to."""
     folder = Path(cutting.config.workspace.clips)
