@@ -85,13 +85,15 @@ def plans_of(sources: SourceTable, config: ShardVideos) -> Plans:
         config.stride or config.frames,
         tuple(config.rates),
         tuple(sorted(listed)),
-        checksums.fingerprint([FORMAT, config.recipe()]),
+        "",
         config.scenes,
         config.crop_bars,
         config.limits,
         config.filters,
         SCORES if config.scores else (),
     )
+    # Of how clips are cut, not of the flags: several may say the same.
+    spec = replace(spec, hash=checksums.fingerprint(_cut(_settings(spec))))
     spec, numberings = _as_there(spec, index)
     shard_bytes = config.shard_mb and config.shard_mb * 2**20
     places = {
@@ -385,21 +387,17 @@ def _refuse_other(folder: str, spec: ClipSpec) -> None:
 def _differing(folder: str, spec: ClipSpec) -> str:
     """How clips of other settings were cut, where that differs; empty if nothing tells."""
     index = workspace.published(folder, "index.json")
-    return _changed(spec, index) if index else ""
-
-
-def _changed(spec: ClipSpec, index: dict) -> str:
-    of_videos = ("classes", "hash")
-    before, now = (
-        {name: value for name, value in each.items() if name not in of_videos}
-        for each in (index["spec"], _settings(spec))
-    )
-    return workspace.changed(before, now)
+    return workspace.changed(_cut(index["spec"]), _cut(_settings(spec))) if index else ""
 
 
 def _settings(spec: ClipSpec) -> dict:
     """As an index has them."""
     return json.loads(checksums.json_bytes(spec.to_dict() | {"format": FORMAT}))
+
+
+def _cut(settings: dict) -> dict:
+    """Those of the settings that say how clips are cut."""
+    return {name: value for name, value in settings.items() if name not in ("classes", "hash")}
 
 
 def _refuse_failures(report: Report, config: ShardVideos) -> None:

@@ -37,8 +37,6 @@ TOKENIZER = (
 MOST_TOKENS = 512
 """Tokens of a text at most, where the tokenizer does not say: a model has some positions more than
 it takes tokens."""
-RESERVED = 2
-"""Positions of RoBERTa and its kin that stand for no token."""
 UNLIMITED = 10**9
 """Above any limit of tokens that means one: tokenizers write 10³⁰ for none."""
 PADDED = ("siglip", "siglip2")
@@ -137,8 +135,8 @@ class TextEncoder:
             # What the file lacks is random: it may only be what no text comes through.
             spoil(model, loaded["missing_keys"])
             self._model = _of_texts(model).eval().requires_grad_(False)
-            self._most_tokens = most_tokens(self._tokenizer, model.config)
-            tried_D = self._tried()
+            self._most_tokens = most_tokens(self._tokenizer, model)
+            tried_D = self._embedding("a")
         except Exception as error:  # Of many kinds, for whatever is wrong with the files.
             line = " ".join(str(error).split())[:200]
             raise UserError(
@@ -160,16 +158,6 @@ class TextEncoder:
         return torch.stack(
             [self._embedding(text) if text and text.strip() else none_D for text in texts]
         )
-
-    def _tried(self) -> Tensor:
-        """The embedding of a text as long as the model takes, after which the limit is right: those
-        of RoBERTa's kind have two positions that stand for no token, and say so nowhere."""
-        long = "a " * self._most_tokens
-        try:
-            return self._embedding(long)
-        except IndexError:
-            self._most_tokens -= RESERVED
-            return self._embedding(long)
 
     @torch.inference_mode()
     def _embedding(self, text: str) -> Tensor:
@@ -200,13 +188,25 @@ def spoil(model: torch.nn.Module, keys: Iterable[str]) -> None:
             weights[key].fill_(torch.nan)
 
 
-def most_tokens(tokenizer: Any, config: Any) -> int:
+def most_tokens(tokenizer: Any, model: Any) -> int:
     """Tokens of a text that a model takes: what its tokenizer states, or else `MOST_TOKENS`, and no
     more than there are positions, where these are limited."""
     stated = tokenizer.model_max_length
-    positions = getattr(config.get_text_config(), "max_position_embeddings", None) or 0
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 0
     most = stated if 0 < stated < UNLIMITED else MOST_TOKENS
-    return min(most, positions) if positions > 0 else most
+    return min(most, positions - _reserved(model, positions)) if positions > 0 else most
+
+
+def _reserved(model: torch.nn.Module, positions: int) -> int:
+    """Positions that stand for no token: of RoBERTa and its kin, tokens are counted from behind the
+    position of padding on, and nothing but their table of positions says so."""
+    tables = [
+        module
+        for name, module in model.named_modules()
+        if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding)
+    ]
+    padding = [t.padding_idx for t in tables if t.num_embeddings == positions]
+    return max((1 + each for each in padding if each is not None), default=0)
 
 
 def _of_texts(model: Any) -> Any:

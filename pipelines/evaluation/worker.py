@@ -141,7 +141,7 @@ def read_clips(folder: str, marker: Marker, refs: Sequence[ClipRef]) -> list[Sto
             except (KeyError, IndexError):
                 raise UserError(
                     f"{uri} holds other clips than videos.parquet lists: "
-                    "run jobs/shard_videos.py again to repair it"
+                    + shards.repair("shard_videos")
                 ) from None
             each, video = metadata[key], reader.clip(key)
             clips.append(

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pipelines.inspection.pixels import Pixels
 from pipelines.inspection.videos import UNLABELLED, Videos
+from pipelines.io.shards import repair
 
 Kind = Literal["wrong", "odd", "note"]
 """wrong: a job will fail or a figure will be false; odd: likely not what was meant."""
@@ -134,7 +135,7 @@ def _pictures(pixels: Pixels) -> Iterator[Finding]:
     black, still = pixels.share("brightness", 0, 8), pixels.share("motion", 0, 0.5)
     barred, repeating = pixels.share("bar", 0.1), pixels.share("repeated", 0.3)
     if not pixels.looks:
-        yield Finding("wrong", "no clip could be read", "run jobs/shard_videos.py again")
+        yield Finding("wrong", "no clip could be read", repair("shard_videos"))
     if black > 0.02:
         yield Finding("odd", f"{black:.0%} {looked} are black", "--filters.min-brightness 8")
     if still > 0.05:

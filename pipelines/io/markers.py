@@ -161,12 +161,14 @@ def load_markers(folder: str, index: dict[str, Any], job: str) -> list[Marker]:
     for name, marker in zip(index["shards"], markers, strict=True):
         if marker is None:
             raise UserError(
-                f"{storage.join(folder, name)}.tar has no marker: run jobs/{job}.py again"
+                f"{storage.join(folder, name)}.tar has no marker: run jobs/{job}.py again with "
+                "--verify"
             )
     found = [marker for marker in markers if marker]
     if content_fingerprint(found) != index["fingerprint"]:
         raise UserError(
             f"the shards of {folder} are not those of its index.json, perhaps because "
-            f"jobs/{job}.py was stopped half-way: run jobs/{job}.py again"
+            f"jobs/{job}.py was stopped half-way: run jobs/{job}.py again, "
+            "with --verify if that finds nothing to do"
         )
     return found

@@ -190,7 +190,7 @@ def open_verified(path: str, marker: Marker, uri: str, job: str) -> ShardReader:
     try:
         reader = ShardReader(path)
     except tarfile.ReadError as error:
-        raise UserError(f"{uri} is no shard ({error}): run jobs/{job}.py again") from error
+        raise UserError(f"{uri} is no shard ({error}): {repair(job)}") from error
     check_keys(uri, reader.keys, marker.keys, job)
     return reader
 
@@ -199,9 +199,9 @@ def check_keys(uri: str, found: Iterable[str], wanted: Iterable[str], job: str) 
     """`UserError` names a missing or an unexpected key of a shard."""
     found, wanted = set(found), set(wanted)
     for key in sorted(wanted - found):
-        raise UserError(f"{uri} lacks the key {key}: run jobs/{job}.py again to repair it")
+        raise UserError(f"{uri} lacks the key {key}: {repair(job)}")
     for key in sorted(found - wanted):
-        raise UserError(f"{uri} has the unexpected key {key}: run jobs/{job}.py again to repair it")
+        raise UserError(f"{uri} has the unexpected key {key}: {repair(job)}")
 
 
 def peek(folder: str, name: str, max_bytes: int) -> Iterator[Sample]:
@@ -244,8 +244,13 @@ def refuse_lost(folder: str, markers: Iterable[Marker], job: str) -> None:
             raise _no_match(uri, job)
 
 
+def repair(job: str) -> str:
+    """What repairs a shard whose size and time may be those of a sound one."""
+    return f"run jobs/{job}.py again with --verify to repair it"
+
+
 def _no_match(uri: str, job: str) -> UserError:
-    return UserError(f"{uri} does not match its marker: run jobs/{job}.py again to repair it")
+    return UserError(f"{uri} does not match its marker: {repair(job)}")
 
 
 def verify_file(path: str, marker: Marker, uri: str, job: str) -> None:

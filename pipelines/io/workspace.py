@@ -155,7 +155,8 @@ def refuse_other(
     what else to pass.
     """
     if found != wanted:
-        what = f"other settings ({changed})" if changed else "other settings, or from other input"
+        unknown = "other settings, from other input or by an earlier version"
+        what = f"other settings ({changed})" if changed else unknown
         other = f"{flag} or --root" if flag else "--root"
         raise UserError(
             f"{folder} was filled with {what}: pass {f'{cure}, ' if cure else ''}--overwrite to "

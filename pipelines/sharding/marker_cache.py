@@ -189,8 +189,10 @@ def opened(folder: str, spec: ClipSpec) -> Iterator[MarkerCache]:
 @contextmanager
 def _parquet(path: str, spec: ClipSpec) -> Iterator[pq.ParquetFile | None]:
     """A file, if it is sound and of such clips."""
-    with pa.OSFile(path) as data:
+    with ExitStack() as stack:
+        file = None
         try:
+            data = stack.enter_context(pa.OSFile(path))
             file = pq.ParquetFile(data, page_checksum_verification=True)
             schema, wanted = file.schema_arrow, _schema(spec)
             is_ours = schema.equals(wanted) and schema.metadata == wanted.metadata

@@ -43,11 +43,10 @@ class Codec:
 
 
 def matroska(frames: Sequence[bytes], fps: float, codec: Codec) -> bytes:
-    """The file of these encoded frames, at `fps` frames a second; up to nine hours of them."""
+    """The file of these encoded frames, at `fps` frames a second."""
     frame_ns = round(1e9 / fps)
     unit_ns = min(frame_ns, MAX_UNIT_NS)
     times = [round(number * frame_ns / unit_ns) for number in range(len(frames))]
-    assert times[-1] <= MAX_TIME, f"{len(frames)} frames at {fps} a second"
     ebml = (
         *(_uint(0x4286, 1), _uint(0x42F7, 1)),  # EBML's version, and that needed to read it
         *(_uint(0x42F2, 4), _uint(0x42F3, 8)),  # longest number, longest size
@@ -67,14 +66,16 @@ def matroska(frames: Sequence[bytes], fps: float, codec: Codec) -> bytes:
         _element(0x63A2, codec.private),  # CodecPrivate
         _element(0xE0, *picture),  # Video
     )
-    blocks = (
-        _element(0xA3, struct.pack(">BhB", 0x80 | TRACK, time, KEY_FRAME), frame)  # SimpleBlock
-        for time, frame in zip(times, frames, strict=True)
-    )
-    tracks, cluster = _element(0xAE, *track), (_uint(0xE7, 0), *blocks)  # TrackEntry; Timestamp
+    clusters: dict[int, list[bytes]] = {}
+    for time, frame in zip(times, frames, strict=True):
+        number, since = divmod(time, MAX_TIME + 1)
+        cluster = clusters.setdefault(number, [_uint(0xE7, time - since)])  # Timestamp
+        head = struct.pack(">BhB", 0x80 | TRACK, since, KEY_FRAME)
+        cluster.append(_element(0xA3, head, frame))  # SimpleBlock
+    tracks = _element(0xAE, *track)  # TrackEntry
     segment = (
         *(_element(0x1549A966, *info), _element(0x1654AE6B, tracks)),  # Info, Tracks
-        _element(0x1F43B675, *cluster),  # Cluster
+        *(_element(0x1F43B675, *cluster) for cluster in clusters.values()),  # Cluster
     )
     return _element(0x1A45DFA3, *ebml) + _element(0x18538067, *segment)
 

@@ -107,7 +107,8 @@ def test_a_damaged_shard_is_named_and_repaired(job, digit_videos: Path, tmp_path
     outcome = job("train_vqgan", "--root", tmp_path, "--steps", 1, "--batch-size", 36)
     assert outcome.status == 2
     assert str(shard) in outcome.stderr
-    assert "does not match its marker: run jobs/shard_videos.py again" in outcome.stderr
+    cure = "run jobs/shard_videos.py again with --verify to repair it"
+    assert f"does not match its marker: {cure}" in outcome.stderr
     assert outcome.stderr.count("\n") == 1
     shard.unlink()
     outcome = job("train_vqgan", "--root", tmp_path, "--steps", 1)

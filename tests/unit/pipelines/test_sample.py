@@ -63,7 +63,7 @@ def test_samples_of_other_settings_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"\(base has been trained anew\)"):
         refuse_other(Sample(steps=20), folder, "abc", "def", "b")
     (tmp_path / "settings.json").unlink()  # as samples of earlier versions
-    with pytest.raises(UserError, match="other settings, or from other input"):
+    with pytest.raises(UserError, match="other settings, from other input or by"):
         refuse_other(Sample(steps=12), folder, "abc", "def", "a")
 
 

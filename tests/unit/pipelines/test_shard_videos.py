@@ -832,6 +832,14 @@ def test_shards_by_bytes_decode_what_changes_shards_at_most(cutting: Cutting) ->
     assert cutting.config.recipe() == replace(cutting.config, shard_mb=None).recipe()
 
 
+def test_the_same_cut_in_other_words_is_the_same(cutting: Cutting) -> None:
+    before = cutting.files()
+    assert cutting.config.stride == cutting.config.frames
+    assert cutting.cut(stride=None) == (set(), set()) and cutting.files() == before
+    cutting.cut(fps="4,8", overwrite=True)
+    assert cutting.cut(fps="4, 8.0", overwrite=False) == (set(), set())
+
+
 def test_another_number_of_videos_a_shard_decodes_what_changes_shards_at_most(
     cutting: Cutting,
 ) -> None:

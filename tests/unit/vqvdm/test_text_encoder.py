@@ -164,7 +164,9 @@ def test_most_tokens_of_a_text(stated: int, positions: int | None, most: int) ->
         def get_text_config(self) -> Config:
             return self
 
-    assert most_tokens(SimpleNamespace(model_max_length=stated), Config()) == most
+    model = torch.nn.Module()
+    model.config = Config()  # type: ignore[assignment]
+    assert most_tokens(SimpleNamespace(model_max_length=stated), model) == most
 
 
 def test_what_utf8_lacks_is_escaped_as_in_captions(folder: Path) -> None:

@@ -2,12 +2,16 @@
 
 import io
 import json
+from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
+from pipelines.io import shards
 from pipelines.io.arrays import clip_arrays, latent_arrays, pixel_arrays
-from pipelines.video.encoder import encode_h264
+from pipelines.io.shards import ShardWriter
+from pipelines.video import Frames
 from pipelines.video.lossless import encode_lossless
 
 
@@ -23,14 +27,34 @@ def test_members_become_arrays() -> None:
     assert np.array_equal(latent["latent"], np.full((3, 1, 2, 2), 0.5, np.float32))
 
 
-def test_clips_of_earlier_shards_are_read() -> None:
-    """They were MP4s; whoever has a root of these trains on it as it is."""
-    frames = np.zeros((4, 16, 16, 3), np.uint8)
-    frames[:, 4:12, 4:12] = 255
+def earlier_clip(frames: Frames) -> bytes:
+    """As clips were made up to format 4."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        options = {"qp": "0", "preset": "ultrafast"}
+        stream = container.add_stream("libx264rgb", rate=8, options=options)
+        assert isinstance(stream, av.VideoStream)
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "rgb24"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return buffer.getvalue()
+
+
+def test_clips_of_earlier_shards_are_read(tmp_path: Path) -> None:
+    """Whoever has a root of these trains on it as it is."""
+    frames = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), np.uint8)
     metadata = json.dumps({"label": "a", "fps": 8}).encode()
-    clip = clip_arrays({"mp4": encode_h264(frames, 8), "json": metadata}, ["a"])
-    assert clip["video"].shape == frames.shape
-    assert np.abs(clip["video"].astype(int) - frames).mean() < 5
+    with ShardWriter(str(tmp_path), "train-000000") as writer:
+        writer.add("one", {"mp4": earlier_clip(frames), "json": metadata})
+        marker = writer.publish(["v"], "spec", "made", {})
+    [sample] = shards.read_shard(str(tmp_path), marker, "shard_videos")
+    [seen] = shards.peek(str(tmp_path), "train-000000", 2**20)
+    one = shards.ShardReader(f"{tmp_path}/train-000000.tar").clip("one")
+    assert shards.clip_of(sample.members) == shards.clip_of(seen.members) == one
+    np.testing.assert_array_equal(clip_arrays(sample.members, ["a"])["video"], frames)
+    pixels = frames.transpose(3, 0, 1, 2).astype(np.float32) / 127.5 - 1
+    np.testing.assert_array_equal(pixel_arrays(sample.members, ["a"])["latent"], pixels)
 
 
 def test_the_classes_of_the_index_number_the_labels() -> None:

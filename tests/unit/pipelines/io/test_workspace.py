@@ -57,8 +57,8 @@ def test_other_settings_are_refused_by_name() -> None:
     with pytest.raises(UserError) as caught:
         workspace.refuse_other("clips", "abc", "def")
     assert str(caught.value) == (
-        "clips was filled with other settings, or from other input: pass --overwrite to replace "
-        "it, or another --root"
+        "clips was filled with other settings, from other input or by an earlier version: pass "
+        "--overwrite to replace it, or another --root"
     )
     with pytest.raises(UserError) as caught:
         workspace.refuse_other("samples/a", "abc", "def", "steps 1300 → 250", "--output")

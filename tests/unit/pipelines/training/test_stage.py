@@ -56,7 +56,7 @@ def test_other_settings_are_another_training(changes: dict[str, Any]) -> None:
     words = rf"other settings \({name} .* → {value}\): pass --overwrite .* or another --name"
     with pytest.raises(UserError, match=words):
         _refuse_other(stage("a", **changes), left_by(stage("a")))
-    with pytest.raises(UserError, match="other settings, or from other input"):
+    with pytest.raises(UserError, match="other settings, from other input or by"):
         _refuse_other(stage("a", **changes), left_before(stage("a")))
 
 

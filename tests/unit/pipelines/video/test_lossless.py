@@ -112,6 +112,18 @@ def test_times_are_those_of_the_rate(name: str, fps: float) -> None:
         assert (container.duration or 0) / 1e6 == pytest.approx(16 / fps, rel=1e-3, abs=2e-3)
 
 
+@pytest.mark.parametrize(("count", "fps"), [(36, 0.001), (70_000, 240)])
+def test_clips_of_many_hours_or_frames(count: int, fps: float) -> None:
+    """The time of a frame within its cluster has 16 bits."""
+    frames = np.random.default_rng(0).integers(0, 256, (count, 2, 2, 3), np.uint8)
+    data = encode_lossless(frames, fps)
+    assert codec_of(data) == "huffyuv"
+    np.testing.assert_array_equal(decode_clip(data), frames)
+    with av.open(io.BytesIO(data)) as container:
+        times_s = [packet.pts * packet.time_base for packet in container.demux() if packet.size]
+    assert np.array(times_s, float) == pytest.approx(np.arange(count) / fps, rel=1e-5)
+
+
 @pytest.mark.parametrize("name", CLIPS)
 def test_players_read_clips(name: str, tmp_path: Path) -> None:
     """OpenCV brings an FFmpeg of its own."""
