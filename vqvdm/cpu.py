@@ -46,12 +46,24 @@ class PackedLinear(nn.Module):
         return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
 
 
+def packs(dtype: torch.dtype) -> bool:
+    """Whether oneDNN packs weights of this type on this processor; of bf16 and fp16 many do not."""
+    if dtype == torch.bfloat16:
+        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if dtype == torch.float16:
+        return torch.ops.mkldnn._is_mkldnn_fp16_supported()
+    return dtype == torch.float32
+
+
 def pack(net: nn.Module) -> None:
-    """Replace the convolutions of a net, and in bf16 its linear layers, by packed ones."""
+    """Replace the convolutions of a net, and in bf16 its linear layers, by packed ones, where the
+    processor packs their type."""
     for name, child in net.named_children():
         if isinstance(child, nn.Conv3d):
-            setattr(net, name, PackedConv3d(child))
-        elif type(child) is nn.Linear and child.weight.dtype == torch.bfloat16:
-            setattr(net, name, PackedLinear(child))
+            if packs(child.weight.dtype):
+                setattr(net, name, PackedConv3d(child))
+        elif type(child) is nn.Linear:
+            if child.weight.dtype == torch.bfloat16 and packs(torch.bfloat16):
+                setattr(net, name, PackedLinear(child))
         else:
             pack(child)

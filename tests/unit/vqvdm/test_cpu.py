@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vqvdm.cpu import PackedConv3d, PackedLinear, pack
+from vqvdm import cpu
+from vqvdm.cpu import PackedConv3d, PackedLinear, pack, packs
 from vqvdm.layers import Conv3d, conv3d
 
-DTYPES = [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)]
+needs_bf16 = pytest.mark.skipif(not packs(torch.bfloat16), reason="no bf16 is packed here")
+DTYPES = [(torch.float32, 1e-5), pytest.param(torch.bfloat16, 2e-2, marks=needs_bf16)]
 
 
 def net(dtype: torch.dtype) -> nn.Sequential:
@@ -54,6 +56,7 @@ def test_a_packed_convolution_agrees_with_the_plain_one(
         assert close(packed(x_BCTHW), conv(x_BCTHW), tolerance)
 
 
+@needs_bf16
 @pytest.mark.parametrize("bias", [False, True])
 def test_a_packed_linear_layer_agrees_with_the_plain_one(bias: bool) -> None:
     linear = nn.Linear(32, 48, bias=bias).bfloat16().requires_grad_(False)
@@ -88,3 +91,26 @@ def test_packing_again_changes_nothing() -> None:
     expected = packed(latent(8, torch.float32))
     pack(packed)
     assert torch.equal(packed(latent(8, torch.float32)), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_what_a_processor_does_not_pack_stays_as_it_is(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = net(dtype)
+    left = copy.deepcopy(plain)
+    monkeypatch.setattr(cpu, "packs", lambda dtype: dtype == torch.float32)
+    pack(left)
+    assert [type(m) for m in left.modules()] == [type(m) for m in plain.modules()]
+    assert torch.equal(left(latent(8, dtype)), plain(latent(8, dtype)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_net_of_any_type_runs_on_any_processor(dtype: torch.dtype) -> None:
+    """Where its type is packed, and where it is not."""
+    plain = net(dtype)
+    made = copy.deepcopy(plain)
+    pack(made)
+    assert close(made(latent(8, dtype)), plain(latent(8, dtype)), 2e-2)
+    packed = any(isinstance(module, PackedConv3d) for module in made.modules())
+    assert packed == packs(dtype)

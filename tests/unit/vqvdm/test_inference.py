@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from vqvdm.cpu import PackedConv3d, packs
 from vqvdm.diffusion.unet import UNet, UNetConfig
 from vqvdm.errors import UserError
 from vqvdm.inference import (
@@ -70,8 +71,10 @@ def test_a_decoder_made_ready_agrees_with_the_plain_one(
 
 
 def test_packing_is_part_of_it() -> None:
-    kinds = {type(module) for module in ready(denoiser(), "cpu", torch.bfloat16).modules()}
-    assert not kinds & {Conv3d, nn.Conv3d, nn.Linear}
+    for dtype in (torch.float32, torch.bfloat16):
+        kinds = {type(module) for module in ready(denoiser(), "cpu", dtype).modules()}
+        assert not kinds & ({Conv3d, nn.Conv3d} if packs(dtype) else {PackedConv3d})
+        assert (nn.Linear in kinds) == (dtype == torch.float32 or not packs(dtype))
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
