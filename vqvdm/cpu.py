@@ -59,11 +59,13 @@ def pack(net: nn.Module) -> None:
     """Replace the convolutions of a net, and in bf16 its linear layers, by packed ones, where the
     processor packs their type."""
     for name, child in net.named_children():
-        if isinstance(child, nn.Conv3d):
-            if packs(child.weight.dtype):
-                setattr(net, name, PackedConv3d(child))
-        elif type(child) is nn.Linear:
-            if child.weight.dtype == torch.bfloat16 and packs(torch.bfloat16):
-                setattr(net, name, PackedLinear(child))
+        if isinstance(child, nn.Conv3d) and packs(child.weight.dtype):
+            setattr(net, name, PackedConv3d(child))
+        elif (
+            type(child) is nn.Linear
+            and child.weight.dtype == torch.bfloat16
+            and packs(torch.bfloat16)
+        ):
+            setattr(net, name, PackedLinear(child))
         else:
             pack(child)
