@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 
 from fsspec.implementations.local import LocalFileSystem
 
-from pipelines.io import disk, object_store, room
+from pipelines.io import disk, listing, object_store, room
 from pipelines.io.checksums import json_bytes
 from pipelines.io.connection import connect, explained, is_local
 from pipelines.io.disk import FileInfo
@@ -61,7 +61,7 @@ def listed(uri: str, folders: bool = False) -> Iterator[FileInfo]:
         if isinstance(fs, LocalFileSystem):
             yield from disk.walk(path, folders)
             return
-        for name, info in object_store.listed(fs, path):
+        for name, info in listing.listed(fs, path):
             # URIs begin as the caller wrote the folder: file systems may write it differently.
             yield FileInfo(join(uri, name), int(info["size"] or 0), _etag(info))
 
@@ -99,7 +99,7 @@ def infos_below(folder: str, names: Collection[str]) -> dict[str, FileInfo]:
         return {}
     try:
         with explained(folder, "list"):
-            found = {join(folder, n): i for n, i in object_store.listed_among(fs, path, names)}
+            found = {join(folder, n): i for n, i in listing.listed_among(fs, path, names)}
     except FileNotFoundError:
         return {}
     except UserError as error:
@@ -135,7 +135,7 @@ def written_below(folder: str) -> dict[str, tuple[int, datetime | None]]:
                 int(info["size"] or 0),
                 next((info[each] for each in TIMES if isinstance(info.get(each), datetime)), None),
             )
-            for name, info in object_store.listed(fs, path)
+            for name, info in listing.listed(fs, path)
         }
 
 
