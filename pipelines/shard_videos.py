@@ -32,7 +32,6 @@ from pipelines.io.markers import (
     content_fingerprint,
     files_of,
     filled_with,
-    shard_name,
     untouched,
 )
 from pipelines.io.progress import Progress
@@ -51,7 +50,7 @@ from pipelines.sharding.clip_shards import (
 from pipelines.sharding.clips import SCORES, ClipSpec
 from pipelines.sharding.foresight import foreseen
 from pipelines.sharding.marker_cache import MarkerCache, Shard
-from pipelines.sharding.near_duplicates import NearDuplicate, compare
+from pipelines.sharding.near_duplicates import NearDuplicate, compare, with_spans
 from pipelines.sharding.perceptual_hash import hash_shard, known_hashes
 from pipelines.sharding.plan import assign_shards
 from pipelines.sharding.plans import PART, Plans
@@ -97,8 +96,7 @@ def plans_of(sources: SourceTable, config: ShardVideos) -> Plans:
     spec, numberings = _as_there(spec, index)
     shard_bytes = config.shard_mb and config.shard_mb * 2**20
     places = {
-        shard_name(place.split, place.index): place
-        for place in assign_shards(sources, config.videos_per_shard, shard_bytes)
+        place.name: place for place in assign_shards(sources, config.videos_per_shard, shard_bytes)
     }
     limits = DecodeLimits(config.timeout_s, config.max_memory_gb)
     return Plans(
@@ -184,7 +182,7 @@ def find_near_duplicates(plans: Plans, config: ShardVideos) -> dict[int, NearDup
 
     found = compare(plans.places, hashed(), len(plans.sources), config.filters.min_distance)
     storage.keep_only(folder, [f"{name}.json" for name in plans.places])
-    return found
+    return with_spans(found, plans.sources.first_spans_N)
 
 
 def known_near_duplicates(plans: Plans, config: ShardVideos) -> dict[int, NearDuplicate] | None:
@@ -200,7 +198,7 @@ def known_near_duplicates(plans: Plans, config: ShardVideos) -> dict[int, NearDu
             yield {"name": name, "hashes": hashes}
 
     found = compare(plans.places, rows(), len(plans.sources), config.filters.min_distance)
-    return found if is_known else None
+    return with_spans(found, plans.sources.first_spans_N) if is_known else None
 
 
 def standing(

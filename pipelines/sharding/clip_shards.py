@@ -23,6 +23,7 @@ from pipelines.sharding.clips import (
     DroppedClip,
     EncodedClip,
     Outcome,
+    Part,
     cut_video,
 )
 from pipelines.sharding.clips_of_videos import keys_of_parts
@@ -111,6 +112,15 @@ def class_index(label: str | None, classes: tuple[str, ...]) -> int | None:
     return classes.index(label) if label in classes else None
 
 
+def request_for(
+    source: Source, path: str, spec: ClipSpec, most_s: float | None = None
+) -> CutRequest:
+    """What to cut from a local copy of a video."""
+    span = None if source.span is None or source.spans is None else (source.span, source.spans)
+    part_s = source.start_s or 0.0, source.end_s
+    return CutRequest(path, spec, source.frames_fps, *part_s, span, most_s)
+
+
 @cache
 def decoding_process(max_memory_gb: float) -> DecodingProcess:
     """The decoding process of this worker."""
@@ -126,11 +136,15 @@ class VideoTask:
         plan: ShardPlan,
         writer: ShardWriter,
         earlier: EarlierClips = NO_CLIPS,
+        most_s: float | None = None,
     ) -> None:
         self.source, self.plan, self.writer, self.earlier = source, plan, writer, earlier
+        self.most_s = most_s
+        """How many seconds to cut at most; by default all."""
         rates = plan.spec.rates if source.fps is None else (source.fps,)
         self.spec = replace(plan.spec, rates=rates)
         self.info: VideoInfo | None = None
+        self.span: Part | None = None
         self.keys: list[str] = []
         self.dropped: list[DroppedClip] = []
         self.scores: list[dict[str, float]] = []
@@ -175,8 +189,7 @@ class VideoTask:
     def _decode(self, path: str) -> None:
         source, limits = self.source, self.plan.decode_limits
         deadline = Deadline(limits.timeout_s)
-        start_s = source.start_s or 0.0
-        request = CutRequest(path, self.spec, source.frames_fps, start_s, source.end_s)
+        request = request_for(source, path, self.spec, self.most_s)
         error: VideoError | None = None
         for event in decoding_process(limits.max_memory_gb).run(cut_video, request, deadline):
             match event:
@@ -184,6 +197,8 @@ class VideoTask:
                     self.info = event
                     minutes = math.ceil((event.duration_s or 0.0) / 60)
                     deadline.allowed_s = limits.timeout_s * max(1, minutes)
+                case Part():
+                    self.span = event
                 case EncodedClip():
                     self._add(event)
                 case DroppedClip():
@@ -243,6 +258,7 @@ class VideoTask:
                 {k: v for k, v in asdict(clip).items() if k != "scores"} for clip in self.dropped
             ],
             scores=self.scores,
+            **(asdict(self.span) if self.span else {}),
         )
 
     def _why_none(self) -> VideoError:

@@ -48,6 +48,8 @@ FILTERED = {
     "difference between neighbouring frames, of 255.",
     "near_duplicate": "Another video, named in the details, is closer than "
     "`--filters.min-distance`; the score is how close, in bits of 64.",
+    "empty_span": "Nothing of the video falls into this span of its file: the header gives no "
+    "length, so that the first span has all, or there are too few seconds for so many spans.",
     "black": "Every clip is darker than `--filters.min-brightness`; the score is the highest mean, "
     "of 255.",
 }
