@@ -145,7 +145,8 @@ class Source:
 
     @property
     def _is_whole(self) -> bool:
-        return all(getattr(self, name) is None for name in IDENTITY if name != "path")
+        is_all = self.start_s is None and self.end_s is None and self.span is None
+        return is_all and self.fps is None
 
     @property
     def file(self) -> tuple[Any, ...]:

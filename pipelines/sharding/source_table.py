@@ -74,9 +74,9 @@ class SourceTable(Records[Source]):
 
     def whole(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Of these rows, one for each video, the first of its parts; and all spans."""
-        is_span_N = self.is_span_N[rows]
-        apart_N = self.videos_N[rows]
-        if is_span_N.any():
+        apart_N, spans = self.videos_N[rows], self.column("span").take(pa.array(rows))
+        if spans.null_count < len(spans):
+            is_span_N = spans.is_valid().to_numpy(zero_copy_only=False)
             apart_N = np.where(is_span_N, self.ids_N[rows], apart_N)
         _, first = np.unique(apart_N, return_index=True)
         return rows[first]
