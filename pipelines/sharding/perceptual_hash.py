@@ -18,6 +18,7 @@ from pipelines.sharding.clip_shards import ShardPlan, decoding_process, request_
 from pipelines.sharding.clips import CutRequest, check_header
 from pipelines.sharding.manifest import Source
 from pipelines.sharding.sources import LocalVideos
+from pipelines.sharding.spans import parts_read
 from pipelines.video.decoding_process import Deadline
 from pipelines.video.header import check_place, probe
 from pipelines.video.luma import sample_luma
@@ -113,7 +114,9 @@ def _hash(source: Source, plan: ShardPlan, videos: LocalVideos) -> str:
         check_place(path, source.frames_fps is not None)
         request = request_for(source, path, plan.spec)
         process = decoding_process(limits.max_memory_gb)
-        return b"".join(process.run(hash_video, request, Deadline(limits.timeout_s))).hex()
+        with parts_read(source) as read:
+            found = process.run(hash_video, request, Deadline(limits.timeout_s), read)
+            return b"".join(found).hex()
     except (VideoError, FileNotFoundError, PermissionError):
         return ""  # Its account will contain the reason, once it is cut.
     except UserError as error:

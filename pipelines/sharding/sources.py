@@ -24,7 +24,7 @@ from pipelines.sharding.inputs.lists import as_listed, is_relative, look_up
 from pipelines.sharding.manifest import ColumnTypes, Source, add_types
 from pipelines.sharding.settings import Selection
 from pipelines.sharding.source_table import REPEATED, SourceTable
-from pipelines.sharding.spans import divided
+from pipelines.sharding.spans import divided, remote_path
 from pipelines.sharding.splits import find_list, named_split, split_sources
 from pipelines.sharding.table import Reader, Row
 from pipelines.video.file_names import parts
@@ -117,8 +117,11 @@ class LocalVideos(AbstractContextManager["LocalVideos"]):
     def path(self, source: Source) -> str:
         """A local path of a video, or of its folder of images, until the next one is asked for.
 
-        Errors are those of `Kind.fetch`, and the same for all parts of a video.
+        Errors are those of `Kind.fetch`, and the same for all parts of a video. Of a span in an
+        object store it is the path that the decoding process knows.
         """
+        if path := remote_path(source):
+            return path
         if source.file != self._file:
             self._opened.close()
             self._file, self._failure = source.file, None

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import json
 import struct
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 
+import av
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from pipelines import shard_videos as page
 from pipelines.inspection.videos import summarise
+from pipelines.io import checksums, object_store, storage
 from pipelines.io.markers import read_marker
 from pipelines.io.shards import ShardReader
 from pipelines.sharding import foresight
@@ -30,8 +34,11 @@ from pipelines.sharding.spans import divided
 from pipelines.video.encoder import decode_clip
 from pipelines.video.header import VideoInfo
 from pipelines.video.reasons import VideoError
+from tests.faulty_store import connect_to, faulty_store
 from tests.odd_videos import COUNT, corrupt, number_of, write
+from tests.s3_proxy import S3Proxy, fault
 from tests.unit.pipelines.test_shard_videos import Cutting, cutting
+from vqvdm.errors import UserError
 
 __all__ = ["cutting"]
 SPEC = ClipSpec(frames=4, size=64, stride=4, rates=(None,), classes=(), hash="spec")
@@ -102,7 +109,6 @@ def test_files_are_divided_by_their_size_alone(tmp_path: Path) -> None:
     assert all(whole[s.path] == s and s.id == video_id(s.path) for s in found if not s.span)
     one = whole["a.mp4"]
     changes: list[dict] = [
-        {"uri": "s3://bucket/a.mp4"},
         {"uri": "https://host/a.mp4"},
         {"container": "a.tar"},
         {"refused": "no_answer: at all"},
@@ -407,3 +413,171 @@ def test_inspection_counts_the_seconds_of_spans(films: Cutting) -> None:
     rows = [row for row in films.rows() if row["clips"]]
     lengths_s = {row["uri"]: row["duration_s"] for row in rows}
     assert found.hours * 3600 == pytest.approx(sum(lengths_s.values()))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Proxy]:
+    with faulty_store(tmp_path_factory.mktemp("store")) as proxy:
+        yield proxy
+
+
+class Remote:
+    """A file in a bucket, and the same on a disk; reads of ranges are counted."""
+
+    def __init__(self, folder: Path, store: S3Proxy, patch: pytest.MonkeyPatch) -> None:
+        self.folder, self.store = folder, store
+        self.read: list[tuple[int, int]] = []
+        connect_to(store, patch)
+        store.plan()
+        read = object_store.read_range
+
+        def counted(fs: object, path: str, start: int, end: int) -> bytes:
+            self.read.append((start, end))
+            return read(fs, path, start, end)
+
+        patch.setattr(object_store, "read_range", counted)
+
+    def put(self, path: Path) -> str:
+        self.uri = f"s3://bucket/{checksums.digest(str(path))}/{path.name}"
+        storage.publish_file(path, self.uri)
+        return self.uri
+
+    def spans(self, path: Path, count: int) -> list[Source]:
+        """Of the remote file, with the ids of those of the local one."""
+        info = storage.info(self.put(path))
+        assert info
+        return [
+            replace(each, uri=info.uri, etag=info.etag, mtime_ns=None)
+            for each in spans_of(path, count)
+        ]
+
+    def bytes(self) -> int:
+        return sum(end - start for start, end in self.read)
+
+
+@pytest.fixture
+def bucket(tmp_path: Path, store: S3Proxy, monkeypatch: pytest.MonkeyPatch) -> Remote:
+    return Remote(tmp_path, store, monkeypatch)
+
+
+def noise(path: Path, count: int = 400) -> Path:
+    """A video of 20 MiB, with sound beside it: no frame is like another."""
+    path.write_bytes(_noise(path.suffix[1:], count))
+    return path
+
+
+@cache
+def _noise(form: str, count: int) -> bytes:
+    rng, file = np.random.default_rng(0), io.BytesIO()
+    with av.open(file, "w", format={"mkv": "matroska"}.get(form, form)) as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.height, stream.width, stream.pix_fmt, stream.gop_size = 160, 240, "yuv420p", 8
+        stream.thread_count, stream.codec_context.bit_rate = 1, 50_000_000
+        sound = container.add_stream("aac", rate=8000, layout="mono")
+        for number in range(count):
+            pixels = rng.integers(0, 256, (160, 240, 3), np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+            if number % 25 == 0:
+                heard = rng.integers(-9999, 9999, (1, 8000), np.int16)
+                audio = av.AudioFrame.from_ndarray(heard, format="s16", layout="mono")
+                audio.rate, audio.pts = 8000, number * 320
+                container.mux(sound.encode(audio))
+        container.mux(stream.encode())
+        container.mux(sound.encode())
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi", "a.mov"])
+def test_spans_in_a_bucket_read_their_bytes_once(name: str, tmp_path: Path, bucket: Remote) -> None:
+    path = noise(tmp_path / name)
+    count = 3
+    here = cut(spans_of(path, count), tmp_path / "here")
+    bucket.store.plan()
+    sources = bucket.spans(path, count)
+    there = cut(sources, tmp_path / "there")
+    assert there == here and {account.status for account in here} == {"ok"}
+    assert sum(account.clips for account in here) == 400 // 4
+    tars = [(tmp_path / place / "train-000000.tar").read_bytes() for place in ("here", "there")]
+    assert tars[0] == tars[1]
+    size = path.stat().st_size
+    assert size > 10 * MIB
+    assert bucket.store.count("get") == 0
+    assert bucket.bytes() <= 1.3 * size, (bucket.bytes() / size, bucket.read)
+
+
+def test_files_in_a_bucket_are_divided(bucket: Remote) -> None:
+    path = large(bucket.folder / "some.mp4", 2.5)
+    uri = bucket.put(path)
+    selection = Selection(labels="none", span_mb=1)
+    found = list(list_sources(uri.rpartition("/")[0], selection))
+    assert [source.span for source in found] == [1, 2, 3]
+    storage.delete(uri)
+
+
+def test_a_store_that_dies_is_no_damage_of_a_video(
+    bucket: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = bucket.spans(noise(bucket.folder / "a.mp4"), 2)
+    read = object_store.read_range
+
+    def dying(fs: object, path: str, start: int, end: int) -> bytes:
+        if len(bucket.read) == 3:
+            bucket.store.plan(fault(500))
+        return read(fs, path, start, end)
+
+    monkeypatch.setattr(object_store, "read_range", dying)
+    with pytest.raises(UserError, match=r"cannot read s3://bucket/.*a\.mp4 of the s3 store"):
+        cut(sources[:1], bucket.folder / "clips")
+    assert len(bucket.read) > 3 and not list((bucket.folder / "clips").glob("*"))
+    bucket.store.plan()
+    assert [account.status for account in cut(sources, bucket.folder / "clips")] == ["ok", "ok"]
+
+
+def test_a_read_that_fails_for_a_while_is_repeated(bucket: Remote) -> None:
+    sources = bucket.spans(noise(bucket.folder / "a.mp4", count=100), 2)
+    for kind in (503, "cut", "drop", "short_range"):
+        bucket.store.plan(fault(kind, "get_range", times=1))
+        accounts = cut(sources, bucket.folder / f"{kind}")
+        assert [account.status for account in accounts] == ["ok", "ok"], kind
+    assert bucket.store.count("get_range") > 2
+
+
+@pytest.mark.parametrize("when", [0, 2])
+def test_a_file_that_changes_is_refused(
+    when: int, bucket: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = noise(bucket.folder / "a.mp4")
+    sources = bucket.spans(path, 2)
+    read, other = object_store.read_range, corrupt(path).read_bytes()
+
+    def changing(fs: object, path: str, start: int, end: int) -> bytes:
+        if len(bucket.read) == when:
+            storage.publish_bytes(other, bucket.uri)
+        return read(fs, path, start, end)
+
+    if when:
+        monkeypatch.setattr(object_store, "read_range", changing)
+    else:
+        storage.publish_bytes(other, bucket.uri)
+    with pytest.raises(UserError, match="has changed since it was listed: run the same command"):
+        cut(sources, bucket.folder / "clips")
+    assert not list((bucket.folder / "clips").glob("*"))
+
+
+def test_a_file_that_goes_or_is_closed_has_its_reason(
+    bucket: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = bucket.spans(noise(bucket.folder / "a.mp4", count=200), 1)
+    read = object_store.read_range
+
+    def closing(fs: object, path: str, start: int, end: int) -> bytes:
+        if start:
+            raise PermissionError("closed")
+        return read(fs, path, start, end)
+
+    monkeypatch.setattr(object_store, "read_range", closing)
+    [account] = cut(sources, bucket.folder / "closed")
+    assert (account.status, account.reason) == ("rejected", "no_permission")
+    storage.delete(bucket.uri)
+    [account] = cut(sources, bucket.folder / "gone")
+    assert (account.status, account.reason) == ("rejected", "missing")
