@@ -14,10 +14,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO
 
-BLOCK = 2**20
-"""Bytes that are asked for at a time."""
-BLOCKS = 16
+BLOCK = 2**17
+"""Bytes that are asked for at once where a file is read here and there, as its index is."""
+AHEAD = 8
+"""Blocks that are asked for at once at most, where one after the other is read."""
+BLOCKS = 128
 """Blocks that are kept: headers lie at both ends of a file, and are read several times."""
+STREAMS = 8
+"""Places that are read on from, one in turn with the other: pictures and sound may lie apart."""
 SCHEME = "worker://"
 
 Read = Callable[[int, int], bytes]
@@ -53,6 +57,8 @@ def opened(path: str) -> BinaryIO:
 
 _blocks: OrderedDict[int, bytes] = OrderedDict()
 """Of the one file of a piece of work, by their number; those used last come last."""
+_next: OrderedDict[int, int] = OrderedDict()
+"""By the block that would follow what was asked for: how many blocks that were."""
 _reads: list[Read] = []
 
 
@@ -65,6 +71,7 @@ def answered_by(read: Read) -> Iterator[None]:
     finally:
         _reads.pop()
         _blocks.clear()
+        _next.clear()
 
 
 class RemoteFile(io.RawIOBase):
@@ -102,10 +109,14 @@ class RemoteFile(io.RawIOBase):
 
     def _block(self, number: int) -> bytes:
         if number not in _blocks:
-            start = number * BLOCK
-            block = _reads[-1](start, min(BLOCK, self._size - start))
-            while len(_blocks) >= BLOCKS:
-                _blocks.popitem(last=False)
-            _blocks[number] = block
+            count = min(AHEAD, 2 * _next.pop(number, 0) or 1)
+            start, end = number * BLOCK, min((number + count) * BLOCK, self._size)
+            data = _reads[-1](start, end - start)
+            for place in range(0, len(data), BLOCK):
+                _blocks[number + place // BLOCK] = data[place : place + BLOCK]
+            _next[number + count] = count
+            for kept, most in ((_blocks, BLOCKS), (_next, STREAMS)):
+                while len(kept) > most:
+                    kept.popitem(last=False)
         _blocks.move_to_end(number)
         return _blocks[number]

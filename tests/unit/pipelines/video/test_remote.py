@@ -22,6 +22,7 @@ from tests.odd_videos import CODECS, KINDS, corrupt, cut, plain
 def blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "BLOCK", 1000)
     monkeypatch.setattr(remote, "BLOCKS", 3)
+    monkeypatch.setattr(remote, "AHEAD", 1)
 
 
 class Reads:
@@ -97,3 +98,24 @@ def test_decoding_gives_the_same(name: str, state: str, tmp_path: Path) -> None:
         for form in ("mpegts", "gif", "matroska,webm", "asf"):
             assert ends_early(reads.path, form) == ends_early(str(path), form)
     assert reads.asked
+
+
+def test_what_is_read_on_is_asked_for_in_larger_pieces(tmp_path: Path) -> None:
+    """Also of two places in turn; what is read here and there is not."""
+    block, path = remote.BLOCK, tmp_path / "a.bin"
+    path.write_bytes(random.Random(0).randbytes(64 * block - 5))
+    reads = Reads(path)
+    with answered_by(reads), opened(reads.path) as file:
+        for number in range(20):
+            for first in (0, 32):
+                file.seek((first + number) * block)
+                assert file.read(block) == reads.data[file.tell() - block : file.tell()]
+    sizes = [size // block for start, size in reads.asked if start < 32 * block]
+    assert sizes == [1, 2, 4, 8, 8]
+    assert [size // block for start, size in reads.asked if start >= 32 * block] == sizes
+    reads.asked.clear()
+    with answered_by(reads), opened(reads.path) as file:
+        for number in (3, 60, 9, 63):
+            file.seek(number * block)
+            file.read(10)
+    assert [size for _, size in reads.asked] == [block, block, block, block - 5]
