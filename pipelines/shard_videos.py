@@ -19,6 +19,7 @@ from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray
 
 from pipelines.cluster import tasks
@@ -223,12 +224,21 @@ def in_words(plans: Plans, config: ShardVideos) -> str:
     spec = plans.spec
     kinds = f"of {len(spec.classes)} classes" if spec.classes else "without classes"
     lines = [f"would cut {len(plans.sources)} videos {kinds} into {len(plans)} shards"]
+    lines += _note_on_spans(plans)
     there = {} if config.overwrite else clips_there(plans, config)
     if there:
         lines.append(f"{len(there)} of the shards are there, with {sum(there.values())} clips")
     if len(there) < len(plans):
         lines += foreseen(plans.only(name for name in plans.places if name not in there), config)
     return "\n".join(lines)
+
+
+def _note_on_spans(plans: Plans) -> list[str]:
+    """A line on how many of the videos are spans of files, if any are."""
+    spans = int(plans.sources.is_span_N.sum())
+    files = len(np.unique(plans.sources.first_spans_N[plans.sources.is_span_N])) if spans else 0
+    large = f"{files} large files" if files > 1 else "1 large file"
+    return [f"note: {spans} of these videos are spans of {large}"] if spans else []
 
 
 def clips_there(plans: Plans, config: ShardVideos) -> dict[str, int]:
@@ -350,7 +360,7 @@ def shard_videos(config: ShardVideos) -> str:
             plans.near_duplicates = find_near_duplicates(plans, config)
         plans, report = run_until_classes_hold(plans, config, place, begin, cache)
         assert report.videos == videos, report.videos
-        notes = report.notes_on_classes(plans.listed_classes)
+        notes = _note_on_spans(plans) + report.notes_on_classes(plans.listed_classes)
         notes += report.notes_on_losses(config.workspace.manifest)
         print(report.table(), *notes, sep="\n", flush=True)
         index = clips_index(plans, report.shards)

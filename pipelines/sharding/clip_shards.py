@@ -194,7 +194,7 @@ class VideoTask:
         source, limits = self.source, self.plan.decode_limits
         deadline = Deadline(limits.timeout_s)
         request = request_for(source, path, self.spec, self.most_s)
-        process, error = decoding_process(limits.max_memory_gb), None
+        process, error, begin_s = decoding_process(limits.max_memory_gb), None, 0.0
         with parts_read(source) as read:
             for event in process.run(cut_video, request, deadline, read):
                 match event:
@@ -202,8 +202,11 @@ class VideoTask:
                         self.info = event
                         minutes = math.ceil((event.duration_s or 0.0) / 60)
                         deadline.allowed_s = limits.timeout_s * max(1, minutes)
-                    case Part():
-                        self.span = event
+                    case Part(start_s, end_s):
+                        self.span, begin_s = event, start_s
+                        if end_s is not None:
+                            minutes = math.ceil((end_s - start_s) / 60)
+                            deadline.allowed_s = limits.timeout_s * minutes
                     case EncodedClip():
                         self._add(event)
                     case DroppedClip():
@@ -217,7 +220,7 @@ class VideoTask:
                         span = {"fps": event.fps, "start_s": event.start_s}
                         self.scores.append(span | event.scores)
                     # A header may give no length: a minute of clips is worth another minute's time.
-                    minutes = math.ceil(event.start_s / 60) + 1
+                    minutes = math.ceil((event.start_s - begin_s) / 60) + 1
                     deadline.allowed_s = max(deadline.allowed_s, limits.timeout_s * minutes)
             # Otherwise raised at its end: a process whose results are not taken is ended.
             if error:

@@ -22,7 +22,7 @@ from pipelines.inspection.videos import summarise
 from pipelines.io import checksums, object_store, storage
 from pipelines.io.markers import read_marker
 from pipelines.io.shards import ShardReader
-from pipelines.sharding import foresight
+from pipelines.sharding import clip_shards, foresight
 from pipelines.sharding.clip_shards import DecodeLimits, ShardPlan, make_shard
 from pipelines.sharding.clips import ClipSpec, CutRequest, check_header
 from pipelines.sharding.manifest import Account, Source, from_marker, video_id
@@ -31,6 +31,7 @@ from pipelines.sharding.settings import Filters, Limits, Selection
 from pipelines.sharding.source_table import SourceTable
 from pipelines.sharding.sources import list_sources, sampled
 from pipelines.sharding.spans import divided
+from pipelines.video.decoding_process import Deadline
 from pipelines.video.encoder import decode_clip
 from pipelines.video.header import VideoInfo
 from pipelines.video.reasons import VideoError
@@ -404,7 +405,8 @@ def test_a_dry_run_reckons_spans_by_their_length(
     config = replace(films.config, root=str(films.videos.parent / "other"), dry_run=True)
     lines = page.shard_videos(config).splitlines()
     assert lines[0].startswith("would cut 3 videos of 1 classes into 3 shards")
-    assert lines[1].startswith("about 15 clips")
+    assert lines[1] == "note: 3 of these videos are spans of 1 large file"
+    assert lines[2].startswith("about 15 clips")
 
 
 def test_inspection_counts_the_seconds_of_spans(films: Cutting) -> None:
@@ -581,3 +583,22 @@ def test_a_file_that_goes_or_is_closed_has_its_reason(
     storage.delete(bucket.uri)
     [account] = cut(sources, bucket.folder / "gone")
     assert (account.status, account.reason) == ("rejected", "missing")
+
+
+def test_the_time_of_a_span_is_that_of_its_length(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deadlines = list[Deadline]()
+
+    def noted(allowed_s: float) -> Deadline:
+        deadlines.append(Deadline(allowed_s))
+        return deadlines[-1]
+
+    monkeypatch.setattr(clip_shards, "Deadline", noted)
+    path = write(tmp_path / "a.mkv", "libx264", times=[9000 * number for number in range(COUNT)])
+    accounts = cut(spans_of(path, 3), tmp_path / "clips")
+    minutes = [deadline.allowed_s / 60.0 for deadline in deadlines]
+    length_s = accounts[0].duration_s
+    assert length_s and length_s == pytest.approx(9 * COUNT, abs=10)
+    # Two minutes, and one more for the last clip; of the whole there are six.
+    assert minutes[:2] == [3, 3] and accounts[0].end_s == pytest.approx(120, abs=5)
