@@ -20,6 +20,7 @@ from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray
 
 from pipelines.cluster import tasks
@@ -34,7 +35,6 @@ from pipelines.io.markers import (
     content_fingerprint,
     files_of,
     filled_with,
-    shard_name,
     untouched,
 )
 from pipelines.io.progress import Progress
@@ -53,7 +53,7 @@ from pipelines.sharding.clip_shards import (
 from pipelines.sharding.clips import SCORES, ClipSpec
 from pipelines.sharding.foresight import foreseen
 from pipelines.sharding.marker_cache import MarkerCache, Shard
-from pipelines.sharding.near_duplicates import NearDuplicate, compare
+from pipelines.sharding.near_duplicates import NearDuplicate, compare, with_spans
 from pipelines.sharding.perceptual_hash import hash_shard, known_hashes
 from pipelines.sharding.plan import assign_shards
 from pipelines.sharding.plans import PART, Plans
@@ -104,8 +104,7 @@ def plans_of(sources: SourceTable, config: ShardVideos) -> Plans:
     spec, numberings = _as_there(spec, index)
     shard_bytes = config.shard_mb and config.shard_mb * 2**20
     places = {
-        shard_name(place.split, place.index): place
-        for place in assign_shards(sources, config.videos_per_shard, shard_bytes)
+        place.name: place for place in assign_shards(sources, config.videos_per_shard, shard_bytes)
     }
     limits = DecodeLimits(config.timeout_s, config.max_memory_gb)
     return Plans(
@@ -191,7 +190,7 @@ def find_near_duplicates(plans: Plans, config: ShardVideos) -> dict[int, NearDup
 
     found = compare(plans.places, hashed(), len(plans.sources), config.filters.min_distance)
     storage.keep_only(folder, [f"{name}.json" for name in plans.places], SHARD_FILES)
-    return found
+    return with_spans(found, plans.sources.first_spans_N)
 
 
 def known_near_duplicates(plans: Plans, config: ShardVideos) -> dict[int, NearDuplicate] | None:
@@ -207,7 +206,7 @@ def known_near_duplicates(plans: Plans, config: ShardVideos) -> dict[int, NearDu
             yield {"name": name, "hashes": hashes}
 
     found = compare(plans.places, rows(), len(plans.sources), config.filters.min_distance)
-    return found if is_known else None
+    return with_spans(found, plans.sources.first_spans_N) if is_known else None
 
 
 def standing(
@@ -232,12 +231,21 @@ def in_words(plans: Plans, config: ShardVideos) -> str:
     spec = plans.spec
     kinds = f"of {len(spec.classes)} classes" if spec.classes else "without classes"
     lines = [f"would cut {len(plans.sources)} videos {kinds} into {len(plans)} shards"]
+    lines += _note_on_spans(plans)
     there = {} if config.overwrite else clips_there(plans, config)
     if there:
         lines.append(f"{len(there)} of the shards are there, with {sum(there.values())} clips")
     if len(there) < len(plans):
         lines += foreseen(plans.only(name for name in plans.places if name not in there), config)
     return "\n".join(lines)
+
+
+def _note_on_spans(plans: Plans) -> list[str]:
+    """A line on how many of the videos are spans of files, if any are."""
+    spans = int(plans.sources.is_span_N.sum())
+    files = len(np.unique(plans.sources.first_spans_N[plans.sources.is_span_N])) if spans else 0
+    large = f"{files} large files" if files > 1 else "1 large file"
+    return [f"note: {spans} of these videos are spans of {large}"] if spans else []
 
 
 def clips_there(plans: Plans, config: ShardVideos) -> dict[str, int]:
@@ -362,7 +370,7 @@ def shard_videos(config: ShardVideos) -> str:
             plans.near_duplicates = find_near_duplicates(plans, config)
         plans, report = run_until_classes_hold(plans, config, place, begin, cache)
         assert report.videos == videos, report.videos
-        notes = report.notes_on_classes(plans.listed_classes)
+        notes = _note_on_spans(plans) + report.notes_on_classes(plans.listed_classes)
         notes += report.notes_on_losses(config.workspace.manifest)
         print(report.table(), *notes, sep="\n", flush=True)
         index = clips_index(plans, report.shards)

@@ -73,15 +73,17 @@ class Drawn:
     """Clips that were drawn, before anything is extracted from them."""
 
     rows: list[dict[str, Any]]
-    """Of `videos.parquet`: id, clips and label."""
+    """Of `videos.parquet`: id, uri, clips and label."""
     refs: list[ClipRef]
     others: list[ClipRef]
     """Candidates for the floor."""
 
     def unjudged(self, markers: Sequence[Marker], count: int, seed: int) -> list[ClipRef]:
-        """At most `count` training clips of videos none of whose clips is among the real ones."""
-        judged = {ref.source for ref in self.refs}
-        rows = [row for row in self.rows if row["id"] not in judged]
+        """At most `count` training clips of videos none of whose clips, of whichever part or span,
+        is among the real ones."""
+        ids = {ref.source for ref in self.refs}
+        judged = {row["uri"] for row in self.rows if row["id"] in ids}
+        rows = [row for row in self.rows if row["uri"] not in judged]
         train = [marker for marker in markers if marker.split == "train"]
         return draw(train, rows, "clips", count, seed)
 
@@ -89,7 +91,7 @@ class Drawn:
 def draw_clips(inputs: Inputs, markers: Sequence[Marker]) -> Drawn:
     """Draw the real clips, and candidates for the floor."""
     # There may be millions of videos: only the columns that a draw needs become objects.
-    columns = ["id", "clips", "label"]
+    columns = ["id", "uri", "clips", "label"]
     rows = manifest.read(inputs.config.workspace.manifest).select(columns).to_pylist()
     refs, others = draw_real(inputs, markers, rows)
     # The floor is of distances only.

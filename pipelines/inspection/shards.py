@@ -56,5 +56,5 @@ def _handy(sizes: list[int]) -> list[Finding]:
         return [Finding("note", words, "raise --videos-per-shard, or --shard-mb")]
     if middle > LARGE:
         words = f"shards of {middle / 2**30:.1f} GiB are large: a worker keeps several"
-        return [Finding("note", words, "lower --videos-per-shard, or --shard-mb")]
+        return [Finding("note", words, "lower --videos-per-shard, --shard-mb or --span-mb")]
     return []

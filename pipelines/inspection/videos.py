@@ -107,7 +107,7 @@ def summarise(table: pa.Table, classes: list[str]) -> Videos:
     )
     used = table.filter(pa.compute.greater(table["clips"], 0))
     sides = np.minimum(_column(used, "width"), _column(used, "height"))
-    duration, rate = _column(used, "duration_s"), _column(used, "fps")
+    duration, rate = _lengths(used), _column(used, "fps")
     return Videos(
         len(table),
         float(np.nansum(duration)) / 3600,
@@ -119,6 +119,13 @@ def summarise(table: pa.Table, classes: list[str]) -> Videos:
         bars(sides, SIDES, "px"),
         bars(rate, RATES, "fps"),
     )
+
+
+def _lengths(table: pa.Table) -> NDArray[np.float64]:
+    """Seconds of each video, of a part those of the part."""
+    duration = _column(table, "duration_s")
+    end = np.fmin(_column(table, "end_s"), duration)
+    return np.where(np.isnan(end), duration, end) - np.nan_to_num(_column(table, "start_s"))
 
 
 def _column(table: pa.Table, name: str) -> NDArray[np.float64]:

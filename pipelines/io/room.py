@@ -16,7 +16,7 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 """A full disk, an exhausted quota, and a file larger than the file system or a limit allows."""
 SCRATCH_CURE = (
     "make room there, set TMPDIR where Ray is started to a folder with more room, or take fewer "
-    "--num-workers or a smaller --videos-per-shard or --shard-mb"
+    "--num-workers or a smaller --videos-per-shard, --shard-mb or --span-mb"
 )
 ROOT_CURE = "make room there, or choose another --root"
 

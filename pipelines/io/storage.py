@@ -209,6 +209,13 @@ def copy_range(uri: str, start: int, size: int, place: Path) -> None:
             target.write(block)
 
 
+def read_range(uri: str, start: int, size: int) -> bytes:
+    """A part of a file; `OSError` or `UserError` if it does not reach so far."""
+    fs, path = connect(uri)
+    with explained(uri, "read"):
+        return object_store.read_range(fs, path, start, start + size)
+
+
 def read_json(uri: str) -> Any:
     return json.loads(read_bytes(uri))
 

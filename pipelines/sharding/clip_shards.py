@@ -23,6 +23,7 @@ from pipelines.sharding.clips import (
     DroppedClip,
     EncodedClip,
     Outcome,
+    Part,
     cut_video,
 )
 from pipelines.sharding.clips_of_videos import keys_of_parts
@@ -30,6 +31,7 @@ from pipelines.sharding.columns import from_text
 from pipelines.sharding.earlier_clips import NO_CLIPS, EarlierClips, earlier_clips
 from pipelines.sharding.manifest import CLIP_FIELDS, Account, Source
 from pipelines.sharding.sources import LocalVideos
+from pipelines.sharding.spans import parts_read
 from pipelines.video.decoding_process import Deadline, DecodingProcess
 from pipelines.video.header import VideoInfo, check_place
 from pipelines.video.reasons import VideoError
@@ -111,6 +113,15 @@ def class_index(label: str | None, classes: tuple[str, ...]) -> int | None:
     return classes.index(label) if label in classes else None
 
 
+def request_for(
+    source: Source, path: str, spec: ClipSpec, most_s: float | None = None
+) -> CutRequest:
+    """What to cut from a local copy of a video."""
+    span = None if source.span is None or source.spans is None else (source.span, source.spans)
+    part_s = source.start_s or 0.0, source.end_s
+    return CutRequest(path, spec, source.frames_fps, *part_s, span, most_s)
+
+
 @cache
 def decoding_process(max_memory_gb: float) -> DecodingProcess:
     """The decoding process of this worker."""
@@ -126,11 +137,15 @@ class VideoTask:
         plan: ShardPlan,
         writer: ShardWriter,
         earlier: EarlierClips = NO_CLIPS,
+        most_s: float | None = None,
     ) -> None:
         self.source, self.plan, self.writer, self.earlier = source, plan, writer, earlier
+        self.most_s = most_s
+        """How many seconds to cut at most; by default all."""
         rates = plan.spec.rates if source.fps is None else (source.fps,)
         self.spec = replace(plan.spec, rates=rates)
         self.info: VideoInfo | None = None
+        self.span: Part | None = None
         self.keys: list[str] = []
         self.dropped: list[DroppedClip] = []
         self.scores: list[dict[str, float]] = []
@@ -158,50 +173,58 @@ class VideoTask:
             self._decode(self.place)
             return self._account()
         except VideoError as error:
-            if error.reason != "damaged":
-                # Where decoding was interrupted is chance: clips must not depend on it.
-                self.writer.drop(self.keys)
-                self.keys.clear()
-            return self._account(error)
+            return self._account(error) if error.reason == "damaged" else self._lost(error)
         except FileNotFoundError as error:
-            return self._account(VideoError("missing", str(error)))
+            return self._lost(VideoError("missing", str(error)))
         except PermissionError as error:
-            return self._account(VideoError("no_permission", str(error)))
+            return self._lost(VideoError("no_permission", str(error)))
         except UserError as error:
             if not is_refusal(error):
                 raise  # Storage did not answer: nothing is known about the video.
-            return self._account(VideoError("no_permission", str(error)))
+            return self._lost(VideoError("no_permission", str(error)))
+
+    def _lost(self, error: VideoError) -> Account:
+        """The account of a video without its clips: where decoding was interrupted is chance, and
+        they must not depend on it."""
+        self.writer.drop(self.keys)
+        self.keys.clear()
+        return self._account(error)
 
     def _decode(self, path: str) -> None:
         source, limits = self.source, self.plan.decode_limits
         deadline = Deadline(limits.timeout_s)
-        start_s = source.start_s or 0.0
-        request = CutRequest(path, self.spec, source.frames_fps, start_s, source.end_s)
-        error: VideoError | None = None
-        for event in decoding_process(limits.max_memory_gb).run(cut_video, request, deadline):
-            match event:
-                case VideoInfo():
-                    self.info = event
-                    minutes = math.ceil((event.duration_s or 0.0) / 60)
-                    deadline.allowed_s = limits.timeout_s * max(1, minutes)
-                case EncodedClip():
-                    self._add(event)
-                case DroppedClip():
-                    self.dropped.append(event)
-                case Outcome():
-                    self.frames, error = event.frames, event.error
-                    if error and error.reason == "out_of_memory":
-                        raise error  # Within the work: the process ends with what it holds.
-            if isinstance(event, EncodedClip | DroppedClip):
-                if event.scores:
-                    span = {"fps": event.fps, "start_s": event.start_s}
-                    self.scores.append(span | event.scores)
-                # A header may give no length: a minute of clips is worth another minute's time.
-                minutes = math.ceil(event.start_s / 60) + 1
-                deadline.allowed_s = max(deadline.allowed_s, limits.timeout_s * minutes)
-        # Otherwise raised at its end: a process whose results are not taken is ended.
-        if error:
-            raise error
+        request = request_for(source, path, self.spec, self.most_s)
+        process, error, begin_s = decoding_process(limits.max_memory_gb), None, 0.0
+        with parts_read(source) as read:
+            for event in process.run(cut_video, request, deadline, read):
+                match event:
+                    case VideoInfo():
+                        self.info = event
+                        minutes = math.ceil((event.duration_s or 0.0) / 60)
+                        deadline.allowed_s = limits.timeout_s * max(1, minutes)
+                    case Part(start_s, end_s):
+                        self.span, begin_s = event, start_s
+                        if end_s is not None:
+                            minutes = math.ceil((end_s - start_s) / 60)
+                            deadline.allowed_s = limits.timeout_s * minutes
+                    case EncodedClip():
+                        self._add(event)
+                    case DroppedClip():
+                        self.dropped.append(event)
+                    case Outcome():
+                        self.frames, error = event.frames, event.error
+                        if error and error.reason == "out_of_memory":
+                            raise error  # Within the work: the process ends with what it holds.
+                if isinstance(event, EncodedClip | DroppedClip):
+                    if event.scores:
+                        span = {"fps": event.fps, "start_s": event.start_s}
+                        self.scores.append(span | event.scores)
+                    # A header may give no length: a minute of clips is worth another minute's time.
+                    minutes = math.ceil((event.start_s - begin_s) / 60) + 1
+                    deadline.allowed_s = max(deadline.allowed_s, limits.timeout_s * minutes)
+            # Otherwise raised at its end: a process whose results are not taken is ended.
+            if error:
+                raise error
 
     def _add(self, clip: EncodedClip) -> None:
         key = clip_key(self.source, clip, self.spec)
@@ -243,6 +266,7 @@ class VideoTask:
                 {k: v for k, v in asdict(clip).items() if k != "scores"} for clip in self.dropped
             ],
             scores=self.scores,
+            **(asdict(self.span) if self.span else {}),
         )
 
     def _why_none(self) -> VideoError:

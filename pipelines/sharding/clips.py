@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
@@ -24,6 +26,8 @@ from pipelines.video.scenes import SceneDetector, largest_change
 
 MAX_ENCODERS = 8
 """Encoders that are kept open for one video."""
+MAX_GRID_S = 60
+"""Rates whose clips begin together less often lose up to a clip each where a span ends."""
 
 
 SCORES = ("brightness", "motion", "sharpness", "change")
@@ -69,6 +73,19 @@ class CutRequest:
     """Rate of a folder of images; None for a video file."""
     start_s: float = 0.0
     end_s: float | None = None
+    span: tuple[int, int] | None = None
+    """Which of how many spans of the video to cut, from 1."""
+    most_s: float | None = None
+    """How many seconds to cut at most; by default all."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """The part of a video that is cut."""
+
+    start_s: float
+    end_s: float | None
+    """None for the end of the video, wherever it is."""
 
 
 @dataclass(frozen=True)
@@ -102,11 +119,12 @@ class Outcome:
     error: VideoError | None = None
 
 
-Event = VideoInfo | EncodedClip | DroppedClip | Outcome
+Event = VideoInfo | Part | EncodedClip | DroppedClip | Outcome
 
 
 def cut_video(request: CutRequest) -> Iterator[Event]:
-    """Yields the header, the clips at every rate in one pass over the frames, and the outcome."""
+    """Yields the header, the part if it is a span, the clips at every rate in one pass over the
+    frames, and the outcome."""
     cutting, error = _Cutting(request), None
     try:
         yield from cutting.events()
@@ -115,8 +133,8 @@ def cut_video(request: CutRequest) -> Iterator[Event]:
     yield Outcome(cutting.frames, error)
 
 
-def check_header(info: VideoInfo, request: CutRequest) -> None:
-    """Raise `VideoError` if limits or filters refuse the video before it is decoded."""
+def check_header(info: VideoInfo, request: CutRequest) -> Part:
+    """What of a video to cut; `VideoError` if limits or filters refuse it before it is decoded."""
     limits, filters = request.spec.limits, request.spec.filters
     pixels, short = info.width * info.height, min(info.width, info.height)
     if pixels > limits.max_pixels:
@@ -127,33 +145,82 @@ def check_header(info: VideoInfo, request: CutRequest) -> None:
         raise VideoError("low_frame_rate", f"{info.fps:g} frames a second", info.fps)
     if info.fps is None and None in request.spec.rates:
         raise VideoError("no_frame_rate")
+    part = _part(info, request)
     if info.duration_s is not None:
-        end_s = info.duration_s if request.end_s is None else min(info.duration_s, request.end_s)
-        _check_length(end_s - request.start_s, request)
+        end_s = info.duration_s if part.end_s is None else min(info.duration_s, part.end_s)
+        length_s = end_s - part.start_s
+        _refuse_long(length_s, request)
+        _refuse_brief(info.duration_s if request.span else length_s, request)
+    return part
 
 
-def _check_length(length_s: float, request: CutRequest) -> None:
+def _refuse_long(length_s: float, request: CutRequest) -> None:
     if length_s > request.spec.limits.max_duration_s:
         raise VideoError("too_long", f"{length_s:.1f} s", length_s)
+
+
+def _refuse_brief(length_s: float, request: CutRequest) -> None:
     if length_s < request.spec.filters.min_duration_s:
         raise VideoError("too_brief", f"{length_s:.2f} s", length_s)
+
+
+def _part(info: VideoInfo, request: CutRequest) -> Part:
+    """What is asked for; `VideoError` where nothing of the video falls into the span.
+
+    Spans begin where clips of the whole video do, if its rate is steady, and each is long enough
+    for a clip at every rate: so there may be fewer than were planned from the size of the file, and
+    only one if the header tells no length.
+    """
+    if request.span is None:
+        return Part(request.start_s, request.end_s)
+    number, planned = request.span
+    grid_s, least_s = _grid([rate or info.fps or 0.0 for rate in request.spec.rates], request.spec)
+    length_s = _exact(info.duration_s or 0.0)
+    count = max(1, min(planned, length_s // least_s))
+    if number > count:
+        raise VideoError("empty_span", f"it has {count} of {planned} spans")
+    start_s, end_s = (
+        float(length_s * place / count // grid_s * grid_s) for place in (number - 1, number)
+    )
+    return Part(start_s, end_s if number < count else None)
+
+
+def _exact(value: float) -> Fraction:
+    """What a float was rounded from, such as 30000/1001."""
+    return Fraction(value).limit_denominator(100_000)
+
+
+def _grid(rates: list[float], spec: ClipSpec) -> tuple[Fraction, Fraction]:
+    """How far times are apart at which clips of all rates begin, and how long a span is at least;
+    in seconds."""
+    steps_s = [spec.stride / (_exact(rate) or Fraction(rate)) for rate in rates]
+    numerators, denominators = zip(*(step_s.as_integer_ratio() for step_s in steps_s), strict=True)
+    grid_s = Fraction(math.lcm(*numerators), math.gcd(*denominators))
+    if grid_s > MAX_GRID_S:
+        grid_s = max(steps_s)
+    clip_s = max(steps_s) * spec.frames / spec.stride
+    return grid_s, math.ceil(clip_s / grid_s) * grid_s
 
 
 class _Cutting:
     """The work on one video, and the number of frames decoded so far."""
 
     def __init__(self, request: CutRequest) -> None:
-        self.request, self.frames, self.time_s = request, 0, request.start_s
+        self.request, self.frames, self.time_s = request, 0, 0.0
+        self.part = Part(0.0, None)
         self._encoders: dict[float, LosslessEncoder] = {}
         """One for each rate."""
 
-    def events(self) -> Iterator[VideoInfo | EncodedClip | DroppedClip]:
+    def events(self) -> Iterator[VideoInfo | Part | EncodedClip | DroppedClip]:
         """Raises `VideoError` after the last clip if frames are damaged."""
         request, spec = self.request, self.request.spec
         info = probe(request.path, request.frames_fps)
         yield info
-        check_header(info, request)
-        cutters = [ClipCutter(spec, rate, info.fps or 0.0, request.start_s) for rate in spec.rates]
+        self.part = part = check_header(info, request)
+        self.time_s = part.start_s
+        if request.span:
+            yield part
+        cutters = [ClipCutter(spec, rate, info.fps or 0.0, part.start_s) for rate in spec.rates]
         damage: VideoError | None = None
         try:
             for picture in self._pictures(info):
@@ -167,18 +234,21 @@ class _Cutting:
         if damage:
             raise damage.bare()
         if info.duration_s is None:
-            _check_length(self.time_s - request.start_s, request)
+            _refuse_long(self.time_s - part.start_s, request)
+            _refuse_brief(self.time_s - part.start_s, request)
 
     def _pictures(self, info: VideoInfo) -> Iterator[Picture]:
         request, spec = self.request, self.request.spec
         detector = SceneDetector(info.fps) if spec.scenes == "detect" else None
         bars = find_bars(request.path, info, request.frames_fps) if spec.crop_bars else None
-        span = (request.start_s, request.end_s, request.frames_fps)
-        for picture in read_frames(request.path, spec.size, *span, bars, spec.limits.max_pixels):
-            if picture.time_s >= request.start_s:
+        start_s, end_s = self.part.start_s, self.part.end_s
+        if request.most_s is not None:
+            end_s = min(start_s + request.most_s, math.inf if end_s is None else end_s)
+        taken = (start_s, end_s, request.frames_fps)
+        for picture in read_frames(request.path, spec.size, *taken, bars, spec.limits.max_pixels):
+            if picture.time_s >= start_s:
                 self.time_s, self.frames = picture.time_s, self.frames + 1
-            if self.time_s - request.start_s > spec.limits.max_duration_s:
-                _check_length(self.time_s - request.start_s, request)
+            _refuse_long(self.time_s - start_s, request)
             cut = detector is not None and detector.is_cut(picture.pixels)
             yield picture._replace(fresh=True) if cut else picture
 

@@ -12,11 +12,11 @@ from collections.abc import Iterable, Mapping
 from datetime import date, time, timedelta
 from typing import Any
 
-from pipelines.sharding.manifest import CLIP_FIELDS, SCHEMA, utf8
+from pipelines.sharding.manifest import CLIP_FIELDS, PARTS, utf8
 from pipelines.sharding.settings import Selection
 from vqvdm.errors import UserError, did_you_mean, listed
 
-RESERVED = frozenset(SCHEMA.names) | CLIP_FIELDS | {"path", "scores", "columns"}
+RESERVED = frozenset(PARTS.names) | CLIP_FIELDS | {"path"}
 """Names that `videos.parquet` and `{key}.json` have for themselves."""
 
 

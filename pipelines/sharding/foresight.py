@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,10 +59,12 @@ def foreseen(plans: Plans, config: ShardVideos) -> list[str]:
     weight_N = _weights(plans.sources.sizes_N[rows_N])
     # Ids are hashes: the lowest are a random sample, and the same one each time. Of the parts of a
     # video it has one.
-    wholes = np.unique(plans.sources.videos_N[rows_N], return_index=True)[1]
+    wholes = plans.sources.whole(rows_N)
+    weight_of_row_N = np.zeros(len(plans.sources))
+    weight_of_row_N[rows_N] = weight_N
     chosen = wholes[:VIDEOS]
-    sample = _cut(plans, plans.sources.take(rows_N[chosen]), weight_N[chosen])
-    return _in_words(sample, float(weight_N.sum()), float(weight_N[wholes].sum()), config)
+    sample = _cut(plans, plans.sources.take(chosen), weight_of_row_N[chosen])
+    return _in_words(sample, float(weight_N.sum()), float(weight_of_row_N[wholes].sum()), config)
 
 
 def _weights(size_N: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -113,18 +115,12 @@ def _add(
             videos.path(source)
     sample.fetch_s += time.monotonic() - began
     began = time.monotonic()
-    start_s, limits = source.start_s or 0.0, plan.spec.limits
     part_s = max(PART_S, plan.spec.filters.min_duration_s)
-    end_s = min(start_s + part_s, source.end_s or math.inf)
-    task = VideoTask(replace(source, end_s=end_s), plan, writer)
-    account, share = task.run(videos), 1.0
+    account, share = VideoTask(source, plan, writer, most_s=part_s).run(videos), 1.0
     if account.duration_s is not None:
-        ends_s = min(account.duration_s, source.end_s or account.duration_s)
-        share = max(1.0, (ends_s - start_s) / part_s)
-        if ends_s - start_s > limits.max_duration_s:
-            writer.drop(task.keys)
-            sample.reasons["too_long"] += 1
-            return
+        start_s = account.start_s or source.start_s or 0.0
+        end_s = account.end_s or source.end_s or math.inf
+        share = max(1.0, (min(account.duration_s, end_s) - start_s) / part_s)
     if share > 1 and not account.clips:
         began = time.monotonic()
         account, share = VideoTask(source, plan, writer).run(videos), 1.0

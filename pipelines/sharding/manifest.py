@@ -76,7 +76,10 @@ SCHEMA = pa.schema(
     ]
 )
 
-PARTS = pa.schema([*SCHEMA, ("scores", pa.list_(SCORES)), ("columns", pa.string())])
+SPANS = pa.schema([("span", pa.int64()), ("spans", pa.int64())])
+"""Which span of a file it is, from 1, and of how many; there where some files are cut into any."""
+
+PARTS = pa.schema([*SCHEMA, *SPANS, ("scores", pa.list_(SCORES)), ("columns", pa.string())])
 """With the scores of clips, and the further columns as the text of a JSON object."""
 
 CLIP_FIELDS = frozenset(("label", "class_index", "fps", "start_s", "frames", "source"))
@@ -120,6 +123,10 @@ class Source:
     """Why its listing has refused it: a reason, a colon and details."""
     columns: str | None = None
     """Further columns, as the text of a JSON object."""
+    span: int | None = None
+    """Which span of its file it is, from 1, if the file is cut into spans."""
+    spans: int | None = None
+    """How many spans the file is cut into: parts of equal length, whose times its header tells."""
     address: str | None = field(default=None, repr=False, compare=False)
     """Where it is fetched, if that is no `uri` to be published; it stands in no account."""
 
@@ -127,16 +134,19 @@ class Source:
     def id(self) -> str:
         if self._is_whole:
             return video_id(self.path)
-        return checksums.digest(json.dumps([self.path, self.start_s, self.end_s, self.fps]))
+        span = [] if self.span is None else [self.span, self.spans]
+        part = [self.path, self.start_s, self.end_s, self.fps, *span]
+        return checksums.digest(json.dumps(part))
 
     @property
     def whole_id(self) -> str:
-        """The id of the whole video, which parts of it share."""
+        """The id of the whole video, which parts and spans of it share."""
         return self.id if self._is_whole else video_id(self.path)
 
     @property
     def _is_whole(self) -> bool:
-        return self.start_s is None and self.end_s is None and self.fps is None
+        is_all = self.start_s is None and self.end_s is None and self.span is None
+        return is_all and self.fps is None
 
     @property
     def file(self) -> tuple[Any, ...]:
@@ -157,9 +167,9 @@ class Source:
 
 PUBLISHED = tuple(field.name for field in fields(Source) if field.name != "address")
 """Fields of `Source` that may stand in markers and fingerprints."""
-IDENTITY = ("path", "start_s", "end_s", "fps")
+IDENTITY = ("path", "start_s", "end_s", "fps", "span", "spans")
 """Fields of `Source` that make its id."""
-LATER = frozenset(("container", "position", "refused", "columns"))
+LATER = frozenset(("container", "position", "refused", "columns", "span", "spans"))
 """Fields of `Source` that came later."""
 WHEREABOUTS = frozenset(("uri", "container", "split"))
 """Fields of `Source` that change when a folder is moved, or the videos are split otherwise."""
@@ -186,10 +196,15 @@ class Account:
     """Clips that filters removed: fps, start_s, reason, score."""
     scores: list[dict[str, float]] = field(default_factory=list)
     """All clips, if scores are asked for: fps, start_s, and each score by its name."""
+    start_s: float | None = None
+    end_s: float | None = None
+    """Of a span of a file, the part that it is; the last one has no end."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields by name; without scores as in markers that were made before there were any."""
-        return {k: v for k, v in vars(self).items() if k != "scores" or v}
+        """The fields by name; those that came later only where they are set, as in markers that
+        were made before."""
+        values = vars(self)
+        return {n: v for n, v in values.items() if v not in (None, []) or n not in LATER_OF_ACCOUNT}
 
     @property
     def failed(self) -> bool:
@@ -197,6 +212,8 @@ class Account:
         return self.reason in FAILURES
 
 
+LATER_OF_ACCOUNT = frozenset(("scores", "start_s", "end_s"))
+"""Fields of `Account` that came later."""
 OF_ACCOUNT = tuple(field.name for field in fields(Account))
 _of_source, _of_account = attrgetter(*PUBLISHED), attrgetter(*OF_ACCOUNT)
 OF_SOURCE = "source_"
@@ -228,7 +245,7 @@ class ManifestWriter:
         self._folder, self._places = folder, dict[str, tuple[int, int, int]]()
         """Of each shard: where its part starts, its length, and that before compression."""
         self._types: ColumnTypes = {}
-        self._has_scores = False
+        self._has_scores = self._has_spans = False
 
     def add(self, name: str, accounts: Iterable[tuple[Source, Account]]) -> None:
         """Add the accounts of the videos of a shard."""
@@ -237,6 +254,7 @@ class ManifestWriter:
             rows.append((source.id, *_of_source(source), *_of_account(account)))
             add_types(self._types, source.path, source.columns)
             self._has_scores = self._has_scores or bool(account.scores)
+            self._has_spans = self._has_spans or source.span is not None
         part = pickle.dumps(rows)
         compressed = pa.compress(part, CODEC, asbytes=True)
         with open(self._parts, "ab") as file:
@@ -252,6 +270,8 @@ class ManifestWriter:
             for path, text in zip(paths, values_of(columns), strict=True):
                 add_types(self._types, path, text)
         self._has_scores = self._has_scores or bool(len(_joined(rows["scores"]).flatten()))
+        spans = source_column(rows, "span")
+        self._has_spans = self._has_spans or spans.null_count < len(spans)
 
     def publish(self, uri: str, write: Callable[[pa.Table], object] | None = None) -> None:
         """Write `videos.parquet`: a row for each video, a row group for many shards.
@@ -260,8 +280,9 @@ class ManifestWriter:
         """
         whole = self._folder / "videos.parquet"
         types = {n: pa.string() if t == pa.null() else t for n, t in sorted(self._types.items())}
+        spans = SPANS if self._has_spans else []
         scores = [PARTS.field("scores")] if self._has_scores else []
-        schema = pa.schema([*SCHEMA, *scores, *types.items()])
+        schema = pa.schema([*SCHEMA, *spans, *scores, *types.items()])
         with pq.ParquetWriter(whole, schema) as writer:
             for group in self.by_shard():
                 table = _with_columns(_as_published(rows_of(group)), schema)
@@ -350,11 +371,16 @@ def accounts_of(rows: pa.Table) -> list[tuple[Source, Account]]:
 
 def _as_published(rows: pa.Table) -> pa.Table:
     """The columns of `PARTS`: texts in UTF-8."""
-    columns = (
-        rows[name] if name in rows.column_names else _text(source_column(rows, name))
-        for name in PARTS.names
-    )
-    return pa.table(list(columns), schema=PARTS)
+
+    def column(name: str) -> Any:
+        if name not in rows.column_names:
+            return _text(source_column(rows, name))
+        if name in ("start_s", "end_s"):
+            # Of a span, the account knows them.
+            return pc.coalesce(rows[name], rows[OF_SOURCE + name])
+        return rows[name]
+
+    return pa.table(list(map(column, PARTS.names)), schema=PARTS)
 
 
 def _text(column: pa.Array) -> pa.Array:
@@ -432,7 +458,7 @@ def captioned(uri: str, column: str) -> int:
     such column, or it holds no texts."""
     with shards.missing_is_named(uri, "shard_videos"):
         file = pq.ParquetFile(io.BytesIO(storage.read_bytes(uri)))
-    further = [name for name in file.schema_arrow.names if name not in {*SCHEMA.names, "scores"}]
+    further = [name for name in file.schema_arrow.names if name not in PARTS.names]
     if column not in further:
         raise UserError(
             f"no video has a column {column!r}: {did_you_mean(column, further)}There: "

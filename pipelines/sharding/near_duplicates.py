@@ -55,6 +55,16 @@ def compare(
     }
 
 
+def with_spans(
+    found: dict[int, NearDuplicate], first_spans_N: NDArray[np.int64]
+) -> dict[int, NearDuplicate]:
+    """The same for all spans of each file whose first one is found; of any other row, the row of
+    the first span is its own."""
+    rows = np.flatnonzero(np.isin(first_spans_N, np.fromiter(found, np.int64)))
+    firsts = first_spans_N[rows]
+    return {row: found[first] for row, first in zip(rows.tolist(), firsts.tolist(), strict=True)}
+
+
 def find_near_duplicates(hashes_NB: NDArray[np.uint8], max_bits: int) -> dict[int, NearDuplicate]:
     """For each row to leave out, the earlier row that is kept: the closest, then the first.
 

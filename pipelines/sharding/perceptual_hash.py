@@ -14,10 +14,11 @@ from PIL import Image
 
 from pipelines.io import checksums, storage, workspace
 from pipelines.io.connection import is_refusal
-from pipelines.sharding.clip_shards import ShardPlan, decoding_process
+from pipelines.sharding.clip_shards import ShardPlan, decoding_process, request_for
 from pipelines.sharding.clips import CutRequest, check_header
 from pipelines.sharding.manifest import Source
 from pipelines.sharding.sources import LocalVideos
+from pipelines.sharding.spans import parts_read
 from pipelines.video.decoding_process import Deadline
 from pipelines.video.header import check_place, probe
 from pipelines.video.luma import sample_luma
@@ -32,7 +33,8 @@ HASH_BYTES = 8 * FRAMES
 
 
 def hash_video(request: CutRequest) -> Iterator[bytes]:
-    """The hash of a video: yields `HASH_BYTES` bytes once, or nothing where it cannot be read.
+    """The hash of a video: yields `HASH_BYTES` bytes once, or nothing where it cannot be read. Of a
+    span it is that of the whole video.
 
     A difference hash compares neighbouring pixels of the frame shrunk to 9x8, in integers: it is
     the same on any processor.
@@ -53,10 +55,19 @@ def hash_video(request: CutRequest) -> Iterator[bytes]:
 def known_hashes(folder: str, retry: bool, plan: ShardPlan) -> list[str] | None:
     """What `hash_shard` would give for a shard without hashing anything; None if it has to."""
     known = _cached(folder, plan)
-    wanted = [_content(source) for source in plan.sources]
+    wanted = [_content(source) for source in _hashed(plan)]
     if known.keys() != set(wanted) or (retry and not all(known.values())):
         return None
-    return [known[content] for content in wanted]
+    return _in_order(known, plan)
+
+
+def _hashed(plan: ShardPlan) -> list[Source]:
+    """Those that are hashed: the first span of a file stands for the whole of it."""
+    return [source for source in plan.sources if source.span in (None, 1)]
+
+
+def _in_order(known: dict[str, str], plan: ShardPlan) -> list[str]:
+    return [known[_content(s)] if s.span in (None, 1) else "" for s in plan.sources]
 
 
 def _cached(folder: str, plan: ShardPlan) -> dict[str, str]:
@@ -69,13 +80,14 @@ def hash_shard(row: dict) -> dict:
     """Hash the videos of one shard: the task that Ray runs.
 
     Takes {"plan": ShardPlan, "hashes": folder, "retry": bool}, gives {"name": of the shard,
-    "hashes": one in hexadecimal for each video, empty where there is none}.
+    "hashes": one in hexadecimal for each video, empty where there is none and for the spans of a
+    file but the first}.
     """
     plan: ShardPlan = row["plan"]
     known = _cached(row["hashes"], plan)
     found = {}
     with LocalVideos() as videos:
-        for source in plan.sources:
+        for source in _hashed(plan):
             content = _content(source)
             hash = known.get(content)
             if hash is None or (row["retry"] and not hash):
@@ -83,7 +95,7 @@ def hash_shard(row: dict) -> dict:
             found[content] = hash
     if found != known:
         storage.publish_json(found, storage.join(row["hashes"], f"{plan.name}.json"))
-    return {"name": plan.name, "hashes": [found[_content(source)] for source in plan.sources]}
+    return {"name": plan.name, "hashes": _in_order(found, plan)}
 
 
 def _content(source: Source) -> str:
@@ -100,10 +112,11 @@ def _hash(source: Source, plan: ShardPlan, videos: LocalVideos) -> str:
     try:
         path = videos.path(source)
         check_place(path, source.frames_fps is not None)
-        start_s = source.start_s or 0.0
-        request = CutRequest(path, plan.spec, source.frames_fps, start_s, source.end_s)
+        request = request_for(source, path, plan.spec)
         process = decoding_process(limits.max_memory_gb)
-        return b"".join(process.run(hash_video, request, Deadline(limits.timeout_s))).hex()
+        with parts_read(source) as read:
+            found = process.run(hash_video, request, Deadline(limits.timeout_s), read)
+            return b"".join(found).hex()
     except (VideoError, FileNotFoundError, PermissionError):
         return ""  # Its account will contain the reason, once it is cut.
     except UserError as error:

@@ -3,7 +3,8 @@
 They are assigned by linear hashing (Litwin, VLDB 1980): the number of shards grows by one at a
 time, and each new shard takes a part of a single old one. So a video that is added, altered or
 removed changes its own shard, and sometimes two more, however many there are. Parts of one video
-lie in one shard of their split: its file is fetched once for all of them.
+lie in one shard of their split: its file is fetched once for all of them. A span of a large file is
+a shard of its own, which no other video changes.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.io.markers import SPLITS
+from pipelines.io.markers import SPLITS, shard_name
 from pipelines.sharding.source_table import SourceTable
 from vqvdm.errors import UserError
 
@@ -36,7 +37,7 @@ def _by_bytes(sources: SourceTable, rows: NDArray[np.int64], shard_bytes: int) -
     A video of unknown size counts as much as the others on average, of both splits.
     """
     sizes_N = sources.sizes_N
-    if not sizes_N.any():
+    if not sizes_N[~sources.is_span_N].any():
         raise UserError(
             "--shard-mb: the listing tells the size of none of these videos: "
             "pass --videos-per-shard instead"
@@ -44,7 +45,8 @@ def _by_bytes(sources: SourceTable, rows: NDArray[np.int64], shard_bytes: int) -
     files_N = sizes_N[sources.whole(rows)]
     total = int(files_N.sum())
     if unknown := np.count_nonzero(files_N == 0):
-        known_N = sizes_N[sources.whole(np.flatnonzero(sizes_N))]
+        known = np.flatnonzero((sizes_N > 0) & ~sources.is_span_N)
+        known_N = sizes_N[sources.whole(known)]
         total += int(unknown) * (int(known_N.sum()) // len(known_N))
     return -(-total // shard_bytes)
 
@@ -55,19 +57,31 @@ class Place:
 
     split: str
     index: int
+    """Its number; of a shard of one span the id of that."""
     rows_N: NDArray[np.int64]
+    is_span: bool = False
+
+    @property
+    def name(self) -> str:
+        if self.is_span:
+            return f"{self.split}-{self.index:016x}"
+        return shard_name(self.split, self.index)
 
 
 def assign_shards(
     sources: SourceTable, per_shard: int, shard_bytes: int | None = None
 ) -> Iterator[Place]:
-    """Every shard in order with its videos: `per_shard` on average, up to twice that.
+    """Every shard with its videos: of each split the spans, each by itself, and then in order the
+    others, `per_shard` on average, up to twice that.
 
     With `shard_bytes`, videos of so many bytes on average instead. `UserError` where the listing
     does not tell the size of any. There are no more shards than whole videos.
     """
+    is_span_N = sources.is_span_N
     for split in SPLITS:
         rows = sources.rows_of(split)
+        spans, rows = rows[is_span_N[rows]], rows[~is_span_N[rows]]
+        yield from (Place(split, int(sources.ids_N[row]), np.array([row]), True) for row in spans)
         if not len(rows):
             continue
         count = _by_bytes(sources, rows, shard_bytes) if shard_bytes else -(-len(rows) // per_shard)

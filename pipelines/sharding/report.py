@@ -50,7 +50,7 @@ ADVICE = {
     "too_short": "lower --frames, or raise --fps",
     "no_frame_rate": "pass --fps",
     "too_many_pixels": "raise --limits.max-pixels",
-    "too_long": "raise --limits.max-duration-s",
+    "too_long": "raise --limits.max-duration-s, or lower --span-mb",
     "timed_out": "raise --timeout-s",
     "out_of_memory": "raise --max-memory-gb",
     "no_permission": "give this user the right to read the files",

@@ -19,7 +19,7 @@ class Limits:
     max_pixels: int = 2**25
     """Pixels of a frame; by default 8K passes."""
     max_duration_s: float = 7200.0
-    """Length of a video in seconds."""
+    """Length in seconds of a video, or of a span of one."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class Selection:
     group_by: str = ""
     frames_fps: float | None = None
     columns: str = "all"
+    span_mb: int | None = None
     met: set[str] = field(default_factory=set)
     """Names of the further columns that a listing met, kept or not."""
 
@@ -117,6 +118,10 @@ class ShardVideos(VideosJob):
     """About how many MiB of videos, as they are listed, share a shard, in place of
     --videos-per-shard; clips of small videos take several times as much. A video of unknown size
     counts as the mean of the others."""
+    span_mb: int = 512
+    """MiB of a video file from which on it is cut in spans, each a shard and a task of its own: of
+    equal length, none of more bytes than this on average. Files of formats without an index stay
+    whole, and so do those that a table takes parts of."""
     core_hour_price: float | None = None
     """What a core costs an hour, in any currency: --dry-run, which it is for, tells what the job
     will cost by it."""
@@ -135,6 +140,7 @@ class ShardVideos(VideosJob):
         "limit",
         "videos_per_shard",
         "shard_mb",
+        "span_mb",
         "retry_failed",
         "verify",
         "strict",
@@ -159,6 +165,7 @@ class ShardVideos(VideosJob):
             self.group_by,
             self.frames_fps,
             self.columns,
+            self.span_mb,
         )
 
     @property
@@ -167,7 +174,7 @@ class ShardVideos(VideosJob):
         return [None] if self.fps == "native" else list(parse_rates(self.fps, "native"))
 
     def check(self) -> None:
-        for name in ("frames", "size", "videos_per_shard"):
+        for name in ("frames", "size", "videos_per_shard", "span_mb"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} must be at least 1")
         if self.size % 2:

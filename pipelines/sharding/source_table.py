@@ -47,13 +47,38 @@ class SourceTable(Records[Source]):
 
     @property
     def sizes_N(self) -> NDArray[np.int64]:
-        """The size of each video in bytes, of a part that of the whole; 0 where the listing does
-        not tell it."""
-        return np.asarray(pc.fill_null(self.column("size").cast(pa.int64()), 0))
+        """The size of each video in bytes, of a part that of the whole, of a span its share; 0
+        where the listing does not tell it."""
+        sizes_N = _numbers(self.column("size"), 0)
+        return sizes_N // _numbers(self.column("spans"), 1) if self.is_span_N.any() else sizes_N
+
+    @property
+    def is_span_N(self) -> NDArray[np.bool_]:
+        """Which rows are spans of a file."""
+        return self.has("span")
+
+    @property
+    def first_spans_N(self) -> NDArray[np.int64]:
+        """For each span the row of the first one of its file, for any other row itself."""
+        rows_N, is_span_N = np.arange(len(self)), self.is_span_N
+        if is_span_N.any():
+            numbers_N = _numbers(self.column("span"), 1)
+            # A table may name a file several times, to be cut at several rates.
+            rates_N = np.asarray(pc.fill_null(self.column("fps").cast(pa.float64()), 0.0))
+            keys_N = self.videos_N ^ rates_N.view(np.uint64)
+            firsts = np.flatnonzero(is_span_N & (numbers_N == 1))
+            firsts = firsts[np.argsort(keys_N[firsts])]
+            places = np.searchsorted(keys_N[firsts], keys_N[is_span_N])
+            rows_N[is_span_N] = firsts[places]
+        return rows_N
 
     def whole(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Of these rows, one for each video: the first of its parts."""
-        _, first = np.unique(self.videos_N[rows], return_index=True)
+        """Of these rows, one for each video, the first of its parts; and all spans."""
+        apart_N, spans = self.videos_N[rows], self.column("span").take(pa.array(rows))
+        if spans.null_count < len(spans):
+            is_span_N = spans.is_valid().to_numpy(zero_copy_only=False)
+            apart_N = np.where(is_span_N, self.ids_N[rows], apart_N)
+        _, first = np.unique(apart_N, return_index=True)
         return rows[first]
 
     def rows_of(self, split: str) -> NDArray[np.int64]:
@@ -68,16 +93,17 @@ class SourceTable(Records[Source]):
         return found
 
     def sort(self) -> None:
-        """Sort by path, parts of a video by their start and then by their id; in place, since a
-        copy of millions would take as much again. Text is in the order of its characters' numbers,
-        as Python sorts it."""
+        """Sort by path, parts of a video by their start or the number of the span, and then by
+        their id; in place, since a copy of millions would take as much again. Text is in the order
+        of its characters' numbers, as Python sorts it."""
         paths, is_whole = self.column("path"), self.ids_N is self.videos_N
         if is_whole and (len(self) < 2 or pc.all(pc.less_equal(paths[:-1], paths[1:])).as_py()):
             return  # So does S3 list them.
         keys = pa.table({"path": paths})
         if not is_whole:
             starts = pc.fill_null(self.column("start_s").cast(pa.float64()), 0.0)
-            keys = pa.table({"path": paths, "start_s": starts, "id": self.ids_N})
+            spans = _numbers(self.column("span"), 0)
+            keys = pa.table({"path": paths, "start_s": starts, "span": spans, "id": self.ids_N})
         order = pc.sort_indices(keys, [(name, "ascending") for name in keys.column_names])
         del paths, keys
         self._reorder(order)
@@ -89,6 +115,11 @@ class SourceTable(Records[Source]):
         codes = pa.array(is_val_N.astype(np.int32))
         words = pa.array(SPLITS, pa.large_binary())
         return self.with_column("split", pa.DictionaryArray.from_arrays(codes, words))
+
+
+def _numbers(column: pa.Array, default: int) -> NDArray[np.int64]:
+    """Whole numbers, of which some may be missing."""
+    return np.asarray(pc.fill_null(column.cast(pa.int64()), default))
 
 
 NO_ROWS = np.empty(0, np.int64)

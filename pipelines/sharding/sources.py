@@ -24,6 +24,7 @@ from pipelines.sharding.inputs.lists import as_listed, is_relative, look_up
 from pipelines.sharding.manifest import ColumnTypes, Source, add_types
 from pipelines.sharding.settings import Selection
 from pipelines.sharding.source_table import REPEATED, SourceTable
+from pipelines.sharding.spans import divided, remote_path
 from pipelines.sharding.splits import find_list, named_split, split_sources
 from pipelines.sharding.table import Reader, Row
 from pipelines.video.file_names import parts
@@ -49,10 +50,10 @@ def list_sources(videos: str, selection: Selection, root: str = "") -> SourceTab
     found = next(kind for kind in KINDS if kind.takes(place)).listed(place, selection)
     if selection.labels in ("folder", "none"):
         origin, cure = videos, "move it, or pass --labels none"
-        sources = SourceTable(_from_input(video, selection) for video in found)
+        sources = SourceTable(divided((_from_input(v, selection) for v in found), selection))
     else:
         origin, cure = selection.labels, f"give it one in --labels {selection.labels}"
-        sources = SourceTable(_from_table(place, found, selection))
+        sources = SourceTable(divided(_from_table(place, found, selection), selection))
     refuse_unknown(selection)
     _refuse_twice(sources, origin)
     sources.sort()
@@ -64,9 +65,12 @@ def list_sources(videos: str, selection: Selection, root: str = "") -> SourceTab
 
 def sampled(sources: SourceTable, count: int) -> SourceTable:
     """So many of the videos in their order: of each split, and in it of each class, the same share.
+    A file with all its spans is one.
 
     More are the same and others, and a video that is added takes the place of at most a few.
     """
+    first_N = sources.first_spans_N
+    is_first_N = first_N == np.arange(len(sources))
     codes_N, labels = sources.codes("label")
     # The place of each label in their order; -1, of videos without one, is the last here.
     number_C = np.argsort(np.argsort([*map(str, labels), str(None)], kind="stable"))
@@ -75,6 +79,7 @@ def sampled(sources: SourceTable, count: int) -> SourceTable:
     for split, direction in zip(SPLITS, (1, -1), strict=True):
         # Where few classes are reached, those that validation takes are the ones training lacks.
         rows = sources.rows_of(split)
+        rows = rows[is_first_N[rows]]
         class_N = direction * number_C[codes_N[rows]]
         order = np.lexsort((rank_N[rows], class_N))
         _, starts = np.unique(class_N[order], return_index=True)
@@ -83,7 +88,7 @@ def sampled(sources: SourceTable, count: int) -> SourceTable:
     first = np.concatenate([of_split[:1] for of_split in by_split])
     others = _interleaved(by_split)
     chosen = np.concatenate([first, others[~np.isin(others, first)]])[:count]
-    return sources.subset(np.sort(chosen))
+    return sources.subset(np.flatnonzero(np.isin(first_N, chosen)))
 
 
 def _interleaved(lists: list[NDArray[np.int64]]) -> NDArray[np.int64]:
@@ -115,8 +120,11 @@ class LocalVideos(AbstractContextManager["LocalVideos"]):
     def path(self, source: Source) -> str:
         """A local path of a video, or of its folder of images, until the next one is asked for.
 
-        Errors are those of `Kind.fetch`, and the same for all parts of a video.
+        Errors are those of `Kind.fetch`, and the same for all parts of a video. Of a span in an
+        object store it is the path that the decoding process knows.
         """
+        if path := remote_path(source):
+            return path
         if source.file != self._file:
             self._opened.close()
             self._file, self._failure = source.file, None

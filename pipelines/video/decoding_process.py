@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.video.reasons import VideoError
+from pipelines.video.remote import Read, Wanted, answered_by
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SERVE = "from pipelines.video.decoding_process import serve; serve"
@@ -42,9 +43,12 @@ class DecodingProcess:
         self._process: subprocess.Popen | None = None
         self._pipe: Connection | None = None
 
-    def run(self, work: Work, argument: Any, deadline: Deadline) -> Iterator[Any]:
+    def run(
+        self, work: Work, argument: Any, deadline: Deadline, read: Read | None = None
+    ) -> Iterator[Any]:
         """Yield what `work(argument)` yields; `VideoError` if it times out or crashes.
 
+        `read` gives parts of a remote file; its errors are raised, and its time does not count.
         A process that failed, or whose results were not all consumed, is not used again.
         """
         sound = False
@@ -52,10 +56,16 @@ class DecodingProcess:
             pipe = self._started(work, argument)
             deadline.started = time.monotonic()
             while not isinstance(result := self._receive(pipe, deadline), _Done):
-                yield result
+                if isinstance(result, Wanted):
+                    assert read
+                    pipe.send_bytes(_read(read, result, deadline))
+                else:
+                    yield result
             if result.failed:
                 raise result.failed
             sound = True
+        except _ReadError as failed:
+            raise failed.error from failed.error.__cause__
         except (EOFError, OSError, pickle.UnpicklingError) as error:
             raise VideoError("crashed", self._cause()) from error
         finally:
@@ -128,6 +138,23 @@ class Deadline:
         return max(0.0, self.started + self.allowed_s - time.monotonic())
 
 
+class _ReadError(Exception):
+    """A remote file could not be read; the process knows nothing of it."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+
+def _read(read: Read, wanted: Wanted, deadline: Deadline) -> bytes:
+    began = time.monotonic()
+    try:
+        return read(wanted.start, wanted.size)
+    except Exception as error:
+        raise _ReadError(error) from error
+    finally:
+        deadline.started += time.monotonic() - began
+
+
 class _Done:
     """The last message of a piece of work."""
 
@@ -164,6 +191,11 @@ def serve(file_descriptor: int) -> None:
     pipe = Connection(file_descriptor)
     threading.Thread(target=_end_with, args=[os.getppid()], daemon=True).start()
     gigabytes, limited = pipe.recv(), False
+
+    def read(start: int, size: int) -> bytes:
+        pipe.send(Wanted(start, size))
+        return pipe.recv_bytes()
+
     while True:
         try:
             work, argument = pipe.recv()
@@ -175,8 +207,9 @@ def serve(file_descriptor: int) -> None:
         pipe.send("started")
         failed = None
         try:
-            for result in work(argument):
-                pipe.send(result)
+            with answered_by(read):
+                for result in work(argument):
+                    pipe.send(result)
         except MemoryError as error:
             failed = VideoError("out_of_memory", str(error) or "no more to be had")
         except OSError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from pipelines.video.remote import opened, size_of
 
 HEAD = 1 << 16
 """Bytes at the start of a file that contain its length."""
@@ -15,8 +15,8 @@ TS_PACKETS = (188, 192, 204)
 
 def ends_early(path: str, container: str) -> bool:
     """Whether a file ends early; `container` is FFmpeg's name for its format."""
-    size = os.path.getsize(path)
-    with open(path, "rb") as file:
+    size = size_of(path)
+    with opened(path) as file:
         head = file.read(HEAD)
         file.seek(max(0, size - 64))
         tail = file.read()

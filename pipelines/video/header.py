@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import av
 
 from pipelines.video.reasons import VideoError
+from pipelines.video.remote import RemoteFile, is_remote, opened
 
 _CONTAINERS = """
 mov mp4 m4a 3gp 3g2 mj2 matroska webm avi mpegts mpeg flv live_flv asf asf_o ogg mxf nut ivf obu
@@ -76,8 +78,10 @@ def ffmpeg_errors() -> Iterator[list]:
 def check_place(path: str, is_folder: bool) -> None:
     """Raise `VideoError` unless there is a file to open, or a folder where one is wanted.
 
-    This is checked before opening: to open a pipe would block.
+    This is checked before opening: to open a pipe would block. A remote file is opened as it is.
     """
+    if is_remote(path):
+        return
     mode = os.stat(path).st_mode
     if is_folder:
         os.listdir(path)
@@ -93,14 +97,15 @@ def check_place(path: str, is_folder: bool) -> None:
 
 
 def open_video(path: str) -> av.container.InputContainer:
-    """Open a local file; raises `VideoError`, also for formats that are not in `FORMATS`."""
+    """Open a file; raises `VideoError`, also for formats that are not in `FORMATS`."""
     options = {
         "format_whitelist": ",".join(FORMATS),
         "protocol_whitelist": "file",
         "pattern_type": "none",  # A "%03d" in the name of an image is no number of a sequence.
     }
     try:
-        return av.open(path, metadata_errors="replace", options=options)
+        file: Any = RemoteFile(path) if is_remote(path) else path
+        return av.open(file, metadata_errors="replace", options=options)
     except FileNotFoundError as error:
         raise VideoError("missing", str(error)) from error
     except PermissionError as error:
@@ -199,7 +204,7 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
 
 
 def probe(path: str, frames_fps: float | None = None) -> VideoInfo:
-    """Read the header of a local file, or of a folder of images; raises `VideoError`."""
+    """Read the header of a file, or of a folder of images; raises `VideoError`."""
     if frames_fps is not None:
         files = images(path)
         if not files:
@@ -230,7 +235,7 @@ def _counts_from_zero(path: str) -> bool:
 
     Tags may be copied from another file; the element `MuxingApp` is of this one.
     """
-    with open(path, "rb") as file:
+    with opened(path) as file:
         return bool(re.search(rb"\x4d\x80.Lavf", file.read(4096), re.DOTALL))
 
 

@@ -21,8 +21,8 @@ FAILURES = {
     "only are kept, also those after the damage.",
     "too_short": "There are fewer clean frames in a row than a clip takes.",
     "too_many_pixels": "A frame has more pixels than `--limits.max-pixels`; the score is how many.",
-    "too_long": "The video lasts longer than `--limits.max-duration-s`; the score is its length "
-    "in seconds.",
+    "too_long": "The video, or a span of it, lasts longer than `--limits.max-duration-s`; the "
+    "score is its length in seconds.",
     "timed_out": "Decoding took longer than `--timeout-s` allows, and was ended.",
     "crashed": "The decoder crashed.",
     "out_of_memory": "Decoding took more memory than `--max-memory-gb`.",
@@ -48,6 +48,8 @@ FILTERED = {
     "difference between neighbouring frames, of 255.",
     "near_duplicate": "Another video, named in the details, is closer than "
     "`--filters.min-distance`; the score is how close, in bits of 64.",
+    "empty_span": "Nothing of the video falls into this span of its file: the header gives no "
+    "length, so that the first span has all, or there are too few seconds for so many spans.",
     "black": "Every clip is darker than `--filters.min-brightness`; the score is the highest mean, "
     "of 255.",
 }

@@ -16,6 +16,7 @@ from pipelines.io import storage
 from pipelines.video.encoder import decode_clip
 from tests.e2e.conftest import KEY, SECRET
 from tests.odd_videos import write
+from tests.unit.pipelines.sharding.test_spans import large
 from tests.web_server import web_server
 
 FLAGS = ("--frames", 4, "--size", 64, "--fps", "native", "--val-fraction", 0,
@@ -120,3 +121,23 @@ def test_signed_addresses_of_a_server_that_goes_away(job, tmp_path: Path):
     assert before == after and any(file.suffix == ".tar" for file in before)
     assert "planted" not in said + outcome.stderr
     assert not [file for file, content in before.items() if b"planted" in content]
+
+
+@pytest.mark.e2e
+def test_films_in_a_bucket_give_the_clips_of_films_on_a_disk(job, connected: None, tmp_path: Path):
+    for name, mib in {"a/film.mp4": 2.5, "b/film.mp4": 1.5, "b/short.mp4": 0.9}.items():
+        path = large(tmp_path / "videos" / name, mib, count=60)
+        storage.publish_file(path, f"s3://bucket/films/{name}")
+    found, flags = [], ("--span-mb", 1, *FLAGS)
+    for number, videos in enumerate((tmp_path / "videos", "s3://bucket/films"), 1):
+        root = tmp_path / f"root{number}"
+        outcome = job("shard_videos", "--videos", videos, "--root", root, *flags,
+                      "--num-workers", number)  # fmt: skip
+        assert outcome.status == 0, outcome.stderr
+        assert "45 clips of 6 videos" in outcome.figure
+        assert "5 of these videos are spans of 2 large files" in outcome.stdout
+        found.append({tar.name: tar.read_bytes() for tar in (root / "clips").glob("*.tar")})
+        assert len(found[-1]) == 6
+        rows = pq.read_table(root / "videos.parquet").to_pylist()
+        assert {row["uri"] for row in rows if row["spans"] == 3} == {f"{videos}/a/film.mp4"}
+    assert found[0] == found[1]

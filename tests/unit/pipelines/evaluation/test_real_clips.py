@@ -150,6 +150,8 @@ def test_a_floor_of_other_proportions_would_lie_too_high() -> None:
 
 def test_a_classifier_trains_on_no_video_that_it_judges() -> None:
     rows = [{"id": f"{label}{i}", "clips": 4, "label": label} for label in "ab" for i in range(40)]
+    for row in rows:
+        row["uri"] = f"/{row['id']}.mp4"
     ids = [row["id"] for row in rows]
     markers = [
         Marker("train-0", "0", 0, ["k"], ids[:60], "spec", "made"),
@@ -166,3 +168,10 @@ def test_a_classifier_trains_on_no_video_that_it_judges() -> None:
     assert len(trained) == 4 * 30
     val = [ref for ref in draw(markers[1:], rows, "clips", 30, 0)]
     assert len(Drawn(rows, val, []).unjudged(markers, 1000, 0)) == 4 * 60
+    for row in rows:  # Four parts or spans of each file.
+        row["uri"] = f"/{row['label']}{int(row['id'][1:]) // 4}.mp4"
+    file_of = {row["id"]: row["uri"] for row in rows}
+    trained = Drawn(rows, refs[:5], others).unjudged(markers, 1000, 0)
+    files, judged_files = ({file_of[ref.source] for ref in found} for found in (trained, refs[:5]))
+    assert files and judged_files and not files & judged_files
+    assert len(trained) == 4 * (60 - 4 * len(judged_files))

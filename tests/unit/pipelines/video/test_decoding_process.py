@@ -14,6 +14,8 @@ import pytest
 
 from pipelines.video.decoding_process import Deadline, DecodingProcess
 from pipelines.video.reasons import VideoError
+from pipelines.video.remote import BLOCK, as_path, opened
+from vqvdm.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +123,52 @@ def test_a_deadline_can_be_extended(process: DecodingProcess) -> None:
         deadline.allowed_s = 20.0
         results.append(result)
     assert results == [0, None, 5]
+
+
+def read_each(starts: list[int]) -> Iterator[bytes]:
+    """The ten bytes from each of these places of a remote file, opened anew each time."""
+    for start in starts:
+        with opened(as_path("a.bin", 2**22)) as file:
+            file.seek(start)
+            yield file.read(10)
+
+
+def test_parts_of_a_remote_file_are_read_by_the_worker(process: DecodingProcess) -> None:
+    data, asked = os.urandom(2**22), list[int]()
+
+    def read(start: int, size: int) -> bytes:
+        asked.append(start)
+        time.sleep(1.0)  # It does not count.
+        return data[start : start + size]
+
+    places = [0, 2**22 - 10, 5, 2**21]
+    deadline = Deadline(1.5)
+    found = list(process.run(read_each, places, deadline, read))
+    assert found == [data[place : place + 10] for place in places]
+    assert asked == [0, 2**22 - BLOCK, 2**21]
+    assert list(process.run(read_each, [0], Deadline(9.0), lambda start, size: bytes(size))) == [
+        bytes(10)
+    ]
+
+
+@pytest.mark.parametrize(
+    "error", [UserError("the store is away"), FileNotFoundError("gone"), EOFError("cut off")]
+)
+def test_an_error_of_reading_is_raised_as_it_is(process: DecodingProcess, error: Exception) -> None:
+    cause = PermissionError("closed")
+
+    def read(start: int, size: int) -> bytes:
+        if start:
+            raise error from cause
+        return bytes(size)
+
+    results = []
+    with pytest.raises(type(error)) as caught:
+        for result in process.run(read_each, [0, 2**20, 0], Deadline(20.0), read):
+            results.append(result)
+    assert results == [bytes(10)]
+    assert caught.value is error and error.__cause__ is cause
+    assert run(process, ["3"]) == [3]
 
 
 def test_the_process_ends_with_its_parent() -> None:
