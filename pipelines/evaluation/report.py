@@ -61,7 +61,8 @@ SPEED = "speed/seconds_per_100_steps"
 class Pair:
     """A real clip and its reconstruction."""
 
-    label: str | None
+    title: str
+    """Its class, and its caption where samples are told captions; empty without either."""
     fps: float
     real: Frames
     reconstructed: Frames
@@ -71,7 +72,8 @@ class Pair:
 class Sample:
     """A sampled video, and the training clip nearest to it."""
 
-    label: str | None
+    title: str
+    """Class and caption that it was made of."""
     fps: float
     video: Frames
     place: int
@@ -93,8 +95,8 @@ class ReportClips:
 
     def ordered(self) -> ReportClips:
         return ReportClips(
-            sorted(self.real, key=lambda each: each.label or ""),
-            sorted(self.samples, key=lambda each: each.label or ""),
+            sorted(self.real, key=lambda each: each.title),
+            sorted(self.samples, key=lambda each: each.title),
         )
 
 
@@ -122,10 +124,17 @@ def page(
     """
     table = published.table_for(result["preset"])
     shown = shown.ordered()
-    real = {each.label: each for each in shown.real}
-    spare = iter(shown.real)
+    real = {each.title: each for each in shown.real}
+    exact = {(each.title, each.fps): each for each in shown.real}
+    spare = (each for each in shown.real if not each.title)
     trios = [
-        (each, real.get(each.label) if each.label else next(spare, None)) for each in shown.samples
+        (
+            each,
+            exact.get((each.title, each.fps), real.get(each.title))
+            if each.title
+            else next(spare, None),
+        )
+        for each in shown.samples
     ]
     return _template().render(
         result=result,

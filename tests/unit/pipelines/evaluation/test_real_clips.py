@@ -31,7 +31,7 @@ def real(fps: list[float], labels: list[int] | None = None, spread: float = 1.0)
     rows = spread * np.random.default_rng(0).standard_normal((count, WIDTH))
     summary.add({"features": rows}, np.arange(count))
     index_N = np.array(labels or [0] * count)
-    return RealClips([None] * count, summary, summary, index_N, np.array(fps), [], None)  # type: ignore
+    return RealClips([None] * count, summary, summary, index_N, np.array(fps), [], [], None)  # type: ignore
 
 
 def test_rates_that_no_real_clip_has() -> None:
@@ -161,8 +161,8 @@ def test_a_classifier_trains_on_no_video_that_it_judges() -> None:
     refs, others = draw_real(inputs, markers, rows)
     judged = {ref.source for ref in refs}
     assert len(judged) == 30 and judged <= set(ids[:60])
-    trained = Drawn(rows, refs, others).unjudged(markers, 1000, 0)
+    trained = Drawn(rows, refs, others, []).unjudged(markers, 1000, 0)
     assert {ref.source for ref in trained} == set(ids[:60]) - judged
     assert len(trained) == 4 * 30
     val = [ref for ref in draw(markers[1:], rows, "clips", 30, 0)]
-    assert len(Drawn(rows, val, []).unjudged(markers, 1000, 0)) == 4 * 60
+    assert len(Drawn(rows, val, [], []).unjudged(markers, 1000, 0)) == 4 * 60
