@@ -166,10 +166,10 @@ def clips_to_show(
     classes: Sequence[str],
     shown: Sequence[Request],
 ) -> set[int]:
-    """Positions of the real clips for the report, beside the samples that are `shown`: those whose
-    captions these were told, and otherwise one of each class, if possible at the rate of the
-    sample."""
-    if any(request.prompt for request in shown):
+    """Positions of the real clips for the report, beside the samples that are `shown`: where there
+    are captions, those that have the captions of the samples; otherwise one of each class, if
+    possible at the rate of the sample."""
+    if any(captions):
         labels = [classes[k] if k >= 0 else None for k in class_index_N.tolist()]
         kinds = list(zip(labels, fps_N.tolist(), captions, strict=True))
         wanted = {(request.label, request.fps, request.prompt) for request in shown}

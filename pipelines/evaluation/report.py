@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -124,18 +124,6 @@ def page(
     """
     table = published.table_for(result["preset"])
     shown = shown.ordered()
-    real = {each.title: each for each in shown.real}
-    exact = {(each.title, each.fps): each for each in shown.real}
-    spare = (each for each in shown.real if not each.title)
-    trios = [
-        (
-            each,
-            exact.get((each.title, each.fps), real.get(each.title))
-            if each.title
-            else next(spare, None),
-        )
-        for each in shown.samples
-    ]
     return _template().render(
         result=result,
         bundle=bundle,
@@ -146,11 +134,22 @@ def page(
         shape="×".join(map(str, (spec["frames"], spec["size"], spec["size"]))),
         cards=[card for name in CARDS for card in _cards(result, name)] + [_speed(result)],
         rows=_rows(result),
-        trios=trios,
+        trios=list(_trios(shown)),
         network=json.dumps({k: bundle[k] for k in ("model", "objective")}, indent=1),
         card=card,
         settings=json.dumps(result["settings"], indent=1),
     )
+
+
+def _trios(shown: ReportClips) -> Iterator[tuple[Sample, Pair | None]]:
+    """Each sample with a real clip of its title, if possible of its rate; those without a title
+    with such clips one by one."""
+    real = {each.title: each for each in shown.real}
+    exact = {(each.title, each.fps): each for each in shown.real}
+    untitled = (each for each in shown.real if not each.title)
+    for each in shown.samples:
+        beside = exact.get((each.title, each.fps), real.get(each.title))
+        yield each, beside if each.title else next(untitled, None)
 
 
 def _base(name: str) -> str:
