@@ -36,6 +36,8 @@ def distill_ldm(config: DistillLDM) -> str:
             "pass --vqgan NAME of those, or train the teacher again"
         )
     initial = find_initial(config, "student", space.ldm(config.name))
+    if initial:
+        initial = initial.for_captions(latents.index.get("text"))
     teacher = {"name": config.ldm, "fingerprint": bundle["fingerprint"]}
     return run_stage(
         Stage(
@@ -76,16 +78,6 @@ def check_teacher(folder: str, bundle: dict[str, Any]) -> None:
         raise UserError(
             f"{folder} was trained with the objective {objective!r}: only `flow` can be distilled; "
             "train one by jobs/train_ldm.py --objective.name flow"
-        )
-    if "conditioning" in bundle:
-        raise UserError(
-            f"{folder} goes on from frames, which students do not learn yet: distil one that was "
-            "trained with --conditioning.share 0"
-        )
-    if "text" in bundle:
-        raise UserError(
-            f"{folder} takes captions, which students do not learn yet: distil one that was "
-            "trained on latents without --text-encoder"
         )
     if "latents" not in bundle["inputs"]:
         raise UserError(f"{folder} was trained on pixels: only models of latents can be distilled")

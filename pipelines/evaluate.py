@@ -24,6 +24,7 @@ from pipelines.evaluation import metrics as measure
 from pipelines.evaluation import report, sweep
 from pipelines.evaluation.batches import (
     Batch,
+    clips_to_show,
     reconstruction_batches,
     requests_like,
     sample_batches,
@@ -48,6 +49,7 @@ from pipelines.evaluation.worker import FeatureWorker, frame_classifier_state, r
 from pipelines.io import lock, storage, workspace
 from pipelines.io.markers import Marker, load_markers
 from pipelines.io.progress import Progress
+from pipelines.sampling.worker import Request, title_of
 from pipelines.settings import parse_rates
 from pipelines.tracking import registry
 from pipelines.tracking.start import start_run
@@ -61,10 +63,7 @@ def evaluate(config: Evaluate) -> str:
         return sweep.run(config, measure_fvd)
     inputs = find_inputs(config)
     config = inputs.config
-    if inputs.doubt:
-        print(f"note: {inputs.doubt}", flush=True)
-    if "text" in inputs.bundle:
-        print("note: samples are told their classes alone, and no captions", flush=True)
+    inputs.tell_notes()
     folder = config.workspace.eval(config.ldm)
     done = workspace.published(folder, "metrics.json")
     if done and not config.overwrite:
@@ -75,7 +74,7 @@ def evaluate(config: Evaluate) -> str:
         print(describe_devices(config.request()))
         return (
             f"would compare {chosen.repeats} × {chosen.num_samples} samples with real clips "
-            f"({config.protocol}), into {folder}"
+            f"({config.protocol}{by_captions(inputs)}), into {folder}"
         )
     if done and not config.overwrite:
         return f"{headline(done['metrics'])} (there already)"
@@ -112,7 +111,7 @@ def measure_fvd(inputs: Inputs, devices: Devices) -> tuple[Estimate, int]:
 def compare(inputs: Inputs, devices: Devices) -> tuple[dict[str, Any], report.ReportClips]:
     """The content of `metrics.json`, and the videos on the report."""
     found = measure_model(inputs, devices)
-    speed = measure_speed(inputs.config, devices)
+    speed = measure_speed(inputs, devices)
     return result(inputs, found.metrics, found.sets, found.videos, speed), found.shown
 
 
@@ -156,7 +155,7 @@ def measure_model(inputs: Inputs, devices: Devices) -> Measured:
     check_rates(config, inputs.bundle, real)
     measure.refuse_early(metrics, inputs, real)
     wanted_samples = f"{chosen.repeats} × {chosen.num_samples} samples in {config.steps} steps"
-    say(f"{wanted_samples}, reconstructions, and their features")
+    say(f"{wanted_samples}{by_captions(inputs)}, reconstructions, and their features")
     sets, shown, thumbnails_ND = extract_model(inputs, spec, markers, real, devices)
 
     left = [name for name in config.wanted if name not in metrics.not_measured]
@@ -172,6 +171,11 @@ def measure_model(inputs: Inputs, devices: Devices) -> Measured:
     for name, reason in sorted(metrics.not_measured.items()):
         say(f"{name} is not measured: {reason}")
     return Measured(metrics, sets, real.videos, shown)
+
+
+def by_captions(inputs: Inputs) -> str:
+    """What is said of samples that are told captions."""
+    return ", told the captions of real clips" if inputs.captions else ""
 
 
 def say(line: str) -> None:
@@ -236,28 +240,33 @@ def extract_model(
     classes = inputs.bundle["classes"]
     rates = parse_rates(config.fps, "all") if config.fps != "all" else None
     among = np.isin(real.fps_N, rates) if rates else np.full(len(real.fps_N), True)
-    batches, labels, made = [], {}, []
+    captions = [real.captions[i] for i in np.flatnonzero(among)]
+    batches, first, made, told = [], list[Request](), [], 0
     for repeat in range(chosen.repeats):
         requests = requests_like(
-            real.class_index_N[among], real.fps_N[among], classes, chosen.num_samples, repeat
+            real.class_index_N[among],
+            real.fps_N[among],
+            captions,
+            classes,
+            chosen.num_samples,
+            repeat,
         )
-        if repeat == 0:
-            labels = dict(enumerate(requests))
+        first = first or requests
+        told += sum(request.prompt is not None for request in requests)
         strata = np.unique([each.label or "" for each in requests], return_inverse=True)[1]
         name = f"samples of repeat {repeat}"
         made.append(
             Statistics(name, chosen.num_samples, chosen.is_splits, config.seed, strata=strata)
         )
         batches += sample_batches(inputs, spec, requests, repeat, devices)
-    rates_shown = {request.label: request.fps for request in to_show(list(labels.values()))}
-    batches += reconstruction_batches(
-        inputs, spec, markers, real.refs, real.class_index_N, real.fps_N, rates_shown
-    )
+    show = clips_to_show(real.class_index_N, real.fps_N, real.captions, classes, to_show(first))
+    batches += reconstruction_batches(inputs, spec, markers, real.refs, show)
     sets = Sets(
         real.statistics,
         real.floor,
         Statistics("reconstructed clips", len(real.refs), 1, config.seed),
         made,
+        told,
     )
     shown, thumbnails = report.ReportClips(), dict[int, NDArray[np.uint8]]()
     for batch, found in extract(inputs, spec, batches, devices):
@@ -266,8 +275,8 @@ def extract_model(
             sets.samples[int(batch.group.split()[1])].add(found, indices)
             for i, video in zip(batch.show, found.get("shown", ()), strict=True):
                 place = batch.indices[i]
-                request = labels[place]
-                shown.samples.append(report.Sample(request.label, request.fps, video, place))
+                request = first[place]
+                shown.samples.append(report.Sample(request.title, request.fps, video, place))
             if batch.group == "samples 0" and spec.thumbnails:
                 thumbnails |= dict(zip(batch.indices, found["thumbnails"], strict=True))
         else:
@@ -275,7 +284,8 @@ def extract_model(
             for i, x, y in zip(batch.show, found["shown"], found["shown_made"], strict=True):
                 k = batch.indices[i]
                 label = classes[real.class_index_N[k]] if classes else None
-                shown.real.append(report.Pair(label, float(real.fps_N[k]), x, y))
+                title = title_of(label, real.captions[k])
+                shown.real.append(report.Pair(title, float(real.fps_N[k]), x, y))
     rows = [thumbnails[place] for place in sorted(thumbnails)]
     return sets, shown, np.stack(rows) if rows else None
 
@@ -313,7 +323,7 @@ def _add_neighbours(
         sample.relative = float(search.relative_N[sample.place])
 
 
-def measure_speed(config: Evaluate, devices: Devices) -> dict[str, Any]:
+def measure_speed(inputs: Inputs, devices: Devices) -> dict[str, Any]:
     """Run `time_sampling` in a worker."""
     task = ray.remote(num_cpus=1, num_gpus=devices.gpus_per_worker)(time_sampling)
-    return ray.get(task.remote(config, devices))
+    return ray.get(task.remote(inputs.config, devices, inputs.captions is not None))

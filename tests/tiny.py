@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -61,7 +62,11 @@ def write_bundle(
     if captioned:
         encoder = write_encoder(folder / "text_encoder")
         about["text"] = {
-            "column": "caption", "files": {path.name: "" for path in encoder.iterdir()},
+            "column": "caption",
+            "files": {
+                path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+                for path in encoder.iterdir()
+            },
             "width": WIDTH, "mean": [0.0] * WIDTH, "std": 1.0,
         }  # fmt: skip
     save_model(folder, net, about)

@@ -86,10 +86,11 @@ def captions(world: World, accumulate: int) -> LDMMethod:
     return LDMMethod(config, world, CAPTIONED)
 
 
-def teacher(latent_channels: int = 3, classes: int = 2) -> UNet:
-    """A net that says something, as a trained one does."""
+def teacher(latent_channels: int = 3, classes: int = 2, told: bool = False) -> UNet:
+    """A net that says something, as a trained one does; `told`, it takes captions and frames."""
     torch.manual_seed(7)
-    net = UNet(DENOISER, latent_channels, classes)
+    width = CAPTIONED["text"]["width"] if told else 0
+    net = UNet(DENOISER, latent_channels, classes, known_frames=told, text_width=width)
     for parameter in net.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     return net
@@ -98,6 +99,13 @@ def teacher(latent_channels: int = 3, classes: int = 2) -> UNet:
 def distil(world: World, accumulate: int) -> DistilMethod:
     config = DistillLDM(steps=10, batch_size=4, accumulate=accumulate)
     return DistilMethod(config, world, INDEX, teacher())
+
+
+def told_student(world: World, accumulate: int = 1, **changes: Any) -> DistilMethod:
+    """A student that takes captions and frames, as its teacher does."""
+    config = DistillLDM(steps=10, batch_size=4, warmup=1, accumulate=accumulate, **changes)
+    given = ConditioningConfig(0.5)
+    return DistilMethod(config, world, CAPTIONED, teacher(told=True), conditioning=given)
 
 
 @dataclass
@@ -133,6 +141,6 @@ METHODS: dict[str, Callable[[World, int], Method]] = {
     "ldm": ldm,
     "dit": dit,
     "captions": captions,
-    "distil": distil,
+    "distil": told_student,
     "lora": lora,
 }

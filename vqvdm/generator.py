@@ -23,8 +23,8 @@ from torch import Tensor
 
 from vqvdm.checkpoint import as_config, load_config, load_weights, on_device
 from vqvdm.diffusion.average_velocity import refuse_steps
-from vqvdm.diffusion.denoiser import Denoiser, build, read_config
-from vqvdm.diffusion.known_latents import KnownLatents
+from vqvdm.diffusion.denoiser import Denoiser, build_for
+from vqvdm.diffusion.known_latents import KnownLatents, told
 from vqvdm.diffusion.samplers import (
     STEPS,
     Denoise,
@@ -174,15 +174,9 @@ class VideoGenerator:
         folder = Path(folder)
         prepare_device(device)
         metadata = load_config(folder)
-        config = read_config(metadata)
         dtype = resolve_precision(precision, torch.device(device))
         with torch.device("meta"):
-            channels, classes = metadata["latents"]["shape"][0], metadata["classes"]
-            distilled = metadata["objective"]["name"] == "average_velocity"
-            takes_known = "conditioning" in metadata
-            text_width = metadata["text"]["width"] if "text" in metadata else 0
-            net = build(config, channels, len(classes), distilled, takes_known, text_width)
-            denoiser = net.to(dtype)
+            denoiser = build_for(metadata).to(dtype)
         load_weights(folder, denoiser)
         vqgan = load_vqgan(folder / "vqgan", device, dtype)
         ready(denoiser, device, dtype, packed=not compile)
@@ -205,28 +199,13 @@ class VideoGenerator:
         if isinstance(self.vqgan, VQGAN):
             self.vqgan.decoder.compile(backend=backend, dynamic=False, **options)
 
-    def _predict(self, *inputs: Tensor | None, **captions: Tensor) -> Tensor:
+    def _predict(self, *inputs: Tensor, **more: Tensor) -> Tensor:
         # A copy, because a CUDA graph writes every result to the same place.
-        return self.denoiser(*inputs, **captions).clone()
+        return self.denoiser(*inputs, **more).clone()
 
-    def _over(self, length: float, *inputs: Tensor) -> Tensor:
+    def _over(self, length: float, *inputs: Tensor, **more: Tensor) -> Tensor:
         """The average velocity over a `length` of time."""
-        return self._predict(*inputs, torch.full_like(inputs[1], length))
-
-    def _given(self, known: KnownLatents, *inputs: Tensor, **captions: Tensor) -> Tensor:
-        """The prediction where normalised latents are known. The second half of a batch of guidance
-        knows none, so that it guides towards what is given as well as towards the class."""
-        z_BCTHW, *others = inputs
-        each = known if len(z_BCTHW) == len(known.z_BCTHW) else known.beside_none()
-        return self._predict(each.put(z_BCTHW), *others, None, each.is_known_BT, **captions)
-
-    @staticmethod
-    def _said(predict: Callable[..., Tensor], text_ND: Tensor, *inputs: Tensor) -> Tensor:
-        """The prediction where captions say what is shown; as of `_given`, the second half of a
-        batch of guidance has none."""
-        if len(inputs[0]) > len(text_ND):
-            text_ND = torch.cat([text_ND, torch.zeros_like(text_ND)])
-        return predict(*inputs, text_BD=text_ND)
+        return self._predict(*inputs, torch.full_like(inputs[1], length), **more)
 
     def _denoise(
         self,
@@ -239,15 +218,13 @@ class VideoGenerator:
     ) -> Denoise:
         """What the sampler asks at every step; `UserError` for steps that the model cannot do."""
         objective = self.metadata["objective"]
-        predict: Callable[..., Tensor] = partial(self._given, known) if known else self._predict
+        predict: Callable[..., Tensor] = self._predict
         guidance = options.guidance
         if objective["name"] == "average_velocity":
             refuse_steps(steps, objective["intervals"])
             predict, guidance = partial(self._over, 1 / steps), 1.0
-        if text_ND is not None:
-            predict = partial(self._said, predict, text_ND)
         return guided(
-            predict,
+            told(predict, known, text_ND),
             len(self.classes),
             objective["name"],
             class_B,
@@ -292,9 +269,9 @@ class VideoGenerator:
             return None
         device = self._mean_C111.device
         if asked:
-            told = self.metadata["text"]
-            mean_D = torch.tensor(told["mean"], device=device)
-            return standardised(self.text_encoder(prompts).to(device), mean_D, told["std"])
+            trained = self.metadata["text"]
+            mean_D = torch.tensor(trained["mean"], device=device)
+            return standardised(self.text_encoder(prompts).to(device), mean_D, trained["std"])
         return torch.zeros(len(prompts), self.denoiser.text_width, device=device)
 
     @torch.inference_mode()

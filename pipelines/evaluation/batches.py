@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -68,25 +69,38 @@ def clip_batches(
 
 
 def requests_like(
-    class_index_N: NDArray, fps_N: NDArray, classes: Sequence[str], count: int, repeat: int
+    class_index_N: NDArray,
+    fps_N: NDArray,
+    captions: Sequence[str | None],
+    classes: Sequence[str],
+    count: int,
+    repeat: int,
 ) -> list[Request]:
-    """Requests in the proportions of real clips, whose classes and rates are given.
+    """Requests in the proportions of real clips, whose classes, rates and captions are given.
 
-    Real clips are sorted by class and rate, and taken at even steps. If a class has no real clip,
-    requests cycle through classes and rates instead.
+    Real clips are sorted by class and rate, and taken at even steps: each request asks for what one
+    of them shows. If a class has no real clip, requests cycle through classes and rates instead,
+    and through the captions of the clips of each.
     """
-    start = repeat * count
+    start, order = repeat * count, np.lexsort((fps_N, class_index_N))
     if classes and len(set(class_index_N.tolist())) < len(classes):
-        rates = sorted(set(fps_N.tolist()))
-        return [
-            Request(classes[i % len(classes)], start + i, rates[i // len(classes) % len(rates)])
-            for i in range(count)
-        ]
-    order = np.lexsort((fps_N, class_index_N))
+        rates, told = sorted(set(fps_N.tolist())), dict[tuple[int, float], list[str | None]]()
+        for j in order:
+            told.setdefault((int(class_index_N[j]), float(fps_N[j])), []).append(captions[j])
+        requests = []
+        for i in range(count):
+            turn, k = divmod(i, len(classes))
+            fps = rates[turn % len(rates)]
+            of_both = told.get((k, fps), [None])
+            prompt = of_both[turn // len(rates) % len(of_both)]
+            requests.append(Request(classes[k], start + i, fps, prompt=prompt))
+        return requests
     taken = order[np.linspace(0, len(order) - 1, count).round().astype(int)]
     labels: list[str | None] = list(classes) or [None]
     return [
-        Request(labels[max(0, int(class_index_N[j]))], start + i, float(fps_N[j]))
+        Request(
+            labels[max(0, int(class_index_N[j]))], start + i, float(fps_N[j]), prompt=captions[j]
+        )
         for i, j in enumerate(taken)
     ]
 
@@ -101,7 +115,7 @@ def sample_batches(
     basis = [spec.fingerprint, "samples", inputs.model, config.sampled_by(), precision(devices)]
     batches = []
     for group in in_batches(requests, config.batch_size):
-        key = checksums.fingerprint([*basis, [[r.label, r.number, r.fps] for r in group]])
+        key = checksums.fingerprint([*basis, [_told(request) for request in group]])
         visible = tuple(i for i, request in enumerate(group) if request in show)
         if visible:
             key = checksums.fingerprint([key, visible])
@@ -110,6 +124,12 @@ def sample_batches(
             Batch(f"samples {repeat}", indices, key, requests=tuple(group), show=visible)
         )
     return batches
+
+
+def _told(request: Request) -> list[Any]:
+    """All that a video is asked by; as it was before there were captions, where it has none."""
+    prompt = [] if request.prompt is None else [request.prompt]
+    return [request.label, request.number, request.fps, *prompt]
 
 
 def precision(devices: Devices) -> list[str]:
@@ -125,23 +145,9 @@ def reconstruction_batches(
     spec: FeatureSpec,
     markers: Sequence[Marker],
     refs: Sequence[ClipRef],
-    class_index_N: NDArray,
-    fps_N: NDArray,
-    rates_shown: Mapping[str | None, float],
+    show: Collection[int],
 ) -> list[Batch]:
-    """Batches of real clips to reconstruct: all clips, or only those on the report.
-
-    The report shows one of each class, if possible at the frame rate of the sample shown.
-    """
-    classes = inputs.bundle["classes"]
-    best: dict[int, int] = {}
-    for i, (k, fps) in enumerate(zip(class_index_N.tolist(), fps_N, strict=True)):
-        label = k if k >= 0 else -1 - i
-        wanted_rate = rates_shown.get(classes[k] if k >= 0 else None)
-        if label not in best or (fps == wanted_rate != fps_N[best[label]]):
-            best[label] = i
-    ordered = [best[label] for label in sorted(best)]
-    show = {ordered[i] for i in spread(len(ordered), SHOWN)}
+    """Batches of real clips to reconstruct: all clips, or only those on the report, `show`."""
     metrics = set() if inputs.in_pixels else RECONSTRUCTION & set(inputs.config.wanted)
     wanted = range(len(refs)) if metrics else sorted(show)
     basis = [spec.fingerprint, "reconstructed", inputs.tokenizer]
@@ -152,6 +158,34 @@ def reconstruction_batches(
         key = checksums.fingerprint([batch.key, visible])
         found.append(replace(batch, indices=indices, show=visible, key=key))
     return found
+
+
+def clips_to_show(
+    class_index_N: NDArray,
+    fps_N: NDArray,
+    captions: Sequence[str | None],
+    classes: Sequence[str],
+    shown: Sequence[Request],
+) -> set[int]:
+    """Positions of the real clips for the report, beside the samples that are `shown`: where there
+    are captions, one for each that is of its class, rate and caption; otherwise one of each class,
+    if possible at the rate of the sample."""
+    if any(captions):
+        labels = [classes[k] if k >= 0 else None for k in class_index_N.tolist()]
+        places: dict[tuple[str | None, float, str | None], list[int]] = {}
+        for i, kind in enumerate(zip(labels, fps_N.tolist(), captions, strict=True)):
+            places.setdefault(kind, []).append(i)
+        wanted = Counter((request.label, request.fps, request.prompt) for request in shown)
+        return {i for kind, count in wanted.items() for i in places.get(kind, [])[:count]}
+    rates_shown = {request.label: request.fps for request in shown}
+    best: dict[int, int] = {}
+    for i, (k, fps) in enumerate(zip(class_index_N.tolist(), fps_N, strict=True)):
+        label = k if k >= 0 else -1 - i
+        wanted_rate = rates_shown.get(classes[k] if k >= 0 else None)
+        if label not in best or (fps == wanted_rate != fps_N[best[label]]):
+            best[label] = i
+    ordered = [best[label] for label in sorted(best)]
+    return {ordered[i] for i in spread(len(ordered), SHOWN)}
 
 
 def to_show(requests: Sequence[Request]) -> list[Request]:

@@ -14,9 +14,12 @@ from pipelines.evaluation.detectors import DetectorFile, find_detector
 from pipelines.evaluation.features import FORMAT
 from pipelines.evaluation.settings import Evaluate
 from pipelines.io import checksums, storage
+from pipelines.io.text_encoders import refuse_lost_encoder
 from pipelines.io.workspace import require
 from pipelines.sampling.worker import BUNDLE
+from pipelines.sharding import manifest
 from vqvdm.errors import UserError
+from vqvdm.text_encoder import refuse_missing_library
 from vqvdm.tokenizer.pixels import PIXELS
 from vqvdm.video_shapes import VideoShapes
 
@@ -38,6 +41,8 @@ class Inputs:
     detector: DetectorFile | None
     classifier: DetectorFile | None
     lpips: DetectorFile | None
+    captions: str | None = None
+    """The column of `videos.parquet` whose texts samples are told; None if they are told none."""
 
     @property
     def shows_digits(self) -> bool:
@@ -63,6 +68,21 @@ class Inputs:
         )
 
     @property
+    def misses_captions(self) -> str | None:
+        """Words on a model that takes captions, and videos that have none; None otherwise."""
+        if self.captions or "text" not in self.bundle:
+            return None
+        return (
+            "samples are told their classes alone: no video has a text in the column "
+            f"{self.bundle['text']['column']!r}, from which the model learned captions"
+        )
+
+    def tell_notes(self) -> None:
+        """Print what is to be known of figures before they are there."""
+        for note in filter(None, (self.doubt, self.misses_captions)):
+            print(f"note: {note}", flush=True)
+
+    @property
     def trained_on_mirror_images(self) -> bool:
         """Whether the model has seen the mirror image of each training clip too."""
         return self.bundle.get("about", {}).get("augment") == "mirror"
@@ -72,6 +92,7 @@ class Inputs:
         files = (self.detector, self.classifier, self.lpips)
         parts = [file and file.sha256 for file in files]
         made_from = [self.model, self.index["fingerprint"]]
+        made_from += [f"captions {self.captions}"] if self.captions else []
         return checksums.fingerprint([FORMAT, self.config.recipe(), parts, made_from])
 
 
@@ -106,7 +127,21 @@ def find_inputs(config: Evaluate) -> Inputs:
     tokenizer = {name: sha256 for name, sha256 in files.items() if name.startswith("vqgan/")}
     model, tokens = checksums.fingerprint(files), checksums.fingerprint(tokenizer)
     config = config.for_model(bundle)
-    return Inputs(config, bundle, index, model, tokens, in_pixels, detector, classifier, lpips)
+    captions = _captions(config, bundle)
+    return Inputs(
+        config, bundle, index, model, tokens, in_pixels, detector, classifier, lpips, captions
+    )
+
+
+def _captions(config: Evaluate, bundle: dict[str, Any]) -> str | None:
+    """The column with what samples of a model are told; None if it takes no captions or no video
+    has any. `UserError` where nothing can encode them."""
+    space = config.workspace
+    if "text" not in bundle or not manifest.has_texts(space.manifest, bundle["text"]["column"]):
+        return None
+    refuse_missing_library()
+    refuse_lost_encoder(space.ldm(config.ldm), bundle)
+    return bundle["text"]["column"]
 
 
 def _differing(of_model: list[str], of_clips: list[str]) -> str:

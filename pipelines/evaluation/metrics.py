@@ -35,6 +35,8 @@ class Sets:
     reconstructed: Statistics
     samples: list[Statistics]
     """One for each repeat."""
+    told: int = 0
+    """Samples that were told a caption, of all repeats."""
 
 
 @dataclass

@@ -122,6 +122,9 @@ def conditions(table: Table, protocol: dict[str, Any], spec: dict[str, Any]) -> 
     found = [
         Condition("protocol", names, protocol["name"]),
         Condition("classes", str(table.classes), str(len(spec["classes"]))),
+        Condition(
+            "samples by captions", "0", f"{protocol.get('captions', {}).get('samples_told', 0):,}"
+        ),
         *_clips(spec),
         Condition("resizing", special.get("resizing", RESIZED[name]), RESIZING),
         Condition("split of real clips", card.real_split, protocol["real_split"]),

@@ -1,9 +1,9 @@
 """The real clips that samples are compared with: drawn from `videos.parquet`, then extracted.
 
 Two disjoint sets are drawn: one to compare with, and one for the floor, the distance of real
-clips from other real clips. Samples have the classes and rates of the first, and so has the second:
-a floor of other proportions would lie too high. All training clips, and some held-out ones, are
-prepared for the search for copies.
+clips from other real clips. Samples have the classes, rates and captions of the first, and the
+second has the classes and rates: a floor of other proportions would lie too high. All training
+clips, and some held-out ones, are prepared for the search for copies.
 
 Shapes: N clips, D features or numbers of a thumbnail.
 """
@@ -60,6 +60,9 @@ class RealClips:
     floor: Statistics
     class_index_N: NDArray
     fps_N: NDArray
+    captions: list[str | None]
+    """What samples are told of each; None of one without a caption, and where they are told
+    none."""
     train: list[Batch]
     """All training clips; their thumbnails are cached."""
     held_out_ND: NDArray[np.uint8] | None
@@ -77,6 +80,8 @@ class Drawn:
     refs: list[ClipRef]
     others: list[ClipRef]
     """Candidates for the floor."""
+    captions: list[str | None]
+    """Of the real clips, as of `RealClips`."""
 
     def unjudged(self, markers: Sequence[Marker], count: int, seed: int) -> list[ClipRef]:
         """At most `count` training clips of videos none of whose clips, of whichever part or span,
@@ -92,10 +97,14 @@ def draw_clips(inputs: Inputs, markers: Sequence[Marker]) -> Drawn:
     """Draw the real clips, and candidates for the floor."""
     # There may be millions of videos: only the columns that a draw needs become objects.
     columns = ["id", "uri", "clips", "label"]
-    rows = manifest.read(inputs.config.workspace.manifest).select(columns).to_pylist()
+    uri, told = inputs.config.workspace.manifest, dict[str, str]()
+    rows = manifest.read(uri).select(columns).to_pylist()
     refs, others = draw_real(inputs, markers, rows)
+    if inputs.captions:
+        told = manifest.texts_of(uri, inputs.captions, {ref.source for ref in refs})
+    captions = [told.get(ref.source) for ref in refs]
     # The floor is of distances only.
-    return Drawn(rows, refs, others if inputs.detector else [])
+    return Drawn(rows, refs, others if inputs.detector else [], captions)
 
 
 def extract_real_clips(
@@ -150,7 +159,9 @@ def extract_real_clips(
     floor = floor_like(wanted, found_others, several, config.seed)
     held_out_ND = np.concatenate(thumbnails) if thumbnails else None
     videos = len(_videos(_split(inputs, markers), rows))
-    return RealClips(refs, statistics, floor, index_N, fps_N, train, held_out_ND, videos)
+    return RealClips(
+        refs, statistics, floor, index_N, fps_N, drawn.captions, train, held_out_ND, videos
+    )
 
 
 def _to_search(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -61,7 +61,8 @@ SPEED = "speed/seconds_per_100_steps"
 class Pair:
     """A real clip and its reconstruction."""
 
-    label: str | None
+    title: str
+    """Its class, and its caption where samples are told captions; empty without either."""
     fps: float
     real: Frames
     reconstructed: Frames
@@ -71,7 +72,8 @@ class Pair:
 class Sample:
     """A sampled video, and the training clip nearest to it."""
 
-    label: str | None
+    title: str
+    """Class and caption that it was made of."""
     fps: float
     video: Frames
     place: int
@@ -93,8 +95,8 @@ class ReportClips:
 
     def ordered(self) -> ReportClips:
         return ReportClips(
-            sorted(self.real, key=lambda each: each.label or ""),
-            sorted(self.samples, key=lambda each: each.label or ""),
+            sorted(self.real, key=lambda each: each.title),
+            sorted(self.samples, key=lambda each: each.title),
         )
 
 
@@ -122,11 +124,6 @@ def page(
     """
     table = published.table_for(result["preset"])
     shown = shown.ordered()
-    real = {each.label: each for each in shown.real}
-    spare = iter(shown.real)
-    trios = [
-        (each, real.get(each.label) if each.label else next(spare, None)) for each in shown.samples
-    ]
     return _template().render(
         result=result,
         bundle=bundle,
@@ -137,11 +134,27 @@ def page(
         shape="×".join(map(str, (spec["frames"], spec["size"], spec["size"]))),
         cards=[card for name in CARDS for card in _cards(result, name)] + [_speed(result)],
         rows=_rows(result),
-        trios=trios,
+        trios=list(_trios(shown)),
         network=json.dumps({k: bundle[k] for k in ("model", "objective")}, indent=1),
         card=card,
         settings=json.dumps(result["settings"], indent=1),
     )
+
+
+def _trios(shown: ReportClips) -> Iterator[tuple[Sample, Pair | None]]:
+    """Each sample with a real clip of its title, if possible of its rate and one that no other has;
+    those without a title with such clips one by one."""
+    of_title = {each.title: each for each in shown.real if each.title}
+    left: dict[tuple[str, float], list[Pair]] = {}
+
+    def kind(each: Sample | Pair) -> tuple[str, float]:
+        return each.title, each.fps if each.title else 0.0
+
+    for real in shown.real:
+        left.setdefault(kind(real), []).append(real)
+    for sample in shown.samples:
+        same = left.get(kind(sample))
+        yield sample, same.pop(0) if same else of_title.get(sample.title)
 
 
 def _base(name: str) -> str:

@@ -51,6 +51,12 @@ def result(
         "accuracy": "classifier of single frames trained on training clips of other videos than "
         "the real clips; compares with figures of the same data only",
     }
+    if "text" in inputs.bundle:
+        protocol["captions"] = {
+            "column": inputs.bundle["text"]["column"],
+            "samples_told": sets.told,
+            "which": "each sample is told that of a real clip of its class and frame rate",
+        }
     table = published.table_for(config.preset)
     fixed = published.conditions(table, protocol, spec)
     reasons = [str(each) for each in fixed if not each.same]

@@ -29,13 +29,13 @@ SINGLE: dict[Predicted, str] = {
 """Samplers of one evaluation a step."""
 
 
-def time_sampling(config: Evaluate, devices: Devices) -> dict[str, Any]:
+def time_sampling(config: Evaluate, devices: Devices, told: bool = False) -> dict[str, Any]:
     """Seconds for 100 sampling steps, for 100 evaluations of the denoiser, and for decoding, one
-    video at a time, without a queue."""
+    video at a time, without a queue; `told` a caption, which is not encoded in this time."""
     worker = SamplingWorker(config.workspace.ldm(config.ldm), config, "auto", devices)
     generator = worker.generator
     torch.set_num_threads(local_cpus())  # It is alone.
-    label = generator.classes[0] if generator.classes else None
+    asked = _asked(generator, told)
     fps = float(generator.metadata["fps"][0])
     assert config.steps is not None  # resolved for this bundle
     # A distilled model takes some numbers of steps only.
@@ -52,11 +52,11 @@ def time_sampling(config: Evaluate, devices: Devices) -> dict[str, Any]:
         return taken
 
     def per_100(options: SamplingOptions) -> list[float]:
-        taken = seconds(lambda: generator.sample_latents([label], fps, options=options).cpu())
+        taken = seconds(lambda: generator.sample_latents(**asked, fps=fps, options=options).cpu())
         return [each * 100 / steps for each in taken]
 
     options = replace(config.options, steps=steps)
-    z = generator.sample_latents([label], fps, options=options)
+    z = generator.sample_latents(**asked, fps=fps, options=options)
     by_steps = per_100(options)
     objective: Predicted = generator.metadata["objective"]["name"]
     single = SINGLE[objective]
@@ -66,9 +66,9 @@ def time_sampling(config: Evaluate, devices: Devices) -> dict[str, Any]:
         "speed/seconds_per_100_steps": float(np.mean(by_steps)),
         "speed/seconds_per_100_steps_std": float(np.std(by_steps)),
         "speed/evaluations_per_100_steps": float(
-            evaluations(generator, options) * 100 / steps
+            evaluations(generator, options, told) * 100 / steps
             if distilled
-            else evaluations(generator, replace(config.options, steps=100))
+            else evaluations(generator, replace(config.options, steps=100), told)
         ),
         "speed/seconds_per_100_evaluations": float(np.mean(by_evaluations)),
         "speed/seconds_per_100_evaluations_std": float(np.std(by_evaluations)),
@@ -91,15 +91,24 @@ class _Counter(nn.Module):
         self.register_parameter("place", nn.Parameter(place))
         self.rows = 0
 
-    def forward(self, z_BCTHW: Tensor, *_: Tensor) -> Tensor:
+    def forward(self, z_BCTHW: Tensor, *_: Tensor, **__: Tensor) -> Tensor:
         self.rows += len(z_BCTHW)
         return torch.zeros_like(z_BCTHW)
 
 
-def evaluations(generator: VideoGenerator, options: SamplingOptions) -> int:
+def evaluations(generator: VideoGenerator, options: SamplingOptions, told: bool = False) -> int:
     """How often a video passes through the denoiser to be sampled."""
     counter = _Counter(generator.denoiser)
     counting = VideoGenerator(counter, generator.vqgan, generator.metadata)  # type: ignore[arg-type]
-    label = generator.classes[0] if generator.classes else None
-    counting.sample_latents([label], options=options)
+    counting.sample_latents(**_asked(counting, told), options=options)
     return counter.rows
+
+
+def _asked(generator: VideoGenerator, told: bool) -> dict[str, Any]:
+    """What one video is asked by: a class, and with `told` a caption, of an embedding that costs
+    nothing."""
+    if told:
+        width = generator.denoiser.text_width
+        generator.text_encoder = lambda texts: torch.ones(len(texts), width)
+    label = generator.classes[0] if generator.classes else None
+    return {"classes": [label], "prompts": ["a caption"] if told else None}

@@ -76,7 +76,10 @@ class FeatureWorker:
         bundle = self.space.ldm(config.ldm)
         if self._generator is None:
             batches = sum(bool(each.requests) for each in self.batches)
-            self._generator = SamplingWorker(bundle, config, "auto", self.devices, batches)
+            prompted = any(r.prompt is not None for each in self.batches for r in each.requests)
+            self._generator = SamplingWorker(
+                bundle, config, "auto", self.devices, batches, prompted
+            )
         videos = self._generator.videos(batch.requests)
         classes = self.inputs.bundle["classes"]
         index_N = [label_index(request.label, classes) for request in batch.requests]

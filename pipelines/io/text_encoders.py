@@ -7,14 +7,21 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.io import storage
+from vqvdm.errors import UserError
 from vqvdm.text_encoder import FOLDER, check_files, files_of
 
 
 def fetch_encoder(folder: str, place: Path, metadata: Mapping[str, Any]) -> None:
     """Copy the encoder of a bundle, by its config.json, into a local folder; `UserError` where it
-    is missing, and nothing where there is none."""
+    is missing or another one, and nothing where there is none."""
     refuse_lost_encoder(folder, metadata)
     storage.download_folder(folder, place, files_of(metadata))
+    for name, sha256 in metadata.get("text", {}).get("files", {}).items():
+        if storage.sha256(str(place / FOLDER / name)) != sha256:
+            raise UserError(
+                f"{storage.join(folder, FOLDER, name)} is not the file that {folder}/config.json "
+                f"describes: copy the whole folder again, with {FOLDER}"
+            )
 
 
 def refuse_lost_encoder(folder: str, metadata: Mapping[str, Any]) -> None:

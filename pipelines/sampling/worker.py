@@ -57,7 +57,7 @@ class Request:
     @property
     def title(self) -> str:
         """Its class and prompt."""
-        return ", ".join(filter(None, (self.label, self.prompt)))
+        return title_of(self.label, self.prompt)
 
     @property
     def folder(self) -> str:
@@ -76,6 +76,11 @@ class Request:
         return base, int.from_bytes(name), self.number
 
 
+def title_of(label: str | None, prompt: str | None) -> str:
+    """A class and a prompt in a line; empty without either."""
+    return ", ".join(filter(None, (label, prompt)))
+
+
 class SamplingWorker:
     """Holds the generator; turns requests into videos."""
 
@@ -86,10 +91,12 @@ class SamplingWorker:
         precision: Precision,
         devices: Devices,
         batches: int = 1,
+        prompted: bool = False,
     ) -> None:
-        """`batches` of videos are to come, for all workers together."""
+        """`batches` of videos are to come, for all workers together; of some, with `prompted`, a
+        prompt says what they show."""
         torch.set_num_threads(devices.threads())
-        self.config = config
+        self.config, self._prompted = config, prompted
         self._bundle, self._precision, self._kind = bundle, precision, devices.kind
         many = batches >= COMPILE_FROM * devices.workers
         auto = many and compiles_by_default(devices.kind)
@@ -109,7 +116,12 @@ class SamplingWorker:
 
     def _loaded(self, folder: Path) -> VideoGenerator:
         """The generator of a bundle that lies in a folder for as long as this takes."""
-        return VideoGenerator.load(folder, self.device, self._precision, self._compiled)
+        generator = VideoGenerator.load(folder, self.device, self._precision, self._compiled)
+        if self._prompted:
+            fetch_encoder(self._bundle, folder, generator.metadata)
+            name = storage.join(self._bundle, FOLDER)
+            generator.text_encoder = TextEncoder(folder / FOLDER, self.device, name)
+        return generator
 
     def videos(self, requests: Sequence[Request]) -> Frames:
         """Videos uint8 (N, T, H, W, 3) of requests of one frame rate."""
@@ -123,6 +135,7 @@ class SamplingWorker:
         return self.generator.sample(
             [request.label for request in requests],
             requests[0].fps,
+            prompts=[request.prompt for request in requests],
             seed=[request.seed(self.config.seed) for request in requests],
             options=self.config.options,
         )
@@ -141,7 +154,8 @@ class PublishingWorker(SamplingWorker):
         devices: Devices,
         batches: Sequence[SampleBatch],
     ) -> None:
-        super().__init__(bundle, config, precision, devices, len(batches))
+        prompted = bool(config.prompts)
+        super().__init__(bundle, config, precision, devices, len(batches), prompted)
         self.batches = batches
 
     def __call__(self, row: dict) -> dict:
@@ -153,14 +167,6 @@ class PublishingWorker(SamplingWorker):
             rows = list(pool.map(partial(self._publish, batch), batch.requests, videos))
         batch.finish(rows)
         return row | {"rows": checksums.json_bytes(rows)}
-
-    def _loaded(self, folder: Path) -> VideoGenerator:
-        generator = super()._loaded(folder)
-        if self.config.prompts:
-            fetch_encoder(self._bundle, folder, generator.metadata)
-            name = storage.join(self._bundle, FOLDER)
-            generator.text_encoder = TextEncoder(folder / FOLDER, self.device, name)
-        return generator
 
     def _sampled(self, requests: Sequence[Request]) -> Frames:
         config, generator = self.config, self.generator

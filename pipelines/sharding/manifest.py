@@ -9,7 +9,8 @@ from __future__ import annotations
 import io
 import json
 import pickle
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from itertools import chain
@@ -451,6 +452,32 @@ def utf8(value: Any) -> Any:
 def read(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
     """The account of videos, or some columns of it."""
     return pq.read_table(io.BytesIO(storage.read_bytes(uri)), schema=SCHEMA, columns=columns)
+
+
+def has_texts(uri: str, column: str) -> bool:
+    """Whether there is a further column of this name that holds texts."""
+    with _opened(uri) as file:
+        schema = file.schema_arrow
+    return column in schema.names and pa.types.is_string(schema.field(column).type)
+
+
+def texts_of(uri: str, column: str, ids: Collection[str]) -> dict[str, str]:
+    """The texts of a column that these videos have, by the ids of the videos, without blanks."""
+    wanted, found = pa.array(sorted(ids), pa.string()), dict[str, str]()
+    with _opened(uri) as file:
+        for batch in file.iter_batches(columns=["id", column]):
+            rows = batch.filter(pc.is_in(batch["id"], wanted))
+            texts = zip(rows["id"].to_pylist(), rows[column].to_pylist(), strict=True)
+            found |= {id: text for id, text in texts if text and text.strip()}
+    return found
+
+
+@contextmanager
+def _opened(uri: str) -> Iterator[pq.ParquetFile]:
+    """The account of videos, of which no more is read than is asked for."""
+    named = shards.missing_is_named(uri, "shard_videos")
+    with named, storage.opened(uri) as file, pq.ParquetFile(file) as table:
+        yield table
 
 
 def captioned(uri: str, column: str) -> int:

@@ -130,7 +130,7 @@ def find_weights(uri: str, kind: Kind) -> Initial:
             f"jobs/{MADE_BY[kind]}.py made"
         )
     classes = tuple(config["classes"]) if "classes" in config else None
-    bundle = config if kind == "ldm" else None
+    bundle = None if kind == "vqgan" else config
     return Initial(storage.join(place, "model.safetensors"), config["fingerprint"], classes, bundle)
 
 

@@ -287,7 +287,8 @@ class DistillLDM(TrainJob):
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     """Times from 0 (data) to 1 (noise) within which the teacher is guided."""
     class_dropout: float = 0.1
-    """Chance that a clip's class is dropped: the student samples without a class too."""
+    """Chance that a clip's class is dropped: the student samples without a class too. Of a model
+    that takes captions, as --objective.class-dropout of its training."""
     intervals: int = 4
     """Most steps that the student samples in, a power of two; all powers below are taught too."""
     teacher_steps: int = 2

@@ -1,4 +1,5 @@
-"""Captions from a table to videos that prompts ask for, by the jobs, on a real S3 server."""
+"""Captions from a table to videos that prompts ask for, of a student too, and to their evaluation,
+by the jobs, on a real S3 server."""
 
 from __future__ import annotations
 
@@ -92,10 +93,22 @@ def test_captions_become_prompts(job, tmp_path):
     assert "does not match index.json" in refused("train_ldm", *FEW_STEPS, *SMALL_UNET)
     storage.publish_bytes(kept, weights)
 
+    # Samples are told the captions of the real clips, of which one in three has none.
+    measured = ("--metrics", "psnr", "--real-split", "all", "--num-samples", 9, "--steps", 2)
+    done("evaluate", *measured)
+    protocol = storage.read_json(f"{ROOT}/eval/base/metrics.json")["protocol"]
+    assert protocol["captions"]["column"] == "caption"
+    assert (protocol["samples"], protocol["captions"]["samples_told"]) == (9, 6)
+    report = storage.read_bytes(f"{ROOT}/eval/base/report.html").decode()
+    assert report.count("<h3>a red ball</h3>") == report.count("<h3>a blue ball</h3>") == 3
+    assert report.count("<figcaption>real, 8 fps") == 9
+
+    # A student is told captions too.
+    assert "4 steps, val/loss_1" in done("distill_ldm", *FEW_STEPS)
+    assert storage.read_json(f"{ROOT}/ldm/fast/config.json")["text"]["files"] == text["files"]
     asked = ("--prompts", "a red ball", "a blue ball", "--num-per-class", 1, "--steps", 2)
-    done("sample", *asked)
-    listing = storage.read_bytes(f"{ROOT}/samples/base/samples.jsonl")
+    done("sample", *asked, "--ldm", "fast")
+    listing = storage.read_bytes(f"{ROOT}/samples/fast/samples.jsonl")
     rows = [json.loads(line) for line in listing.splitlines()]
     assert [row["prompt"] for row in rows] == ["a red ball", "a blue ball"]
     assert len({row["sha256"] for row in rows}) == 2
-    assert "takes captions" in refused("distill_ldm")

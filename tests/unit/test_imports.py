@@ -36,6 +36,7 @@ FLOORS: list[set[str]] = [
 EXCEPTIONS = {
     ("pipelines.evaluation", "pipelines.sampling"): "it samples, by the worker and its settings",
     ("pipelines.evaluation.inputs", "pipelines.demo.settings"): "displacement is of its digits",
+    ("pipelines.evaluation.inputs", "pipelines.sharding.manifest"): "it knows of captions",
     ("pipelines.evaluation.real_clips", "pipelines.sharding.manifest"): "clips are drawn from it",
     ("pipelines.evaluation.worker", "pipelines.sharding.clips_of_videos"): "to find drawn clips",
 }

@@ -54,6 +54,7 @@ def guided_velocity(
     fps_B: Tensor,
     guidance: float,
     interval: tuple[float, float],
+    has_more: bool = False,
 ) -> Velocity:
     """The velocity of a flow under classifier-free guidance, as `samplers.guided` has it, for times
     that differ from sample to sample."""
@@ -61,7 +62,7 @@ def guided_velocity(
     classes, fps = torch.cat([class_B, no_class_B]), torch.cat([fps_B, fps_B])
 
     def velocity(z_BCTHW: Tensor, time_B: Tensor) -> Tensor:
-        if guidance == 1.0 or no_class == 0:
+        if guidance == 1.0 or not (no_class or has_more):
             return predict(z_BCTHW, time_B, class_B, fps_B).float()
         both = predict(torch.cat([z_BCTHW, z_BCTHW]), torch.cat([time_B, time_B]), classes, fps)
         conditional, unconditional = both.float().chunk(2)

@@ -35,6 +35,19 @@ def build(
     return DiT(config, latent_channels, num_classes, intervals, known_frames, text_width)
 
 
+def build_for(bundle: Mapping[str, Any]) -> Denoiser:
+    """The net that a bundle's config.json describes, initialised at random; `UserError` as of
+    `read_config`."""
+    return build(
+        read_config(bundle),
+        bundle["latents"]["shape"][0],
+        len(bundle["classes"]),
+        intervals=bundle["objective"]["name"] == "average_velocity",
+        known_frames="conditioning" in bundle,
+        text_width=bundle["text"]["width"] if "text" in bundle else 0,
+    )
+
+
 def described(config: DenoiserConfig) -> dict[str, Any]:
     """The part of a bundle's config.json that says which net its weights are of. Without the name
     it is a U-Net, as in bundles of earlier versions, which can read this one too unless it has what

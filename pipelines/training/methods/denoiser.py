@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from pipelines.io import rates
 from pipelines.training.methods.base import Batch, InitialWeights, begin_with, mean_over_parts
 from pipelines.training.optimise import Optimiser, scheduled_lr, step_together
 from pipelines.training.settings import TrainJob
@@ -21,6 +23,13 @@ from pipelines.training.world import Draws, World
 from pipelines.video import Frames
 from vqvdm.checkpoint import save_model
 from vqvdm.diffusion.denoiser import BLOCKS, Denoiser
+from vqvdm.diffusion.known_latents import (
+    ConditioningConfig,
+    KnownLatents,
+    draw_known,
+    draws_needed,
+)
+from vqvdm.diffusion.objectives import drop_classes, drop_conditions
 from vqvdm.ema import EMA
 from vqvdm.generator import VideoGenerator, load_vqgan
 from vqvdm.text_encoder import standardised
@@ -43,6 +52,8 @@ class DenoiserMethod(ABC):
     """A denoiser on normalised latents, its optimiser and the average of its weights."""
 
     config: TrainJob
+    conditioning: ConditioningConfig
+    """Which frames are given in training."""
     PREVIEW_STEPS: int
     """Sampling steps of a preview."""
 
@@ -76,7 +87,7 @@ class DenoiserMethod(ABC):
         self.optimiser = Optimiser(adamw, world, config.grad_clip)
         mean, std = (torch.tensor(data[name], device=world.device) for name in ("mean", "std"))
         self.mean_C111, self.std_C111 = mean.view(-1, 1, 1, 1), std.view(-1, 1, 1, 1)
-        if "text" in data:
+        if self.denoiser.text_width:
             self.text_mean_D = torch.tensor(data["text"]["mean"], device=world.device)
 
     @abstractmethod
@@ -91,6 +102,20 @@ class DenoiserMethod(ABC):
     def about(self) -> dict[str, Any]:
         """The config.json of the bundle."""
 
+    def of_data(self) -> dict[str, Any]:
+        """The part of the config.json on what the net was told, and on its latents."""
+        found = {
+            "latents": {name: self.data[name] for name in ("shape", "mean", "std")},
+            "classes": self.data["classes"],
+            **rates.of(self.data),
+        }
+        if self.denoiser.known_frames:
+            found["conditioning"] = asdict(self.conditioning)
+        if self.denoiser.text_width:
+            text = self.data["text"]
+            found["text"] = {name: value for name, value in text.items() if name != "clips"}
+        return found
+
     def start(self) -> str | None:
         return begin_with(self.initial, self.denoiser, self.ema.average, self.data["classes"])
 
@@ -104,6 +129,24 @@ class DenoiserMethod(ABC):
         if self.denoiser.text_width:
             text = standardised(tensors["text"], self.text_mean_D, self.data["text"]["std"])
         return Clips(z, classes, tensors["fps"], text)
+
+    def dropped(
+        self, class_B: Tensor, text_BD: Tensor | None, draws: Draws, dropout: float
+    ) -> tuple[Tensor, Tensor | None]:
+        """Classes, and captions where the net takes them, dropped from a share of the clips."""
+        uniform_B, no_class = draws.uniform(len(class_B)), self.denoiser.num_classes
+        if text_BD is None:
+            return drop_classes(class_B, uniform_B, dropout, no_class), None
+        either_B = draws.uniform(len(class_B))
+        return drop_conditions(class_B, text_BD, uniform_B, either_B, dropout, no_class)
+
+    def known(self, z_BCTHW: Tensor, draws: Draws, share: float) -> KnownLatents:
+        """The latents with noise of their own, and which of their frames the net is given, of a
+        share of the clips."""
+        rows, frames = len(z_BCTHW), z_BCTHW.shape[2]
+        uniform_BN = draws.uniform(rows, draws_needed(frames))
+        noise = self.conditioning.noise * draws.normal(rows, *z_BCTHW.shape[1:])
+        return KnownLatents(z_BCTHW + noise, draw_known(uniform_BN, frames, share))
 
     def train_step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
         parts = batch.split(self.config.accumulate)

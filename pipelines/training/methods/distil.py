@@ -1,12 +1,13 @@
 """How a student is distilled: it learns the average velocities of its teacher's guided flow.
 
-Shapes: B batch, C channels, T frames, H height, W width.
+Shapes: B batch, C channels, T frames, H height, W width, D width of a caption's embedding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipelines.io import rates
 from pipelines.training.methods.base import Batch, InitialWeights
 from pipelines.training.methods.denoiser import DenoiserMethod
 from pipelines.training.settings import DistillLDM
 from pipelines.training.world import Draws, World
-from vqvdm.checkpoint import load_weights
+from vqvdm.checkpoint import as_config, load_weights
 from vqvdm.diffusion.average_velocity import by_halves, by_steps, grids, guided_velocity
-from vqvdm.diffusion.denoiser import Denoiser, build, described, read_config
-from vqvdm.diffusion.objectives import ObjectiveConfig, add_noise, drop_classes
+from vqvdm.diffusion.denoiser import Denoiser, build, build_for, described
+from vqvdm.diffusion.known_latents import ConditioningConfig, told
+from vqvdm.diffusion.objectives import ObjectiveConfig, add_noise
 
 FLOW = ObjectiveConfig("flow")
 """What every teacher was trained with."""
@@ -39,11 +40,15 @@ class Teacher:
         """The denoiser of the bundle, frozen."""
         from pipelines.io import storage
 
-        channels, classes = self.bundle["latents"]["shape"][0], self.bundle["classes"]
+        net = build_for(self.bundle)
         with storage.local_folder(self.folder) as folder:
-            net = build(read_config(self.bundle), channels, len(classes))
             load_weights(Path(folder), net)
         return net
+
+    @property
+    def conditioning(self) -> ConditioningConfig:
+        """Which frames were given to it in its training."""
+        return as_config(ConditioningConfig, self.bundle.get("conditioning", {}))
 
 
 def student_of(
@@ -54,11 +59,13 @@ def student_of(
     initial: InitialWeights | None = None,
 ) -> DistilMethod:
     """The method for a published teacher, whose tokenizer decodes the previews."""
-    return DistilMethod(config, world, data, teacher.net(), f"{teacher.folder}/vqgan", initial)
+    vqgan = f"{teacher.folder}/vqgan"
+    return DistilMethod(config, world, data, teacher.net(), vqgan, initial, teacher.conditioning)
 
 
 class DistilMethod(DenoiserMethod):
-    """A student, which begins as its teacher.
+    """A student, which begins as its teacher, and is told what it was told: class, caption, and
+    frames of as large a share of the clips.
 
     A step teaches one grid: the finest by the teacher's own steps, each coarser one by two steps of
     the student's average on the grid below it. Every second step teaches the finest, every second
@@ -75,11 +82,21 @@ class DistilMethod(DenoiserMethod):
         teacher: Denoiser,
         vqgan: str | None = None,
         initial: InitialWeights | None = None,
+        conditioning: ConditioningConfig | None = None,
     ) -> None:
-        """`data`, `vqgan` and `initial` as of `DenoiserMethod`."""
+        """`data`, `vqgan` and `initial` as of `DenoiserMethod`; `conditioning` is that of the
+        teacher's training, if it was given frames."""
         self.PREVIEW_STEPS = config.sampling_steps
+        self.conditioning = conditioning or ConditioningConfig()
         torch.manual_seed(config.seed)
-        net = build(teacher.config, data["shape"][0], teacher.num_classes, intervals=True)
+        net = build(
+            teacher.config,
+            data["shape"][0],
+            teacher.num_classes,
+            intervals=True,
+            known_frames=teacher.known_frames,
+            text_width=teacher.text_width,
+        )
         missing, _ = net.load_state_dict(teacher.state_dict(), strict=False)
         assert all(name.startswith("conditioning.interval.") for name in missing)
         super().__init__(config, world, data, net, vqgan, initial)
@@ -87,53 +104,83 @@ class DistilMethod(DenoiserMethod):
         world.compile(self.teacher, self.ema.average)
 
     def _error(
-        self, net: nn.Module, batch: Batch, draws: Draws, count: int, dropout: float
+        self,
+        net: nn.Module,
+        batch: Batch,
+        draws: Draws,
+        count: int,
+        dropout: float,
+        share: float,
     ) -> Tensor:
         """The squared error of the average velocities over one of `count` intervals, the mean over
-        a batch."""
-        config, (data, classes, fps, _) = self.config, self.clips(batch)
-        rows, length, no_class = len(data), 1 / count, self.denoiser.num_classes
+        a batch, where class and caption are dropped from so many clips, and frames given of a
+        share."""
+        config, (data, classes, fps, text) = self.config, self.clips(batch)
+        rows, length = len(data), 1 / count
         noise = draws.normal(rows, *data.shape[1:])
         time_B = ((draws.uniform(rows) * count).floor() + 1) * length
-        classes = drop_classes(classes, draws.uniform(rows), dropout, no_class)
-        z = add_noise(FLOW, data, noise, time_B).z_BCTHW
+        classes, text = self.dropped(classes, text, draws, dropout)
+        noised = add_noise(FLOW, data, noise, time_B)
+        z, given = noised.z_BCTHW, self.known(data, draws, share) if share else None
+        tell = partial(told, known=given, text_BD=text)
+        # As `samplers.held`: what is known goes straight from its noise to the data.
+        straight = given._replace(z_BCTHW=noised.target_BCTHW) if given else None
+
+        def held(velocity_BCTHW: Tensor) -> Tensor:
+            return straight.put(velocity_BCTHW) if straight else velocity_BCTHW
+
+        guided = guided_velocity(
+            tell(self.teacher),
+            self.denoiser.num_classes,
+            classes,
+            fps,
+            config.guidance,
+            config.guidance_interval,
+            has_more=given is not None or text is not None,
+        )
+
+        def velocity(z_BCTHW: Tensor, time_B: Tensor) -> Tensor:
+            return held(guided(z_BCTHW, time_B))
 
         def average(z_BCTHW: Tensor, time_B: Tensor, length: float) -> Tensor:
             interval_B = torch.full_like(time_B, length)
-            return self.ema.average(z_BCTHW, time_B, classes, fps, interval_B).float()
+            found = tell(self.ema.average)(z_BCTHW, time_B, classes, fps, interval_B)
+            return held(found.float())
 
         with torch.no_grad(), self.world.autocast():
             if count == config.intervals:
-                velocity = guided_velocity(
-                    self.teacher, no_class, classes, fps, config.guidance, config.guidance_interval
-                )
                 target = by_steps(velocity, z, time_B, length, config.teacher_steps)
             else:
                 target = by_halves(average, z, time_B, length)
         with self.world.autocast():
-            found = net(z, time_B, classes, fps, torch.full_like(time_B, length))
-        return (found.float() - target).square().mean()
+            found = tell(net)(z, time_B, classes, fps, torch.full_like(time_B, length)).float()
+        return given.error(found, target).mean() if given else (found - target).square().mean()
 
     def loss(self, net: nn.Module, batch: Batch, draws: Draws, step: int) -> Tensor:
         counts = grids(self.config.intervals)
         # The number of zeros at the end of a binary number.
         zeros = ((step + 1) & -(step + 1)).bit_length() - 1
         count = counts[-1 - min(zeros, len(counts) - 1)]
-        return self._error(net, batch, draws, count, self.config.class_dropout)
+        dropout, share = self.config.class_dropout, self.conditioning.share
+        return self._error(net, batch, draws, count, dropout, share)
 
     @torch.no_grad()
     def validate(self, batches: Iterable[Batch]) -> dict[str, float]:
         alone, kept = World(device=self.world.device, dtype=self.world.dtype), list(batches)
-        found = {}
-        for count in grids(self.config.intervals):
-            losses = [
-                self._error(
-                    self.ema.average, batch, Draws(alone, self.config.seed, index), count, 0.0
-                )
-                for index, batch in enumerate(kept)
-            ]
-            if losses:
-                found[f"val/loss_{count}"] = float(np.mean([loss.item() for loss in losses]))
+        # As of other trainings, those of no given frames apart.
+        shares = {"val/loss": 0.0}
+        if self.conditioning.share:
+            shares["val/loss_given"] = 1.0
+        found: dict[str, float] = {}
+        for name, share in shares.items():
+            for count in grids(self.config.intervals):
+                losses = []
+                for index, batch in enumerate(kept):
+                    draws = Draws(alone, self.config.seed, index)
+                    loss = self._error(self.ema.average, batch, draws, count, 0.0, share)
+                    losses.append(loss.item())
+                if losses:
+                    found[f"{name}_{count}"] = float(np.mean(losses))
         return found
 
     def about(self) -> dict[str, Any]:
@@ -146,7 +193,5 @@ class DistilMethod(DenoiserMethod):
                 "guidance_interval": config.guidance_interval,
             },
             "sampling_steps": config.sampling_steps,
-            "latents": {name: self.data[name] for name in ("shape", "mean", "std")},
-            "classes": self.data["classes"],
-            **rates.of(self.data),
+            **self.of_data(),
         }

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipelines.io import rates
 from pipelines.training.methods.base import Batch, InitialWeights, take_initial
 from pipelines.training.methods.denoiser import DenoiserMethod
 from pipelines.training.settings import TrainLDM
@@ -22,8 +21,8 @@ from pipelines.training.world import Draws, World
 from vqvdm.checkpoint import save_model
 from vqvdm.diffusion import lora
 from vqvdm.diffusion.denoiser import Denoiser, build, described
-from vqvdm.diffusion.known_latents import KnownLatents, draw_known, draws_needed
-from vqvdm.diffusion.objectives import add_noise, draw_times, drop_classes, drop_conditions
+from vqvdm.diffusion.known_latents import told
+from vqvdm.diffusion.objectives import add_noise, draw_times
 from vqvdm.errors import UserError
 from vqvdm.tokenizer.pixels import PIXELS, Pixels
 
@@ -59,6 +58,7 @@ class LDMMethod(DenoiserMethod):
         initial: InitialWeights | None = None,
     ) -> None:
         """`data`, `vqgan` and `initial` as of `DenoiserMethod`."""
+        self.conditioning = config.conditioning
         torch.manual_seed(config.seed)
         super().__init__(config, world, data, denoiser_of(config, data), vqgan, initial)
 
@@ -95,42 +95,16 @@ class LDMMethod(DenoiserMethod):
             draw_times(objective.name, draws.normal(rows)),
         )
         noised = add_noise(objective, z, noise, time_B)
-        uniform_B, no_class = draws.uniform(rows), self.denoiser.num_classes
-        captions: dict[str, Tensor] = {}
-        if text is None:
-            classes = drop_classes(classes, uniform_B, dropout, no_class)
-        else:
-            classes, captions["text_BD"] = drop_conditions(
-                classes, text, uniform_B, draws.uniform(rows), dropout, no_class
-            )
-        if not share:
-            with self.world.autocast():
-                prediction = net(noised.z_BCTHW, noised.time_B, classes, fps, **captions)
-            error_B = (prediction.float() - noised.target_BCTHW).square().flatten(1).mean(1)
-            return (noised.weight_B * error_B).mean()
-        given = self._given(z, draws, share)
+        classes, text = self.dropped(classes, text, draws, dropout)
+        given = self.known(z, draws, share) if share else None
         with self.world.autocast():
-            prediction = net(
-                given.put(noised.z_BCTHW),
-                noised.time_B,
-                classes,
-                fps,
-                None,
-                given.is_known_BT,
-                **captions,
-            )
-        # What is given need not be predicted; each clip counts as much as another.
-        error_BT = (prediction.float() - noised.target_BCTHW).square().mean((1, 3, 4))
-        asked_BT = (~given.is_known_BT).float()
-        error_B = (error_BT * asked_BT).sum(1) / asked_BT.sum(1)
+            prediction = told(net, given, text)(noised.z_BCTHW, noised.time_B, classes, fps)
+        prediction = prediction.float()
+        if given:
+            error_B = given.error(prediction, noised.target_BCTHW)
+        else:
+            error_B = (prediction - noised.target_BCTHW).square().flatten(1).mean(1)
         return (noised.weight_B * error_B).mean()
-
-    def _given(self, z_BCTHW: Tensor, draws: Draws, share: float) -> KnownLatents:
-        """The latents with noise of their own, and which of their frames the net is given."""
-        rows, frames = len(z_BCTHW), z_BCTHW.shape[2]
-        uniform_BN = draws.uniform(rows, draws_needed(frames))
-        noise = self.config.conditioning.noise * draws.normal(rows, *z_BCTHW.shape[1:])
-        return KnownLatents(z_BCTHW + noise, draw_known(uniform_BN, frames, share))
 
     @torch.no_grad()
     def validate(self, batches: Iterable[Batch]) -> dict[str, float]:
@@ -149,18 +123,7 @@ class LDMMethod(DenoiserMethod):
 
     def about(self) -> dict[str, Any]:
         config = self.config
-        bundle = described(config.net) | {
-            "objective": asdict(config.objective),
-            "latents": {name: self.data[name] for name in ("shape", "mean", "std")},
-            "classes": self.data["classes"],
-            **rates.of(self.data),
-        }
-        if config.conditioning.share:
-            bundle["conditioning"] = asdict(config.conditioning)
-        if "text" in self.data:
-            told = self.data["text"]
-            bundle["text"] = {name: value for name, value in told.items() if name != "clips"}
-        return bundle
+        return described(config.net) | {"objective": asdict(config.objective)} | self.of_data()
 
     def export(self, folder: Path) -> None:
         if self.config.lora.rank:

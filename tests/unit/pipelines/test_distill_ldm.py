@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from pipelines import distill_ldm as page
 from pipelines.distill_ldm import distill_ldm
+from pipelines.io import storage
 from pipelines.latents import audit
 from pipelines.latents.audit import Latents
+from pipelines.training.initial import READS_CAPTIONS
 from pipelines.training.methods.distil import Teacher
 from pipelines.training.settings import DistillLDM
 from pipelines.training.stage import Stage
@@ -41,6 +46,16 @@ def change(config: DistillLDM, **changes: Any) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
+def caption(monkeypatch: pytest.MonkeyPatch, text: dict[str, Any]) -> None:
+    """Have the index of the latents tell of captions."""
+    audited = audit.audited
+    monkeypatch.setattr(
+        audit,
+        "audited",
+        lambda *at: replace(found := audited(*at), index=found.index | {"text": text}),
+    )
+
+
 def test_a_teacher_that_is_missing(config: DistillLDM) -> None:
     with pytest.raises(UserError, match=r"ldm/other/config\.json is missing: .*run jobs/train_ldm"):
         distill_ldm(replace(config, ldm="other"))
@@ -53,8 +68,6 @@ def test_a_teacher_that_is_missing(config: DistillLDM) -> None:
         ({"objective": {"name": "v"}}, "objective 'v': only `flow` can be distilled"),
         ({"objective": {"name": "average_velocity"}}, "is a student itself: pass --ldm NAME"),
         ({"inputs": {"clips": "c11b5"}}, "was trained on pixels"),
-        ({"conditioning": {"share": 0.5}}, r"goes on from frames, .* --conditioning\.share 0"),
-        ({"text": {"width": 5}}, "takes captions, which students do not learn yet: distil one"),
         ({"inputs": {"latents": "other"}}, r"other latents than .*\(other, now 1a7e47\)"),
         ({"fingerprint": "0" * 16}, r"model\.safetensors is missing or does not match"),
     ],
@@ -91,6 +104,44 @@ def test_a_student_knows_its_teacher(
     exported = json.loads((tmp_path / "out/config.json").read_text())
     assert exported["classes"] == ["zero", "seven"]
     assert exported["objective"]["name"] == "average_velocity"
+
+
+def test_a_student_is_told_what_its_teacher_was_told(
+    config: DistillLDM, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("transformers")
+    shutil.rmtree(tmp_path / "ldm")
+    write_bundle(tmp_path / "ldm/base", known_frames=True, captioned=True)
+    taught = json.loads((tmp_path / "ldm/base/config.json").read_text())
+    caption(monkeypatch, taught["text"] | {"clips": 6})
+    stages: list[Stage] = []
+    monkeypatch.setattr(page, "run_stage", lambda stage: stages.append(stage) or "done")
+    assert distill_ldm(config) == "done"
+    stages[0].method(config, World()).export(tmp_path / "out")
+    exported = json.loads((tmp_path / "out/config.json").read_text())
+    assert exported["text"] == taught["text"]
+    assert exported["conditioning"] == taught["conditioning"] == {"share": 0.5, "noise": 0.1}
+    generator = Teacher(str(tmp_path / "out"), exported).net()
+    assert generator.text_width == 32 and generator.known_frames
+    # It begins as its teacher.
+    weights = load_file(tmp_path / "ldm/base/model.safetensors")
+    begun = load_file(tmp_path / "out/model.safetensors")
+    assert all(torch.equal(begun[name], weight) for name, weight in weights.items())
+
+
+def test_a_student_goes_on_with_what_reads_captions_of_the_same_encoder_only(
+    config: DistillLDM, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    files = {"config.json": "0"}
+    before = {"objective": {"name": "average_velocity"}, "classes": [], "fingerprint": "5ee"}
+    storage.publish_json(before | {"text": {"files": files}}, f"{tmp_path}/ldm/quick/config.json")
+    stages: list[Stage] = []
+    monkeypatch.setattr(page, "run_stage", lambda stage: stages.append(stage) or "done")
+    for told, leaves in ((files, ()), ({"config.json": "1"}, (READS_CAPTIONS,))):
+        caption(monkeypatch, {"files": told})
+        distill_ldm(replace(config, init_from=f"{tmp_path}/ldm/quick"))
+        initial = stages.pop().method.keywords["initial"]  # type: ignore[attr-defined]
+        assert initial.leaves == leaves
 
 
 def test_other_teachers_give_other_students(config: DistillLDM, tmp_path: Path) -> None:

@@ -1,11 +1,14 @@
 """What evaluation refuses before anything is computed; tests/e2e runs the whole."""
 
 import importlib
+import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipelines.cluster.devices import Devices
@@ -53,14 +56,48 @@ def test_a_dry_run_writes_nothing(root: str) -> None:
     assert storage.walk(root) == before
 
 
-def test_samples_that_are_told_no_captions_are_said_to_be(
+def caption(root: str, *captions: str | None) -> None:
+    """Describe a model that takes captions, and videos with some."""
+    text = {"column": "says", "files": {"config.json": "0"}, "width": 5}
+    storage.publish_json(BUNDLE | {"text": text}, f"{root}/ldm/base/config.json")
+    columns = {"id": [str(n) for n in range(len(captions))]}
+    table = pa.table(columns | ({"says": pa.array(captions, pa.string())} if captions else {}))
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    storage.publish_bytes(buffer.getvalue(), f"{root}/videos.parquet")
+
+
+def test_it_is_said_whether_samples_are_told_captions(
     root: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    evaluate(Evaluate(root=root, dry_run=True))
-    assert "captions" not in capsys.readouterr().out
-    storage.publish_json(BUNDLE | {"text": {"width": 5}}, f"{root}/ldm/base/config.json")
-    evaluate(Evaluate(root=root, dry_run=True))
-    assert "note: samples are told their classes alone, and no captions" in capsys.readouterr().out
+    config = Evaluate(root=root, dry_run=True)
+    assert "captions" not in evaluate(config) + capsys.readouterr().out
+    caption(root)
+    for each in (config, replace(config, sweep="guidance")):
+        assert "captions" not in evaluate(each)
+        assert "told their classes alone: no video has a text in the column 'says', from which" in (
+            capsys.readouterr().out
+        )
+    pytest.importorskip("transformers")
+    caption(root, "a red ball", None)
+    words = rf"{root}/ldm/base lacks text_encoder/config\.json, .*: copy the whole folder again"
+    with pytest.raises(UserError, match=words):
+        evaluate(config)
+    storage.publish_bytes(b"{}", f"{root}/ldm/base/text_encoder/config.json")
+    assert "(held-out, told the captions of real clips)" in evaluate(config)
+    assert "note" not in capsys.readouterr().out
+    # Figures of samples without captions are others.
+    inputs = find_inputs(config)
+    assert inputs.recipe != replace(inputs, captions=None).recipe
+
+
+def test_captions_are_not_told_without_what_reads_them(
+    root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caption(root, "a red ball")
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(UserError, match=r"package transformers, .*: pip install"):
+        evaluate(Evaluate(root=root, dry_run=True))
 
 
 @pytest.mark.parametrize("dry_run", [False, True])

@@ -332,7 +332,7 @@ def test_the_net_sees_clean_known_latents_at_every_step(
 ) -> None:
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     hook = going_on.denoiser.register_forward_pre_hook(
-        lambda _, inputs: seen.append((inputs[0], inputs[5]))
+        lambda _, inputs, more: seen.append((inputs[0], more["is_known_BT"])), with_kwargs=True
     )
     known = going_on.encode_known(KnownFrames.first(clips()[:, :4], 16))
     # Frames are a condition too: a clip without a class is guided towards them.

@@ -123,7 +123,7 @@ def real(fps: list[float], labels: list[int] | None = None, spread: float = 1.0)
     rows = spread * np.random.default_rng(0).standard_normal((count, 64))
     summary.add({"features": rows}, np.arange(count))
     index_N = np.array(labels or [0] * count)
-    return RealClips([None] * count, summary, summary, index_N, np.array(fps), [], None)  # type: ignore
+    return RealClips([None] * count, summary, summary, index_N, np.array(fps), [], [], None)  # type: ignore
 
 
 def inputs(in_pixels: bool = False, **settings: Any) -> Inputs:

@@ -31,7 +31,7 @@ def real(fps: list[float], labels: list[int] | None = None, spread: float = 1.0)
     rows = spread * np.random.default_rng(0).standard_normal((count, WIDTH))
     summary.add({"features": rows}, np.arange(count))
     index_N = np.array(labels or [0] * count)
-    return RealClips([None] * count, summary, summary, index_N, np.array(fps), [], None)  # type: ignore
+    return RealClips([None] * count, summary, summary, index_N, np.array(fps), [], [], None)  # type: ignore
 
 
 def test_rates_that_no_real_clip_has() -> None:
@@ -163,15 +163,15 @@ def test_a_classifier_trains_on_no_video_that_it_judges() -> None:
     refs, others = draw_real(inputs, markers, rows)
     judged = {ref.source for ref in refs}
     assert len(judged) == 30 and judged <= set(ids[:60])
-    trained = Drawn(rows, refs, others).unjudged(markers, 1000, 0)
+    trained = Drawn(rows, refs, others, []).unjudged(markers, 1000, 0)
     assert {ref.source for ref in trained} == set(ids[:60]) - judged
     assert len(trained) == 4 * 30
     val = [ref for ref in draw(markers[1:], rows, "clips", 30, 0)]
-    assert len(Drawn(rows, val, []).unjudged(markers, 1000, 0)) == 4 * 60
+    assert len(Drawn(rows, val, [], []).unjudged(markers, 1000, 0)) == 4 * 60
     for row in rows:  # Four parts or spans of each file.
         row["uri"] = f"/{row['label']}{int(row['id'][1:]) // 4}.mp4"
     file_of = {row["id"]: row["uri"] for row in rows}
-    trained = Drawn(rows, refs[:5], others).unjudged(markers, 1000, 0)
+    trained = Drawn(rows, refs[:5], others, []).unjudged(markers, 1000, 0)
     files, judged_files = ({file_of[ref.source] for ref in found} for found in (trained, refs[:5]))
     assert files and judged_files and not files & judged_files
     assert len(trained) == 4 * (60 - 4 * len(judged_files))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.evaluation.report import Pair, ReportClips, Sample, grid_of, page
+from pipelines.evaluation.report import Pair, ReportClips, Sample, _trios, grid_of, page
 from pipelines.video.encoder import decode_clip
 
 VIDEO = np.stack([np.full((16, 16, 3), grey, np.uint8) for grey in (60, 200)])
@@ -69,6 +69,24 @@ def videos() -> ReportClips:
     for label in ("b", "a<x>"):
         shown.samples.append(Sample(label, 8, VIDEO, 0, VIDEO, "b/<one>.mp4", 8.0, 0.25))
     return shown
+
+
+def test_samples_stand_beside_real_clips_of_their_titles() -> None:
+    titles = ("a, red", 8.0), ("a, red", 16.0), ("b", 8.0), ("b", 8.0), ("", 8.0), ("", 16.0)
+    real = [Pair(title, fps, VIDEO, VIDEO) for title, fps in titles]
+    asked = ("a, red", 8.0), ("b", 8.0), ("b", 8.0), ("b", 16.0), ("c", 8.0), ("", 8.0), ("", 8.0)
+    samples = [Sample(title, fps, VIDEO, 0) for title, fps in asked]
+    found = [beside for _, beside in _trios(ReportClips(real, samples))]
+    assert all(
+        a is b
+        for a, b in zip(found, [*real[:1], *real[2:4], real[3], None, *real[4:]], strict=True)
+    )
+
+
+def test_long_captions_are_cut_in_titles() -> None:
+    shown = ReportClips([], [Sample("a red ball " * 100, 8, VIDEO, 0)])
+    seen = Reader(page(BUNDLE, SPEC, result(), shown, CARD)).text
+    assert "a red ball a red" in seen and "a red ball " * 20 not in seen
 
 
 class Reader(HTMLParser):

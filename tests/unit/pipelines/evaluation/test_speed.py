@@ -38,6 +38,15 @@ def test_every_objective_has_a_sampler_of_one_evaluation() -> None:
     assert all(SINGLE[name] in SAMPLERS[name] for name in SAMPLERS)
 
 
+def test_evaluations_of_a_model_that_takes_captions(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    bundle = write_bundle(tmp_path / "base", classes=(), captioned=True)
+    told, options = VideoGenerator.load(bundle), SamplingOptions(10, 2.0, "euler")
+    # Guidance leads away from no caption, where there is one.
+    assert evaluations(told, options) == 10
+    assert evaluations(told, options, told=True) == 20
+
+
 @pytest.mark.long
 def test_speed_is_told_for_steps_and_for_evaluations(tmp_path: Path) -> None:
     write_bundle(tmp_path / "ldm" / "base")

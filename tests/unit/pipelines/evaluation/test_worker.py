@@ -1,18 +1,29 @@
-"""Clips are read in the order in which they were drawn."""
+"""Clips are read in the order in which they were drawn; samples show what they were asked for."""
 
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
-from pipelines.evaluation.batches import ClipRef
-from pipelines.evaluation.worker import read_clips
+from pipelines.cluster.devices import Devices
+from pipelines.evaluation.batches import ClipRef, sample_batches
+from pipelines.evaluation.features import FeatureSpec, unpack
+from pipelines.evaluation.inputs import Inputs
+from pipelines.evaluation.settings import Evaluate
+from pipelines.evaluation.thumbnails import thumbnails
+from pipelines.evaluation.worker import FeatureWorker, read_clips
 from pipelines.io.markers import Marker
 from pipelines.io.shards import ShardWriter
+from pipelines.sampling.worker import Request
 from pipelines.sharding import manifest
 from pipelines.sharding.clips_of_videos import keys_of_parts
 from pipelines.sharding.manifest import Account, Source
+from tests.tiny import write_bundle
+from vqvdm.checkpoint import load_config
 from vqvdm.errors import UserError
+from vqvdm.generator import VideoGenerator
 
 
 def part(path: str, start_s: float, end_s: float) -> Source:
@@ -56,6 +67,33 @@ def test_clips_of_parts_are_those_of_the_part(tmp_path: Path, shard: Marker) -> 
     assert [(clip.source, clip.start_s) for clip in clips] == [
         ("a/both.mp4", 5.0), ("a/alone.mp4", 1.0), ("a/both.mp4", 1.0), ("a/both.mp4", 4.0),
     ]  # fmt: skip
+
+
+def test_samples_follow_the_captions_that_they_were_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("transformers")
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    bundle = write_bundle(tmp_path / "ldm/base", size=16, captioned=True)
+    config = Evaluate(root=str(tmp_path), steps=1)
+    inputs = Inputs(
+        config, load_config(bundle), {}, "model", "tokens", False, None, None, None, "caption"
+    )
+    spec = FeatureSpec(None, None, None, None, False, False, True)
+    told = "a red ball", "a blue ball", None
+    requests = [Request("zero", n, 8.0, prompt=text) for n, text in enumerate(told)]
+    batches = sample_batches(inputs, spec, requests, 0, Devices())
+    worker = FeatureWorker(inputs, spec, batches, Devices())
+    found = unpack(worker({"batch": 0})["features"])
+    generator = VideoGenerator.load(bundle)
+    for number, text in enumerate(told):
+        seed = [requests[number].seed(0)]
+        asked = [generator.sample(["zero"], 8.0, prompts=[p], seed=seed, steps=1) for p in told]
+        distance = [
+            np.abs(thumbnails(video)[0].astype(int) - found["thumbnails"][number]).max()
+            for video in asked
+        ]
+        assert distance[number] <= 1 and sum(each <= 1 for each in distance) == 1, text
 
 
 def test_an_account_that_does_not_fit_is_refused(tmp_path: Path, shard: Marker) -> None:

@@ -1,5 +1,6 @@
 """A bundle's text encoder is copied whole, or missed in a line."""
 
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -11,13 +12,19 @@ from vqvdm.errors import UserError
 
 def test_a_bundle_without_its_encoder_is_told(tmp_path: Path) -> None:
     place, bundle = tmp_path / "place", tmp_path / "bundle"
-    told = {"text": {"files": {"config.json": "1", "model.safetensors": "2"}}}
+    sha256 = hashlib.sha256(b"{}").hexdigest()
+    told = {"text": {"files": {"config.json": sha256, "model.safetensors": sha256}}}
     encoder = bundle / "text_encoder"
     encoder.mkdir(parents=True)
     for name in told["text"]["files"]:
         (encoder / name).write_text("{}")
     fetch_encoder(str(bundle), place, told)
     assert sorted(path.name for path in place.rglob("*.*")) == ["config.json", "model.safetensors"]
+    (encoder / "model.safetensors").write_text("[]")
+    with pytest.raises(
+        UserError, match=r"model\.safetensors is not the file that .*/bundle/config"
+    ):
+        fetch_encoder(str(bundle), place, told)
     (bundle / "text_encoder/config.json").unlink()
     with pytest.raises(UserError, match=r"bundle lacks text_encoder/config\.json, which reads"):
         fetch_encoder(str(bundle), place, told)

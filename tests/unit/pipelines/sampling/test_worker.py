@@ -5,7 +5,7 @@ import json
 import threading
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -25,6 +25,8 @@ from pipelines.sampling.worker import (
 )
 from pipelines.settings import Switch
 from pipelines.video import Frames
+from tests.tiny import write_bundle
+from vqvdm.text_encoder import TextEncoder, Texts
 
 DIGITS = ["zero", "one", "seven"]
 
@@ -90,9 +92,11 @@ def test_a_compiled_net_sees_batches_of_one_size(monkeypatch: pytest.MonkeyPatch
     class Made:
         sizes: ClassVar[list[int]] = []
 
-        def sample(self, classes: list[str], fps: float, seed: list, options: object) -> Frames:
+        def sample(
+            self, classes: list[str], fps: float, prompts: list, seed: list, options: object
+        ) -> Frames:
             self.sizes.append(len(classes))
-            assert len(seed) == len(classes)
+            assert len(seed) == len(prompts) == len(classes)
             return np.array([number for _, _, number in seed])
 
     monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
@@ -104,6 +108,40 @@ def test_a_compiled_net_sees_batches_of_one_size(monkeypatch: pytest.MonkeyPatch
         made = [worker.videos(group) for group in in_batches(requests(8, 8, 8, 8, 8), 3)]
         assert Made.sizes == sizes
         assert np.concatenate(made).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_prompts_are_read_batch_by_batch_by_one_encoder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("transformers")
+    write_bundle(tmp_path / "base", size=16, captioned=True)
+    made: list[Any] = []
+    read: list[list[str | None]] = []
+
+    class Encoder(TextEncoder):
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given)
+            made.append(self)
+
+        def __call__(self, texts: Texts) -> torch.Tensor:
+            read.append(list(texts))
+            return super().__call__(texts)
+
+    monkeypatch.setattr(page, "TextEncoder", Encoder)
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    config = Sample(steps=1, batch_size=2)
+    worker = SamplingWorker(str(tmp_path / "base"), config, "auto", Devices(), prompted=True)
+    texts = ["a red ball", "a blue ball", "a red ball", None]
+    wanted = [Request("zero", n, 8.0, prompt=text) for n, text in enumerate(texts)]
+    videos = [worker.videos(group) for group in in_batches(wanted, 2)]
+    assert read == [texts[:2], texts[2:]] and len(made) == 1
+    expected = worker.generator.sample(
+        ["zero"] * 2, 8.0, prompts=texts[:2], seed=[r.seed(0) for r in wanted[:2]], steps=1
+    )
+    assert (videos[0] == expected).all()
+    without = SamplingWorker(str(tmp_path / "base"), config, "auto", Devices())
+    assert (without.videos([replace(r, prompt=None) for r in wanted[:2]]) != expected).any()
+    assert len(made) == 1
 
 
 def test_compiling_is_no_part_of_the_recipe() -> None:

@@ -100,6 +100,13 @@ def test_captioned_videos_are_those_that_gave_clips_and_have_a_text(tmp_path: Pa
     assert manifest.captioned(uri, "caption") == 1
     assert manifest.captioned(uri, "mood") == 4
     assert manifest.captioned(uri, "none") == 0
+    assert [manifest.has_texts(uri, name) for name in ("caption", "views", "captoin")] == [
+        True, False, False
+    ]  # fmt: skip
+    ids = [video.id for video, _ in accounts]
+    assert manifest.texts_of(uri, "caption", ids[1:]) == {ids[3]: "a dog"}
+    assert manifest.texts_of(uri, "caption", ids) == {ids[0]: "a cat", ids[3]: "a dog"}
+    assert manifest.texts_of(uri, "caption", []) == {}
     with pytest.raises(UserError, match="'views' holds int64: a caption is a text; pass the --cap"):
         manifest.captioned(uri, "views")
     with pytest.raises(UserError, match=r"column 'captoin': did you mean 'caption'\? There: cap"):

@@ -1,10 +1,12 @@
-"""A model that is trained on captions alone makes what prompts say, from clips to videos."""
+"""A model that is trained on captions alone makes what prompts say, from clips to videos, and its
+student does so in a step."""
 
 from __future__ import annotations
 
 import itertools
 import json
 import shutil
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,10 @@ from pipelines.io.shards import ShardWriter
 from pipelines.latents.captions import captions_by, publish_encoder
 from pipelines.latents.encoder import EncodePlan, EncodeShard, Origin
 from pipelines.training.loader import Loader
+from pipelines.training.methods.denoiser import DenoiserMethod
+from pipelines.training.methods.distil import DistilMethod, Teacher
 from pipelines.training.methods.ldm import LDMMethod
-from pipelines.training.settings import TrainLDM
+from pipelines.training.settings import DistillLDM, TrainLDM
 from pipelines.training.world import World
 from pipelines.video.lossless import encode_lossless
 from tests.text_encoders import write_encoder
@@ -34,7 +38,10 @@ COLOURS = {"a red ball": (220, 30, 30), "a blue ball": (30, 30, 220)}
 SHAPE = 2, 4, 4
 """Few pixels: much noise hides the colour, so that a net has to go by the caption."""
 CLIPS = 16
-STEPS = 300
+STEPS, STUDENT_STEPS = 300, 20
+SETTINGS: dict[str, Any] = {
+    "batch_size": 8, "lr": 1e-2, "warmup": 5, "ema_decay": 0.9, "precision": "fp32"
+}  # fmt: skip
 
 
 def clips_of_colours(folder: str) -> Marker:
@@ -64,33 +71,43 @@ def encoded(root: Path) -> tuple[Marker, dict[str, Any]]:
     return marker, index | {"in_pixels": True}
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """A root with latents: their marker and index."""
+
+    root: Path
+    marker: Marker
+    index: dict[str, Any]
+
+    def publish(self, method: DenoiserMethod, name: str) -> Path:
+        """What some seconds of training make of them."""
+        decode, folder = partial(latent_arrays, classes=[]), str(self.root / "latents")
+        loader = Loader(folder, [self.marker], "encode_latents", decode, memory_gb=1.0)
+        steps = range(method.config.steps)
+        for step, batch in zip(steps, loader.train(0, 0, 8), strict=False):
+            method.train_step(batch, step)
+        loader.close()
+        method.export(self.root / name)
+        shutil.copytree(self.root / "latents/text_encoder", self.root / name / "text_encoder")
+        return self.root / name
+
+
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What some seconds of training make of them."""
+def latents(tmp_path_factory: pytest.TempPathFactory) -> Encoded:
     pytest.importorskip("transformers")
     root = tmp_path_factory.mktemp("root")
     threads = torch.get_num_threads()
     marker, index = encoded(root)
     torch.set_num_threads(threads)
     assert index["text"]["clips"] == CLIPS
-    config = TrainLDM(
-        steps=STEPS,
-        batch_size=8,
-        lr=1e-2,
-        warmup=5,
-        ema_decay=0.9,
-        precision="fp32",
-        model=UNetConfig(width=16, multipliers=(1,), depths=(1,), head_width=8),
-    )
-    method = LDMMethod(config, World(), index)
-    decode = partial(latent_arrays, classes=[])
-    loader = Loader(str(root / "latents"), [marker], "encode_latents", decode, memory_gb=1.0)
-    for step, batch in zip(range(STEPS), loader.train(0, 0, 8), strict=False):
-        method.train_step(batch, step)
-    loader.close()
-    method.export(root / "ldm")
-    shutil.copytree(root / "latents/text_encoder", root / "ldm/text_encoder")
-    return root / "ldm"
+    return Encoded(root, marker, index)
+
+
+@pytest.fixture(scope="module")
+def bundle(latents: Encoded) -> Path:
+    net = UNetConfig(width=16, multipliers=(1,), depths=(1,), head_width=8)
+    config = TrainLDM(steps=STEPS, model=net, **SETTINGS)
+    return latents.publish(LDMMethod(config, World(), latents.index), "ldm")
 
 
 def colours_of(videos_NTHWC: np.ndarray) -> list[str]:
@@ -111,6 +128,20 @@ def test_a_prompt_decides_what_is_made(bundle: Path) -> None:
     assert colours_of(generator.sample(prompts=list(COLOURS), steps=8, seed=same)) == list(COLOURS)
     for video, prompt in zip(videos, prompts, strict=True):
         assert video.mean((0, 1, 2)) == pytest.approx(COLOURS[prompt], abs=40)
+
+
+@pytest.mark.long
+def test_a_student_makes_what_prompts_say_in_a_step(latents: Encoded, bundle: Path) -> None:
+    net = Teacher(str(bundle), load_config(bundle)).net()
+    config = DistillLDM(steps=STUDENT_STEPS, **SETTINGS)
+    student = latents.publish(DistilMethod(config, World(), latents.index, net), "student")
+    shutil.copytree(bundle / "vqgan", student / "vqgan")
+    generator, prompts = VideoGenerator.load(student), list(COLOURS) * 4
+    for steps in (1, 2, 4):
+        videos = generator.sample(prompts=prompts, fps=8.0, steps=steps, seed=3)
+        assert colours_of(videos) == prompts
+        for video, prompt in zip(videos, prompts, strict=True):
+            assert video.mean((0, 1, 2)) == pytest.approx(COLOURS[prompt], abs=40)
 
 
 @pytest.mark.long

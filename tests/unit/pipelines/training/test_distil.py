@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipelines.training.methods.denoiser import Clips
 from pipelines.training.methods.distil import DistilMethod, Teacher
 from pipelines.training.settings import DistillLDM
-from pipelines.training.world import World
+from pipelines.training.world import Draws, World
 from tests.tiny import TOKENIZER
-from tests.trainings import DENOISER, DIT, INDEX, batch, teacher
+from tests.trainings import CAPTIONED, DENOISER, DIT, INDEX, batch, teacher, told_student
 from vqvdm.checkpoint import load_config, load_state, save_model, save_state
 from vqvdm.diffusion.denoiser import described
 from vqvdm.diffusion.dit import DiT
+from vqvdm.diffusion.known_latents import ConditioningConfig, KnownLatents, told
+from vqvdm.diffusion.samplers import Point, guided, held, heun
 from vqvdm.errors import UserError
 from vqvdm.generator import VideoGenerator
 from vqvdm.tokenizer.vqgan import VQGAN
@@ -51,7 +54,8 @@ def test_a_transformer_has_a_student_of_its_kind(tmp_path: Path) -> None:
         torch.nn.init.normal_(parameter, std=0.2)
     save_model(tmp_path / "teacher", net, described(DIT))
     bundle = load_config(tmp_path / "teacher") | {
-        "latents": {"shape": INDEX["shape"]}, "classes": INDEX["classes"]
+        "latents": {"shape": INDEX["shape"]}, "classes": INDEX["classes"],
+        "objective": {"name": "flow"},
     }  # fmt: skip
     read = Teacher(str(tmp_path / "teacher"), bundle).net()
     assert all(map(torch.equal, read.parameters(), net.parameters()))
@@ -80,7 +84,7 @@ def test_only_the_student_learns() -> None:
 def test_steps_take_turns_among_the_grids(monkeypatch: pytest.MonkeyPatch) -> None:
     method, counts = student(intervals=8), []
 
-    def error(net: Any, batch: Any, draws: Any, count: int, dropout: float) -> Tensor:
+    def error(net: Any, batch: Any, draws: Any, count: int, *_: float) -> Tensor:
         counts.append(count)
         return next(method.denoiser.parameters()).sum()
 
@@ -103,8 +107,9 @@ def test_a_student_learns_every_grid() -> None:
 
 
 @pytest.mark.long
-def test_a_training_goes_on_bit_by_bit(tmp_path: Path) -> None:
-    undisturbed, resumed = student(), student()
+@pytest.mark.parametrize("begin", [student, lambda: told_student(World())], ids=["plain", "told"])
+def test_a_training_goes_on_bit_by_bit(tmp_path: Path, begin: Callable[[], DistilMethod]) -> None:
+    undisturbed, resumed = begin(), begin()
     for step in range(3):
         undisturbed.train_step(batch(), step)
     save_state(tmp_path / "state", undisturbed.state())
@@ -115,6 +120,99 @@ def test_a_training_goes_on_bit_by_bit(tmp_path: Path) -> None:
     for net in ("denoiser", "ema"):
         ours, theirs = resumed.state()[net], undisturbed.state()[net]
         assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+def by_the_sampler(method: DistilMethod, clip: Clips, known: KnownLatents, at: Point) -> Tensor:
+    """The average velocity of the last quarter of the time before a point, by the teacher, guided
+    and told as a sampler asks it; `known` has the noise of all frames in place of latents."""
+    z = at.alpha * clip.z_BCTHW + at.sigma * known.z_BCTHW
+    given = known._replace(z_BCTHW=clip.z_BCTHW)
+    denoise = guided(
+        told(method.teacher, given, clip.text_BD), 2, "flow", clip.class_B, clip.fps_B, 2.0,
+        has_more=True,
+    )  # fmt: skip
+    times = [at.time - k / 8 for k in range(3)]
+    end = heun(held(denoise, given), z, [Point(t, 1 - t, t) for t in times], lambda: z)
+    return (z - end) / 0.25
+
+
+def test_targets_are_what_the_told_teacher_samples() -> None:
+    """By captions and given frames, with guidance towards both."""
+    method = told_student(World())
+    method.conditioning = ConditioningConfig(0.5, noise=0.0)
+    clips = method.clips(batch())
+    noise = Draws(World(), 0, 0).normal(4, *clips.z_BCTHW.shape[1:])
+    assert clips.text_BD is not None
+
+    def error(text_BD: Tensor) -> float:
+        def net(z: Tensor, time_B: Tensor, *_: Tensor, **more: Tensor) -> Tensor:
+            assert torch.equal(more["text_BD"], clips.text_BD)
+            found = []
+            for b, time in enumerate(time_B.tolist()):
+                clip = Clips(*(each[b : b + 1] for each in clips._replace(text_BD=text_BD)))
+                known = KnownLatents(noise[b : b + 1], more["is_known_BT"][b : b + 1])
+                found.append(by_the_sampler(method, clip, known, Point(time, 1 - time, time)))
+            return torch.cat(found)
+
+        with torch.no_grad():
+            return method._error(net, batch(), Draws(World(), 0, 0), 4, 0.0, 0.9).item()  # type: ignore[arg-type]
+
+    assert error(clips.text_BD) < 1e-9
+    # The second clip has no caption.
+    for b, changes in enumerate((True, False, True, True)):
+        other_BD = clips.text_BD.clone()
+        other_BD[b] *= -1
+        assert (error(other_BD) > 1e-5) == changes
+
+
+@pytest.mark.parametrize("count", [4, 1])
+def test_captions_that_are_dropped_teach_nothing(count: int) -> None:
+    method, errors = told_student(World()), []
+    for dropout in (0.0, 1.0):
+        for scale in (1.0, 2.0):
+            clips = batch()
+            clips.tensors["text"] *= scale
+            draws = Draws(World(), 0, 0)
+            errors.append(method._error(method.denoiser, clips, draws, count, dropout, 0.5).item())
+    with_1, with_2, without_1, without_2 = errors
+    assert with_1 != with_2 and without_1 == without_2
+
+
+def test_validation_tells_of_given_frames_apart() -> None:
+    values = told_student(World()).validate([batch()])
+    names = [f"val/loss{given}_{count}" for given in ("", "_given") for count in (1, 2, 4)]
+    assert list(values) == names and len(set(values.values())) == 6
+
+
+def test_a_student_samples_by_prompts_and_from_given_frames(tmp_path: Path) -> None:
+    method = told_student(World())
+    for step in range(2):
+        method.train_step(batch(), step)
+    method.export(tmp_path)
+    save_model(tmp_path / "vqgan", VQGAN(TOKENIZER), {"model": asdict(TOKENIZER)})
+    told = load_config(tmp_path)
+    assert told["conditioning"] == {"share": 0.5, "noise": 0.1}
+    assert told["text"] == {k: v for k, v in CAPTIONED["text"].items() if k != "clips"}
+    generator = VideoGenerator.load(tmp_path, precision="fp32")
+    generator.text_encoder = lambda texts: torch.tensor([[float(len(t or ""))] * 5 for t in texts])
+    heard: list[dict[str, Any]] = []
+    generator.denoiser.register_forward_pre_hook(
+        lambda _, inputs, more: heard.append({"rows": len(inputs[0]), "over": inputs[4], **more}),
+        with_kwargs=True,
+    )
+    z = torch.randn(2, 3, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    known = KnownLatents(z, torch.tensor([[True, False]] * 2))
+    options: dict[str, Any] = {"fps": 8, "steps": 2, "seed": [(0, 0)] * 2}
+    made = generator.sample_latents([None] * 2, prompts=["a", "abc"], known=known, **options)
+    assert torch.equal(made[:, :, 0], z[:, :, 0])
+    assert (made[0, :, 1] - made[1, :, 1]).abs().max() > 1e-3
+    for each in heard:
+        # One evaluation a step, without a second half for guidance.
+        assert each["rows"] == 2 and each["over"].tolist() == [0.5] * 2
+        assert each["is_known_BT"].tolist() == [[True, False]] * 2
+        assert each["text_BD"][:, 0].tolist() == pytest.approx([1.8, 5.8])
+    free = generator.sample_latents([None] * 2, prompts=["a", "abc"], **options)
+    assert not torch.equal(free, made) and len(heard) == 4
 
 
 @pytest.fixture(scope="module")

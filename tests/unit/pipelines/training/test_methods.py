@@ -145,10 +145,10 @@ def test_given_frames_come_clean_and_marked_and_are_not_asked_for(
     z = method.clips(batch).z_BCTHW
     seen: list[tuple[Tensor, Tensor]] = []
 
-    def net(z_BCTHW: Tensor, *others: Any) -> Tensor:
-        seen.append((z_BCTHW, others[-1]))
+    def net(z_BCTHW: Tensor, *_: Tensor, is_known_BT: Tensor) -> Tensor:
+        seen.append((z_BCTHW, is_known_BT))
         # Whatever is said of given frames costs nothing.
-        return torch.where(others[-1][:, None, :, None, None], 1e6, torch.zeros_like(z_BCTHW))
+        return torch.where(is_known_BT[:, None, :, None, None], 1e6, torch.zeros_like(z_BCTHW))
 
     loss = method._loss(net, batch, Draws(World(), 0, 0), 0.0, 1.0)  # type: ignore[arg-type]
     ((put, known_BT),) = seen
@@ -163,7 +163,7 @@ def test_given_frames_come_clean_and_marked_and_are_not_asked_for(
 
 def test_noise_on_given_frames_hides_what_later_frames_wrote_there() -> None:
     z = torch.zeros(200, 3, 2, 4, 4)
-    given = given_method(noise=0.3)._given(z, Draws(World(), 0, 0), 1.0)
+    given = given_method(noise=0.3).known(z, Draws(World(), 0, 0), 1.0)
     assert given.z_BCTHW.std().item() == pytest.approx(0.3, rel=0.03)
 
 

@@ -115,6 +115,20 @@ def test_times_are_guided_each_for_itself() -> None:
     torch.testing.assert_close(found[1], without[1] + 3 * (alone[1] - without[1]))
 
 
+@pytest.mark.parametrize(("has_more", "factor"), [(True, 4.0), (False, 2.0)])
+def test_without_classes_there_is_guidance_where_more_is_told(
+    has_more: bool, factor: float
+) -> None:
+    def told(z: Tensor, *_: Tensor) -> Tensor:
+        """Twice as much for those that are told something, the first half of a batch of both."""
+        is_told = torch.arange(len(z)) < 3
+        return torch.where(is_told, 2.0, 1.0).view(-1, 1, 1, 1, 1) * z
+
+    z, none = noise().float(), torch.zeros(3, dtype=torch.int64)
+    found = guided_velocity(told, 0, none, FPS, 3.0, (0.0, 1.0), has_more)(z, torch.full((3,), 0.5))
+    torch.testing.assert_close(found, factor * z)
+
+
 def test_grids_are_powers_of_two() -> None:
     assert grids(8) == [1, 2, 4, 8]
     for steps in (1, 2, 4):
