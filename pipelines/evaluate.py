@@ -50,7 +50,6 @@ from pipelines.io import lock, storage, workspace
 from pipelines.io.markers import Marker, load_markers
 from pipelines.io.progress import Progress
 from pipelines.sampling.worker import Request, title_of
-from pipelines.settings import parse_rates
 from pipelines.tracking import registry
 from pipelines.tracking.start import start_run
 from pipelines.video.encoder import decode_clip
@@ -134,7 +133,8 @@ def measure_model(inputs: Inputs, devices: Devices) -> Measured:
     markers = load_markers(config.workspace.clips, inputs.index, "shard_videos")
     judged = "accuracy" in wanted and len(inputs.bundle["classes"]) > 1
     metrics = Metrics(strict=config.metrics != "all")
-    drawn = draw_clips(inputs, markers)
+    by_workers = partial(extract, devices=devices)
+    drawn = draw_clips(inputs, markers, by_workers)
     if {"fvd", "rfvd"} & wanted:
         measure.refuse_too_few(metrics, inputs, len(drawn.refs), inputs.feature_width)
     frames: list[bytes] = []
@@ -152,7 +152,6 @@ def measure_model(inputs: Inputs, devices: Devices) -> Measured:
         "ssim" in wanted,
         "memorisation" in wanted and config.num_train != 0,
     )
-    by_workers = partial(extract, devices=devices)
     say(f"features of {len(drawn.refs)} real clips, and thumbnails of what is searched for copies")
     real = extract_real_clips(inputs, spec, markers, drawn, by_workers)
     check_rates(config, inputs.bundle, real)
@@ -241,18 +240,10 @@ def extract_model(
     samples of the first repeat."""
     config, chosen = inputs.config, inputs.config.chosen
     classes = inputs.bundle["classes"]
-    rates = parse_rates(config.fps, "all") if config.fps != "all" else None
-    among = np.isin(real.fps_N, rates) if rates else np.full(len(real.fps_N), True)
-    captions = [real.captions[i] for i in np.flatnonzero(among)]
     batches, first, made, told = [], list[Request](), [], 0
     for repeat in range(chosen.repeats):
         requests = requests_like(
-            real.class_index_N[among],
-            real.fps_N[among],
-            captions,
-            classes,
-            chosen.num_samples,
-            repeat,
+            real.class_index_N, real.fps_N, real.captions, classes, chosen.num_samples, repeat
         )
         first = first or requests
         told += sum(request.prompt is not None for request in requests)
@@ -270,6 +261,7 @@ def extract_model(
         Statistics("reconstructed clips", len(real.refs), 1, config.seed),
         made,
         told,
+        real.only_at,
     )
     shown, thumbnails = report.ReportClips(), dict[int, NDArray[np.uint8]]()
     for batch, found in extract(inputs, spec, batches, devices):

@@ -37,6 +37,8 @@ class Sets:
     """One for each repeat."""
     told: int = 0
     """Samples that were told a caption, of all repeats."""
+    only_at: list[float] | None = None
+    """As in `RealClips`."""
 
 
 @dataclass

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipelines.cluster.cores import local_cpus
 from pipelines.cluster.devices import Devices, worker_device
@@ -91,6 +93,8 @@ class FeatureWorker:
 
     def _clips(self, batch: Batch) -> Features:
         assert batch.marker
+        if batch.group == "rates":
+            return {"fps": read_rates(self.space.clips, batch.marker, batch.refs)}
         clips = read_clips(self.space.clips, batch.marker, batch.refs)
         parts, classes = [], self.inputs.bundle["classes"]
         for start in range(0, len(clips), AT_ONCE):
@@ -128,6 +132,24 @@ class StoredClip:
 
 def read_clips(folder: str, marker: Marker, refs: Sequence[ClipRef]) -> list[StoredClip]:
     """Clips of one verified shard, in the order asked for."""
+    with _described(folder, marker, refs) as (reader, described):
+        return [
+            StoredClip(reader.clip(key), *(each[n] for n in ("label", "fps", "source", "start_s")))
+            for key, each in described
+        ]
+
+
+def read_rates(folder: str, marker: Marker, refs: Sequence[ClipRef]) -> NDArray[np.float64]:
+    """Frame rates of clips of one verified shard, in the order asked for."""
+    with _described(folder, marker, refs) as (_, described):
+        return np.array([each["fps"] for _, each in described], np.float64)
+
+
+@contextmanager
+def _described(
+    folder: str, marker: Marker, refs: Sequence[ClipRef]
+) -> Iterator[tuple[ShardReader, list[tuple[str, dict[str, Any]]]]]:
+    """A verified shard, and the key and the JSON of each clip asked for."""
     uri = storage.join(folder, f"{marker.name}.tar")
     with shards.missing_is_named(uri, "shard_videos"), storage.local_copy(uri) as path:
         shards.verify_file(path, marker, uri, "shard_videos")
@@ -137,20 +159,14 @@ def read_clips(folder: str, marker: Marker, refs: Sequence[ClipRef]) -> list[Sto
             id: sorted(keys, key=lambda key: (metadata[key]["fps"], metadata[key]["start_s"], key))
             for id, keys in keys_by_id(marker, lambda key: metadata[key]["source"]).items()
         }
-        clips = []
-        for ref in refs:
-            try:
-                key = keys_of[ref.source][ref.ordinal]
-            except (KeyError, IndexError):
-                raise UserError(
-                    f"{uri} holds other clips than videos.parquet lists: "
-                    + shards.repair("shard_videos")
-                ) from None
-            each, video = metadata[key], reader.clip(key)
-            clips.append(
-                StoredClip(video, each["label"], each["fps"], each["source"], each["start_s"])
-            )
-    return clips
+        try:
+            keys = [keys_of[ref.source][ref.ordinal] for ref in refs]
+        except (KeyError, IndexError):
+            raise UserError(
+                f"{uri} holds other clips than videos.parquet lists: "
+                + shards.repair("shard_videos")
+            ) from None
+        yield reader, [(key, metadata[key]) for key in keys]
 
 
 def frame_classifier_state(inputs: Inputs, markers: Sequence[Marker], drawn: Drawn) -> bytes:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pipelines.cluster.devices import Devices
-from pipelines.evaluation.batches import ClipRef, sample_batches
+from pipelines.evaluation.batches import Batch, ClipRef, sample_batches
 from pipelines.evaluation.features import FeatureSpec, unpack
 from pipelines.evaluation.inputs import Inputs
 from pipelines.evaluation.settings import Evaluate
@@ -35,6 +35,8 @@ ALONE = part("a/alone.mp4", 1.0, 3.0)
 FIRST, SECOND = part("a/both.mp4", 0.0, 2.0), part("a/both.mp4", 4.0, 6.0)
 STARTS = {X: (0.0, 1.0, 2.0), Y: (0.0,), ALONE: (1.0, 2.0), FIRST: (0.0, 1.0), SECOND: (4.0, 5.0)}
 
+RATES = {X: 30000 / 1001, SECOND: 25.0}
+
 
 @pytest.fixture
 def shard(tmp_path: Path) -> Marker:
@@ -43,7 +45,10 @@ def shard(tmp_path: Path) -> Marker:
         for source, starts in STARTS.items():
             path = source.path
             for start_s in starts:
-                metadata = {"label": None if path[0] == "b" else "apple", "fps": 8.0}
+                metadata = {
+                    "label": None if path[0] == "b" else "apple",
+                    "fps": RATES.get(source, 8.0),
+                }
                 metadata |= {"source": path, "start_s": start_s}
                 content = f"{path} {start_s}".encode()
                 key = str(hash((path, start_s)) % 2**32)
@@ -67,6 +72,20 @@ def test_clips_of_parts_are_those_of_the_part(tmp_path: Path, shard: Marker) -> 
     assert [(clip.source, clip.start_s) for clip in clips] == [
         ("a/both.mp4", 5.0), ("a/alone.mp4", 1.0), ("a/both.mp4", 1.0), ("a/both.mp4", 4.0),
     ]  # fmt: skip
+
+
+def test_the_rates_of_clips_are_told_without_decoding_them(tmp_path: Path, shard: Marker) -> None:
+    """What is stored here as videos is none."""
+    refs = tuple(ClipRef(shard.name, s.id, n) for s, n in [(X, 2), (SECOND, 0), (Y, 0), (FIRST, 1)])
+    batch = Batch("rates", (0, 1, 2, 3), "key", shard, refs)
+    (tmp_path / "clips").symlink_to(tmp_path)
+    inputs = Inputs(
+        Evaluate(root=str(tmp_path)), {"classes": []}, {}, "", "", False, None, None, None
+    )
+    spec = FeatureSpec(None, None, None, None, False, False, False)
+    worker = FeatureWorker(inputs, spec, [batch], Devices())
+    found = unpack(worker({"batch": 0})["features"])
+    assert found["fps"].tolist() == [30000 / 1001, 25.0, 8.0, 8.0]
 
 
 def test_samples_follow_the_captions_that_they_were_told(
