@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -86,12 +87,36 @@ class Drawn:
     among: frozenset[ClipRef] | None = None
     """Real and held-out clips at the rates of --fps; None where those are all."""
 
+    @cached_property
+    def label_of(self) -> dict[str, str | None]:
+        """The label of each video by its id."""
+        return {row["id"]: row["label"] for row in self.rows}
+
     def unjudged(self, markers: Sequence[Marker], count: int, seed: int) -> list[ClipRef]:
-        """At most `count` training clips of videos none of whose clips is among the real ones."""
+        """At most `count` training clips of videos none of whose clips is among the real ones, but
+        one of each class that has any.
+
+        Classes have as many as each other, as far as they have them: drawn from all, the clips of
+        a rare class, or of some of many, would often be none.
+        """
         judged = {ref.source for ref in self.refs}
         rows = [row for row in self.rows if row["id"] not in judged]
-        train = [marker for marker in markers if marker.split == "train"]
-        return draw(train, rows, "clips", count, seed)
+        refs = draw(_train(markers), rows, "clips", None, seed)
+        before, turns = Counter[str | None](), []
+        for ref in refs:
+            label = self.label_of[ref.source]
+            turns.append(before[label])
+            before[label] += 1
+        first = np.argsort(turns, kind="stable")[: max(count, len(before))]
+        return [refs[i] for i in sorted(first)]
+
+    def labels_to_train_on(self, markers: Sequence[Marker]) -> set[str | None]:
+        """Labels of all training clips, judged or not."""
+        return {self.label_of[id] for id, _, _ in _videos(_train(markers), self.rows)}
+
+
+def _train(markers: Sequence[Marker]) -> list[Marker]:
+    return [marker for marker in markers if marker.split == "train"]
 
 
 def draw_clips(inputs: Inputs, markers: Sequence[Marker], extract: Extract) -> Drawn:

@@ -43,7 +43,7 @@ from vqvdm.inference import prepare_device
 AT_ONCE = 16
 """Clips that a worker decodes at once."""
 DETECTOR_CLIPS = 1500
-"""Training clips for the frame classifier, at most."""
+"""Training clips for the frame classifier, at most, but one of each class."""
 
 
 class FeatureWorker:
@@ -172,13 +172,18 @@ def _described(
 def frame_classifier_state(inputs: Inputs, markers: Sequence[Marker], drawn: Drawn) -> bytes:
     """Weights of a classifier of single frames, trained on training clips; cached.
 
-    It does not train on videos whose clips it judges. `UserError` where that leaves none of a
-    class.
+    It trains on as many of each class, where there are, and on no video whose clips it judges.
+    `UserError` where that leaves none of a class.
     """
     config, classes = inputs.config, inputs.bundle["classes"]
     refs = drawn.unjudged(markers, DETECTOR_CLIPS, config.seed + 2)
-    label_of = {row["id"]: row["label"] for row in drawn.rows}
-    missing = set(classes) - {label_of[ref.source] for ref in refs}
+    missing = set(classes) - {drawn.label_of[ref.source] for ref in refs}
+    if never := missing - drawn.labels_to_train_on(markers):
+        raise UserError(
+            f"no training clip is of {min(never)!r}, so that no classifier can learn it: all its "
+            "clips are in the validation split, which --val-fraction and --val-list of "
+            "shard_videos make"
+        )
     if missing:
         raise UserError(
             f"no training video of {min(missing)!r} is left for a classifier but those that it "
@@ -189,6 +194,12 @@ def frame_classifier_state(inputs: Inputs, markers: Sequence[Marker], drawn: Dra
         by_shard.setdefault(ref.shard, []).append(ref)
 
     def train() -> Features:
+        # As many frames in all, however many the classes: more clips give fewer frames each.
+        step = -(-len(refs) // DETECTOR_CLIPS)
+
+        def frames_of(clip: StoredClip) -> Frames:
+            return np.ascontiguousarray(decode_clip(clip.video)[::step])
+
         videos: list[Frames] = []
         labels: list[int] = []
         with ThreadPoolExecutor(local_cpus()) as pool:
@@ -196,7 +207,7 @@ def frame_classifier_state(inputs: Inputs, markers: Sequence[Marker], drawn: Dra
                 if marker.name not in by_shard:
                     continue
                 clips = read_clips(config.workspace.clips, marker, by_shard[marker.name])
-                videos += pool.map(decode_clip, [clip.video for clip in clips])
+                videos += pool.map(frames_of, clips)
                 labels += [label_index(clip.label, classes) for clip in clips]
         torch.set_num_threads(local_cpus())
         net = train_frame_classifier(

@@ -176,6 +176,33 @@ def test_a_classifier_trains_on_no_video_that_it_judges() -> None:
     assert len(Drawn(rows, val, [], []).unjudged(markers, 1000, 0)) == 4 * 60
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_classifier_sees_every_class_however_rare_or_many(seed: int) -> None:
+    def trained(clips_of: dict[str, int], count: int) -> Counter[str]:
+        rows = [
+            {"id": f"{label} {i}", "clips": 2, "label": label}
+            for label, clips in clips_of.items()
+            for i in range(clips // 2)
+        ]
+        markers = [Marker("train-0", "0", 0, ["k"], [row["id"] for row in rows], "spec", "made")]
+        refs = Drawn(rows, [], [], []).unjudged(markers, count, seed)
+        assert len(set(refs)) == len(refs)
+        return Counter(ref.source.split()[0] for ref in refs)
+
+    assert trained({"rare": 40, "usual": 20_000}, 1500) == {"rare": 40, "usual": 1460}
+    shares = trained({f"class{i}": 10 for i in range(1000)}, 1500)
+    assert len(shares) == 1000 and Counter(shares.values()) == {1: 500, 2: 500}
+    assert set(trained({f"class{i}": 10 for i in range(30)}, 20).values()) == {1}
+
+
+def test_a_classifier_of_few_clips_trains_as_before() -> None:
+    """All of them, in the same order, so that it has the same weights."""
+    rows = [{"id": f"{label}{i}", "clips": 4, "label": label} for label in "ab" for i in range(40)]
+    markers = [Marker("train-0", "0", 0, ["k"], [row["id"] for row in rows], "spec", "made")]
+    refs = Drawn(rows, [], [], []).unjudged(markers, 1500, 3)
+    assert refs == draw(markers, rows, "clips", 1500, 3)
+
+
 class Extracted:
     """In place of workers: clips whose features say how fast things move in them, and no more."""
 
