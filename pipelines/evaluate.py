@@ -62,10 +62,7 @@ def evaluate(config: Evaluate) -> str:
         return sweep.run(config, measure_fvd)
     inputs = find_inputs(config)
     config = inputs.config
-    if inputs.doubt:
-        print(f"note: {inputs.doubt}", flush=True)
-    if inputs.misses_captions:
-        print(f"note: {inputs.misses_captions}", flush=True)
+    inputs.tell_notes()
     folder = config.workspace.eval(config.ldm)
     done = workspace.published(folder, "metrics.json")
     if done and not config.overwrite:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -167,13 +168,15 @@ def clips_to_show(
     shown: Sequence[Request],
 ) -> set[int]:
     """Positions of the real clips for the report, beside the samples that are `shown`: where there
-    are captions, those that have the captions of the samples; otherwise one of each class, if
-    possible at the rate of the sample."""
+    are captions, one for each that is of its class, rate and caption; otherwise one of each class,
+    if possible at the rate of the sample."""
     if any(captions):
         labels = [classes[k] if k >= 0 else None for k in class_index_N.tolist()]
-        kinds = list(zip(labels, fps_N.tolist(), captions, strict=True))
-        wanted = {(request.label, request.fps, request.prompt) for request in shown}
-        return {kinds.index(kind) for kind in wanted.intersection(kinds)}
+        places: dict[tuple[str | None, float, str | None], list[int]] = {}
+        for i, kind in enumerate(zip(labels, fps_N.tolist(), captions, strict=True)):
+            places.setdefault(kind, []).append(i)
+        wanted = Counter((request.label, request.fps, request.prompt) for request in shown)
+        return {i for kind, count in wanted.items() for i in places.get(kind, [])[:count]}
     rates_shown = {request.label: request.fps for request in shown}
     best: dict[int, int] = {}
     for i, (k, fps) in enumerate(zip(class_index_N.tolist(), fps_N, strict=True)):

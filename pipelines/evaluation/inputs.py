@@ -77,6 +77,11 @@ class Inputs:
             f"{self.bundle['text']['column']!r}, from which the model learned captions"
         )
 
+    def tell_notes(self) -> None:
+        """Print what is to be known of figures before they are there."""
+        for note in filter(None, (self.doubt, self.misses_captions)):
+            print(f"note: {note}", flush=True)
+
     @property
     def trained_on_mirror_images(self) -> bool:
         """Whether the model has seen the mirror image of each training clip too."""

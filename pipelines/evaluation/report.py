@@ -142,14 +142,19 @@ def page(
 
 
 def _trios(shown: ReportClips) -> Iterator[tuple[Sample, Pair | None]]:
-    """Each sample with a real clip of its title, if possible of its rate; those without a title
-    with such clips one by one."""
-    real = {each.title: each for each in shown.real}
-    exact = {(each.title, each.fps): each for each in shown.real}
-    untitled = (each for each in shown.real if not each.title)
-    for each in shown.samples:
-        beside = exact.get((each.title, each.fps), real.get(each.title))
-        yield each, beside if each.title else next(untitled, None)
+    """Each sample with a real clip of its title, if possible of its rate and one that no other has;
+    those without a title with such clips one by one."""
+    of_title = {each.title: each for each in shown.real if each.title}
+    left: dict[tuple[str, float], list[Pair]] = {}
+
+    def kind(each: Sample | Pair) -> tuple[str, float]:
+        return each.title, each.fps if each.title else 0.0
+
+    for real in shown.real:
+        left.setdefault(kind(real), []).append(real)
+    for sample in shown.samples:
+        same = left.get(kind(sample))
+        yield sample, same.pop(0) if same else of_title.get(sample.title)
 
 
 def _base(name: str) -> str:

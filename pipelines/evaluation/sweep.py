@@ -99,8 +99,7 @@ def run(config: Evaluate, measure: Callable[[Inputs, Devices], tuple[Estimate, i
             f"{space.ldm(config.ldm)} is a student with its guidance built in: only --sweep steps"
         )
     tried = [find_inputs(each) for each in candidates(config, student_of)]
-    if tried[0].doubt:
-        print(f"note: {tried[0].doubt}", flush=True)
+    tried[0].tell_notes()
     folder = space.eval(config.ldm)
     if config.dry_run:
         print(describe_devices(config.request()))

@@ -74,10 +74,11 @@ def test_it_is_said_whether_samples_are_told_captions(
     config = Evaluate(root=root, dry_run=True)
     assert "captions" not in evaluate(config) + capsys.readouterr().out
     caption(root)
-    assert "captions" not in evaluate(config)
-    assert "told their classes alone: no video has a text in the column 'says', from which" in (
-        capsys.readouterr().out
-    )
+    for each in (config, replace(config, sweep="guidance")):
+        assert "captions" not in evaluate(each)
+        assert "told their classes alone: no video has a text in the column 'says', from which" in (
+            capsys.readouterr().out
+        )
     pytest.importorskip("transformers")
     caption(root, "a red ball", None)
     words = rf"{root}/ldm/base lacks text_encoder/config\.json, .*: copy the whole folder again"

@@ -191,8 +191,8 @@ def test_keys_without_captions_are_those_of_before_there_were_any() -> None:
 
 
 def test_real_clips_are_shown_beside_samples_of_their_captions() -> None:
-    index_N, fps_N = np.array([0, 0, 1, 1]), np.array([8.0, 8.0, 8.0, 16.0])
-    captions: list[str | None] = ["red", "blue", "red", None]
+    index_N, fps_N = np.array([0, 0, 1, 1, 0]), np.array([8.0, 8.0, 8.0, 16.0, 8.0])
+    captions: list[str | None] = ["red", "blue", "red", None, "blue"]
 
     def shown(*asked: tuple[str | None, float, str | None]) -> set[int]:
         requests = [
@@ -201,9 +201,10 @@ def test_real_clips_are_shown_beside_samples_of_their_captions() -> None:
         return clips_to_show(index_N, fps_N, captions, CLASSES[:2], requests)
 
     assert shown(("a", 8.0, "blue"), ("b", 16.0, None)) == {1, 3}
+    assert shown(*[("a", 8.0, "blue")] * 3) == {1, 4}
     assert shown(("b", 8.0, "red"), ("c", 8.0, "red"), ("a", 8.0, None)) == {2}
     # Otherwise one of each class, at the rate of the sample.
-    captions = [None] * 4
+    captions = [None] * 5
     assert shown(("a", 8.0, None), ("b", 16.0, None)) == {0, 3}
 
 

@@ -72,12 +72,15 @@ def videos() -> ReportClips:
 
 
 def test_samples_stand_beside_real_clips_of_their_titles() -> None:
-    titles = ("a, red", 8.0), ("a, red", 16.0), ("b, blue", 8.0), ("", 8.0), ("", 16.0)
+    titles = ("a, red", 8.0), ("a, red", 16.0), ("b", 8.0), ("b", 8.0), ("", 8.0), ("", 16.0)
     real = [Pair(title, fps, VIDEO, VIDEO) for title, fps in titles]
-    asked = ("a, red", 8.0), ("b, blue", 16.0), ("c", 8.0), ("", 8.0), ("", 8.0), ("", 8.0)
+    asked = ("a, red", 8.0), ("b", 8.0), ("b", 8.0), ("b", 16.0), ("c", 8.0), ("", 8.0), ("", 8.0)
     samples = [Sample(title, fps, VIDEO, 0) for title, fps in asked]
     found = [beside for _, beside in _trios(ReportClips(real, samples))]
-    assert found == [real[0], real[2], None, real[3], real[4], None]
+    assert all(
+        a is b
+        for a, b in zip(found, [*real[:1], *real[2:4], real[3], None, *real[4:]], strict=True)
+    )
 
 
 def test_long_captions_are_cut_in_titles() -> None:
