@@ -9,7 +9,8 @@ Workers sample or decode, and return features; pixels stay in the workers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -50,7 +51,6 @@ from pipelines.io import lock, storage, workspace
 from pipelines.io.markers import Marker, load_markers
 from pipelines.io.progress import Progress
 from pipelines.sampling.worker import Request, title_of
-from pipelines.settings import parse_rates
 from pipelines.tracking import registry
 from pipelines.tracking.start import start_run
 from pipelines.video.encoder import decode_clip
@@ -60,7 +60,7 @@ def evaluate(config: Evaluate) -> str:
     """Measure ROOT/ldm/NAME and publish ROOT/eval/NAME."""
     config.check()
     if config.sweep:
-        return sweep.run(config, measure_fvd)
+        return sweep.run(config, fvd_by)
     inputs = find_inputs(config)
     config = inputs.config
     inputs.tell_notes()
@@ -101,16 +101,24 @@ def evaluate(config: Evaluate) -> str:
     return headline(result["metrics"])
 
 
-def measure_fvd(inputs: Inputs, devices: Devices) -> tuple[Estimate, int]:
-    """The FVD of one way of sampling, and the number of real clips."""
+def fvd_by(inputs: Inputs, devices: Devices) -> Callable[[Inputs], tuple[Estimate, int]]:
+    """A function that measures the FVD of one way of sampling, and tells the number of real clips.
+
+    The inputs it takes differ from these in settings of sampling only.
+    """
     assert inputs.detector
-    found = measure_model(inputs, devices)
-    return found.metrics.values[measure.named("fvd", inputs.detector.name)], found.sets.real.count
+    reference, name = extract_reference(inputs, devices), measure.named("fvd", inputs.detector.name)
+
+    def measure_fvd(inputs: Inputs) -> tuple[Estimate, int]:
+        found = measure_model(inputs, reference, devices)
+        return found.metrics.values[name], found.sets.real.count
+
+    return measure_fvd
 
 
 def compare(inputs: Inputs, devices: Devices) -> tuple[dict[str, Any], report.ReportClips]:
     """The content of `metrics.json`, and the videos on the report."""
-    found = measure_model(inputs, devices)
+    found = measure_model(inputs, extract_reference(inputs, devices), devices)
     speed = measure_speed(inputs, devices)
     return result(inputs, found.metrics, found.sets, found.videos, speed), found.shown
 
@@ -125,13 +133,24 @@ class Measured(NamedTuple):
     shown: report.ReportClips
 
 
-def measure_model(inputs: Inputs, devices: Devices) -> Measured:
-    """Features of real clips, reconstructions and samples, and what they say."""
-    config, chosen, wanted = inputs.config, inputs.config.chosen, set(inputs.config.wanted)
+class Reference(NamedTuple):
+    """What samples are compared with, however they are made."""
+
+    markers: list[Marker]
+    spec: FeatureSpec
+    real: RealClips
+    metrics: Metrics
+    """Nothing but what cannot be measured."""
+
+
+def extract_reference(inputs: Inputs, devices: Devices) -> Reference:
+    """The features of real clips; refuses what cannot be measured, before hours of sampling."""
+    config, wanted = inputs.config, set(inputs.config.wanted)
     markers = load_markers(config.workspace.clips, inputs.index, "shard_videos")
     judged = "accuracy" in wanted and len(inputs.bundle["classes"]) > 1
     metrics = Metrics(strict=config.metrics != "all")
-    drawn = draw_clips(inputs, markers)
+    by_workers = partial(extract, devices=devices)
+    drawn = draw_clips(inputs, markers, by_workers)
     if {"fvd", "rfvd"} & wanted:
         measure.refuse_too_few(metrics, inputs, len(drawn.refs), inputs.feature_width)
     frames: list[bytes] = []
@@ -149,11 +168,18 @@ def measure_model(inputs: Inputs, devices: Devices) -> Measured:
         "ssim" in wanted,
         "memorisation" in wanted and config.num_train != 0,
     )
-    by_workers = partial(extract, devices=devices)
     say(f"features of {len(drawn.refs)} real clips, and thumbnails of what is searched for copies")
     real = extract_real_clips(inputs, spec, markers, drawn, by_workers)
     check_rates(config, inputs.bundle, real)
     measure.refuse_early(metrics, inputs, real)
+    return Reference(markers, spec, real, metrics)
+
+
+def measure_model(inputs: Inputs, reference: Reference, devices: Devices) -> Measured:
+    """Features of reconstructions and samples, and what they say beside those of real clips."""
+    config, chosen = inputs.config, inputs.config.chosen
+    markers, spec, real, refused = reference
+    metrics = replace(refused, values={}, not_measured=dict(refused.not_measured))
     wanted_samples = f"{chosen.repeats} × {chosen.num_samples} samples in {config.steps} steps"
     say(f"{wanted_samples}{by_captions(inputs)}, reconstructions, and their features")
     sets, shown, thumbnails_ND = extract_model(inputs, spec, markers, real, devices)
@@ -238,18 +264,10 @@ def extract_model(
     samples of the first repeat."""
     config, chosen = inputs.config, inputs.config.chosen
     classes = inputs.bundle["classes"]
-    rates = parse_rates(config.fps, "all") if config.fps != "all" else None
-    among = np.isin(real.fps_N, rates) if rates else np.full(len(real.fps_N), True)
-    captions = [real.captions[i] for i in np.flatnonzero(among)]
     batches, first, made, told = [], list[Request](), [], 0
     for repeat in range(chosen.repeats):
         requests = requests_like(
-            real.class_index_N[among],
-            real.fps_N[among],
-            captions,
-            classes,
-            chosen.num_samples,
-            repeat,
+            real.class_index_N, real.fps_N, real.captions, classes, chosen.num_samples, repeat
         )
         first = first or requests
         told += sum(request.prompt is not None for request in requests)
@@ -267,6 +285,7 @@ def extract_model(
         Statistics("reconstructed clips", len(real.refs), 1, config.seed),
         made,
         told,
+        real.only_at,
     )
     shown, thumbnails = report.ReportClips(), dict[int, NDArray[np.uint8]]()
     for batch, found in extract(inputs, spec, batches, devices):

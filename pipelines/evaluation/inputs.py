@@ -93,6 +93,8 @@ class Inputs:
         parts = [file and file.sha256 for file in files]
         made_from = [self.model, self.index["fingerprint"]]
         made_from += [f"captions {self.captions}"] if self.captions else []
+        # Once real clips of all rates were compared with, whatever --fps said.
+        made_from += ["real clips of these rates"] if self.config.rates else []
         return checksums.fingerprint([FORMAT, self.config.recipe(), parts, made_from])
 
 

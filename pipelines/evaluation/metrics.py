@@ -37,6 +37,8 @@ class Sets:
     """One for each repeat."""
     told: int = 0
     """Samples that were told a caption, of all repeats."""
+    only_at: list[float] | None = None
+    """As in `RealClips`."""
 
 
 @dataclass
@@ -213,7 +215,8 @@ def refuse_early(metrics: Metrics, inputs: Inputs, real: RealClips) -> None:
     if missing:
         reason = (
             f"class {missing[0]!r} is missing from the {len(real.refs)} real clips "
-            f"({chosen.real_split}): raise --num-real, or take another --real-split"
+            f"({chosen.real_split}{f', --fps {config.fps}' if config.rates else ''}): raise "
+            "--num-real, or take another --real-split"
         )
         for metric in {"fvd", "kvd"} & set(config.wanted):
             metrics.refuse(metric, reason)

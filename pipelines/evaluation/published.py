@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -133,6 +133,7 @@ def conditions(table: Table, protocol: dict[str, Any], spec: dict[str, Any]) -> 
             special.get("draw", DRAWS[card.real_draw]),
             DRAWS[protocol["real_draw"]],
         ),
+        Condition("rates of real clips", "all", _rates(protocol.get("real_fps"))),
         Condition("real clips", f"{card.num_samples:,}", f"{protocol['real_clips']:,}"),
         Condition("samples", f"{card.num_samples:,}", f"{protocol['samples']:,}"),
         Condition("repeats", str(card.repeats), str(protocol["repeats"])),
@@ -162,7 +163,7 @@ def _clips(spec: dict[str, Any]) -> list[Condition]:
         Condition(
             "frame rate",
             every,
-            every if rates == [None] else f"resampled to {', '.join(f'{r:g}' for r in rates)} fps",
+            every if rates == [None] else f"resampled to {_rates(rates)}",
         ),
         Condition(
             "starts of windows",
@@ -173,6 +174,10 @@ def _clips(spec: dict[str, Any]) -> list[Condition]:
         Condition("bars cropped", "no", _yes(spec.get("crop_bars", False))),
         Condition("filters", "none", ", ".join(f"{k} {v:g}" for k, v in filters.items()) or "none"),
     ]
+
+
+def _rates(rates: Sequence[float] | None) -> str:
+    return "all" if rates is None else f"{', '.join(f'{rate:g}' for rate in rates)} fps"
 
 
 def _yes(value: bool) -> str:

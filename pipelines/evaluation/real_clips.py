@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -25,7 +26,6 @@ from pipelines.evaluation.settings import Evaluate
 from pipelines.evaluation.statistics import Statistics
 from pipelines.io import rates
 from pipelines.io.markers import Marker
-from pipelines.settings import parse_rates
 from pipelines.sharding import manifest
 from vqvdm.errors import UserError, listed
 from vqvdm.seeds import mix
@@ -69,6 +69,8 @@ class RealClips:
     """Thumbnails of clips that training never saw."""
     videos: int = 0
     """Videos that the real clips were drawn from."""
+    only_at: list[float] | None = None
+    """Their rates, where clips of others were left out; None where none were."""
 
 
 @dataclass(frozen=True)
@@ -82,29 +84,85 @@ class Drawn:
     """Candidates for the floor."""
     captions: list[str | None]
     """Of the real clips, as of `RealClips`."""
+    among: frozenset[ClipRef] | None = None
+    """Real and held-out clips at the rates of --fps; None where those are all."""
+
+    @cached_property
+    def label_of(self) -> dict[str, str | None]:
+        """The label of each video by its id."""
+        return {row["id"]: row["label"] for row in self.rows}
 
     def unjudged(self, markers: Sequence[Marker], count: int, seed: int) -> list[ClipRef]:
         """At most `count` training clips of videos none of whose clips, of whichever part or span,
-        is among the real ones."""
+        is among the real ones, but one of each class that has any.
+
+        Classes have as many as each other, as far as they have them: drawn from all, the clips of
+        a rare class, or of some of many, would often be none.
+        """
         ids = {ref.source for ref in self.refs}
         judged = {row["uri"] for row in self.rows if row["id"] in ids}
         rows = [row for row in self.rows if row["uri"] not in judged]
-        train = [marker for marker in markers if marker.split == "train"]
-        return draw(train, rows, "clips", count, seed)
+        refs = draw(_train(markers), rows, "clips", None, seed)
+        before, turns = Counter[str | None](), []
+        for ref in refs:
+            label = self.label_of[ref.source]
+            turns.append(before[label])
+            before[label] += 1
+        first = np.argsort(turns, kind="stable")[: max(count, len(before))]
+        return [refs[i] for i in sorted(first)]
+
+    def labels_to_train_on(self, markers: Sequence[Marker]) -> set[str | None]:
+        """Labels of all training clips, judged or not."""
+        return {self.label_of[id] for id, _, _ in _videos(_train(markers), self.rows)}
 
 
-def draw_clips(inputs: Inputs, markers: Sequence[Marker]) -> Drawn:
+def _train(markers: Sequence[Marker]) -> list[Marker]:
+    return [marker for marker in markers if marker.split == "train"]
+
+
+def draw_clips(inputs: Inputs, markers: Sequence[Marker], extract: Extract) -> Drawn:
     """Draw the real clips, and candidates for the floor."""
     # There may be millions of videos: only the columns that a draw needs become objects.
     columns = ["id", "uri", "clips", "label"]
     uri, told = inputs.config.workspace.manifest, dict[str, str]()
     rows = manifest.read(uri).select(columns).to_pylist()
-    refs, others = draw_real(inputs, markers, rows)
+    among = clips_at(inputs, markers, rows, extract)
+    refs, others = draw_real(inputs, markers, rows, among)
     if inputs.captions:
         told = manifest.texts_of(uri, inputs.captions, {ref.source for ref in refs})
     captions = [told.get(ref.source) for ref in refs]
     # The floor is of distances only.
-    return Drawn(rows, refs, others if inputs.detector else [], captions)
+    return Drawn(rows, refs, others if inputs.detector else [], captions, among)
+
+
+def clips_at(
+    inputs: Inputs, markers: Sequence[Marker], rows: Sequence[dict[str, Any]], extract: Extract
+) -> frozenset[ClipRef] | None:
+    """The real and the held-out clips at the rates of --fps; None where those are all of them.
+
+    `UserError` where no real clip has one of these rates. Only shards tell the rates of clips:
+    they are read once, as features are.
+    """
+    wanted = inputs.config.rates
+    if wanted is None:
+        return None
+    real = {marker.name for marker in _split(inputs, markers)}
+    read = [marker for marker in markers if marker.name in real or marker.split == "val"]
+    batches = clip_batches("rates", read, draw(read, rows, "clips", None, 0), [FORMAT, "rates"])
+    spec = FeatureSpec(None, None, None, None, motion=False, ssim=False, thumbnails=False)
+    fps_of: dict[ClipRef, float] = {}
+    for batch, found in extract(inputs, spec, batches):
+        fps_of |= dict(zip(batch.refs, found["fps"].tolist(), strict=True))
+    known = sorted({fps for ref, fps in fps_of.items() if ref.shard in real})
+    for rate in wanted:
+        if not any(rates.is_one_of(each, [rate]) for each in known):
+            raise UserError(
+                f"--fps {rate:g}: real clips have {_in_words(known)} frames a second; motion at "
+                "other rates is not comparable"
+            )
+    chosen = {fps for fps in set(fps_of.values()) if rates.is_one_of(fps, wanted)}
+    among = frozenset(ref for ref, fps in fps_of.items() if fps in chosen)
+    return None if len(among) == len(fps_of) else among
 
 
 def extract_real_clips(
@@ -119,7 +177,7 @@ def extract_real_clips(
     held_out: list[Batch] = []
     if spec.thumbnails:
         train = _to_search(markers, rows, "train", config.num_train, config.seed)
-        held_out = _to_search(markers, rows, "val", HELD_OUT, config.seed)
+        held_out = _to_search(markers, rows, "val", HELD_OUT, config.seed, drawn.among)
     labels = {row["id"]: row["label"] or "" for row in rows}
     strata_N = np.unique([labels[ref.source] for ref in refs], return_inverse=True)[1]
     statistics = Statistics(
@@ -158,9 +216,17 @@ def extract_real_clips(
     found_others = [others_rows[place] for place in sorted(others_rows)]
     floor = floor_like(wanted, found_others, several, config.seed)
     held_out_ND = np.concatenate(thumbnails) if thumbnails else None
-    videos = len(_videos(_split(inputs, markers), rows))
     return RealClips(
-        refs, statistics, floor, index_N, fps_N, drawn.captions, train, held_out_ND, videos
+        refs,
+        statistics,
+        floor,
+        index_N,
+        fps_N,
+        drawn.captions,
+        train,
+        held_out_ND,
+        videos=len(_videos(_split(inputs, markers), rows, drawn.among)),
+        only_at=None if drawn.among is None else statistics.rates,
     )
 
 
@@ -170,10 +236,12 @@ def _to_search(
     split: str,
     count: int | None,
     seed: int,
+    among: frozenset[ClipRef] | None = None,
 ) -> list[Batch]:
-    """Any clips of a split, for thumbnails; the seed differs from that of the real clips."""
+    """Any clips of a split, or of those `among` them, for thumbnails; the seed differs from that
+    of the real clips."""
     shards = [marker for marker in markers if marker.split == split]
-    refs = draw(shards, rows, "clips", count, seed + 1)
+    refs = draw(shards, rows, "clips", count, seed + 1, among)
     # In the order of the shards, so that a shard's key does not depend on the draw of all.
     refs.sort(key=lambda ref: (ref.shard, ref.source, ref.ordinal))
     group = "train" if split == "train" else "held-out"
@@ -181,20 +249,27 @@ def _to_search(
 
 
 def draw_real(
-    inputs: Inputs, markers: Sequence[Marker], rows: Sequence[dict[str, Any]]
+    inputs: Inputs,
+    markers: Sequence[Marker],
+    rows: Sequence[dict[str, Any]],
+    among: frozenset[ClipRef] | None = None,
 ) -> tuple[list[ClipRef], list[ClipRef]]:
     """Two disjoint sets of real clips: one to compare with, and candidates for the floor.
 
-    Of each class there are as many candidates as real clips, if there are, for each frame rate.
+    Of each class there are as many candidates as real clips, if there are, for each frame rate that
+    clips were cut at and are compared at. Both are `among` some clips, if these are given.
     """
     config, chosen = inputs.config, inputs.config.chosen
     wanted = config.num_real or chosen.num_samples
-    refs = draw(_split(inputs, markers), rows, chosen.real_draw, None, config.seed)
+    refs = draw(_split(inputs, markers), rows, chosen.real_draw, None, config.seed, among)
     real, rest = refs[:wanted], refs[wanted:]
     label_of = {row["id"]: row["label"] for row in rows}
     left = Counter(label_of[ref.source] for ref in real)
+    cut_at = inputs.index["spec"]["rates"]
+    if among is not None and len(cut_at) > 1:
+        cut_at = [rate for rate in cut_at if rates.is_one_of(rate, config.rates or [])]
     for label in left:
-        left[label] *= len(inputs.index["spec"]["rates"])
+        left[label] *= max(1, len(cut_at))
     others = []
     for ref in rest:
         if left[label_of[ref.source]] > 0:
@@ -249,50 +324,59 @@ def _split(inputs: Inputs, markers: Sequence[Marker]) -> list[Marker]:
 
 
 def _videos(
-    markers: Sequence[Marker], rows: Sequence[dict[str, Any]]
-) -> list[tuple[str, int, str]]:
-    """Id, number of clips and shard of every video with clips in these shards, in order."""
+    markers: Sequence[Marker],
+    rows: Sequence[dict[str, Any]],
+    among: frozenset[ClipRef] | None = None,
+) -> list[tuple[str, Sequence[int], str]]:
+    """Id, ordinals of clips and shard of every video with clips in these shards, in order; only
+    clips `among` some, if these are given."""
     shard_of = {source: marker.name for marker in markers for source in marker.sources}
-    return sorted(
-        (row["id"], row["clips"], shard_of[row["id"]])
-        for row in rows
-        if row["clips"] and row["id"] in shard_of
-    )
+    clips_of = {row["id"]: row["clips"] or 0 for row in rows if row["id"] in shard_of}
+    found = []
+    for id, clips in sorted(clips_of.items()):
+        ordinals: Sequence[int] = range(clips)
+        if among is not None:
+            ordinals = [k for k in ordinals if ClipRef(shard_of[id], id, k) in among]
+        if ordinals:
+            found.append((id, ordinals, shard_of[id]))
+    return found
 
 
 def draw(
-    markers: Sequence[Marker], rows: Sequence[dict[str, Any]], by: str, count: int | None, seed: int
+    markers: Sequence[Marker],
+    rows: Sequence[dict[str, Any]],
+    by: str,
+    count: int | None,
+    seed: int,
+    among: frozenset[ClipRef] | None = None,
 ) -> list[ClipRef]:
-    """All clips, or at most `count`, in random order, without repetition.
+    """All clips, or at most `count`, in random order, without repetition; only those `among` some,
+    if these are given.
 
     `rows` are those of `videos.parquet`. By `videos`, every video gives one random clip; by
     `clips`, every clip is equally likely. Videos are sorted by id: the order of rows is irrelevant.
     """
-    found = _videos(markers, rows)
+    found = _videos(markers, rows, among)
     rng = np.random.default_rng(mix(seed, 0xD4A3))
     if by == "videos":
-        places = [ClipRef(shard, id, int(rng.integers(clips))) for id, clips, shard in found]
+        places = [ClipRef(shard, id, ks[int(rng.integers(len(ks)))]) for id, ks, shard in found]
     else:
-        places = [ClipRef(shard, id, k) for id, clips, shard in found for k in range(clips)]
+        places = [ClipRef(shard, id, k) for id, ks, shard in found for k in ks]
     return [places[i] for i in rng.permutation(len(places))[:count]]
 
 
 def check_rates(config: Evaluate, bundle: Mapping[str, Any], real: RealClips) -> None:
-    """`UserError` if no real clip has a rate of --fps, or the model has no rate of the clips."""
+    """`UserError` if the model has no rate of the clips, unless --fps names it."""
     known = sorted(set(real.fps_N.tolist()))
-    if config.fps == "all":
-        if new := rates.others(bundle, known):
-            raise UserError(
-                f"real clips have {new[0]:g} frames a second, and the model was trained at "
-                f"{_in_words(bundle['fps'])}: they are not comparable; pass --fps to compare at "
-                "common rates only"
-            )
-        return
-    missing = [rate for rate in parse_rates(config.fps, "all") if rate not in known]
-    if missing:
+    new = [] if config.rates else rates.others(bundle, known)
+    if new:
+        common = next((rate for rate in known if rate not in new), None)
+        cure = "cut clips at its rates"
+        if common is not None:
+            cure = f"pass --fps to compare at common rates only, such as --fps {common:g}"
         raise UserError(
-            f"--fps {missing[0]:g}: real clips have {_in_words(known)} frames a second; motion at "
-            "other rates is not comparable"
+            f"real clips have {new[0]:g} frames a second, and the model was trained at "
+            f"{_in_words(bundle['fps'])}: they are not comparable; {cure}"
         )
 
 

@@ -57,6 +57,8 @@ def result(
             "samples_told": sets.told,
             "which": "each sample is told that of a real clip of its class and frame rate",
         }
+    if sets.only_at is not None:
+        protocol["real_fps"] = sets.only_at
     table = published.table_for(config.preset)
     fixed = published.conditions(table, protocol, spec)
     reasons = [str(each) for each in fixed if not each.same]

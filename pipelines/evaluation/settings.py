@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from pipelines.evaluation.protocols import PROTOCOLS, Protocol, ProtocolName
 from pipelines.sampling.settings import Sampling
-from pipelines.settings import DeviceJob
+from pipelines.settings import DeviceJob, parse_rates
 from vqvdm.errors import UserError
 
 METRICS = (
@@ -54,7 +54,8 @@ class Evaluate(Sampling):
     detector_steps: int = 400
     """Steps to train the classifier of single frames, for accuracy."""
     fps: str = "all"
-    """Frame rates to compare at, separated by commas; by default those of the real clips."""
+    """Frame rates to compare at, separated by commas, to within a thousandth: real clips of other
+    rates are left out; by default all."""
     sweep: str = ""
     """Compare values of guidance, interval and steps, of those named, separated by commas, by FVD
     on held-out clips instead: eval/NAME/sweep.json, no report."""
@@ -79,12 +80,18 @@ class Evaluate(Sampling):
         return tuple(dict.fromkeys(name.strip() for name in self.metrics.split(",")))
 
     @property
+    def rates(self) -> list[float] | None:
+        """The frame rates to compare at; None for all that real clips have."""
+        return None if self.fps == "all" else parse_rates(self.fps, "all")
+
+    @property
     def swept(self) -> tuple[str, ...]:
         """What is compared, by name."""
         return tuple(dict.fromkeys(name.strip() for name in self.sweep.split(",") if name.strip()))
 
     def check(self) -> None:
         super().check()
+        _ = self.rates
         for name in self.swept:
             if name not in SWEPT:
                 raise UserError(f"--sweep {name}: choose from {', '.join(SWEPT)}")

@@ -85,11 +85,15 @@ def best(trials: Sequence[Trial]) -> tuple[Trial, int]:
     return first, sum(map(reaches, trials)) - 1
 
 
-def run(config: Evaluate, measure: Callable[[Inputs, Devices], tuple[Estimate, int]]) -> str:
+Measure = Callable[[Inputs], tuple[Estimate, int]]
+"""Gives the FVD of one way of sampling, and the number of real clips."""
+
+
+def run(config: Evaluate, measure_by: Callable[[Inputs, Devices], Measure]) -> str:
     """Measure ROOT/ldm/NAME by several settings, and publish ROOT/eval/NAME/sweep.json.
 
-    `measure` gives the FVD of one, and the number of real clips. It keeps all features: a sweep
-    that was killed goes on where it stopped.
+    `measure_by` extracts once what all are compared with. It keeps all features: a sweep that was
+    killed goes on where it stopped.
     """
     space = config.workspace
     bundle = require(space.ldm(config.ldm), "config.json", "train_ldm")
@@ -98,19 +102,23 @@ def run(config: Evaluate, measure: Callable[[Inputs, Devices], tuple[Estimate, i
         raise UserError(
             f"{space.ldm(config.ldm)} is a student with its guidance built in: only --sweep steps"
         )
-    tried = [find_inputs(each) for each in candidates(config, student_of)]
-    tried[0].tell_notes()
+    first, *others = candidates(config, student_of)
+    inputs = find_inputs(first)
+    inputs.tell_notes()
+    # Only settings of sampling differ: files are read, and detectors found, once.
+    tried = [inputs.config, *(each.for_model(bundle) for each in others)]
     folder = space.eval(config.ldm)
     if config.dry_run:
         print(describe_devices(config.request()))
         return f"would sample by {len(tried)} settings, into {folder}/sweep.json"
-    lineage = {"ldm": bundle["fingerprint"], "clips": tried[0].index["fingerprint"]}
+    lineage = {"ldm": bundle["fingerprint"], "clips": inputs.index["fingerprint"]}
     reading = lock.reading("evaluate", space.clips, space.ldm(config.ldm))
     run_of_job = start_run("evaluate", config, lineage)
     with reading, lock.writing(folder, "evaluate"), run_of_job as tracked:
         devices, trials = choose_devices(config.request()), []
-        for inputs in tried:
-            trials.append(_trial(inputs.config, *measure(inputs, devices)))
+        measure = measure_by(inputs, devices)
+        for each in tried:
+            trials.append(_trial(each, *measure(replace(inputs, config=each))))
             print(trials[-1].words, flush=True)
         chosen, alike = best(trials)
         found: dict[str, Any] = {
@@ -120,7 +128,7 @@ def run(config: Evaluate, measure: Callable[[Inputs, Devices], tuple[Estimate, i
         found |= {"alike": alike, "detector": config.detector}
         storage.publish_json(found, storage.join(folder, "sweep.json"))
         tracked.bytes(checksums.json_bytes(found), "sweep.json")
-    return verdict(trials, config.detector, tried[0].config.real_split or "val")
+    return verdict(trials, config.detector, tried[0].real_split or "val")
 
 
 def _trial(config: Evaluate, fvd: Estimate, clips: int) -> Trial:

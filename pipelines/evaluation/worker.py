@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipelines.cluster.cores import local_cpus
 from pipelines.cluster.devices import Devices, worker_device
@@ -41,7 +43,7 @@ from vqvdm.inference import prepare_device
 AT_ONCE = 16
 """Clips that a worker decodes at once."""
 DETECTOR_CLIPS = 1500
-"""Training clips for the frame classifier, at most."""
+"""Training clips for the frame classifier, at most, but one of each class."""
 
 
 class FeatureWorker:
@@ -91,6 +93,8 @@ class FeatureWorker:
 
     def _clips(self, batch: Batch) -> Features:
         assert batch.marker
+        if batch.group == "rates":
+            return {"fps": read_rates(self.space.clips, batch.marker, batch.refs)}
         clips = read_clips(self.space.clips, batch.marker, batch.refs)
         parts, classes = [], self.inputs.bundle["classes"]
         for start in range(0, len(clips), AT_ONCE):
@@ -128,6 +132,24 @@ class StoredClip:
 
 def read_clips(folder: str, marker: Marker, refs: Sequence[ClipRef]) -> list[StoredClip]:
     """Clips of one verified shard, in the order asked for."""
+    with _described(folder, marker, refs) as (reader, described):
+        return [
+            StoredClip(reader.clip(key), *(each[n] for n in ("label", "fps", "source", "start_s")))
+            for key, each in described
+        ]
+
+
+def read_rates(folder: str, marker: Marker, refs: Sequence[ClipRef]) -> NDArray[np.float64]:
+    """Frame rates of clips of one verified shard, in the order asked for."""
+    with _described(folder, marker, refs) as (_, described):
+        return np.array([each["fps"] for _, each in described], np.float64)
+
+
+@contextmanager
+def _described(
+    folder: str, marker: Marker, refs: Sequence[ClipRef]
+) -> Iterator[tuple[ShardReader, list[tuple[str, dict[str, Any]]]]]:
+    """A verified shard, and the key and the JSON of each clip asked for."""
     uri = storage.join(folder, f"{marker.name}.tar")
     with shards.missing_is_named(uri, "shard_videos"), storage.local_copy(uri) as path:
         shards.verify_file(path, marker, uri, "shard_videos")
@@ -137,32 +159,31 @@ def read_clips(folder: str, marker: Marker, refs: Sequence[ClipRef]) -> list[Sto
             id: sorted(keys, key=lambda key: (metadata[key]["fps"], metadata[key]["start_s"], key))
             for id, keys in keys_by_id(marker, lambda key: metadata[key]["source"]).items()
         }
-        clips = []
-        for ref in refs:
-            try:
-                key = keys_of[ref.source][ref.ordinal]
-            except (KeyError, IndexError):
-                raise UserError(
-                    f"{uri} holds other clips than videos.parquet lists: "
-                    + shards.repair("shard_videos")
-                ) from None
-            each, video = metadata[key], reader.clip(key)
-            clips.append(
-                StoredClip(video, each["label"], each["fps"], each["source"], each["start_s"])
-            )
-    return clips
+        try:
+            keys = [keys_of[ref.source][ref.ordinal] for ref in refs]
+        except (KeyError, IndexError):
+            raise UserError(
+                f"{uri} holds other clips than videos.parquet lists: "
+                + shards.repair("shard_videos")
+            ) from None
+        yield reader, [(key, metadata[key]) for key in keys]
 
 
 def frame_classifier_state(inputs: Inputs, markers: Sequence[Marker], drawn: Drawn) -> bytes:
     """Weights of a classifier of single frames, trained on training clips; cached.
 
-    It does not train on videos whose clips it judges. `UserError` where that leaves none of a
-    class.
+    It trains on as many of each class, where there are, and on no video whose clips it judges.
+    `UserError` where that leaves none of a class.
     """
     config, classes = inputs.config, inputs.bundle["classes"]
     refs = drawn.unjudged(markers, DETECTOR_CLIPS, config.seed + 2)
-    label_of = {row["id"]: row["label"] for row in drawn.rows}
-    missing = set(classes) - {label_of[ref.source] for ref in refs}
+    missing = set(classes) - {drawn.label_of[ref.source] for ref in refs}
+    if never := missing - drawn.labels_to_train_on(markers):
+        raise UserError(
+            f"no training clip is of {min(never)!r}, so that no classifier can learn it: all its "
+            "clips are in the validation split, which --val-fraction and --val-list of "
+            "shard_videos make"
+        )
     if missing:
         raise UserError(
             f"no training video of {min(missing)!r} is left for a classifier but those that it "
@@ -173,6 +194,12 @@ def frame_classifier_state(inputs: Inputs, markers: Sequence[Marker], drawn: Dra
         by_shard.setdefault(ref.shard, []).append(ref)
 
     def train() -> Features:
+        # As many frames in all, however many the classes: more clips give fewer frames each.
+        step = -(-len(refs) // DETECTOR_CLIPS)
+
+        def frames_of(clip: StoredClip) -> Frames:
+            return np.ascontiguousarray(decode_clip(clip.video)[::step])
+
         videos: list[Frames] = []
         labels: list[int] = []
         with ThreadPoolExecutor(local_cpus()) as pool:
@@ -180,7 +207,7 @@ def frame_classifier_state(inputs: Inputs, markers: Sequence[Marker], drawn: Dra
                 if marker.name not in by_shard:
                     continue
                 clips = read_clips(config.workspace.clips, marker, by_shard[marker.name])
-                videos += pool.map(decode_clip, [clip.video for clip in clips])
+                videos += pool.map(frames_of, clips)
                 labels += [label_index(clip.label, classes) for clip in clips]
         torch.set_num_threads(local_cpus())
         net = train_frame_classifier(

@@ -33,13 +33,17 @@ def of(index: Mapping[str, Any]) -> dict[str, Any]:
     return {name: index[name] for name in FIELDS if name in index}
 
 
+def is_one_of(rate: float, rates: Sequence[float]) -> bool:
+    """Whether a rate counts as one of others: within `TOLERANCE` of it."""
+    return bool(np.isclose(rate, rates, rtol=TOLERANCE).any())
+
+
 def others(index: Mapping[str, Any], rates: Sequence[float]) -> list[float]:
     """Those of the rates that are none of the index. Where that lists a part of its rates, all that
     lie between the least and the greatest count as its own."""
-    known, is_part = np.array(index["fps"]), "rate_count" in index
+    known, is_part = index["fps"], "rate_count" in index
     return [
         rate
         for rate in rates
-        if not np.isclose(rate, known, rtol=TOLERANCE).any()
-        and not (is_part and known.min() <= rate <= known.max())
+        if not is_one_of(rate, known) and not (is_part and min(known) <= rate <= max(known))
     ]

@@ -1,8 +1,9 @@
 """MLflow's model registry: versions of bundles, their figures, and the champion among them.
 
-The models under a root are versions of one registered model. A version takes the alias
-`champion` when there is none, or when its Fréchet distance is lower than the champion's beyond the
-95 % intervals of both, measured in the same way on the same clips.
+The models under a root are versions of one registered model, which no other root shares. A version
+takes the alias `champion` when there is none, when its Fréchet distance is lower than that of the
+champion beyond the 95 % intervals of both, measured in the same way on the same clips, or when the
+champion was measured on other clips than the root has now: then nothing can compare the two.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 
 from pipelines.io import storage
 from pipelines.io.text_encoders import fetch_encoder
+from pipelines.io.workspace import Workspace, published
 from pipelines.tracking.run import Run
 from vqvdm.diffusion.samplers import STEPS
 from vqvdm.video_shapes import Shape, VideoShapes
@@ -40,10 +42,18 @@ BUNDLE = (
 )
 MEASURED_ON = "measured_on"
 """Tag: fingerprint of protocol, detectors and clips. Only equal ones compare."""
+CLIPS = "clips"
+"""Tag: fingerprint of the clips alone. Of versions judged earlier, the run of the evaluation has
+it."""
+ROOT = "root_id"
+"""Tag: the id of the root that a version is of. Earlier versions tell where their bundle lay."""
+LOCAL = ("sqlite:", "file:")
+"""Beginnings of addresses of stores that one machine uses."""
 
 
 def model_name(root: str) -> str:
-    """The registered model of a root: `vqvdm-` and the last part of its path."""
+    """The registered model of a root, if it is no other's: `vqvdm-` and the last part of its
+    path."""
     last = root.rstrip("/").rsplit("/", 1)[-1]
     return f"vqvdm-{re.sub(r'[^A-Za-z0-9_.-]+', '-', last).strip('-') or 'root'}"
 
@@ -56,7 +66,6 @@ def register(run: Run, root: str, folder: str) -> str:
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
-    name = model_name(root)
     client = MlflowClient(run.uri)
     with tempfile.TemporaryDirectory(prefix="vqvdm-") as temporary:
         bundle, model = Path(temporary, "bundle"), Path(temporary, "model")
@@ -65,12 +74,14 @@ def register(run: Run, root: str, folder: str) -> str:
         fetch_encoder(folder, bundle, config)
         card = (bundle / "MODEL_CARD.md").read_text()
         try:
+            name = _name_of(client, run.uri, root)
             if found := _version_of(client, name, config["fingerprint"]):
                 return f"models:/{name}/{found.version} is there already"
             vqgan = storage.read_json(str(bundle / "vqgan" / "config.json"))
             _save(model, bundle, config, VideoShapes.read(config, vqgan).trained)
             client.log_artifacts(run.id, str(model), "model")
-            version = _add(client, run, name, config["fingerprint"], folder, card)
+            tags = {"fingerprint": config["fingerprint"], "bundle": folder}
+            version = _add(client, run, name, tags | {ROOT: Workspace(root).id}, card)
         except MlflowException as error:
             line = " ".join(str(error).split())
             return f"not registered: the tracking store has no usable model registry ({line})"
@@ -124,9 +135,7 @@ def _requirement(name: str) -> str:
         return name
 
 
-def _add(
-    client: MlflowClient, run: Run, name: str, fingerprint: str, folder: str, card: str
-) -> str:
+def _add(client: MlflowClient, run: Run, name: str, tags: dict[str, str], card: str) -> str:
     from mlflow.exceptions import MlflowException
 
     try:
@@ -134,14 +143,46 @@ def _add(
     except MlflowException:
         client.create_registered_model(name, description="VQ-VDM: class names to videos")
     source = f"{client.get_run(run.id).info.artifact_uri}/model"
-    version = client.create_model_version(
-        name,
-        source,
-        run.id,
-        tags={"fingerprint": fingerprint, "bundle": folder},
-        description=card,
+    return client.create_model_version(name, source, run.id, tags=tags, description=card).version
+
+
+def _name_of(client: MlflowClient, uri: str, root: str) -> str:
+    """The registered model of a root: `model_name`, and the root's id where that is another's."""
+    name = model_name(root)
+    return name if _is_of(client, uri, name, root) else f"{name}-{Workspace(root).id[:8]}"
+
+
+def _is_of(client: MlflowClient, uri: str, name: str, root: str) -> bool:
+    """Whether a registered model is of a root: that of its first version, wherever it lay then.
+    One without versions is anybody's."""
+    id, root = Workspace(root).id, root.rstrip("/")
+    # Two machines may use the same path; a URI, or a store on one machine, tells them apart.
+    unique = "://" in root or uri.startswith(LOCAL)
+
+    def is_here(tags: Mapping[str, str]) -> bool:
+        known = tags.get(ROOT)
+        if known == id or (_home(tags) == root and (known is None or unique)):
+            return True
+        if known is not None:
+            return False
+        folder = Workspace(root).ldm(tags["bundle"].rsplit("/", 1)[-1])
+        return (published(folder, "config.json") or {}).get("fingerprint") == tags["fingerprint"]
+
+    def of_one(a: Mapping[str, str], b: Mapping[str, str]) -> bool:
+        if ROOT in a and ROOT in b:
+            return a[ROOT] == b[ROOT]
+        return _home(a) == _home(b)
+
+    versions = sorted(
+        client.search_model_versions(f"name = '{name}'"), key=lambda each: int(each.version)
     )
-    return version.version
+    ours = [each.tags for each in versions if "bundle" in each.tags]
+    return not ours or any(of_one(tags, ours[0]) and is_here(tags) for tags in ours)
+
+
+def _home(tags: Mapping[str, str]) -> str:
+    """The root that a version's bundle lay in: it is ROOT/ldm/NAME."""
+    return tags["bundle"].rsplit("/", 2)[0]
 
 
 def _version_of(client: MlflowClient, name: str, fingerprint: str) -> ModelVersion | None:
@@ -173,11 +214,17 @@ def judge(run: Run, root: str, fingerprint: str, result: Mapping[str, Any]) -> s
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
-    client, name = MlflowClient(run.uri), model_name(root)
+    client = MlflowClient(run.uri)
     try:
+        name = _name_of(client, run.uri, root)
         version = _version_of(client, name, fingerprint) or _moved(client, fingerprint)
         if version is None:
             return "champion: this model is in no registry"
+        if version.name != name and not _is_of(client, run.uri, version.name, root):
+            return (
+                f"champion: this model is not judged, as {version.name}/{version.version} it is "
+                f"among those of another root; what is trained from now on is registered as {name}"
+            )
         name = version.name
         for metric, value in result["metrics"].items():
             # Some stores allow no slash in the tags of versions.
@@ -185,6 +232,7 @@ def judge(run: Run, root: str, fingerprint: str, result: Mapping[str, Any]) -> s
                 name, version.version, f"metric.{metric.replace('/', '.')}", f"{value:.6g}"
             )
         client.set_model_version_tag(name, version.version, MEASURED_ON, result["measured_on"])
+        client.set_model_version_tag(name, version.version, CLIPS, result["clips"])
         client.set_model_version_tag(name, version.version, "evaluation_run", run.id)
         return _decide(client, name, version, result)
     except MlflowException as error:
@@ -206,11 +254,18 @@ def _decide(
         client.set_registered_model_alias(name, ALIAS, version.version)
         return f"champion: {label} is the first, {metric} {value:.4g}"
     tags = client.get_model_version(name, champion).tags
+    if _clips_of(client, tags) not in (None, result["clips"]):
+        client.set_registered_model_alias(name, ALIAS, version.version)
+        return (
+            f"champion: {label} takes over, {metric} {value:.4g}: {name}/{champion} was measured "
+            "on other clips than are there now, so nothing compares the two"
+        )
     best = tags.get(f"metric.{metric}")
     if best is None or tags.get(MEASURED_ON) != result["measured_on"]:
         return (
             f"champion: {name}/{champion} stays, since it was not measured in the same way on the "
-            f"same clips as {label}; evaluate it with these settings too"
+            f"same clips as {label}; evaluate it with these settings too, or this one with those "
+            f"of the run {tags.get('evaluation_run', 'that judged it')}"
         )
     half, best_half = result["metrics"].get(f"{metric}_ci95"), tags.get(f"metric.{metric}_ci95")
     figures = f"{metric} {_shown(best, best_half)} against {_shown(value, half)}"
@@ -230,6 +285,18 @@ def _decide(
     return f"champion: {label} takes over, {metric} {_shown(value, half)} against " + _shown(
         best, best_half
     )
+
+
+def _clips_of(client: MlflowClient, tags: Mapping[str, str]) -> str | None:
+    """The clips that a version was measured on; None where that is not known any more."""
+    from mlflow.exceptions import MlflowException
+
+    if CLIPS in tags or "evaluation_run" not in tags:
+        return tags.get(CLIPS)
+    try:
+        return client.get_run(tags["evaluation_run"]).data.tags.get("input.clips")
+    except MlflowException:
+        return None
 
 
 def _shown(value: float | str, half: float | str | None) -> str:

@@ -14,10 +14,10 @@ import pytest
 from pipelines.cluster.devices import Devices
 from pipelines.evaluate import evaluate, extract
 from pipelines.evaluation.batches import Batch
-from pipelines.evaluation.features import FeatureSpec, cache_uri, cached
+from pipelines.evaluation.features import FORMAT, FeatureSpec, cache_uri, cached
 from pipelines.evaluation.inputs import Inputs, find_inputs
 from pipelines.evaluation.settings import METRICS, Evaluate
-from pipelines.io import storage
+from pipelines.io import checksums, storage
 from pipelines.sampling.worker import BUNDLE as BUNDLE_FILES
 from tests.described_model import BUNDLE, INDEX, describe_model
 from vqvdm.errors import UserError
@@ -34,6 +34,7 @@ def root(tmp_path: Path) -> str:
         ({"metrics": "psrn,motion"}, "'psrn': choose from psnr"),
         ({"num_samples": 0}, "--num-samples must be at least 1"),
         ({"repeats": 0}, "--repeats"),
+        ({"fps": "8;16"}, "--fps 8;16: give all, or rates above 0"),
         ({"real_split": "test"}, "choose train, val or all"),
         ({"real_draw": "frames"}, "choose videos or clips"),
         ({"metrics": "lpips"}, "pass --lpips URI"),
@@ -154,6 +155,18 @@ def test_every_file_of_a_bundle_decides(root: str, name: str) -> None:
     after = find_inputs(Evaluate(root=root))
     assert after.model != before.model and after.recipe != before.recipe
     assert (after.tokenizer != before.tokenizer) == name.startswith("vqgan/")
+
+
+def test_figures_at_some_rates_are_not_those_of_before(root: str) -> None:
+    """Figures at --fps were once of real clips of all rates: they are not found as done."""
+    inputs = find_inputs(Evaluate(root=root, fps="8"))
+    parts: list[Any] = [inputs.detector and inputs.detector.sha256, None, None]
+    made_from = [inputs.model, inputs.index["fingerprint"]]
+    before = checksums.fingerprint([FORMAT, inputs.config.recipe(), parts, made_from])
+    assert inputs.recipe != before
+    config = replace(inputs.config, fps="all")
+    before = checksums.fingerprint([FORMAT, config.recipe(), parts, made_from])
+    assert replace(inputs, config=config).recipe == before
 
 
 def test_a_bundle_without_its_decoder_is_named(root: str) -> None:

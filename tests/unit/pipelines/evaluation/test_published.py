@@ -57,6 +57,7 @@ def test_a_run_by_the_protocol_compares() -> None:
         ({"real_clips": 2047}, "real clips: 2,047 instead of 2,048"),
         ({"repeats": 2}, "repeats: 2 instead of 10"),
         ({"captions": {"samples_told": 2048}}, "samples by captions: 2,048 instead of 0"),
+        ({"real_fps": [25.0, 29.97]}, "rates of real clips: 25, 29.97 fps instead of all"),
         ({"real_split": "val"}, "split of real clips: val instead of train"),
         ({"real_draw": "clips"}, "draw of real clips: any clip instead of one random clip a vid"),
         ({"is_splits": 10}, "splits of the inception score: 10 instead of 1"),

@@ -10,7 +10,7 @@ import pytest
 from pipelines.cluster.devices import Devices
 from pipelines.evaluation import sweep
 from pipelines.evaluation.estimates import Estimate
-from pipelines.evaluation.inputs import Inputs
+from pipelines.evaluation.inputs import Inputs, find_inputs
 from pipelines.evaluation.settings import Evaluate
 from pipelines.io import storage
 from tests.described_model import BUNDLE, describe_model
@@ -86,16 +86,31 @@ def test_a_sweep_measures_each_and_writes_the_choice(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     monkeypatch.setattr(sweep, "choose_devices", lambda request: Devices())
     asked: list[Inputs] = []
+    prepared: list[Inputs] = []
+    found: list[Evaluate] = []
 
-    def measure(inputs: Inputs, devices: Devices) -> tuple[Estimate, int]:
+    def find(config: Evaluate) -> Inputs:
+        found.append(config)
+        return find_inputs(config)
+
+    def measure(inputs: Inputs) -> tuple[Estimate, int]:
         asked.append(inputs)
         return Estimate(abs(inputs.config.guidance - 3.0) + 0.1, 0.05, 1), 90
 
-    words = sweep.run(Evaluate(root=root, sweep="guidance"), measure)
+    def measure_by(inputs: Inputs, devices: Devices) -> sweep.Measure:
+        prepared.append(inputs)
+        return measure
+
+    monkeypatch.setattr(sweep, "find_inputs", find)
+    config = Evaluate(root=root, sweep="guidance")
+    words = sweep.run(config, measure_by)
     assert words.startswith("--guidance 3 ") and "on 90 clips (val)" in words
-    found: dict[str, Any] = storage.read_json(f"{root}/eval/base/sweep.json")
-    assert [each["guidance"] for each in found["trials"]] == list(sweep.VALUES["guidance"])
-    assert found["chosen"]["guidance"] == 3.0 and found["chosen"]["clips"] == 90
+    content: dict[str, Any] = storage.read_json(f"{root}/eval/base/sweep.json")
+    assert [each["guidance"] for each in content["trials"]] == list(sweep.VALUES["guidance"])
+    assert content["chosen"]["guidance"] == 3.0 and content["chosen"]["clips"] == 90
+    # Files and detectors are found once, and what each trial is given is what it would find.
+    assert len(found) == len(prepared) == 1
+    assert asked == [find_inputs(each) for each in sweep.candidates(config)]
     assert capsys.readouterr().out.count(": FVD ") == len(asked) == 5
     assert not storage.exists(f"{root}/eval/base/metrics.json")
 
@@ -104,4 +119,6 @@ def test_a_student_has_its_guidance_built_in(root: str) -> None:
     objective = {"name": "average_velocity", "intervals": 4}
     storage.publish_json(BUNDLE | {"objective": objective}, f"{root}/ldm/base/config.json")
     with pytest.raises(UserError, match="guidance built in: only --sweep steps"):
-        sweep.run(Evaluate(root=root, sweep="guidance,steps"), lambda *_: (Estimate(0, 0, 1), 1))
+        sweep.run(
+            Evaluate(root=root, sweep="guidance,steps"), lambda *_: lambda _: (Estimate(0, 0, 1), 1)
+        )

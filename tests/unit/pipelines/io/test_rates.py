@@ -26,3 +26,8 @@ def test_of_many_the_commonest_and_the_range_are_listed() -> None:
 def test_an_index_that_lists_all_knows_no_others(index: dict) -> None:
     assert rates.of(index) == {"fps": [8.0, 29.97]}
     assert rates.others(index, [8.0, 12.0, 30000 / 1001, 30.1]) == [12.0, 30.1]
+
+
+def test_rates_within_a_thousandth_count_as_one() -> None:
+    assert rates.is_one_of(30000 / 1001, [25.0, 29.97]) and rates.is_one_of(30000 / 1001, [30.0])
+    assert not rates.is_one_of(24000 / 1001, [25.0, 29.97]) and not rates.is_one_of(8.0, [])

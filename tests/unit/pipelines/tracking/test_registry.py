@@ -1,6 +1,7 @@
 """Versions in a real MLflow registry: served without a pickle, and one of them the champion."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from mlflow.pyfunc import scoring_server
 from mlflow.tracking import MlflowClient
 from starlette.testclient import TestClient
 
+from pipelines.io.workspace import Workspace
 from pipelines.sampling.settings import Sample
+from pipelines.tracking import registry
 from pipelines.tracking.registry import distance_of, judge, model_name, register
 from pipelines.tracking.run import Run
 from pipelines.tracking.start import start_run
@@ -49,14 +52,17 @@ def fingerprint(bundle: Path) -> str:
 
 
 def outcome(
-    fvd: float | None, measured_on: str = "protocol", half: float | None = 0.1
+    fvd: float | None,
+    measured_on: str = "protocol",
+    half: float | None = 0.1,
+    clips: str = "clips",
 ) -> dict[str, Any]:
     metrics = {"psnr": 20.0, "floor/fvd_builtin": 0.1, "infinity/fvd_builtin": 0.0}
     if fvd is not None:
         metrics |= {"fvd_builtin": fvd}
     if half is not None:
         metrics |= {"fvd_builtin_ci95": half}
-    return {"metrics": metrics, "measured_on": measured_on}
+    return {"metrics": metrics, "measured_on": measured_on, "clips": clips}
 
 
 def champion(run: Run, root: str) -> str | None:
@@ -249,6 +255,122 @@ def test_a_model_is_known_by_its_old_name_after_its_root_moved(run: Run, tmp_pat
     model = pyfunc.load_model("models:/vqvdm-old@champion")
     asked = pd.DataFrame({"class": ["seven"], "fps": [8.0]})
     assert model.predict(asked, params={"steps": 1}).shape == (1, 16, 32, 32, 3)
+
+
+def versions(run: Run, name: str) -> dict[str, dict[str, str]]:
+    found = MlflowClient(run.uri).search_model_versions(f"name = '{name}'")
+    return {str(each.version): each.tags for each in found}
+
+
+def as_before(run: Run, name: str, root: str) -> None:
+    """Leave a registered model's first version as it was before versions knew their root."""
+    client = MlflowClient(run.uri)
+    for tag in ("root_id", "clips"):
+        client.delete_model_version_tag(name, "1", tag)
+    client.set_model_version_tag(name, "1", "bundle", f"{root}/ldm/base")
+
+
+def test_roots_of_one_name_share_no_model(run: Run, bundles: list[Path], tmp_path: Path) -> None:
+    """Alice's champion once stood in the way of Bob's better one, of other videos."""
+    alice, bob = (str(tmp_path / who / "shared-name") for who in ("alice", "bob"))
+    assert register(run, alice, str(bundles[0])) == "models:/vqvdm-shared-name/1"
+    said = judge(run, alice, fingerprint(bundles[0]), outcome(900.0, clips="of Alice"))
+    assert said == "champion: vqvdm-shared-name/1 is the first, fvd_builtin 900"
+    name = f"vqvdm-shared-name-{Workspace(bob).id[:8]}"
+    assert register(run, bob, str(bundles[1])) == f"models:/{name}/1"
+    said = judge(run, bob, fingerprint(bundles[1]), outcome(10.0, clips="of Bob"))
+    assert said == f"champion: {name}/1 is the first, fvd_builtin 10"
+    # Each goes on where it began.
+    assert register(run, alice, str(bundles[2])) == "models:/vqvdm-shared-name/2"
+    assert register(run, bob, str(bundles[2])) == f"models:/{name}/2"
+    assert champion(run, alice) == "1"
+
+
+def test_a_registry_from_before_goes_on(run: Run, bundles: list[Path], tmp_path: Path) -> None:
+    alice, bob = (str(tmp_path / who / "from-before") for who in ("alice", "bob"))
+    name = "vqvdm-from-before"
+    register(run, alice, str(bundles[0]))
+    as_before(run, name, alice)
+    # Both roots were registered as one, and the second has its own from now on.
+    client = MlflowClient(run.uri)
+    tags = {"fingerprint": fingerprint(bundles[1]), "bundle": f"{bob}/ldm/base"}
+    client.create_model_version(name, "file:///nowhere", run.id, tags=tags)
+    assert register(run, alice, str(bundles[2])) == f"models:/{name}/3"
+    own = f"{name}-{Workspace(bob).id[:8]}"
+    said = judge(run, bob, fingerprint(bundles[1]), outcome(1.0))
+    assert said.startswith(f"champion: this model is not judged, as {name}/2 it is among those of")
+    assert champion(run, alice) is None and said.endswith(f"is registered as {own}")
+    assert register(run, bob, str(bundles[0])) == f"models:/{own}/1"
+
+
+def test_a_root_that_moved_goes_on(run: Run, bundles: list[Path], tmp_path: Path) -> None:
+    """Whether its versions know its id, or only where they lay."""
+    for before in (False, True):
+        old, new = (tmp_path / f"{before}{n}" / f"moved-{before}" for n in (1, 2))
+        name = model_name(str(old))
+        shutil.copytree(bundles[0], old / "ldm/base")
+        register(run, str(old), str(old / "ldm/base"))
+        if before:
+            as_before(run, name, str(old))
+        new.parent.mkdir()
+        old.rename(new)
+        assert register(run, str(new), str(bundles[1])) == f"models:/{name}/2"
+        # A new root where the old one was is another; on this machine it takes its place.
+        assert register(run, str(old), str(bundles[2])) == f"models:/{name}/3"
+
+
+def test_one_path_on_two_machines_is_two_roots(
+    run: Run, bundles: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "everywhere"
+    register(run, str(root), str(bundles[0]))
+    (root / "root.json").unlink()
+    name = f"vqvdm-everywhere-{Workspace(str(root)).id[:8]}"
+    # As if a server were asked, which several machines use.
+    monkeypatch.setattr(registry, "LOCAL", ("file:",))
+    assert register(run, str(root), str(bundles[1])) == f"models:/{name}/1"
+    assert [len(versions(run, each)) for each in ("vqvdm-everywhere", name)] == [1, 1]
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_champion_of_clips_that_are_gone_gives_way(
+    store: str, bundles: list[Path], tmp_path: Path, before: bool
+) -> None:
+    """It could be measured on the new clips no more, as it learned others: it stayed for ever."""
+    root = str(tmp_path / f"grown-{before}")
+    name = model_name(root)
+    with start_run("evaluate", Sample(root=root), {"clips": "old"}) as run:
+        register(run, root, str(bundles[0]))
+        judge(run, root, fingerprint(bundles[0]), outcome(1.0, "a", clips="old"))
+        assert versions(run, name)["1"]["clips"] == "old"
+        if before:
+            as_before(run, name, root)
+        register(run, root, str(bundles[1]))
+        # The same clips, measured otherwise: nothing changes hands.
+        said = judge(run, root, fingerprint(bundles[1]), outcome(0.1, "b", clips="old"))
+        assert champion(run, root) == "1"
+        assert said.endswith(f"settings too, or this one with those of the run {run.id}")
+        said = judge(run, root, fingerprint(bundles[1]), outcome(9.0, "c", clips="new"))
+        assert champion(run, root) == "2"
+        assert said == (
+            f"champion: {name}/2 takes over, fvd_builtin 9: {name}/1 was measured on other clips "
+            "than are there now, so nothing compares the two"
+        )
+        register(run, root, str(bundles[2]))
+        said = judge(run, root, fingerprint(bundles[2]), outcome(5.0, "c", clips="new"))
+        assert champion(run, root) == "3" and "takes over, fvd_builtin 5 ± 0.1 against 9" in said
+
+
+def test_a_champion_of_unknown_clips_stays(run: Run, bundles: list[Path], tmp_path: Path) -> None:
+    root = str(tmp_path / "unknown")
+    client, name = MlflowClient(run.uri), model_name(root)
+    for bundle in bundles[:2]:
+        register(run, root, str(bundle))
+    judge(run, root, fingerprint(bundles[0]), outcome(1.0, "a", clips="old"))
+    as_before(run, name, root)
+    client.set_model_version_tag(name, "1", "evaluation_run", "0" * 32)
+    said = judge(run, root, fingerprint(bundles[1]), outcome(0.1, "b"))
+    assert champion(run, root) == "1" and "was not measured in the same way" in said
 
 
 def test_a_store_without_a_registry_is_reported(
