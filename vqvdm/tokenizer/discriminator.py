@@ -13,16 +13,17 @@ from torch import Tensor, nn
 
 from vqvdm.errors import UserError
 from vqvdm.layers import Conv3d, group_norm
+from vqvdm.ranges import Count, check_ranges
 
 
 @dataclass(frozen=True)
 class DiscriminatorConfig:
     """Shape of the discriminators."""
 
-    width: int = 32
+    width: Count = 32
     """Channels of the first level; each further one has twice as many."""
-    levels: int = 3
-    stride: int = 4
+    levels: Count = 3
+    stride: Count = 4
     """Pixels by which the first level shrinks space, 2 or 4; the others shrink by 2. With 4 it is
     fast; published ones have 2."""
     image: bool = True
@@ -30,6 +31,7 @@ class DiscriminatorConfig:
 
     def check(self) -> None:
         """`UserError` unless the first level can shrink so."""
+        check_ranges(self)
         if self.stride not in (2, 4):
             raise UserError(f"--discriminator.stride {self.stride}: give 2 or 4")
 

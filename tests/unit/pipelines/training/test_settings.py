@@ -21,7 +21,7 @@ from vqvdm.errors import UserError
         ({"steps": -1}, "--steps must be at least 1, or 0"),
         ({"epochs": 0.0}, "--epochs must be above 0"),
         ({"steps_between": (5, 4)}, "--steps-between: give two numbers"),
-        ({"steps_between": (0, 4)}, "--steps-between: give two numbers"),
+        ({"steps_between": (0, 4)}, "--steps-between must be at least 1"),
         ({"loader_threads": 0}, "--loader-threads must be at least 1"),
         ({"min_workers": 2}, "--num-workers at least as many"),
         ({"min_workers": 0, "num_workers": 2}, "--min-workers must be at least 1"),
