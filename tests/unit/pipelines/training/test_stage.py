@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pipelines.io import storage
+from pipelines.io.markers import Marker
 from pipelines.training.checkpoints import Checkpoints
 from pipelines.training.settings import TrainLDM, TrainVQGAN
 from pipelines.training.stage import Stage, _refuse_other, run_stage
@@ -15,12 +16,20 @@ from pipelines.training.trainer import Data
 from vqvdm.errors import UserError
 
 
+class Clips(Data):
+    """Data of four clips, of which there are no files."""
+
+    @property
+    def samples(self) -> int:
+        return 4
+
+
 def stage(clips: str, **changes: Any) -> Stage:
     return Stage(
         name="train_vqgan",
         config=TrainVQGAN(**changes),
         method=lambda *_: None,  # type: ignore[arg-type, return-value]
-        data=Data("clips", [], "shard_videos", None),
+        data=Clips("clips", [], "shard_videos", None),
         folder="root/vqgan/base",
         inputs={"clips": clips},
         lineage={},
@@ -82,6 +91,22 @@ def test_a_training_does_not_delete_what_it_begins_with(tmp_path: Path) -> None:
         run_stage(asked)
 
 
+@pytest.mark.parametrize("dry_run", [True, False])
+@pytest.mark.parametrize("steps", [0, 7])
+def test_clips_for_validation_alone_are_refused(
+    dry_run: bool, steps: int, tmp_path: Path, trainings: list[list[str]]
+) -> None:
+    val = Marker("val-000000", "", 1, ["a", "b"], [], "", "")
+    asked = replace(
+        stage("a", dry_run=dry_run, steps=steps),
+        data=Data("clips", [val], "shard_videos", None),
+        folder=str(tmp_path),
+    )
+    with pytest.raises(UserError, match=r"^clips has no training clips.*lower --val-fraction"):
+        run_stage(asked)
+    assert trainings == [] and list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(("workers", "parts", "near"), [(2, 1, 4), (3, 2, 6), (8, 1, 8)])
 def test_a_batch_that_does_not_divide_is_refused_with_one_that_does(
     workers: int, parts: int, near: int
@@ -101,6 +126,7 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         return "trained"
 
     monkeypatch.setattr("pipelines.training.stage._train_and_publish", note)
+    monkeypatch.setattr("pipelines.training.stage.foreseen", lambda *_: "a minute")
     monkeypatch.setattr("pipelines.io.lock.SETTLE_S", 0.0)
     return begun
 
