@@ -22,7 +22,7 @@ from vqvdm.diffusion.unet import UNetConfig
 from vqvdm.errors import UserError
 from vqvdm.inference import Precision
 from vqvdm.ranges import Count, CountFrom0, NotNegative, Positive, Range, Seed, Share
-from vqvdm.tokenizer.discriminator import DiscriminatorConfig
+from vqvdm.tokenizer.discriminator import DiscriminatorConfig, refuse_small
 from vqvdm.tokenizer.losses import LossConfig
 from vqvdm.tokenizer.vqgan import VQGANConfig
 
@@ -208,6 +208,12 @@ class TrainVQGAN(TrainJob):
             raise UserError(f"--name {PIXEL_SPACE} stands for no VQGAN: choose another name")
         self.model.check()
         self.discriminator.check()
+
+    def check_clips(self, frames: int, size: int) -> None:
+        """`UserError` unless the nets, also those that join later, take clips of this size."""
+        self.model.latent_shape(frames, size, size)
+        if self.slower_from < 1:
+            refuse_small(self.discriminator, frames, size, size)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ Shapes: B batch, C channels, T frames, H height, W width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -119,3 +119,30 @@ class Discriminators(nn.Module):
             return Judgement([logits], features)
         frame_logits, frame_features = self.image(one_frame(x_BCTHW, frame_B).unsqueeze(2))
         return Judgement([logits, frame_logits], features + frame_features)
+
+
+def refuse_small(config: DiscriminatorConfig, frames: int, height: int, width: int) -> None:
+    """`UserError` if the discriminators shrink clips of this size to nothing."""
+    if _takes(config, frames, height, width):
+        return
+    fewer = (n for n in range(config.levels - 1, 0, -1))
+    fitting = next(
+        (n for n in fewer if _takes(replace(config, levels=n), frames, height, width)), None
+    )
+    pass_fewer = f"pass --discriminator.levels {fitting}, or " if fitting else ""
+    raise UserError(
+        f"clips of {frames} frames of {height}x{width} are too small for discriminators of "
+        f"{config.levels} levels: {pass_fewer}cut clips of more --frames or a larger --size, or "
+        "train without discriminators by --loss.adversarial 0"
+    )
+
+
+def _takes(config: DiscriminatorConfig, frames: int, height: int, width: int) -> bool:
+    """Whether the discriminators take a clip: they are tried on one without numbers."""
+    with torch.device("meta"):
+        nets, clip_BCTHW = Discriminators(config), torch.empty(1, 3, frames, height, width)
+        try:
+            nets(clip_BCTHW, torch.zeros(1, dtype=torch.int64))
+        except RuntimeError:
+            return False
+    return True
