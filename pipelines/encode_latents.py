@@ -89,6 +89,7 @@ def encode_latents(config: EncodeLatents) -> str:
     started = time.monotonic()
     space = config.workspace
     clips = require(space.clips, "index.json", "shard_videos")
+    workspace.refuse_no_training_clips(space.clips, clips["counts"].get("train", 0))
     vqgan = require(space.vqgan(config.vqgan), "config.json", "train_vqgan")
     if vqgan["inputs"]["clips"] != clips["fingerprint"]:
         print("note: the VQGAN was trained on other clips than these", flush=True)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pipelines.cluster.request import Request
 from vqvdm.errors import UserError
+from vqvdm.ranges import Count, Positive, check_ranges
 
 if TYPE_CHECKING:
     from pipelines.io.workspace import Workspace
@@ -43,13 +44,18 @@ def parse_rates(text: str, word: str) -> list[float]:
     return list(dict.fromkeys(rates))
 
 
+def flag(name: str) -> str:
+    """The flag of a setting by its dotted name."""
+    return f"--{name.replace('_', '-')}"
+
+
 @dataclass(frozen=True)
 class Job:
     """Settings of every job."""
 
     root: str = "runs/demo"
     """Directory or fsspec URI under which everything is published."""
-    num_workers: int | None = None
+    num_workers: Count | None = None
     """Parallel workers; by default as many as suit the cluster."""
     overwrite: bool = False
     """Replace what other settings published in the same place."""
@@ -69,6 +75,10 @@ class Job:
         from pipelines.io.workspace import Workspace
 
         return Workspace(storage.absolute(self.root))
+
+    def check(self) -> None:
+        """`UserError` for settings that make no sense. Numbers have their ranges in their types."""
+        check_ranges(self, flag)
 
     LATER: ClassVar[Mapping[str, Any]] = {}
     """Settings that came later, by dotted name, and the value that stands for what was done before
@@ -101,12 +111,13 @@ class DeviceJob(Job):
 class PoolJob(DeviceJob):
     """Further settings of jobs whose workers do not talk to each other."""
 
-    gpus_per_worker: float = 1.0
+    gpus_per_worker: Positive = 1.0
     """GPUs of a worker where there are some; 0.5 puts two workers on each."""
 
     def check(self) -> None:
+        super().check()
         each = self.gpus_per_worker
-        if not 0 < each < math.inf or (each > 1 and each % 1):
+        if each > 1 and each % 1:
             raise UserError("--gpus-per-worker must be a part of a GPU, or a whole number of them")
 
     def request(self) -> Request:

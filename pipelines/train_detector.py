@@ -108,8 +108,7 @@ def train_detector(config: TrainDetector) -> str:
             f"{space.clips} has {len(classes) or 'no'} classes: a detector learns to classify "
             "labelled clips; cut them with labels, or evaluate with builtin"
         )
-    if index["counts"].get("train", 0) == 0:
-        raise UserError(f"{space.clips} has no training clips: lower --val-fraction")
+    workspace.refuse_no_training_clips(space.clips, index["counts"].get("train", 0))
     folder = space.detector(config.name)
     recipe = checksums.fingerprint([FORMAT, config.recipe(), index["fingerprint"]])
     done = workspace.published(folder, "config.json")

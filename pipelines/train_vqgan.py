@@ -24,7 +24,7 @@ def train_vqgan(config: TrainVQGAN) -> str:
     space = config.workspace
     index = require(space.clips, "index.json", "shard_videos")
     spec = index["spec"]
-    config.model.latent_shape(spec["frames"], spec["size"], spec["size"])  # or `UserError`
+    config.check_clips(spec["frames"], spec["size"])
     markers = load_markers(space.clips, index, "shard_videos")
     perceptual = {"perceptual": checksum(config.perceptual)} if config.perceptual else {}
     initial = find_initial(config, "vqgan", space.vqgan(config.name))

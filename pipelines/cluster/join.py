@@ -9,6 +9,7 @@ import shlex
 import socket
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -26,6 +27,8 @@ LONGEST_TEMPORARY = 36
 
 _own: set[str] = set()
 """Addresses of the Rays that this process started."""
+_in_new_sessions = threading.Event()
+"""Set while processes that are started get sessions of their own."""
 
 
 def join_ray(trains: bool = False) -> None:
@@ -41,7 +44,7 @@ def join_ray(trains: bool = False) -> None:
     else:
         options["include_dashboard"] = trains
     try:
-        with _short_paths(options) if "address" in options else nullcontext():
+        with _starting(options) if "address" in options else nullcontext():
             ray.init(**options)
         logging.getLogger("ray").setLevel(logging.WARNING)
         if "address" in options and not joined:
@@ -83,6 +86,30 @@ def joins_cluster() -> bool:
 def _starts_own() -> bool:
     named = os.environ.get("RAY_ADDRESS")
     return named == "local" or (named is None and not noted_cluster_answers())
+
+
+@contextmanager
+def _starting(options: dict[str, Any]) -> Iterator[None]:
+    """Within the context, a Ray of our own starts, in sessions of its own.
+
+    What stops a job may signal all of its process group, as GNU `timeout` does: Ray would end
+    before its workers have saved. Nothing outlives the driver, as Ray asks the kernel for that.
+    """
+    with _short_paths(options):
+        _in_new_sessions.set()
+        try:
+            yield
+        finally:
+            _in_new_sessions.clear()
+
+
+def _leave_session() -> None:
+    if _in_new_sessions.is_set():
+        os.setsid()
+
+
+# Called where a child runs Python before its program, as those of Ray do (`preexec_fn`).
+os.register_at_fork(after_in_child=_leave_session)
 
 
 @contextmanager

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from pipelines.settings import VideosJob
 from vqvdm.errors import UserError, did_you_mean
+from vqvdm.ranges import Count, CountFrom0, NotNegative, Positive, Range
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 GAMES = (
@@ -66,20 +66,20 @@ class DemoVideos(VideosJob):
     kind: Kind = "digits"
     """`digits`: handwritten digits that move. `games`: sixteen Atari games, played at random by
     ale-py, which is to be installed: pip install -e '.[games]'."""
-    count: int | None = None
+    count: Count | None = None
     """Number of videos, spread evenly over the classes; by default 640 of digits, each of another
     handwritten one, or 2,048 of games, each of another seed."""
-    size: int | None = None
+    size: Annotated[int, Range(16)] | None = None
     """Height and width in pixels; by default 128 of digits, 256 of games."""
-    fps: float | None = None
+    fps: Positive | None = None
     """Frames a second; by default 16 of digits, 30 of games."""
-    duration_s: float | None = None
+    duration_s: Positive | None = None
     """Length of a video in seconds; by default 4 of digits, 10 of games."""
-    speed_px_s: float = 32.0
+    speed_px_s: NotNegative = 32.0
     """Speed of the digits in pixels a second."""
     games: str = "all"
     """Games separated by commas, such as pong,freeway, or all."""
-    seed: int = 0
+    seed: CountFrom0 = 0
 
     @property
     def format(self) -> Format:
@@ -107,14 +107,10 @@ class DemoVideos(VideosJob):
         return names
 
     def check(self) -> None:
+        super().check()
         wanted = self.format
-        if wanted.count < 1:
-            raise UserError("--count must be at least 1")
-        if wanted.size < 16 or wanted.size % 2:
-            raise UserError(f"--size {wanted.size}: give an even number from 16 on")
-        for name in ("fps", "duration_s"):
-            if not 0 < getattr(wanted, name) < math.inf:
-                raise UserError(f"--{name.replace('_', '-')} must be above 0")
+        if wanted.size % 2:
+            raise UserError(f"--size {wanted.size} is odd: video codecs need an even number")
         if not wanted.frames:
             raise UserError(f"--duration-s {wanted.duration_s:g} is shorter than a frame")
         if self.kind == "games" and TICKS_PER_S % wanted.fps:

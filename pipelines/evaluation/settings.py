@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from pipelines.evaluation.protocols import PROTOCOLS, Protocol, ProtocolName
 from pipelines.sampling.settings import Sampling
 from pipelines.settings import DeviceJob, parse_rates
 from vqvdm.errors import UserError
+from vqvdm.ranges import Count, CountFrom0, Positive, Range, Seed
 
 METRICS = (
     *("psnr", "ssim", "lpips", "rfvd", "fvd", "kvd", "is"),
@@ -37,21 +38,21 @@ class Evaluate(Sampling):
     """URI of a TorchScript file that takes two batches of frames in [-1, 1] and gives LPIPS."""
     metrics: str = "all"
     """Metrics, separated by commas; all measures whatever the data and detectors allow."""
-    num_samples: int | None = None
+    num_samples: Count | None = None
     """Videos to sample in each repeat, in the proportions of the real clips; by default the
     protocol's."""
-    num_real: int | None = None
+    num_real: Count | None = None
     """Real clips to compare with; by default as many as samples."""
-    repeats: int | None = None
+    repeats: Count | None = None
     """Sets of samples, for means and confidence intervals; by default the protocol's."""
     real_split: str | None = None
     """train, val or all; by default the protocol's."""
     real_draw: str | None = None
     """videos (one clip of each) or clips; by default the protocol's."""
-    num_train: int | None = None
+    num_train: CountFrom0 | None = None
     """Training clips that are searched for copies; by default all, 0 for none. A sample of them
     misses most copies."""
-    detector_steps: int = 400
+    detector_steps: Count = 400
     """Steps to train the classifier of single frames, for accuracy."""
     fps: str = "all"
     """Frame rates to compare at, separated by commas, to within a thousandth: real clips of other
@@ -95,12 +96,6 @@ class Evaluate(Sampling):
         for name in self.swept:
             if name not in SWEPT:
                 raise UserError(f"--sweep {name}: choose from {', '.join(SWEPT)}")
-        for name in ("num_samples", "num_real", "repeats", "detector_steps", "batch_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"--{name.replace('_', '-')} must be at least 1")
-        if self.num_train is not None and self.num_train < 0:
-            raise UserError("--num-train must be 0 or more")
         for name in self.wanted:
             if name not in METRICS:
                 raise UserError(f"unknown metric {name!r}: choose from {', '.join(METRICS)}")
@@ -118,21 +113,14 @@ class TrainDetector(DeviceJob):
 
     name: str = "own"
     """Name to publish under: detectors/NAME."""
-    steps: int = 600
+    steps: Count = 600
     """Optimiser steps."""
-    batch_size: int = 16
+    batch_size: Count = 16
     """Clips a step."""
-    lr: float = 2e-3
+    lr: Positive = 2e-3
     """Highest learning rate."""
-    size: int = 64
+    size: Annotated[int, Range(16)] = 64
     """Height and width that clips are resized to."""
-    seed: int = 0
+    seed: Seed = 0
 
     NOT_RECIPE: ClassVar[frozenset[str]] = DeviceJob.NOT_RECIPE | {"name"}
-
-    def check(self) -> None:
-        for name in ("steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')} must be at least 1")
-        if self.size < 16:
-            raise UserError("--size must be at least 16")

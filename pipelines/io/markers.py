@@ -21,7 +21,9 @@ from vqvdm.errors import UserError
 
 SPLITS = ("train", "val")
 
-SHARD_FILES = re.compile(rf"({'|'.join(SPLITS)})-[0-9a-f]{{6,}}\.(tar|json)|index\.json|{lock.FILES}")
+SHARD_FILES = re.compile(
+    rf"({'|'.join(SPLITS)})-[0-9a-f]{{6,}}\.(tar|json)|index\.json|{lock.FILES}"
+)
 """Names of the files of a folder of shards."""
 
 

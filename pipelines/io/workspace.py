@@ -204,3 +204,12 @@ def refuse_other(
             f"{folder} was filled with {what}: pass {f'{cure}, ' if cure else ''}--overwrite to "
             f"replace it, or another {other}"
         )
+
+
+def refuse_no_training_clips(folder: str, count: int) -> None:
+    """`UserError` if of what lies in a folder nothing is for training."""
+    if not count:
+        raise UserError(
+            f"{folder} has no training clips, all are for validation: run jobs/shard_videos.py "
+            "with a lower --val-fraction or a shorter --val-list"
+        )

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from pipelines.settings import Augment, PoolJob
 from vqvdm.errors import UserError
 from vqvdm.inference import Precision
+from vqvdm.ranges import Count, NotNegative
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class EncodeLatents(PoolJob):
 
     vqgan: str = "base"
     """Name of the VQGAN."""
-    batch_size: int = 16
+    batch_size: Count = 16
     """Clips encoded at once."""
     precision: Precision = "auto"
     """Arithmetic of the encoder."""
@@ -34,9 +35,9 @@ class EncodeLatents(PoolJob):
     size or time differs from their marker's. Whatever reads a shard compares its checksum."""
     audit: bool = False
     """Encode nothing new: check the cached latents, and encode a sample again to compare."""
-    audit_clips: int = 64
+    audit_clips: Count = 64
     """Clips that --audit encodes again, spread evenly over the shards."""
-    audit_tolerance: float = 0.05
+    audit_tolerance: NotNegative = 0.05
     """Largest difference that --audit accepts, in standard deviations of a latent channel: far
     above the differences between hardware, far below those between latents."""
 
@@ -52,11 +53,6 @@ class EncodeLatents(PoolJob):
 
     def check(self) -> None:
         super().check()
-        for name in ("batch_size", "audit_clips"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')} must be at least 1")
-        if not self.audit_tolerance >= 0:
-            raise UserError("--audit-tolerance must be at least 0")
         if self.audit and (self.text_encoder or self.caption_column != "caption"):
             raise UserError(
                 "--audit encodes no captions, and takes latents as they are: leave --text-encoder "

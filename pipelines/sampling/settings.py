@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, Self
@@ -11,6 +10,7 @@ from typing import Any, ClassVar, Literal, Self
 from pipelines.settings import PoolJob, Switch
 from vqvdm.diffusion.samplers import SamplingOptions
 from vqvdm.errors import UserError
+from vqvdm.ranges import Count, NotNegative, Positive, Seed, Share
 
 
 @dataclass(frozen=True)
@@ -19,21 +19,21 @@ class Sampling(PoolJob):
 
     ldm: str = "base"
     """Name of the model."""
-    steps: int | None = None
+    steps: Count | None = None
     """Sampling steps; by default a distilled model's own number, or --default-steps. A distilled
     model takes 1, 2 or 4, or what else it was distilled for."""
-    default_steps: int = 20
+    default_steps: Count = 20
     """Sampling steps of a model that is not distilled, unless --steps is given."""
     sampler: str | None = None
     """heun, euler or dpm for a flow; ddpm, ddim or dpm otherwise; by default the model's best."""
-    guidance: float = 2.0
+    guidance: NotNegative = 2.0
     """Weight of classifier-free guidance; 1 is none. A distilled model has its own built in,
     whatever this says."""
-    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    guidance_interval: tuple[Share, Share] = (0.0, 1.0)
     """Times from 0 (data) to 1 (noise) within which guidance is applied."""
-    batch_size: int = 20
+    batch_size: Count = 20
     """Videos made at once by a worker."""
-    seed: int = 0
+    seed: Seed = 0
     compile: Switch = "auto"
     """`torch.compile` of the nets; auto is on with a GPU and many batches for a worker."""
 
@@ -42,8 +42,6 @@ class Sampling(PoolJob):
     def check(self) -> None:
         super().check()
         self.options.check()
-        if self.default_steps < 1:
-            raise UserError("--default-steps must be at least 1")
 
     def _with(self, name: str, value: Any) -> Self:
         """The same with another value of a setting."""
@@ -99,9 +97,9 @@ class Sample(Sampling):
     ball". Each is made of every class that is named."""
     prompts_file: str | None = None
     """Text file of further prompts, one a line."""
-    num_per_class: int = 4
+    num_per_class: Count = 4
     """Videos of each class, of each prompt and of each condition."""
-    fps: float = 16.0
+    fps: Positive = 16.0
     """Frame rate to ask the model for and to write."""
     mode: Mode = "generate"
     """generate: from nothing. predict: go on from the first frames of --condition. interpolate:
@@ -109,22 +107,18 @@ class Sample(Sampling):
     model was trained on, from nothing or from --condition."""
     condition: str | None = None
     """Video or picture to start from, or folder of some."""
-    known_frames: int | None = None
+    known_frames: Count | None = None
     """Frames that are given: the first ones, or as many at either end for interpolate; by default
     half a clip in all. A single frame is held for as long as one latent frame lasts."""
-    frames: int | None = None
+    frames: Count | None = None
     """Length of the videos; by default that of the clips that the model was trained on. With --mode
     generate they are made at once, which for longer ones takes a model that tells frames by
     seconds; with --mode extend window by window."""
-    size: int | None = None
+    size: Count | None = None
     """Height and width of the videos; by default those that the model was trained on."""
 
     def check(self) -> None:
         super().check()
-        if self.num_per_class < 1:
-            raise UserError("--num-per-class must be at least 1")
-        if not 0 < self.fps < math.inf:
-            raise UserError("--fps must be above 0")
         self._check_mode()
 
     def for_size(self, trained: int) -> Self:
@@ -149,7 +143,5 @@ class Sample(Sampling):
             )
         if self.known_frames is not None and self.condition is None:
             raise UserError("--known-frames counts the frames of a --condition: pass one")
-        if self.known_frames is not None and self.known_frames < 1:
-            raise UserError("--known-frames must be at least 1")
         if self.mode == "extend" and self.frames is None:
             raise UserError("--mode extend needs --frames: how long the videos are to be")

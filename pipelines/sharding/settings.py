@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
 
 from pipelines.settings import Job, VideosJob, parse_rates
 from vqvdm.errors import UserError
+from vqvdm.ranges import Count, CountFrom0, NotNegative, Positive, Range
 
 
 @dataclass(frozen=True)
 class Limits:
     """Videos beyond these are rejected, before decoding if the header gives the figure."""
 
-    max_pixels: int = 2**25
+    max_pixels: Count = 2**25
     """Pixels of a frame; by default 8K passes."""
-    max_duration_s: float = 7200.0
+    max_duration_s: Annotated[float, Range(1)] = 7200.0
     """Length in seconds of a video, or of a span of one."""
 
 
@@ -26,17 +26,17 @@ class Limits:
 class Filters:
     """What is left out on request; 0 turns a filter off."""
 
-    min_size: int = 0
+    min_size: CountFrom0 = 0
     """Least short side of a video in pixels."""
-    min_duration_s: float = 0.0
+    min_duration_s: NotNegative = 0.0
     """Least length of a video in seconds."""
-    min_fps: float = 0.0
+    min_fps: NotNegative = 0.0
     """Least frame rate of a video, by its header."""
-    min_motion: float = 0.0
+    min_motion: NotNegative = 0.0
     """Least mean difference between neighbouring frames of a clip, of 255; 0.5 finds stills."""
-    min_brightness: float = 0.0
+    min_brightness: NotNegative = 0.0
     """Least mean of a clip, of 255; 8 finds black ones."""
-    min_distance: float = 0.0
+    min_distance: NotNegative = 0.0
     """Least distance of a video from every one that is kept, in bits of 64 of a perceptual hash;
     4 finds copies that were encoded again."""
 
@@ -68,15 +68,15 @@ class ShardVideos(VideosJob):
     columns: str = "all"
     """Which further columns of tables, or of the JSON beside a video, go into the clips' JSON and
     `videos.parquet`: `all`, `none`, or names such as caption,mood."""
-    frames: int = 16
+    frames: Count = 16
     """Frames a clip."""
-    size: int = 128
+    size: Count = 128
     """Height and width: the short side is resized to it and the centre square cut out."""
-    stride: int | None = None
+    stride: Count | None = None
     """Frames between the starts of two clips, at the clip's rate; by default --frames."""
     fps: str = "native"
     """`native`, or one or more rates: 8,16 cuts every video at both."""
-    frames_fps: float | None = None
+    frames_fps: Positive | None = None
     """Treat every folder of images as a video at this rate."""
     scenes: Literal["none", "detect"] = "none"
     """`detect` finds hard cuts, and no clip straddles one."""
@@ -85,7 +85,7 @@ class ShardVideos(VideosJob):
     splits: Literal["random", "folders"] = "random"
     """`folders`: the first folder below --videos names the split, such as train or sky_test;
     labels are those below it. `random`: see --val-fraction and --val-list."""
-    val_fraction: float = 0.1
+    val_fraction: Annotated[float, Range(0, 1, open_above=True)] = 0.1
     """Share of the videos kept for validation."""
     val_list: str | None = None
     """File of video paths kept for validation instead, one a line; searched for as given, then
@@ -98,9 +98,9 @@ class ShardVideos(VideosJob):
     scores: bool = False
     """Keep the brightness, motion and sharpness of every clip, and its largest change from frame to
     frame, also of those that filters remove, so that thresholds are chosen by what there is."""
-    timeout_s: float = 120.0
+    timeout_s: Positive = 120.0
     """Seconds of decoding allowed for each minute of a video; then decoding is ended."""
-    max_memory_gb: float = 2.0
+    max_memory_gb: Positive = 2.0
     """Address space of the decoding process; a video that needs more is rejected."""
     retry_failed: bool = False
     """Try videos that failed again."""
@@ -109,20 +109,20 @@ class ShardVideos(VideosJob):
     size or time differs from their marker's. Whatever reads a shard compares its checksum."""
     strict: bool = False
     """Exit with status 1 if any video failed, wholly or in part."""
-    limit: int | None = None
+    limit: Count | None = None
     """Take only this many videos, evenly spread over splits and classes; more take the same and
     others."""
-    videos_per_shard: int = 64
+    videos_per_shard: Count = 64
     """About how many videos share a shard."""
-    shard_mb: int | None = None
+    shard_mb: Count | None = None
     """About how many MiB of videos, as they are listed, share a shard, in place of
     --videos-per-shard; clips of small videos take several times as much. A video of unknown size
     counts as the mean of the others."""
-    span_mb: int = 512
+    span_mb: Count = 512
     """MiB of a video file from which on it is cut in spans, each a shard and a task of its own: of
     equal length, none of more bytes than this on average. Files of formats without an index stay
     whole, and so do those that a table takes parts of."""
-    core_hour_price: float | None = None
+    core_hour_price: Positive | None = None
     """What a core costs an hour, in any currency: --dry-run, which it is for, tells what the job
     will cost by it."""
 
@@ -174,29 +174,11 @@ class ShardVideos(VideosJob):
         return [None] if self.fps == "native" else list(parse_rates(self.fps, "native"))
 
     def check(self) -> None:
-        for name in ("frames", "size", "videos_per_shard", "span_mb"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')} must be at least 1")
+        super().check()
         if self.size % 2:
             raise UserError(f"--size {self.size} is odd: video codecs need an even number")
-        for name in ("stride", "limit", "shard_mb"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"--{name.replace('_', '-')} must be at least 1")
-        if not 0 <= self.val_fraction < 1:
-            raise UserError("--val-fraction must lie in [0, 1)")
-        for name in ("frames_fps", "timeout_s", "max_memory_gb", "core_hour_price"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise UserError(f"--{name.replace('_', '-')} must be above 0")
         if self.core_hour_price is not None and not self.dry_run:
             raise UserError("--core-hour-price is for --dry-run: add that, or drop the price")
-        for group in ("limits", "filters"):
-            for name, value in asdict(getattr(self, group)).items():
-                least = 0 if group == "filters" else 1
-                if not least <= value < math.inf:
-                    flag = f"--{group}.{name.replace('_', '-')}"
-                    raise UserError(f"{flag} must be at least {least}")
         if self.splits == "folders" and self.val_list not in (None, "none"):
             raise UserError("--splits folders names the split: drop --val-list, or pass random")
         try:

@@ -44,11 +44,9 @@ def foreseen(
     device: torch.device,
 ) -> str:
     """The minutes of a training and the memory of each of its workers, in words: on the cores of
-    this machine, or on a GPU like the one here for each worker. Nothing where there is no clip to
-    train on."""
+    this machine, or on a GPU like the one here for each worker."""
     loader = data.loader("train", threads=2)
-    if loader is None:
-        return ""
+    assert loader is not None
     on_gpu = device.type == "cuda"
     share = math.ceil(config.batch_size / workers / config.accumulate)
     clips = share if on_gpu else min(share, CLIPS)

@@ -35,8 +35,9 @@ class Optimiser:
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, world: World, clip: float) -> None:
-        """The optimizer is a fused one: others read whether to skip on the host."""
-        self.optimizer, self.clip = optimizer, clip
+        """The optimizer is a fused one: others read whether to skip on the host. Gradients are
+        clipped to the norm `clip`; 0 clips none."""
+        self.optimizer, self.clip = optimizer, clip or math.inf
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self._scaled = world.dtype == torch.float16
         # A scale that stays 1 changes no gradient: the scaler then only skips.

@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pipelines.cluster.request import Request
 from pipelines.settings import Augment, DeviceJob, Switch
@@ -21,7 +21,8 @@ from vqvdm.diffusion.samplers import SamplingOptions
 from vqvdm.diffusion.unet import UNetConfig
 from vqvdm.errors import UserError
 from vqvdm.inference import Precision
-from vqvdm.tokenizer.discriminator import DiscriminatorConfig
+from vqvdm.ranges import Count, CountFrom0, NotNegative, Positive, Range, Seed, Share
+from vqvdm.tokenizer.discriminator import DiscriminatorConfig, refuse_small
 from vqvdm.tokenizer.losses import LossConfig
 from vqvdm.tokenizer.vqgan import VQGANConfig
 
@@ -33,35 +34,35 @@ PIXEL_SPACE = "none"
 class TrainJob(DeviceJob):
     """Settings of every training."""
 
-    cpu_workers: int = 1
+    cpu_workers: Count = 1
     """Workers where there are no GPUs; with GPUs, there is one for each. --num-workers is for
     both."""
-    min_workers: int | None = None
+    min_workers: Count | None = None
     """Begin as soon as there is room for this many workers, and go on with more, up to
     --num-workers, or with fewer, as nodes come and go; by default, all are waited for."""
-    steps: int = 1000
+    steps: Annotated[int, Range(1, zero="to leave them to the clips")] = 1000
     """Optimiser steps; 0 leaves them to the number of clips. A training may be run again with more:
     it goes on from its newest checkpoint, by the schedule of the new length."""
-    epochs: float = 100.0
+    epochs: Positive = 100.0
     """Passes over the clips, where --steps is 0."""
-    steps_between: tuple[int, int] = (1_000, 1_000_000)
+    steps_between: tuple[Count, Count] = (1_000, 1_000_000)
     """Least and most steps, where --steps is 0: few clips need time, many need no more passes."""
-    batch_size: int = 8
+    batch_size: Count = 8
     """Clips a step, over all workers."""
-    accumulate: int = 1
+    accumulate: Count = 1
     """Parts in which a worker computes its share of a step, one after the other: less memory,
     the same step."""
     activation_checkpointing: bool = False
     """Compute the activations of each block again on the way back: a fraction of the memory, a
     third more arithmetic, the same step."""
-    lr: float = 1e-3
+    lr: Positive = 1e-3
     """Highest learning rate; warmed up, then lowered along a half cosine."""
-    warmup: int = 50
+    warmup: CountFrom0 = 50
     """Steps of linear warm-up."""
-    weight_decay: float = 1e-4
-    grad_clip: float = 1.0
-    """Largest norm of the gradient."""
-    ema_decay: float = 0.995
+    weight_decay: NotNegative = 1e-4
+    grad_clip: NotNegative = 1.0
+    """Largest norm of the gradient; 0 clips none."""
+    ema_decay: Annotated[float, Range(0, 1, open_above=True)] = 0.995
     """Decay of the average of the weights that is published."""
     precision: Precision = "auto"
     """Arithmetic of the network: auto is bf16 where the device is fast at it, fp16, with scaled
@@ -73,24 +74,24 @@ class TrainJob(DeviceJob):
     init_from: str | None = None
     """Begin with the weights of another model, as far as they fit: folder or URI of what this job
     published, also with other classes or sizes, or of a checkpoint."""
-    seed: int = 0
-    log_every: int = 20
+    seed: Seed = 0
+    log_every: Count = 20
     """Steps between two lines of the log."""
-    validate_every: int = 200
+    validate_every: Count = 200
     """Steps between two validations."""
-    checkpoint_every: int = 200
+    checkpoint_every: Count = 200
     """Steps between two checkpoints."""
-    keep: int = 2
+    keep: Count = 2
     """Newest checkpoints kept."""
     log_keys: bool = False
     """Record which samples every step consumed, under NAME/keys."""
-    cache_gb: float = 8.0
+    cache_gb: Positive = 8.0
     """Disk of each node for copies of remote shards, including those read ahead; its workers share
     them."""
-    memory_gb: float = 4.0
+    memory_gb: NotNegative = 4.0
     """Memory of each node for latents: if all of them fit, they are loaded once, for all of its
     workers; 0 is never."""
-    loader_threads: int | None = None
+    loader_threads: Count | None = None
     """Threads of each worker that read and decode ahead; by default its share of the cores, at
     least 2."""
     pin_memory: Switch = "auto"
@@ -124,25 +125,14 @@ class TrainJob(DeviceJob):
         return 1.0
 
     def check(self) -> None:
-        counts = ("batch_size", "accumulate", "log_every", "validate_every")
-        for name in (*counts, "checkpoint_every", "keep", "cpu_workers"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')} must be at least 1")
-        if self.steps < 0:
-            raise UserError("--steps must be at least 1, or 0 to leave them to the clips")
-        if not 0 < self.epochs < math.inf:
-            raise UserError("--epochs must be above 0")
+        super().check()
         least, most = self.steps_between
-        if not 1 <= least <= most:
-            raise UserError("--steps-between: give two numbers, at least 1, the smaller one first")
-        if not self.cache_gb > 0:
-            raise UserError("--cache-gb must be above 0")
-        if not self.memory_gb >= 0:
-            raise UserError("--memory-gb must be at least 0")
-        if self.loader_threads is not None and self.loader_threads < 1:
-            raise UserError("--loader-threads must be at least 1")
-        if self.min_workers is not None and not 1 <= self.min_workers <= (self.num_workers or 0):
-            raise UserError("--min-workers must be at least 1, and --num-workers at least as many")
+        if least > most:
+            raise UserError("--steps-between: give two numbers, the smaller one first")
+        if self.min_workers is not None and self.min_workers > (self.num_workers or 0):
+            raise UserError(
+                f"--min-workers {self.min_workers}: pass --num-workers at least as many"
+            )
         if self.batch_size % self.accumulate or self.num_workers:
             self.check_share(self.num_workers or 1)
 
@@ -190,7 +180,7 @@ class TrainVQGAN(TrainJob):
     model: VQGANConfig = VQGANConfig()
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     loss: LossConfig = LossConfig()
-    discriminator_lr: float = 2e-4
+    discriminator_lr: Positive = 2e-4
     """Highest learning rate of the discriminators."""
     discriminator_tied: bool = False
     """Warm up and lower the discriminators' rate along with the tokenizer's, in a fixed ratio; else
@@ -218,6 +208,12 @@ class TrainVQGAN(TrainJob):
             raise UserError(f"--name {PIXEL_SPACE} stands for no VQGAN: choose another name")
         self.model.check()
         self.discriminator.check()
+
+    def check_clips(self, frames: int, size: int) -> None:
+        """`UserError` unless the nets, also those that join later, take clips of this size."""
+        self.model.latent_shape(frames, size, size)
+        if self.slower_from < 1:
+            refuse_small(self.discriminator, frames, size, size)
 
 
 @dataclass(frozen=True)
@@ -282,18 +278,18 @@ class DistillLDM(TrainJob):
     """Name of the VQGAN whose latents the teacher was trained on."""
     name: str = "fast"
     """Name to publish under: ldm/NAME."""
-    guidance: float = 2.0
+    guidance: NotNegative = 2.0
     """Weight of the teacher's classifier-free guidance, which the student has built in."""
-    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    guidance_interval: tuple[Share, Share] = (0.0, 1.0)
     """Times from 0 (data) to 1 (noise) within which the teacher is guided."""
-    class_dropout: float = 0.1
+    class_dropout: Share = 0.1
     """Chance that a clip's class is dropped: the student samples without a class too. Of a model
     that takes captions, as --objective.class-dropout of its training."""
-    intervals: int = 4
+    intervals: Count = 4
     """Most steps that the student samples in, a power of two; all powers below are taught too."""
-    teacher_steps: int = 2
+    teacher_steps: Count = 2
     """Steps of Heun's method that the teacher takes over the shortest intervals."""
-    sampling_steps: int = 4
+    sampling_steps: Count = 4
     """Steps that the student is sampled in, unless others are asked for."""
 
     def check(self) -> None:
@@ -301,10 +297,6 @@ class DistillLDM(TrainJob):
         SamplingOptions(guidance=self.guidance, guidance_interval=self.guidance_interval).check()
         if self.name == self.ldm:
             raise UserError(f"--name {self.name} is the teacher's: choose another name")
-        if not 0 <= self.class_dropout <= 1:
-            raise UserError(f"--class-dropout {self.class_dropout}: it must lie in [0, 1]")
         if self.intervals < 2 or self.intervals & (self.intervals - 1):
             raise UserError(f"--intervals {self.intervals}: give a power of two, at least 2")
-        if self.teacher_steps < 1:
-            raise UserError("--teacher-steps must be at least 1")
         refuse_steps(self.sampling_steps, self.intervals)

@@ -93,6 +93,7 @@ class Stage:
 
 def run_stage(stage: Stage) -> str:
     """Train and publish, unless that is done; returns the main figure in words."""
+    workspace.refuse_no_training_clips(stage.data.folder, stage.data.samples)
     config = stage.config.for_clips(stage.data.samples)
     stage, asked = replace(stage, config=config), stage.config.steps
     config = stage.config
@@ -118,8 +119,7 @@ def run_stage(stage: Stage) -> str:
         print(devices.words, flush=True)
         if device := device_to_try(devices):
             words = foreseen(config, stage.method, stage.data, devices.workers, device)
-            if words:
-                print(words, flush=True)
+            print(words, flush=True)
         return f"would train {config.steps} steps on {stage.clips} into {stage.folder}"
     same = before == config.steps
     if done and same:

@@ -139,7 +139,10 @@ def fit(plan: Plan) -> None:
 def _stop(board: Any, plan: Plan) -> None:
     """Ask the workers to save and end."""
     print("stopping: the workers save first (Ctrl-C again does not wait for them)", flush=True)
-    ray.get(board.request_stop.remote())
+    try:
+        ray.get(board.request_stop.remote())
+    except RayError as error:
+        print(f"the workers cannot be told, Ray has ended too: {_first_line(error)}", flush=True)
     # Whoever asked may kill the job before it can say so at its end.
     with closing(Run(plan.tracking_uri, plan.run_id)) as run:
         run.state("KILLED")

@@ -1,14 +1,22 @@
-"""Several Rays on one machine: processes beside a training connect to their own."""
+"""Several Rays on one machine: processes beside a training connect to their own. They are out of
+the way of signals to the driver's process group."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import pytest
+
+from pipelines.training.checkpoints import Checkpoints, consumed
+from tests.e2e.test_kills import await_
+from tests.e2e.test_training_kills import MODELS, SETTINGS
+from tests.e2e.undisturbed import Undisturbed
 
 ALIVE = """
 import ray
@@ -56,3 +64,38 @@ def test_the_note_of_another_ray_does_not_end_a_training():
         )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "True"
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_a_signal_to_the_process_group_saves_first(
+    undisturbed: Undisturbed, tmp_path: Path
+) -> None:
+    """As `timeout` sends it: to the driver and whatever is in its group."""
+    root = tmp_path / "root"
+    shutil.copytree(undisturbed.root, root)
+    folder, steps = str(root / "vqgan" / "trained"), 100_000
+    flags = [*SETTINGS, *" ".join(MODELS["train_vqgan"]).split(), "--num-workers", "1"]
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as temporary:
+        environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+        environment |= {"RAY_TMPDIR": temporary}
+        environment |= {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
+        driver = subprocess.Popen(
+            [sys.executable, "jobs/train_vqgan.py", "--root", root, *flags, "--steps", str(steps)],
+            cwd=Path(__file__).parents[2],
+            env=environment | {"RAY_ADDRESS": "local"},
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            await_(lambda: Checkpoints(folder, "", 1).newest_step() or driver.poll() is not None)
+            os.killpg(driver.pid, signal.SIGTERM)
+            _, stderr = driver.communicate(timeout=120)
+        finally:
+            driver.kill()
+    assert driver.returncode == 1, stderr
+    step = Checkpoints(folder, "", 1).newest_step() or 0
+    assert f"stopped at step {step} of {steps}, which is saved" in stderr
+    assert len(consumed(folder)) == step
+    assert not Path(folder, "lock.json").exists()

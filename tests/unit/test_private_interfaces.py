@@ -78,6 +78,7 @@ CHECKS: dict[str, Callable[[], bool]] = {
     "ray.PlacementGroupID": lambda: has("ray", "PlacementGroupID"),
     "ray_current_cluster": lambda: mentions("ray", "ray_current_cluster", "_common/utils.py"),
     "RAY_GCS_SERVER_PORT": lambda: mentions("ray._private", "RAY_GCS_SERVER_PORT"),
+    "preexec_fn": lambda: mentions("ray._private", "preexec_fn=preexec_fn", "services.py"),
     "RAY_JOB_CONFIG_JSON_ENV_VAR": lambda: mentions(
         "ray._private.runtime_env", "RAY_JOB_CONFIG_JSON_ENV_VAR"
     ),

@@ -30,6 +30,7 @@ from vqvdm.diffusion.attention import (
 from vqvdm.diffusion.conditioning import Conditioning, mask_channel
 from vqvdm.errors import UserError
 from vqvdm.layers import Conv3d, zero
+from vqvdm.ranges import Count, check_ranges
 
 Sees = Literal["clip", "frame", "position"]
 """Among which patches a block attends: all of a clip, those of a frame, those of all frames at a
@@ -46,18 +47,18 @@ SEQUENCES: dict[Sees, str] = {
 class DiTConfig:
     """Shape of the transformer."""
 
-    width: int = 384
+    width: Count = 384
     """Channels of a patch, a multiple of 8."""
-    depth: int = 12
+    depth: Count = 12
     """Blocks."""
-    head_width: int = 64
+    head_width: Count = 64
     """Channels of an attention head: even, at least 6."""
-    patch: int = 1
+    patch: Count = 1
     """Height and width of a patch, in positions of the latent."""
     attention: Literal["joint", "factorised"] = "joint"
     """joint: among all patches of a clip. factorised: blocks attend in turns among the patches of a
     frame and among all frames at a position, which is less arithmetic for long or large clips."""
-    mlp_ratio: int = 4
+    mlp_ratio: Count = 4
     """Channels within a block's two linear layers, as a multiple of the width."""
 
     tells_seconds: ClassVar[bool] = True
@@ -70,7 +71,8 @@ class DiTConfig:
 
     def check(self, height: int | None = None, width: int | None = None) -> None:
         """`UserError` unless heads divide the width and patches a latent of this size."""
-        if self.width < 8 or self.width % 8:
+        check_ranges(self)
+        if self.width % 8:
             raise UserError(f"the transformer's width {self.width} is no multiple of 8")
         least = LEAST_HEAD
         if self.head_width < least or self.head_width % 2 or self.width % self.head_width:
@@ -78,9 +80,6 @@ class DiTConfig:
                 f"heads of {self.head_width} in {self.width} channels: choose an even head_width "
                 f"of at least {least} that divides the width"
             )
-        for name in ("depth", "patch", "mlp_ratio"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}: at least 1 is needed")
         for size in (height, width):
             if size is not None and size % self.multiple:
                 raise UserError(

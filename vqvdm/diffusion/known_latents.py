@@ -10,7 +10,6 @@ Shapes: B batch, C channels, T frames, H height, W width.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -18,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vqvdm.errors import UserError
+from vqvdm.ranges import NotNegative, Share, check_ranges
 
 KINDS = 3
 """Ways in which frames are known in training: the first ones, both ends, any."""
@@ -28,19 +27,16 @@ KINDS = 3
 class ConditioningConfig:
     """How a denoiser learns to go on from frames that are given."""
 
-    share: float = 0.0
+    share: Share = 0.0
     """Share of the clips of which some frames are given; 0 trains a net that takes none. The
     others keep generation from nothing as good as it is: 0.5 is a good start."""
-    noise: float = 0.1
+    noise: NotNegative = 0.1
     """Standard deviation of the noise on given latents, of 1: it hides what an encoder that sees a
     whole clip writes of later frames into earlier latents."""
 
     def check(self) -> None:
         """`UserError` for a number out of its range."""
-        if not 0 <= self.share <= 1:
-            raise UserError(f"conditioning.share is {self.share}: it must lie in [0, 1]")
-        if not 0 <= self.noise < math.inf:
-            raise UserError(f"conditioning.noise is {self.noise}: it must be at least 0")
+        check_ranges(self)
 
 
 class KnownLatents(NamedTuple):

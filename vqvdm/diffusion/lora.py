@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from safetensors.torch import save_file
@@ -23,6 +23,7 @@ from torch.nn.utils import parametrize
 
 from vqvdm.diffusion.denoiser import Denoiser, build
 from vqvdm.errors import UserError
+from vqvdm.ranges import Count, Range, check_ranges
 
 CLASSES = "conditioning.class_embedding"
 """The embedding of classes, which is trained whole: new classes have no row to adapt."""
@@ -39,9 +40,9 @@ _WEIGHT, _ADAPTER = ".parametrizations.weight.original", ".parametrizations.weig
 class LoRAConfig:
     """Adapters that are trained in place of the weights that --init-from gives."""
 
-    rank: int = 0
+    rank: Annotated[int, Range(1, zero="to train all weights")] = 0
     """Rows of an adapter's matrices, such as 8; 0 trains all weights instead."""
-    alpha: int = 8
+    alpha: Count = 8
     """Adapters count alpha / rank times."""
     layers: Literal["linear", "all"] = "linear"
     """linear: those of attention, of the condition, and convolutions of one position. all:
@@ -49,10 +50,7 @@ class LoRAConfig:
 
     def check(self) -> None:
         """`UserError` for numbers that make no sense."""
-        if self.rank < 0:
-            raise UserError("--lora.rank must be at least 1, or 0 to train all weights")
-        if self.alpha < 1:
-            raise UserError("--lora.alpha must be at least 1")
+        check_ranges(self)
 
 
 class Adapter(nn.Module):

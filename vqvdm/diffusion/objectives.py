@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from vqvdm.errors import UserError
+from vqvdm.ranges import Positive, Share, check_ranges
 
 ObjectiveName = Literal["flow", "v", "epsilon"]
 Predicted = ObjectiveName | Literal["average_velocity"]
@@ -32,18 +32,15 @@ class ObjectiveConfig:
     name: ObjectiveName = "flow"
     """`flow`: rectified flow with logit-normal times. `v`: velocity under a cosine schedule, with
     min-SNR weights. `epsilon`: the noise under a cosine schedule, the DDPM of the paper."""
-    class_dropout: float = 0.5
+    class_dropout: Share = 0.5
     """Chance that a clip's class is dropped in training, for classifier-free guidance; of a model
     that takes captions, of class and caption together, and then of one of them."""
-    min_snr: float = 5.0
+    min_snr: Positive = 5.0
     """Gamma in the loss weights of `v`: higher signal-to-noise ratios count as this one."""
 
     def check(self) -> None:
         """`UserError` for a number out of its range."""
-        if not 0 <= self.class_dropout <= 1:
-            raise UserError(f"class_dropout is {self.class_dropout}: it must lie in [0, 1]")
-        if not self.min_snr > 0:
-            raise UserError(f"min_snr is {self.min_snr}: it must be above 0")
+        check_ranges(self)
 
 
 class Noised(NamedTuple):

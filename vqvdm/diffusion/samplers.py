@@ -19,6 +19,7 @@ from torch import Tensor
 from vqvdm.diffusion.known_latents import KnownLatents
 from vqvdm.diffusion.objectives import Denoised, Predicted, alpha_sigma, denoised
 from vqvdm.errors import UserError
+from vqvdm.ranges import Count, NotNegative, Share, check_ranges
 
 STEPS = 20
 """Steps of the sampler, where neither the options nor the model say how many."""
@@ -28,23 +29,20 @@ STEPS = 20
 class SamplingOptions:
     """How a video is sampled."""
 
-    steps: int | None = None
+    steps: Count | None = None
     """Steps of the sampler, at least 1; by default the model's own number, or `STEPS`."""
-    guidance: float = 2.0
+    guidance: NotNegative = 2.0
     """Weight of classifier-free guidance, at least 0; 1 means none. A distilled model has its
     guidance built in, whatever this says."""
     sampler: str | None = None
     """Name of a sampler in `SAMPLERS` that fits the model's objective; by default the first."""
-    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    guidance_interval: tuple[Share, Share] = (0.0, 1.0)
     """Times from 0 (data) to 1 (noise) within which guidance is applied."""
 
     def check(self) -> None:
         """`UserError` for a number out of its range."""
-        if self.steps is not None and self.steps < 1:
-            raise UserError(f"steps is {self.steps}: at least 1 is needed")
-        if not 0 <= self.guidance < math.inf:
-            raise UserError(f"guidance is {self.guidance}: it must be at least 0, 1 being none")
-        if not 0 <= self.guidance_interval[0] < self.guidance_interval[1] <= 1:
+        check_ranges(self)
+        if self.guidance_interval[0] >= self.guidance_interval[1]:
             raise UserError(
                 f"guidance_interval is {self.guidance_interval}: give two times, rising, "
                 "between 0 (data) and 1 (noise)"

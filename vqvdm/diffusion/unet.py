@@ -26,6 +26,7 @@ from vqvdm.diffusion.attention import (
 from vqvdm.diffusion.conditioning import Conditioning, mask_channel
 from vqvdm.errors import UserError
 from vqvdm.layers import Conv3d, conv3d, group_norm, zero, zero_last
+from vqvdm.ranges import Count, CountFrom0, check_ranges
 
 TemporalPositions = Literal["frames", "seconds"]
 LATER = {"temporal_positions": "frames", "joint_attention_from": None}
@@ -36,21 +37,21 @@ LATER = {"temporal_positions": "frames", "joint_attention_from": None}
 class UNetConfig:
     """Shape of the denoiser."""
 
-    width: int = 64
-    multipliers: tuple[int, ...] = (1, 2, 2)
+    width: Count = 64
+    multipliers: tuple[Count, ...] = (1, 2, 2)
     """Channels at each level, as multiples of the width; each level halves height and width."""
-    depths: tuple[int, ...] = (2, 2, 2)
+    depths: tuple[CountFrom0, ...] = (2, 2, 2)
     """Blocks at each level, on the way down and on the way up."""
-    head_width: int = 32
+    head_width: Count = 32
     """Channels of an attention head."""
     factorised: bool = False
     """Split 3x3x3 convolutions into 1x3x3 and 3x1x1."""
-    spatial_attention_from: int = 0
+    spatial_attention_from: CountFrom0 = 0
     """First level with spatial attention; frames at full resolution have too many positions."""
     temporal_positions: TemporalPositions = "frames"
     """What temporal attention knows of frames: their numbers, or, by rotation, how many seconds
     they are apart."""
-    joint_attention_from: int | None = None
+    joint_attention_from: CountFrom0 | None = None
     """First level with one attention among all positions of all frames in place of a spatial and a
     temporal one; it knows distances in seconds, height and width. None has no such level."""
 
@@ -72,17 +73,18 @@ class UNetConfig:
     def check(self, height: int | None = None, width: int | None = None) -> None:
         """`UserError` unless the heads divide the widths and a latent of this size can be halved
         at every level."""
-        if len(self.multipliers) != len(self.depths):
-            raise UserError("multipliers and depths describe levels: give as many of each")
+        check_ranges(self)
+        if not self.depths or len(self.multipliers) != len(self.depths):
+            raise UserError(
+                "multipliers and depths describe levels: give as many of each, at least one"
+            )
         joint_from, levels = self.joint_attention_from, len(self.depths)
-        if joint_from is not None and not 0 <= joint_from < levels:
+        if joint_from is not None and joint_from >= levels:
             raise UserError(
                 f"joint_attention_from is {joint_from}: the U-Net has the levels 0 to {levels - 1}"
             )
         if self.width % 2:
             raise UserError(f"the U-Net's width {self.width} is odd: choose an even one")
-        if self.head_width < 1:
-            raise UserError(f"head_width is {self.head_width}: at least 1 is needed")
         for channels in (self.width * multiplier for multiplier in self.multipliers):
             if channels % max(1, channels // self.head_width):
                 raise UserError(

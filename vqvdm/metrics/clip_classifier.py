@@ -71,7 +71,7 @@ def train_clip_classifier(
 ) -> Iterator[float]:
     """Train on batches of videos uint8 (B, 3, T, H, W) with labels (B,); yields each loss."""
     torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed % 2**64)  # It takes no negative one.
     device = next(net.parameters()).device
     optimizer = torch.optim.AdamW(net.parameters(), lr, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps)

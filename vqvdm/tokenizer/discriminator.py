@@ -5,7 +5,7 @@ Shapes: B batch, C channels, T frames, H height, W width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -13,16 +13,17 @@ from torch import Tensor, nn
 
 from vqvdm.errors import UserError
 from vqvdm.layers import Conv3d, group_norm
+from vqvdm.ranges import Count, check_ranges
 
 
 @dataclass(frozen=True)
 class DiscriminatorConfig:
     """Shape of the discriminators."""
 
-    width: int = 32
+    width: Count = 32
     """Channels of the first level; each further one has twice as many."""
-    levels: int = 3
-    stride: int = 4
+    levels: Count = 3
+    stride: Count = 4
     """Pixels by which the first level shrinks space, 2 or 4; the others shrink by 2. With 4 it is
     fast; published ones have 2."""
     image: bool = True
@@ -30,6 +31,7 @@ class DiscriminatorConfig:
 
     def check(self) -> None:
         """`UserError` unless the first level can shrink so."""
+        check_ranges(self)
         if self.stride not in (2, 4):
             raise UserError(f"--discriminator.stride {self.stride}: give 2 or 4")
 
@@ -117,3 +119,30 @@ class Discriminators(nn.Module):
             return Judgement([logits], features)
         frame_logits, frame_features = self.image(one_frame(x_BCTHW, frame_B).unsqueeze(2))
         return Judgement([logits, frame_logits], features + frame_features)
+
+
+def refuse_small(config: DiscriminatorConfig, frames: int, height: int, width: int) -> None:
+    """`UserError` if the discriminators shrink clips of this size to nothing."""
+    if _takes(config, frames, height, width):
+        return
+    fewer = (n for n in range(config.levels - 1, 0, -1))
+    fitting = next(
+        (n for n in fewer if _takes(replace(config, levels=n), frames, height, width)), None
+    )
+    pass_fewer = f"pass --discriminator.levels {fitting}, or " if fitting else ""
+    raise UserError(
+        f"clips of {frames} frames of {height}x{width} are too small for discriminators of "
+        f"{config.levels} levels: {pass_fewer}cut clips of more --frames or a larger --size, or "
+        "train without discriminators by --loss.adversarial 0"
+    )
+
+
+def _takes(config: DiscriminatorConfig, frames: int, height: int, width: int) -> bool:
+    """Whether the discriminators take a clip: they are tried on one without numbers."""
+    with torch.device("meta"):
+        nets, clip_BCTHW = Discriminators(config), torch.empty(1, 3, frames, height, width)
+        try:
+            nets(clip_BCTHW, torch.zeros(1, dtype=torch.int64))
+        except RuntimeError:
+            return False
+    return True

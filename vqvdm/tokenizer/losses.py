@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vqvdm.ranges import NotNegative, Share
 from vqvdm.tokenizer.discriminator import Judgement
 
 
@@ -19,20 +20,20 @@ from vqvdm.tokenizer.discriminator import Judgement
 class LossConfig:
     """Weights of the losses. The discriminators start late, with a weight that grows."""
 
-    l1: float = 1.0
-    l2: float = 1.0
-    vq: float = 1.0
-    adversarial: float = 0.1
+    l1: NotNegative = 1.0
+    l2: NotNegative = 1.0
+    vq: NotNegative = 1.0
+    adversarial: NotNegative = 0.1
     """Norm of the adversarial gradient, as a share of that of the reconstruction."""
-    adversarial_start: float = 0.6
+    adversarial_start: Share = 0.6
     """Share of the training after which the discriminators start."""
-    adversarial_ramp: float = 0.2
+    adversarial_ramp: NotNegative = 0.2
     """Share of the training over which their weight grows to the full one."""
-    perceptual: float = 1.0
+    perceptual: NotNegative = 1.0
     """Weight of the perceptual loss, if a network for it is given."""
-    feature_matching: float = 0.0
+    feature_matching: NotNegative = 0.0
     """Weight of the feature-matching loss, relative to the adversarial loss."""
-    lecam: float = 0.01
+    lecam: NotNegative = 0.01
     """Weight of the LeCAM regulariser."""
 
 

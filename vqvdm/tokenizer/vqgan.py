@@ -26,6 +26,7 @@ from vqvdm.layers import (
     product,
     zero_last,
 )
+from vqvdm.ranges import Count, CountFrom0, check_ranges
 from vqvdm.tokenizer.quantize import Codebook, FiniteScalar, Quantized, Quantizer
 
 
@@ -33,24 +34,24 @@ from vqvdm.tokenizer.quantize import Codebook, FiniteScalar, Quantized, Quantize
 class VQGANConfig:
     """Shape of the tokenizer."""
 
-    blocks: tuple[Size3, ...] = ((2, 4, 4), (2, 2, 2))
+    blocks: tuple[tuple[Count, Count, Count], ...] = ((2, 4, 4), (2, 2, 2))
     """(t, h, w) blocks folded into channels at each level; their product is the compression."""
-    widths: tuple[int, ...] = (64, 192)
+    widths: tuple[Count, ...] = (64, 192)
     """Channels at each level."""
-    depths: tuple[int, ...] = (2, 2)
+    depths: tuple[CountFrom0, ...] = (2, 2)
     """Residual blocks at each level."""
-    decoder_widths: tuple[int, ...] | None = None
+    decoder_widths: tuple[Count, ...] | None = None
     """Channels at each level of the decoder; by default the encoder's."""
-    decoder_depths: tuple[int, ...] | None = None
+    decoder_depths: tuple[CountFrom0, ...] | None = None
     """Residual blocks at each level of the decoder; by default the encoder's."""
     factorised: bool = False
     """Split 3x3x3 convolutions into 1x3x3 and 3x1x1."""
     quantizer: Literal["vq", "fsq"] = "vq"
-    levels: tuple[int, ...] = (8, 8, 8)
+    levels: tuple[Count, ...] = (8, 8, 8)
     """FSQ levels, one for each latent channel."""
-    codebook_size: int = 1024
+    codebook_size: Count = 1024
     """VQ codes."""
-    codebook_channels: int = 3
+    codebook_channels: Count = 3
     """VQ latent channels."""
     cosine: bool = False
     """Compare VQ codes by direction alone."""
@@ -66,6 +67,9 @@ class VQGANConfig:
 
     def check(self) -> None:
         """`UserError` unless every level is described and FSQ has at least 2 levels a channel."""
+        check_ranges(self)
+        if not self.blocks:
+            raise UserError("blocks describe levels: give at least one")
         described = (self.widths, self.depths, self.decoder_widths, self.decoder_depths)
         if any(shape is not None and len(shape) != len(self.blocks) for shape in described):
             raise UserError("blocks, widths and depths describe levels: give as many of each")

@@ -9,7 +9,13 @@ import pytest
 
 from pipelines.cluster import placement
 from pipelines.cluster.devices import Devices
-from pipelines.encode_latents import Pool, _differing, augment_there, precision_of
+from pipelines.encode_latents import (
+    Pool,
+    _differing,
+    augment_there,
+    encode_latents,
+    precision_of,
+)
 from pipelines.io import storage
 from pipelines.latents.encoder import Origin, spec_hash
 from pipelines.latents.settings import EncodeLatents
@@ -18,6 +24,14 @@ from vqvdm.errors import UserError
 ORIGIN = Origin("weights", "clips")
 AUTO = EncodeLatents(batch_size=4)
 SPEC = {"frames": 16, "size": 128}
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_clips_for_validation_alone_are_refused(tmp_path: Path, dry_run: bool) -> None:
+    """The mean over training clips would be no number."""
+    storage.publish_json({"counts": {"val": 3}}, f"{tmp_path}/clips/index.json")
+    with pytest.raises(UserError, match=r"clips has no training clips.*lower --val-fraction"):
+        encode_latents(EncodeLatents(root=str(tmp_path), dry_run=dry_run))
 
 
 def test_a_precision_that_is_set_stays() -> None:

@@ -2,23 +2,27 @@
 
 import json
 import math
-from dataclasses import FrozenInstanceError, asdict, replace
+from dataclasses import FrozenInstanceError, asdict, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
 from pipelines.demo.settings import DemoVideos
-from pipelines.evaluation.settings import Evaluate
+from pipelines.evaluation.settings import Evaluate, TrainDetector
+from pipelines.inspection.settings import InspectData
 from pipelines.io.workspace import changed
 from pipelines.latents.settings import EncodeLatents
+from pipelines.recipes.presets import PRESETS, Preset, settings
 from pipelines.sampling.settings import Sample
 from pipelines.settings import Job
 from pipelines.sharding.settings import Filters, Limits, ShardVideos
-from pipelines.training.settings import TrainLDM, TrainVQGAN
+from pipelines.training.settings import DistillLDM, TrainLDM, TrainVQGAN
 from vqvdm.diffusion.objectives import ObjectiveConfig
 from vqvdm.diffusion.samplers import SamplingOptions
+from vqvdm.diffusion.unet import UNetConfig
 from vqvdm.errors import UserError
+from vqvdm.ranges import numbers, range_of
 from vqvdm.tokenizer.discriminator import DiscriminatorConfig
 from vqvdm.tokenizer.vqgan import VQGANConfig
 
@@ -53,6 +57,9 @@ JOBS: list[type[Job]] = [
     TrainLDM,
     Sample,
     Evaluate,
+    DistillLDM,
+    InspectData,
+    TrainDetector,
 ]
 
 
@@ -103,8 +110,57 @@ def test_what_cannot_be_is_refused(job: Any, field: str, value: Any) -> None:
     ],
 )
 def test_impossible_sampling_is_refused(job: Any, field: str, value: Any) -> None:
-    with pytest.raises(UserError, match=f"^{field} is "):
+    with pytest.raises(UserError, match=f"^(--)?{field.replace('_', '[_-]')} "):
         job(**{field: value}).check()
+
+
+def _with(config: Any, name: str, value: Any) -> Any:
+    """The same with another value of a field by its dotted name; of a tuple, in all places."""
+    first, _, rest = name.partition(".")
+    now = getattr(config, first)
+    if rest:
+        value = _with(now, rest, value)
+    elif isinstance(now, tuple):
+        value = tuple((value,) * len(each) if isinstance(each, tuple) else value for each in now)
+    return replace(config, **{first: value})
+
+
+def _with_every_option(kind: Any) -> Any:
+    """Settings in which the numbers that may be absent are there."""
+    config = kind()
+    for name, hint in get_type_hints(type(config), include_extras=True).items():
+        bare = [get_args(part)[0] if get_args(part) else part for part in get_args(hint)]
+        if getattr(config, name, 0) is None and {int, float} & set(bare):
+            config = replace(config, **{name: 16})
+    return config
+
+
+JOBS_OF_NUMBERS = [*JOBS, lambda: VQGANConfig(decoder_widths=(8, 8), decoder_depths=(1, 1))]
+JOBS_OF_NUMBERS += [lambda: UNetConfig(joint_attention_from=1), SamplingOptions]
+
+
+@pytest.mark.parametrize("kind", JOBS_OF_NUMBERS)
+def test_every_number_has_a_range_and_is_refused_outside_of_it(kind: Any) -> None:
+    config = _with_every_option(kind)
+    found = list(numbers(config))
+    assert found
+    for name, of_type, _ in found:
+        allowed = range_of(of_type)
+        assert allowed is not None, f"{name} of {type(config).__name__} has no range"
+        below = allowed.least if allowed.open_below else allowed.least - 1
+        outside = [-1 if allowed.zero else below, -math.inf, math.nan, math.inf]
+        if allowed.most < math.inf:
+            outside.append(allowed.most if allowed.open_above else allowed.most + 1)
+        for value in outside:
+            words = name.replace("_", "[_-]").replace(".", r"\.")
+            with pytest.raises(UserError, match=f"^(--)?{words} must"):
+                _with(config, name, value).check()
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_is_in_range(preset: str) -> None:
+    for job in fields(Preset):
+        settings(preset, job.name).check()
 
 
 def test_sampling_options_come_from_the_flags() -> None:
@@ -118,9 +174,18 @@ def test_sampling_options_come_from_the_flags() -> None:
     [
         (TrainVQGAN(model=VQGANConfig(quantizer="fsq", levels=(8, 1))), "FSQ levels"),
         (TrainVQGAN(model=VQGANConfig(depths=(1,))), "as many of each"),
-        (TrainLDM(objective=ObjectiveConfig(class_dropout=1.5)), "class_dropout is 1.5"),
-        (TrainLDM(objective=ObjectiveConfig(class_dropout=float("nan"))), "class_dropout is nan"),
-        (TrainLDM(objective=ObjectiveConfig(name="v", min_snr=0.0)), "min_snr is 0.0"),
+        (
+            TrainLDM(objective=ObjectiveConfig(class_dropout=1.5)),
+            r"--objective.class-dropout must lie in \[0, 1\], not 1.5",
+        ),
+        (
+            TrainLDM(objective=ObjectiveConfig(class_dropout=float("nan"))),
+            "--objective.class-dropout must .* not nan",
+        ),
+        (
+            TrainLDM(objective=ObjectiveConfig(name="v", min_snr=0.0)),
+            "--objective.min-snr must be above 0",
+        ),
     ],
 )
 def test_impossible_models_are_refused_before_anything_starts(config: Any, said: str) -> None:

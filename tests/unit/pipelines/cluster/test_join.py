@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import socket
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -67,6 +68,33 @@ def test_a_machine_too_busy_to_start_ray_is_told(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(ray, "init", refuse)
     with pytest.raises(UserError, match="did not start within 30 s, as this machine is too busy"):
         cluster.join_ray()
+
+
+def test_processes_of_an_own_ray_leave_the_session(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A signal to the driver's process group does not reach them."""
+    sessions = []
+
+    def start(**_: object) -> None:
+        # As Ray starts its processes: with a function that runs in the child.
+        for _ in range(2):
+            with subprocess.Popen(["cat"], stdin=subprocess.PIPE, preexec_fn=lambda: None) as child:
+                sessions.append((os.getsid(child.pid), os.getpgid(child.pid), child.pid))
+
+    remember(monkeypatch, tmp_path, "")
+    monkeypatch.setenv("RAY_GCS_SERVER_PORT", "0")  # so that it is restored afterwards
+    monkeypatch.setattr(ray, "init", start)
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="here"))
+    cluster.join_ray()
+    assert len(sessions) == 2
+    assert all(session == group == pid for session, group, pid in sessions)
+    sessions.clear()
+    start()  # after Ray has started
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    cluster.join_ray()  # a cluster that runs
+    assert {session for session, *_ in sessions} == {os.getsid(0)}
+    assert {group for _, group, _ in sessions} == {os.getpgrp()}
 
 
 def test_a_submitted_job_brings_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -263,9 +263,9 @@ def test_what_a_student_cannot_do_is_said(generator: VideoGenerator) -> None:
         ({"intervals": 6}, "--intervals 6: give a power of two"),
         ({"intervals": 1}, "--intervals 1: give a power of two"),
         ({"teacher_steps": 0}, "--teacher-steps must be at least 1"),
-        ({"class_dropout": 1.5}, "--class-dropout 1.5"),
+        ({"class_dropout": 1.5}, "--class-dropout must lie in .* not 1.5"),
         ({"sampling_steps": 8}, "steps is 8: .* 1, 2 or 4 steps"),
-        ({"guidance": -1.0}, "guidance is -1.0"),
+        ({"guidance": -1.0}, "--guidance must be at least 0, not -1.0"),
         ({"guidance_interval": (0.8, 0.2)}, "guidance_interval"),
     ],
 )

@@ -103,14 +103,6 @@ def test_a_system_that_tells_no_memory_is_believed(monkeypatch: pytest.MonkeyPat
     assert words == "about 2 minutes on the cores here, 0.1 s a step"
 
 
-def test_without_clips_nothing_is_foreseen() -> None:
-    class Empty:
-        def loader(self, split: str, **_: Any) -> None:
-            return None
-
-    assert foreseen(TrainLDM(), lambda *_: pytest.fail("no data"), Empty(), 1, CPU) == ""
-
-
 @pytest.mark.parametrize(
     ("step_s", "steps", "words"),
     [

@@ -44,10 +44,23 @@ def without_onednn() -> Iterator[None]:
         yield
 
 
-def single(dtype: torch.dtype) -> tuple[nn.Parameter, Optimiser]:
+def single(dtype: torch.dtype, clip: float = 1.0) -> tuple[nn.Parameter, Optimiser]:
     weight = nn.Parameter(torch.ones(2))
     adamw = torch.optim.AdamW([weight], fused=True)
-    return weight, Optimiser(adamw, World(dtype=dtype), clip=1.0)
+    return weight, Optimiser(adamw, World(dtype=dtype), clip)
+
+
+def test_a_clip_of_0_clips_nothing_and_skips_what_is_not_finite() -> None:
+    weight = nn.Parameter(torch.zeros(2))
+    optimiser = Optimiser(torch.optim.SGD([weight]), World(), clip=0.0)
+    optimiser.backward((weight * torch.tensor([30.0, -40.0])).sum())
+    assert step_together((optimiser, 0.1))
+    assert weight.tolist() == pytest.approx([-3.0, 4.0])
+    assert optimiser.metrics()["gradient_norm"] == 50
+    optimiser.backward((weight * torch.tensor([1.0, math.inf])).sum())
+    assert not step_together((optimiser, 0.1))
+    assert weight.tolist() == pytest.approx([-3.0, 4.0])
+    assert optimiser.metrics()["skipped_steps"] == 1
 
 
 @DTYPES

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from pipelines.training.settings import TrainLDM
+from pipelines.recipes.presets import settings
+from pipelines.training.settings import TrainLDM, TrainVQGAN
 from vqvdm.diffusion.dit import DiTConfig
 from vqvdm.diffusion.lora import LoRAConfig
 from vqvdm.errors import UserError
@@ -21,7 +22,7 @@ from vqvdm.errors import UserError
         ({"steps": -1}, "--steps must be at least 1, or 0"),
         ({"epochs": 0.0}, "--epochs must be above 0"),
         ({"steps_between": (5, 4)}, "--steps-between: give two numbers"),
-        ({"steps_between": (0, 4)}, "--steps-between: give two numbers"),
+        ({"steps_between": (0, 4)}, "--steps-between must be at least 1"),
         ({"loader_threads": 0}, "--loader-threads must be at least 1"),
         ({"min_workers": 2}, "--num-workers at least as many"),
         ({"min_workers": 0, "num_workers": 2}, "--min-workers must be at least 1"),
@@ -72,3 +73,14 @@ def test_steps_may_be_left_to_the_number_of_clips(clips: int, steps: int) -> Non
     config.check()
     assert config.for_clips(clips).steps == steps
     assert replace(config, steps=5).for_clips(clips).steps == 5
+
+
+def test_four_frames_are_refused_before_a_training_where_discriminators_join() -> None:
+    config = settings("own", "train_vqgan")
+    assert isinstance(config, TrainVQGAN)
+    config.check_clips(8, 128)
+    with pytest.raises(UserError, match=r"clips of 4 frames .*--discriminator\.levels 3"):
+        config.check_clips(4, 128)
+    replace(config, loss=replace(config.loss, adversarial=0.0)).check_clips(4, 128)
+    with pytest.raises(UserError, match="do not divide by 4"):
+        config.check_clips(6, 128)

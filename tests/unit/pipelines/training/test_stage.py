@@ -11,6 +11,7 @@ import pytest
 
 from pipelines.cluster.devices import Devices
 from pipelines.io import storage
+from pipelines.io.markers import Marker
 from pipelines.training import stage as page
 from pipelines.training.checkpoints import Checkpoints
 from pipelines.training.settings import TrainLDM, TrainVQGAN
@@ -19,12 +20,20 @@ from pipelines.training.trainer import Data, Plan
 from vqvdm.errors import StoppedError, UserError
 
 
+class Clips(Data):
+    """Data of four clips, of which there are no files."""
+
+    @property
+    def samples(self) -> int:
+        return 4
+
+
 def stage(clips: str, **changes: Any) -> Stage:
     return Stage(
         name="train_vqgan",
         config=TrainVQGAN(**changes),
         method=lambda *_: None,  # type: ignore[arg-type, return-value]
-        data=Data("clips", [], "shard_videos", None),
+        data=Clips("clips", [], "shard_videos", None),
         folder="root/vqgan/base",
         inputs={"clips": clips},
         lineage={},
@@ -86,6 +95,22 @@ def test_a_training_does_not_delete_what_it_begins_with(tmp_path: Path) -> None:
         run_stage(asked)
 
 
+@pytest.mark.parametrize("dry_run", [True, False])
+@pytest.mark.parametrize("steps", [0, 7])
+def test_clips_for_validation_alone_are_refused(
+    dry_run: bool, steps: int, tmp_path: Path, trainings: list[list[str]]
+) -> None:
+    val = Marker("val-000000", "", 1, ["a", "b"], [], "", "")
+    asked = replace(
+        stage("a", dry_run=dry_run, steps=steps),
+        data=Data("clips", [val], "shard_videos", None),
+        folder=str(tmp_path),
+    )
+    with pytest.raises(UserError, match=r"^clips has no training clips.*lower --val-fraction"):
+        run_stage(asked)
+    assert trainings == [] and list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(("workers", "parts", "near"), [(2, 1, 4), (3, 2, 6), (8, 1, 8)])
 def test_a_batch_that_does_not_divide_is_refused_with_one_that_does(
     workers: int, parts: int, near: int
@@ -107,6 +132,7 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     monkeypatch.setattr(page, "choose_devices", lambda request: Devices())
     monkeypatch.setattr(page, "start_run", lambda *_: nullcontext(SimpleNamespace(uri="", id="")))
     monkeypatch.setattr(page, "fit", note)
+    monkeypatch.setattr(page, "foreseen", lambda *_: "a minute")
     monkeypatch.setattr("pipelines.io.lock.SETTLE_S", 0.0)
     return begun
 

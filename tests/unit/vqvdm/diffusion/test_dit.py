@@ -64,9 +64,9 @@ def test_the_frame_rate_reaches_attention(attention: str) -> None:
         ({"head_width": 7}, "heads of 7"),
         ({"head_width": 4}, "at least 6"),
         ({"head_width": 12}, "divides the width"),
-        ({"depth": 0}, "depth is 0"),
-        ({"patch": 0}, "patch is 0"),
-        ({"mlp_ratio": 0}, "mlp_ratio is 0"),
+        ({"depth": 0}, "depth must be at least 1"),
+        ({"patch": 0}, "patch must be at least 1"),
+        ({"mlp_ratio": 0}, "mlp_ratio must be at least 1"),
     ],
 )
 def test_shapes_that_cannot_be_are_refused(change: dict[str, Any], said: str) -> None:

@@ -181,7 +181,7 @@ def test_a_rank_of_the_nets_width_is_refused(config: DenoiserConfig) -> None:
 
 @pytest.mark.parametrize(
     ("config", "words"),
-    [(LoRAConfig(-1), "--lora.rank must be"), (LoRAConfig(8, 0), "--lora.alpha must be")],
+    [(LoRAConfig(-1), "^rank must be"), (LoRAConfig(8, 0), "^alpha must be")],
 )
 def test_what_makes_no_sense_is_refused(config: LoRAConfig, words: str) -> None:
     with pytest.raises(UserError, match=words):

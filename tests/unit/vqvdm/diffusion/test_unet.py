@@ -79,7 +79,7 @@ def test_every_block_is_residual_then_spatial_then_temporal(multipliers: tuple[i
     [
         ({"depths": (1,)}, "as many of each"),
         ({"width": 9}, "odd"),
-        ({"head_width": 0}, "head_width is 0"),
+        ({"head_width": 0}, "head_width must be at least 1"),
         ({"width": 50}, "do not divide 100"),
         ({"width": 18, "head_width": 9, "joint_attention_from": 1}, "are 9 wide"),
         ({"head_width": 4, "joint_attention_from": 1}, "are 4 wide"),

@@ -1,10 +1,18 @@
 """The discriminators judge patches, at the full frame rate first, and can learn to."""
 
+import re
+from dataclasses import replace
+
 import pytest
 import torch
 
 from vqvdm.errors import UserError
-from vqvdm.tokenizer.discriminator import DiscriminatorConfig, Discriminators, PatchDiscriminator
+from vqvdm.tokenizer.discriminator import (
+    DiscriminatorConfig,
+    Discriminators,
+    PatchDiscriminator,
+    refuse_small,
+)
 from vqvdm.tokenizer.losses import discriminator_hinge
 
 FIRST = torch.zeros(4, dtype=torch.long)
@@ -92,3 +100,30 @@ def test_the_generator_hears_of_it() -> None:
     net(y_BCTHW, FIRST[:1]).logits[0].mean().backward()
     assert y_BCTHW.grad is not None
     assert (y_BCTHW.grad.abs().sum(dim=(0, 1, 3, 4)) > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("levels", "frames", "size"),
+    [(4, 4, 64), (3, 4, 64), (4, 8, 64), (4, 16, 8), (3, 16, 8), (3, 16, 16), (2, 1, 32)],
+)
+@pytest.mark.parametrize("stride", [2, 4])
+def test_clips_are_refused_that_the_nets_cannot_take(
+    levels: int, frames: int, size: int, stride: int
+) -> None:
+    def fits(config: DiscriminatorConfig) -> bool:
+        nets, x_BCTHW = Discriminators(config), torch.zeros(2, 3, frames, size, size)
+        try:
+            sum(logits.mean() for logits in nets(x_BCTHW, torch.zeros(2).long()).logits).backward()
+        except RuntimeError:
+            return False
+        return True
+
+    config = DiscriminatorConfig(4, levels, stride)
+    if fits(config):
+        refuse_small(config, frames, size, size)
+        return
+    with pytest.raises(UserError, match=rf"{frames} frames of {size}x{size} are too small") as told:
+        refuse_small(config, frames, size, size)
+    advice = re.search(r"--discriminator\.levels (\d)", str(told.value))
+    fewer = [n for n in range(1, levels) if fits(replace(config, levels=n))]
+    assert [int(each) for each in advice.groups()] == fewer[-1:] if advice else not fewer
