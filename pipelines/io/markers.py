@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -19,6 +20,11 @@ from pipelines.io.readers import read_all
 from vqvdm.errors import UserError
 
 SPLITS = ("train", "val")
+
+SHARD_FILES = re.compile(
+    rf"({'|'.join(SPLITS)})-(\d{{6,}}|[0-9a-f]{{16}})\.(tar|json)|index\.json|{lock.FILES}"
+)
+"""Names of the files of a folder of shards."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,11 @@ class Marker:
 
 def shard_name(split: str, index: int) -> str:
     return f"{split}-{index:06d}"
+
+
+def span_shard_name(split: str, id: int) -> str:
+    """The name of the shard of one span of a large file."""
+    return f"{split}-{id:016x}"
 
 
 def read_marker(folder: str, name: str) -> Marker | None:
