@@ -22,7 +22,7 @@ from vqvdm.errors import UserError
 SPLITS = ("train", "val")
 
 SHARD_FILES = re.compile(
-    rf"({'|'.join(SPLITS)})-[0-9a-f]{{6,}}\.(tar|json)|index\.json|{lock.FILES}"
+    rf"({'|'.join(SPLITS)})-(\d{{6,}}|[0-9a-f]{{16}})\.(tar|json)|index\.json|{lock.FILES}"
 )
 """Names of the files of a folder of shards."""
 
@@ -57,6 +57,11 @@ class Marker:
 
 def shard_name(split: str, index: int) -> str:
     return f"{split}-{index:06d}"
+
+
+def span_shard_name(split: str, id: int) -> str:
+    """The name of the shard of one span of a large file."""
+    return f"{split}-{id:016x}"
 
 
 def read_marker(folder: str, name: str) -> Marker | None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.io.markers import SPLITS, shard_name
+from pipelines.io.markers import SPLITS, shard_name, span_shard_name
 from pipelines.sharding.source_table import SourceTable
 from vqvdm.errors import UserError
 
@@ -63,9 +63,8 @@ class Place:
 
     @property
     def name(self) -> str:
-        if self.is_span:
-            return f"{self.split}-{self.index:016x}"
-        return shard_name(self.split, self.index)
+        name = span_shard_name if self.is_span else shard_name
+        return name(self.split, self.index)
 
 
 def assign_shards(

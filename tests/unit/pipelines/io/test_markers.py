@@ -15,6 +15,7 @@ from pipelines.io.markers import (
     is_intact,
     load_markers,
     read_marker,
+    span_shard_name,
     untouched,
 )
 from tests.small_shards import SAMPLES, write_shard
@@ -93,7 +94,7 @@ def test_an_invalid_marker_counts_as_missing(tmp_path: Path, garbage: bytes) -> 
 
 
 def test_the_index_and_the_named_are_kept(tmp_path: Path) -> None:
-    for name in ("train-000000", "train-000001", "val-000000"):
+    for name in ("train-000000", "train-000001", "val-000000", span_shard_name("train", 77)):
         write_shard(tmp_path, list(SAMPLES), name)
     storage.publish_json({}, f"{tmp_path}/index.json")
     (tmp_path / ".abc.part").write_bytes(b"half")
