@@ -109,7 +109,7 @@ def test_a_detector_of_ones_own(evaluated: Evaluated) -> None:
     assert "there already, verified" in run_job("train_detector", *flags).figure
     assert "--overwrite" in run_job("train_detector", *flags, "--seed", 1).stderr
     more = ("--detector", "own", "--metrics", "fvd,is", "--repeats", 2, "--overwrite")
-    more += ("--fps", 8)
+    more += ("--fps", 16)
     before = Path(evaluated.page).read_bytes(), storage.walk(f"{evaluated.root}/features")
     outcome = run_job("evaluate", "--root", evaluated.root, *SMALL, *ALL, *more)
     try:
@@ -119,7 +119,7 @@ def test_a_detector_of_ones_own(evaluated: Evaluated) -> None:
         assert 1 <= result["metrics"]["is_own"] <= 10
         assert result["estimates"]["fvd_own"]["repeats"] == 2
         assert result["protocol"]["classifier"]["name"] == "own"
-        assert result["protocol"]["real_fps"] == result["protocol"]["fps"] == [8]
+        assert result["protocol"]["real_fps"] == result["protocol"]["fps"] == [16]
         assert result["protocol"]["real_clips"] == 70
     finally:
         Path(evaluated.page).write_bytes(before[0])

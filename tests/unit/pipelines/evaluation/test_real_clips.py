@@ -105,6 +105,13 @@ def test_candidates_for_the_floor_have_the_classes_of_the_real_clips() -> None:
         Evaluate(num_real=60), {}, {"spec": {"rates": [None]}}, "", "", False, None, None, None
     )
     assert Counter(ref.source[0] for ref in draw_real(inputs, markers, rows)[1]) == labels[0]
+    # Where one of three rates is left out, there are two to match.
+    spec = {"spec": {"rates": [8.0, 16.0, 24.0]}}
+    config = Evaluate(num_real=40, fps="8,16")
+    inputs = Inputs(config, {}, spec, "", "", False, None, None, None)
+    among = frozenset(ref for ref in draw(markers, rows, "clips", None, 0) if ref.ordinal < 3)
+    real, others = draw_real(inputs, markers, rows, among)
+    assert (len(real), len(others)) == (40, 80) and {*real, *others} < among
 
 
 def test_the_floor_has_the_proportions_of_the_real_clips() -> None:
