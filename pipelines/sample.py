@@ -9,6 +9,7 @@ Actors publish the videos themselves. A job that was killed goes on with the bat
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import ray
 
+from pipelines.cluster.devices import Devices
 from pipelines.cluster.join import set_up_ray_data
 from pipelines.cluster.placement import choose_devices, describe_devices
 from pipelines.io import checksums, lock, storage, workspace
@@ -33,6 +35,7 @@ from pipelines.sampling.conditions import (
 )
 from pipelines.sampling.settings import Sample
 from pipelines.sampling.worker import (
+    BATCHES,
     PublishingWorker,
     Request,
     SampleBatch,
@@ -54,13 +57,21 @@ from vqvdm.windows import spread
 
 SETTINGS = "settings.json"
 """What the samples of a folder were made by."""
+FILES = re.compile(
+    rf"[^/]+/\d{{5,}}\.mp4|{BATCHES}/[^/]+|{SETTINGS}|grid\.gif|samples\.jsonl|{lock.FILES}"
+)
+"""Names of the files of a folder of samples."""
 GRID = 16, 8
 """Rows and columns of the grid at most."""
 
 
-def sampling_graph(config: Sample, batches: Sequence[SampleBatch]) -> Any:
+def devices_for(config: Sample, batches: Sequence[SampleBatch]) -> Devices:
+    """Join the cluster, and wait for what the batches are made on."""
+    return choose_devices(replace(config.request(), at_most=len(batches)))
+
+
+def sampling_graph(config: Sample, batches: Sequence[SampleBatch], devices: Devices) -> Any:
     """A Ray dataset that has the batches made, and yields the rows of their videos."""
-    devices = choose_devices(replace(config.request(), at_most=len(batches)))
     set_up_ray_data(ray.data.DataContext.get_current())
     bundle = config.workspace.ldm(config.ldm)
     # Rows are numbers, which Ray passes on without pickling.
@@ -170,9 +181,13 @@ def sample(config: Sample) -> str:
             publish_condition(folder, number, clip, config.fps)
             for number, clip in enumerate(read_conditions(conditions, config, shape))
         ]
+        devices = None
         if done:
-            storage.keep_only(folder, [lock.NAME, *given])
-        rows = sorted(make_samples(config, batches, run), key=lambda row: row["file"])
+            # So is what the cluster lacks.
+            devices = devices_for(config, batches)
+            storage.keep_only(folder, [lock.NAME, *given], FILES)
+        made = make_samples(config, batches, run, devices)
+        rows = sorted(made, key=lambda row: row["file"])
         picture = (
             grid_beside_conditions(folder, requests, config, shape)
             if conditions
@@ -185,7 +200,7 @@ def sample(config: Sample) -> str:
         listing = "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows)
         storage.publish_bytes(listing.encode(), storage.join(folder, "samples.jsonl"))
         published = [lock.NAME, SETTINGS, "grid.gif", "samples.jsonl", *(r["file"] for r in rows)]
-        storage.keep_only(folder, published)
+        storage.keep_only(folder, published, FILES)
         run.output(recipe)
     return f"{len(rows)} videos, {storage.join(folder, 'grid.gif')}"
 
@@ -199,8 +214,13 @@ def refuse_other(config: Sample, folder: str, found: str, wanted: str, ldm: str)
     workspace.refuse_other(folder, found, wanted, differing, "--output")
 
 
-def make_samples(config: Sample, batches: Sequence[SampleBatch], run: Run) -> Iterator[dict]:
-    """The rows of all videos: first those that a job that was killed left, then the new ones."""
+def make_samples(
+    config: Sample, batches: Sequence[SampleBatch], run: Run, devices: Devices | None = None
+) -> Iterator[dict]:
+    """The rows of all videos: first those that a job that was killed left, then the new ones.
+
+    `devices` are those for all batches, if they are chosen already.
+    """
     progress = Progress("videos", sum(len(batch.requests) for batch in batches), log=run.progress)
     left = []
     for batch in batches:
@@ -212,7 +232,7 @@ def make_samples(config: Sample, batches: Sequence[SampleBatch], run: Run) -> It
         yield from rows
     if not left:
         return
-    for made in sampling_graph(config, left).iter_rows():
+    for made in sampling_graph(config, left, devices or devices_for(config, left)).iter_rows():
         batch, rows = left[made["batch"]], json.loads(made["rows"])
         for row, request in zip(rows, batch.requests, strict=True):
             if request.number == 0:

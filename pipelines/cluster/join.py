@@ -60,6 +60,14 @@ def join_ray(trains: bool = False) -> None:
             f"this Python or Ray is not the cluster's: {' '.join(words[2:])}: use the cluster's "
             "versions here, or `ray job submit`, which starts the job with them"
         ) from error
+    except Exception as error:
+        # Of no type of its own: after half a minute Ray no longer waits for its processes.
+        if "timed out during startup" not in str(error):
+            raise
+        raise UserError(
+            "Ray's processes did not start within 30 s, as this machine is too busy: try again "
+            "when it is less so"
+        ) from error
 
 
 def is_own_ray() -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -19,6 +20,9 @@ from pipelines.io.readers import read_all
 from vqvdm.errors import UserError
 
 SPLITS = ("train", "val")
+
+SHARD_FILES = re.compile(rf"({'|'.join(SPLITS)})-\d{{6,}}\.(tar|json)|index\.json|{lock.FILES}")
+"""Names of the files of a folder of shards."""
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,10 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
-import math
 import os
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,7 +21,6 @@ from fsspec.callbacks import Callback
 
 from pipelines.io import room
 from pipelines.io.connection import is_no_bucket, store_of
-from pipelines.io.readers import READERS
 from pipelines.io.scratch import scratch
 from vqvdm.errors import UserError
 
@@ -250,52 +247,6 @@ def _etags(file: BinaryIO, part: int) -> set[str]:
         parts.append(hashlib.md5(block, usedforsecurity=False).digest())
     together = hashlib.md5(b"".join(parts), usedforsecurity=False).hexdigest()
     return {whole.hexdigest(), f"{together}-{len(parts)}"}
-
-
-def listed(fs: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every object below a prefix: its name there, and what the listing says of it.
-
-    S3 is listed a page at a time; other stores give their listing as a whole. Names that end in a
-    slash are left out: such objects stand for folders, and are made by consoles.
-    """
-    found: Iterator[tuple[str, dict[str, Any]]]
-    if is_s3(fs):
-        found = chain.from_iterable(_pages(fs, path))
-    else:
-        base, infos = path.rstrip("/"), fs.find(path, detail=True)
-        files = ((name, info) for name, info in infos.items() if info["type"] == "file")
-        found = ((name[len(base) :].lstrip("/"), info) for name, info in files)
-    yield from ((name, info) for name, info in found if name and not name.endswith("/"))
-
-
-def listed_among(
-    fs: Any, path: str, names: Collection[str]
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """As `listed`, the objects of these names right below a prefix of S3, as far as the pages take
-    no longer than asking for each name would: what else lies there may be any number."""
-    wanted, last = set(names), max(names)
-    # Whatever lies between the beginning of a name and the name comes too.
-    begin = {"Delimiter": "/", "after": min(names)[:-1]}
-    for page in islice(_pages(fs, path, **begin), math.ceil(len(names) / READERS)):
-        yield from (each for each in page if each[0] in wanted)
-        if page and page[-1][0] >= last:
-            return
-
-
-def _pages(
-    fs: Any, path: str, after: str = "", **options: str
-) -> Iterator[list[tuple[str, dict[str, Any]]]]:
-    """The objects of each page of a listing of S3."""
-    bucket, key, _ = fs.split_path(path)
-    prefix = f"{key.rstrip('/')}/" if key else ""
-    if after:
-        options["StartAfter"] = prefix + after
-    page: dict[str, Any] = {"IsTruncated": True}
-    while page.get("IsTruncated"):
-        page = fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, **options)
-        options["ContinuationToken"] = page.get("NextContinuationToken", "")
-        found = page.get("Contents", ())
-        yield [(info["Key"][len(prefix) :], info | {"size": info["Size"]}) for info in found]
 
 
 def abort_uploads(fs: Any, path: str) -> None:

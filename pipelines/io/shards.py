@@ -13,8 +13,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
-import webdataset as wds
-
 from pipelines.io import room, storage
 from pipelines.io.markers import Marker
 from pipelines.io.scratch import scratch
@@ -46,6 +44,14 @@ def _plain_files(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
         if not member.isreg() or member.issparse():
             raise tarfile.ReadError(f"{member.name} is no plain file")
         yield member
+
+
+def _member(name: str, size: int) -> tarfile.TarInfo:
+    """The header of a member, as `webdataset.TarWriter` writes it, which nothing here needs else:
+    importing it loads PyTorch, which takes each worker seconds and 200 MB."""
+    member = tarfile.TarInfo(name)
+    member.size, member.mode, member.uname, member.gname = size, 0o444, "bigdata", "bigdata"
+    return member
 
 
 class ShardWriter:
@@ -103,10 +109,12 @@ class ShardWriter:
         with (
             room.filling(self._place.parent, wanted, room.SCRATCH_CURE),
             open(tar, "wb", buffering=BUFFER) as file,
-            wds.TarWriter(file, encoder=False, mtime=0) as writer,
+            tarfile.open(fileobj=file, mode="w") as writer,
         ):
             for key in self.keys:
-                writer.write({"__key__": key, **_read(self._spool, self._members[key])})
+                for extension, (offset, size) in sorted(self._members[key].items()):
+                    self._spool.seek(offset)
+                    writer.addfile(_member(f"{key}.{extension}", size), self._spool)
         marker = Marker(
             self.name,
             storage.sha256(str(tar)),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -20,7 +21,7 @@ from typing import Any, BinaryIO
 
 from fsspec.implementations.local import LocalFileSystem
 
-from pipelines.io import disk, object_store, room
+from pipelines.io import disk, listing, object_store, room
 from pipelines.io.checksums import json_bytes
 from pipelines.io.connection import connect, explained, is_local
 from pipelines.io.disk import FileInfo
@@ -61,7 +62,7 @@ def listed(uri: str, folders: bool = False) -> Iterator[FileInfo]:
         if isinstance(fs, LocalFileSystem):
             yield from disk.walk(path, folders)
             return
-        for name, info in object_store.listed(fs, path):
+        for name, info in listing.listed(fs, path):
             # URIs begin as the caller wrote the folder: file systems may write it differently.
             yield FileInfo(join(uri, name), int(info["size"] or 0), _etag(info))
 
@@ -99,7 +100,7 @@ def infos_below(folder: str, names: Collection[str]) -> dict[str, FileInfo]:
         return {}
     try:
         with explained(folder, "list"):
-            found = {join(folder, n): i for n, i in object_store.listed_among(fs, path, names)}
+            found = {join(folder, n): i for n, i in listing.listed_among(fs, path, names)}
     except FileNotFoundError:
         return {}
     except UserError as error:
@@ -135,7 +136,7 @@ def written_below(folder: str) -> dict[str, tuple[int, datetime | None]]:
                 int(info["size"] or 0),
                 next((info[each] for each in TIMES if isinstance(info.get(each), datetime)), None),
             )
-            for name, info in object_store.listed(fs, path)
+            for name, info in listing.listed(fs, path)
         }
 
 
@@ -305,15 +306,20 @@ def discard_unfinished(uri: str) -> None:
                 object_store.abort_uploads(fs, path)
 
 
-def keep_only(folder: str, names: Iterable[str]) -> dict[str, tuple[int, datetime | None]]:
-    """Delete everything below a folder except the named files, also what killed writers left.
+def keep_only(
+    folder: str, names: Iterable[str], made: re.Pattern[str]
+) -> dict[str, tuple[int, datetime | None]]:
+    """Of the files that a job makes, delete all below a folder except the named ones, also what
+    killed writers left.
 
-    Gives what is kept, as `written_below` does.
+    `made` is what the job calls its files: others are somebody else's, and stay. Gives what is
+    kept, as `written_below` does.
     """
     wanted, found = set(names), written_below(folder)
     fs, path = connect(folder)
     # Of each that very file: its name may be the beginning of another one's, which is to be kept.
-    others = [f"{path.rstrip('/')}/{n}" for n in found if n not in wanted]
+    others = [n for n in found if n not in wanted and made.fullmatch(n)]
+    others = [f"{path.rstrip('/')}/{n}" for n in others]
     with explained(folder, "delete"):
         if isinstance(fs, LocalFileSystem):
             for name in others:

@@ -14,7 +14,7 @@ import pytest
 
 from pipelines.io import object_store, storage
 from pipelines.sharding import marker_cache
-from tests.e2e.conftest import KEY, SECRET
+from tests.e2e.conftest import KEY, SECRET, S3Server
 from tests.unit.pipelines.io.test_storage import ODD_NAMES, check_literal
 from tests.unit.pipelines.sharding.test_marker_cache import Root
 
@@ -108,6 +108,24 @@ def test_shards_in_a_bucket_are_known_by_a_listing(
 @pytest.mark.parametrize("odd", ODD_NAMES)
 def test_names_of_objects_are_literal(connected: None, odd: str):
     check_literal(f"s3://bucket/odd-names-{list(ODD_NAMES).index(odd)}", odd, ODD_NAMES[odd])
+
+
+@pytest.mark.e2e
+def test_folders_of_many_pages_are_listed_whole(
+    connected: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    names = [f"train/{label}/{n}.mp4" for label in ("a b", "a", "ä", "z") for n in range(700)]
+    for name in names:
+        (tmp_path / "bucket" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "bucket" / name).write_bytes(b"x")
+    server = S3Server(tmp_path)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
+    server.start()
+    try:
+        found = [file.uri for file in storage.walk("s3://bucket")]
+    finally:
+        server.kill()
+    assert found == sorted(f"s3://bucket/{name}" for name in names)
 
 
 @pytest.mark.e2e

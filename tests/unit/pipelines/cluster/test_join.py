@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import ray
 
 from pipelines.cluster import join as cluster
 from pipelines.cluster.join import find_user_error
@@ -53,6 +54,19 @@ def test_a_machine_without_the_loopback_address_is_told(monkeypatch: pytest.Monk
     monkeypatch.setattr(socket, "create_server", refuse)
     with pytest.raises(UserError, match=r"needs the address 127\.0\.0\.1"):
         cluster.ray_options(own=True)
+
+
+def test_a_machine_too_busy_to_start_ray_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = "timed out during startup"
+    assert words in (Path(ray.__file__).parent / "_private" / "node.py").read_text()
+
+    def refuse(**_: object) -> None:
+        raise Exception(f"The current node {words}. This could happen because")
+
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    monkeypatch.setattr(ray, "init", refuse)
+    with pytest.raises(UserError, match="did not start within 30 s, as this machine is too busy"):
+        cluster.join_ray()
 
 
 def test_a_submitted_job_brings_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
