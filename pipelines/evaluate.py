@@ -129,7 +129,7 @@ class Measured(NamedTuple):
 def measure_model(inputs: Inputs, devices: Devices) -> Measured:
     """Features of real clips, reconstructions and samples, and what they say."""
     config, chosen, wanted = inputs.config, inputs.config.chosen, set(inputs.config.wanted)
-    markers = load_markers(config.workspace.clips, inputs.index, "shard_videos")
+    markers = load_markers(config.workspace.clips, inputs.index, "shard_videos", details=False)
     judged = "accuracy" in wanted and len(inputs.bundle["classes"]) > 1
     metrics = Metrics(strict=config.metrics != "all")
     drawn = draw_clips(inputs, markers)
