@@ -65,6 +65,8 @@ def _train(
         )
         for split in ("train", "val")
     )
+    for words in train.advice():
+        print(words, flush=True)
     net = ClipClassifier(len(classes), config.size).to(device)
     progress = Progress("steps", config.steps)
     losses: list[float] = []
@@ -128,12 +130,13 @@ def train_detector(config: TrainDetector) -> str:
         return f"{folder} is there already, verified"
     markers = load_markers(space.clips, index, "shard_videos")
     refuse_missing(classes, markers)
+    bare = [marker.bare() for marker in markers]
     reading = lock.reading("train_detector", space.clips)
     run_of_job = start_run("train_detector", config, {"clips": index["fingerprint"]})
     devices = choose_devices(one)
     with reading, lock.writing(folder, "train_detector"), run_of_job as run:
         task = ray.remote(num_cpus=1, num_gpus=devices.gpus_per_worker)(_train)
-        made = ray.get(task.remote(config, markers, classes, devices.kind))
+        made = ray.get(task.remote(config, bare, classes, devices.kind))
         uri = storage.join(folder, "detector.pt")
         storage.publish_bytes(made["file"], uri)
         metadata = {

@@ -75,7 +75,7 @@ def _on_pixels(config: TrainLDM, initial: Initial | None) -> Stage:
     spec = clips["spec"]
     config.net.check(spec["size"], spec["size"])
     config.check_frames(spec["frames"])
-    markers = load_markers(space.clips, clips, "shard_videos")
+    markers = load_markers(space.clips, clips, "shard_videos", details=False)
     index = pixel_index(clips, _clips_of(space, spec))
     check_adapters(config, index, initial)
     return Stage(

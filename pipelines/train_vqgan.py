@@ -25,7 +25,7 @@ def train_vqgan(config: TrainVQGAN) -> str:
     index = require(space.clips, "index.json", "shard_videos")
     spec = index["spec"]
     config.check_clips(spec["frames"], spec["size"])
-    markers = load_markers(space.clips, index, "shard_videos")
+    markers = load_markers(space.clips, index, "shard_videos", details=False)
     perceptual = {"perceptual": checksum(config.perceptual)} if config.perceptual else {}
     initial = find_initial(config, "vqgan", space.vqgan(config.name))
     return run_stage(

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
+from numbers import Real
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from vqvdm.errors import UserError
@@ -29,7 +30,10 @@ class Range:
     """What 0 stands for, where it is allowed below `least`: words that go on after "or 0"."""
 
     def __contains__(self, value: Any) -> bool:
-        if not isinstance(value, int | float) or not math.isfinite(value):
+        if not isinstance(value, Real):  # those of NumPy are, too
+            return False
+        value = float(value)
+        if not math.isfinite(value):
             return False
         if self.zero and value == 0:
             return True

@@ -10,9 +10,8 @@ import builtins
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from functools import partial
 from typing import Any, Protocol
 
 from pipelines.io import checksums, lock, storage, workspace
@@ -46,6 +45,10 @@ class Marker:
     @property
     def split(self) -> str:
         return self.name.split("-")[0]
+
+    def bare(self) -> Marker:
+        """The same without details, which are an account of each video in shards of clips."""
+        return replace(self, details={})
 
     def to_json(self) -> builtins.bytes:
         return checksums.json_bytes(vars(self))
@@ -166,9 +169,19 @@ def content_fingerprint(markers: Iterable[_HasSum]) -> str:
     return checksums.fingerprint([marker.sha256 for marker in markers])
 
 
-def load_markers(folder: str, index: dict[str, Any], job: str) -> list[Marker]:
-    """Markers of the shards of an index; `UserError` names the job that repairs a mismatch."""
-    markers = list(read_all(partial(read_marker, folder), index["shards"]))
+def load_markers(
+    folder: str, index: dict[str, Any], job: str, details: bool = True
+) -> list[Marker]:
+    """Markers of the shards of an index; `UserError` names the job that repairs a mismatch.
+
+    Without `details`, which of clips are 2 kB a video, for those who only read samples.
+    """
+
+    def read(name: str) -> Marker | None:
+        marker = read_marker(folder, name)
+        return marker.bare() if marker and not details else marker
+
+    markers = list(read_all(read, index["shards"]))
     for name, marker in zip(index["shards"], markers, strict=True):
         if marker is None:
             raise UserError(

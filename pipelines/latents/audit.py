@@ -56,11 +56,11 @@ def audited(space: Workspace, name: str) -> Latents:
     clip_spec = clips["spec_hash"] if clips else index["origin"]["clip_spec"]
     check_origin(folder, index, markers, Origin(weights, clip_spec))
     if clips and clips["fingerprint"] == index["clips"]:
-        of_clips = load_markers(space.clips, clips, "shard_videos")
+        of_clips = load_markers(space.clips, clips, "shard_videos", details=False)
         check_pairs(folder, markers, of_clips, index.get("augment", "none"))
     elif clips:
         print("note: the clips have changed since the latents were made from them", flush=True)
-    return Latents(folder, index, markers)
+    return Latents(folder, index, [marker.bare() for marker in markers])
 
 
 def weights_of(folder: str, config: dict[str, Any]) -> str:

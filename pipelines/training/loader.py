@@ -57,24 +57,32 @@ class Loader:
         decode: Callable[[Members], Arrays],
         threads: int = 2,
         ahead: int = 4,
-        cache_gb: float = 8.0,
+        cache_gb: float | None = None,
         pinned: bool = False,
-        memory_gb: float = 0.0,
+        memory_gb: float | None = 0.0,
         name: str | None = None,
     ) -> None:
-        """`threads` threads read `ahead` batches ahead, `cache_gb` of remote shards are cached,
-        and `pinned` batches are copied to a GPU asynchronously. Samples that are stored as arrays
-        are kept in memory if all fit into `memory_gb`. Loaders of one `name` share what they
+        """`threads` threads read `ahead` batches ahead, `cache_gb` of remote shards are cached
+        (None: half of the disk that is free), and `pinned` batches are copied to a GPU
+        asynchronously. Samples that are stored as arrays are kept in memory if all fit into
+        `memory_gb` (None: half of the node's; 0: never). Loaders of one `name` share what they
         hold."""
         self.markers, self.decode = markers, decode
         self.ahead, self.pinned = ahead, pinned
         self._shards = NodeShards(folder, job, name)
         self.cache: ShardCache | PackedSamples
-        if memory_gb and PackedSamples.fits(self._shards, markers, memory_gb):
+        packs = memory_gb is None or memory_gb > 0
+        self._lacking = PackedSamples.lacking(self._shards, markers, memory_gb) if packs else ""
+        if packs and not self._lacking:
             self.cache = PackedSamples(self._shards, markers, decode)
         else:
             self.cache = ShardCache(self._shards, markers, cache_gb)
         self._pool = ThreadPoolExecutor(threads)
+
+    def advice(self) -> list[str]:
+        """What makes loading dear, and what the user can do, a line each."""
+        cached = self.cache.advice() if isinstance(self.cache, ShardCache) else ""
+        return [words for words in (self._lacking, cached) if words]
 
     def close(self) -> None:
         """Free what is cached. What the loader has given stays valid; it gives nothing more."""

@@ -61,8 +61,9 @@ def train(
             print(f"resuming at step {step}", flush=True)
     elif (taken := method.start()) and world.is_first:
         print(f"--init-from: {taken}", flush=True)
-    keys = KeyLog(checkpoints.place) if config.log_keys else None
-    if keys and world.is_first:
+    # One worker has the keys of all.
+    keys = KeyLog(checkpoints.place) if config.log_keys and world.is_first else None
+    if keys:
         keys.forget_after(step)
     batches = loader.train(config.seed, position, config.batch_size, world.rank, world.size)
     clock = Clock(step)
@@ -80,8 +81,9 @@ def train(
             if due or world.device.type == "cpu" or step % CHECK_EVERY == 0:
                 refuse_standstill(metrics, step, config.steps, writer.newest_step)
                 stop = world.any(stop_requested())
+            consumed = world.gather_keys(batch.keys) if config.log_keys else []
             if keys:
-                keys.note(step, world.gather_keys(batch.keys))
+                keys.note(step, consumed)
             if step % config.log_every == 0 or last:
                 _log(world.mean(metrics), step, config, clock, run, report, export)
             if (step % config.validate_every == 0 or last) and run:

@@ -10,6 +10,9 @@ import numpy as np
 
 from vqvdm.seeds import mix
 
+MIXED = 16
+"""Consecutive shards of an epoch whose samples are shuffled together."""
+
 
 class SampleOrder:
     """Endless epochs over shards of given sizes, each sample once an epoch.
@@ -18,7 +21,7 @@ class SampleOrder:
     a time, only one group of shards and the order of its samples are needed.
     """
 
-    def __init__(self, sizes: list[int], seed: int, mixed: int = 16) -> None:
+    def __init__(self, sizes: list[int], seed: int, mixed: int = MIXED) -> None:
         assert sum(sizes) > 0
         self.sizes, self.seed, self.mixed = np.array(sizes, np.int64), seed, mixed
         self.length = int(self.sizes.sum())

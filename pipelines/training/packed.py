@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,9 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.lib.format import open_memmap
 
+from pipelines.cluster.cores import local_memory
 from pipelines.io.arrays import Arrays, Members
 from pipelines.io.markers import Marker
 from pipelines.training.node_shards import NodeShards
+from pipelines.training.shard_cache import in_gb
 from vqvdm.errors import UserError
 
 
@@ -38,14 +41,28 @@ class PackedSamples:
         self._packers = ThreadPoolExecutor(2)
 
     @staticmethod
-    def fits(shards: NodeShards, markers: list[Marker], memory_gb: float) -> bool:
-        """Whether shards of arrays, which are larger than these, fit into memory and on disk."""
+    def lacking(shards: NodeShards, markers: list[Marker], memory_gb: float | None = None) -> str:
+        """Why shards of arrays, which are larger than these, do not fit into memory or on disk, and
+        what the user can do; nothing if they fit. By default they get half of the memory."""
         needed = sum(marker.bytes for marker in markers)
-        if needed > memory_gb * 1e9:
-            return False
+        limit = local_memory() / 2 if memory_gb is None else memory_gb * 1e9
         # Where another worker has reserved the space, it is no longer free.
         made = _file(shards, markers).exists()
-        return made or needed <= shutil.disk_usage(shards.folder).free / 2
+        if needed > limit:
+            why = f"{limit / 1e9:.1f} GB of memory are for them: pass --memory-gb {in_gb(needed):g}"
+            if needed > local_memory():
+                why += f" on nodes with as much ({socket.gethostname()} has less)"
+        elif not made and needed > shutil.disk_usage(shards.folder).free / 2:
+            why = (
+                f"{shards.folder.parent} on {socket.gethostname()} has less than twice the room: "
+                "make room, or set TMPDIR to another folder"
+            )
+        else:
+            return ""
+        return (
+            f"note: the latents take {in_gb(needed):g} GB, and {why}; until then each is read from "
+            "its shard anew, at some ten times the processor time"
+        )
 
     def expect(self, wanted: list[int]) -> None:
         """Decode shards that are read soon."""

@@ -85,12 +85,12 @@ class TrainJob(DeviceJob):
     """Newest checkpoints kept."""
     log_keys: bool = False
     """Record which samples every step consumed, under NAME/keys."""
-    cache_gb: Positive = 8.0
+    cache_gb: Positive | None = None
     """Disk of each node for copies of remote shards, including those read ahead; its workers share
-    them."""
-    memory_gb: NotNegative = 4.0
+    them. By default half of what is free in the temporary folder."""
+    memory_gb: NotNegative | None = None
     """Memory of each node for latents: if all of them fit, they are loaded once, for all of its
-    workers; 0 is never."""
+    workers; by default half of what there is, and 0 is never."""
     loader_threads: Count | None = None
     """Threads of each worker that read and decode ahead; by default its share of the cores, at
     least 2."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
+import shutil
+import socket
 import threading
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,9 +14,15 @@ from pipelines.io.arrays import Members
 from pipelines.io.markers import Marker
 from pipelines.io.shards import ShardReader
 from pipelines.training.node_shards import NodeShards
+from pipelines.training.order import MIXED
 
 MOST_LOCAL = 256
 """Local shards whose lists of members are held in memory: more than are read at a time."""
+
+
+def in_gb(size: float) -> float:
+    """Bytes in GB, rounded up to tenths."""
+    return math.ceil(size / 1e8) / 10
 
 
 class ShardCache:
@@ -23,11 +32,17 @@ class ShardCache:
     fit the limit. The copies are those of all workers of the node; each has its own order of use.
     """
 
-    def __init__(self, shards: NodeShards, markers: list[Marker], cache_gb: float) -> None:
+    def __init__(
+        self, shards: NodeShards, markers: list[Marker], cache_gb: float | None = None
+    ) -> None:
+        """`cache_gb` is for copies of remote shards; by default half of the disk that is free."""
         self.shards, self.markers = shards, markers
         sizes = [marker.bytes if shards.remote else 1 for marker in markers]
         self.sizes, self.held = sizes, 0
-        self.limit = cache_gb * 1e9 if shards.remote else MOST_LOCAL
+        self.limit: float = MOST_LOCAL
+        if shards.remote:
+            free = shutil.disk_usage(shards.folder).free
+            self.limit = free / 2 if cache_gb is None else cache_gb * 1e9
         self._open_shards: OrderedDict[int, Future[ShardReader]] = OrderedDict()
         self._lock = threading.Lock()
         self._fetchers = ThreadPoolExecutor(2)
@@ -45,6 +60,24 @@ class ShardCache:
                 # Another thread may have dropped it just now.
                 if self._open_shards.get(shard) is waiting:
                     raise
+
+    def advice(self) -> str:
+        """What the user can do if the shards that are mixed at a time do not fit; else nothing.
+
+        Samples come in random order from all of them: a shard that was dropped is soon read again.
+        """
+        needed = sum(sorted(self.sizes, reverse=True)[:MIXED])
+        if not self.shards.remote or needed <= self.limit:
+            return ""
+        cure = f"--cache-gb {in_gb(needed):g}"
+        if shutil.disk_usage(self.shards.folder).free < needed:
+            where = f"{self.shards.folder.parent} on {socket.gethostname()}"
+            cure += f", and more room in {where} or another TMPDIR"
+        return (
+            f"note: the {MIXED} shards that are mixed at a time take up to {in_gb(needed):g} GB, "
+            f"and {self.limit / 1e9:.1f} GB of disk are for them: each is downloaded many times; "
+            f"pass {cure}, or make smaller shards (--videos-per-shard)"
+        )
 
     def expect(self, wanted: list[int]) -> None:
         """Fetch shards that are read soon, in the order of need, as far as they fit."""

@@ -275,6 +275,9 @@ def _worker(arguments: dict[str, Any]) -> None:
         name=plan.name,
     )
     assert loader is not None
+    if context.get_local_rank() == 0:
+        for words in loader.advice():
+            print(words, flush=True)
     polls = partial(poll_for_stop, board, plan.attempt), partial(poll_for_drain, world.is_first)
     for poll in polls:
         threading.Thread(target=poll, daemon=True).start()

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import numpy as np
 import pytest
 
 from vqvdm.errors import UserError
@@ -40,6 +41,7 @@ class Settings:
         {"decay": 0.0},
         {"rank": 2},
         {"limit": 1},
+        {"steps": np.int64(3), "rate": np.float32(0.5)},
         {"blocks": ((1, 2), (3, 4))},
         {"inner": Inner(0.0)},
     ],

@@ -72,3 +72,39 @@ def test_cores_are_those_within_the_limit(
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
     monkeypatch.setattr(cores, "cgroup_cpus", lambda: limit)
     assert cores.local_cpus() == count
+
+
+@pytest.mark.parametrize(
+    ("files", "size"),
+    [
+        ({}, None),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": "max\n"}, None),
+        (
+            {
+                "proc/self/cgroup": "0::/pod/container\n",
+                "sys/fs/cgroup/pod/memory.max": "4096\n",
+                "sys/fs/cgroup/pod/container/memory.max": "8192\n",
+            },
+            4096,
+        ),
+        (
+            {
+                "proc/self/cgroup": "5:memory:/docker/a\n4:cpu,cpuacct:/docker/a\n",
+                "sys/fs/cgroup/memory/docker/a/memory.limit_in_bytes": "12288\n",
+            },
+            12288,
+        ),
+    ],
+)
+def test_memory_within_the_limits_of_a_container(
+    tmp_path: Path, files: dict[str, str], size: int | None
+) -> None:
+    assert cores.cgroup_memory(write(tmp_path, files)) == size
+
+
+def test_memory_is_that_of_the_machine_or_its_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = int(Path("/proc/meminfo").read_text().split()[1]) * 1024
+    monkeypatch.setattr(cores, "cgroup_memory", lambda: None)
+    assert cores.local_memory() == pytest.approx(there, rel=0.02)
+    monkeypatch.setattr(cores, "cgroup_memory", lambda: 4096)
+    assert cores.local_memory() == 4096

@@ -1,6 +1,7 @@
 """Markers: only an intact shard of the same inputs counts as finished."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,9 @@ def test_shards_that_changed_under_their_index_name_their_cure(tmp_path: Path) -
         "fingerprint": content_fingerprint(markers),
     }
     assert load_markers(str(tmp_path), index, "shard_videos") == markers
+    assert all(marker.details for marker in markers)
+    bare = load_markers(str(tmp_path), index, "shard_videos", details=False)
+    assert bare == [replace(marker, details={}) for marker in markers]
     write_shard(tmp_path, ["key1"], "val-000000")
     with pytest.raises(UserError, match=r"half-way: run jobs/shard_videos\.py again"):
         load_markers(str(tmp_path), index, "shard_videos")

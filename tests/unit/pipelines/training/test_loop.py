@@ -19,7 +19,7 @@ from pipelines.io.arrays import clip_arrays, latent_arrays
 from pipelines.io.markers import Marker
 from pipelines.io.shards import ShardWriter
 from pipelines.tracking.run import Run
-from pipelines.training.checkpoints import Checkpoints, consumed
+from pipelines.training.checkpoints import Checkpoints, KeyLog, consumed
 from pipelines.training.initial import Initial, find_weights
 from pipelines.training.loader import Batch, Loader
 from pipelines.training.loop import train
@@ -29,6 +29,7 @@ from pipelines.training.methods.vqgan import VQGANMethod
 from pipelines.training.optimise import scheduled_lr
 from pipelines.training.settings import TrainJob, TrainLDM, TrainVQGAN
 from pipelines.training.world import World
+from pipelines.training.writer import CheckpointWriter
 from pipelines.video.lossless import encode_lossless
 from vqvdm.diffusion.unet import UNetConfig
 from vqvdm.errors import UserError
@@ -142,6 +143,38 @@ def leaves(value: Any, path: str = "") -> dict[str, Any]:
 
 def same(a: Any, b: Any) -> bool:
     return torch.equal(a, b) if isinstance(a, Tensor) else a == b
+
+
+class OneStep:
+    """A method whose steps do nothing."""
+
+    def start(self) -> None:
+        return None
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def train_step(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        zero = torch.zeros(())
+        return {"loss": zero, "skipped_in_a_row": zero, "skipped_steps": zero}
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_one_worker_keeps_the_keys_of_all(
+    tmp_path: Path, rank: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the first publishes them, and would forget them: others would keep all for ever."""
+    noted: list[list[str]] = []
+    monkeypatch.setattr(KeyLog, "note", lambda _, step, keys: noted.append(keys))
+    monkeypatch.setattr(World, "gather_keys", lambda _, keys: ["other", *keys])
+    config = replace(CONFIGS["ldm"], log_keys=True, steps=1, checkpoint_every=9, batch_size=2)
+    place = Place(tmp_path, config)
+    decode = partial(latent_arrays, classes=["a", "b"])
+    loader = Loader(str(tmp_path / "data"), place.markers, "job", decode)
+    checkpoints = Checkpoints(str(tmp_path / "kept"), "recipe", 2)
+    monkeypatch.setattr(CheckpointWriter, "save", lambda *_: None)
+    train(OneStep(), config, World(rank), loader, list, checkpoints, None)  # type: ignore[arg-type]
+    assert [len(keys) for keys in noted] == ([3] if rank == 0 else [])
 
 
 @pytest.mark.long

@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from pipelines.io import storage
 from pipelines.io.arrays import latent_arrays
 from pipelines.io.markers import Marker
 from pipelines.io.shards import ShardWriter
+from pipelines.training import packed
 from pipelines.training.loader import Loader
 from pipelines.training.packed import PackedSamples
 from vqvdm.errors import UserError
@@ -44,12 +46,12 @@ def write_latents(folder: str, dtype: type, shards: int = 3, each: int = 5) -> l
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_batches_are_bit_for_bit_those_of_decoded_samples(tmp_path: Path, dtype: type) -> None:
     markers = write_latents(str(tmp_path), dtype)
-    packed = Loader(str(tmp_path), markers, "job", decode, memory_gb=1.0)
+    mapped = Loader(str(tmp_path), markers, "job", decode, memory_gb=1.0)
     decoded = Loader(str(tmp_path), markers, "job", decode)
-    assert isinstance(packed.cache, PackedSamples)
+    assert isinstance(mapped.cache, PackedSamples)
     assert not isinstance(decoded.cache, PackedSamples)
     for ours, theirs in itertools.islice(
-        zip(packed.train(3, 4, 7), decoded.train(3, 4, 7), strict=True), 12
+        zip(mapped.train(3, 4, 7), decoded.train(3, 4, 7), strict=True), 12
     ):
         assert ours.keys == theirs.keys
         assert list(ours.tensors) == list(theirs.tensors)
@@ -57,7 +59,7 @@ def test_batches_are_bit_for_bit_those_of_decoded_samples(tmp_path: Path, dtype:
             assert tensor.dtype == ours.tensors[name].dtype != torch.float16
             assert ours.tensors[name].is_contiguous()
             assert torch.equal(ours.tensors[name], tensor)
-    first = [loader.first(4, 2) for loader in (packed, decoded)]
+    first = [loader.first(4, 2) for loader in (mapped, decoded)]
     for ours, theirs in zip(*first, strict=True):
         assert torch.equal(ours.tensors["latent"], theirs.tensors["latent"])
 
@@ -85,6 +87,44 @@ def test_what_does_not_fit_is_read_as_before(tmp_path: Path) -> None:
         for budget in (0.0, 0.99 * needed_gb, 1.01 * needed_gb)
     ]
     assert fits == [False, False, True]
+
+
+def test_latents_get_half_of_the_memory_by_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    markers = write_latents(str(tmp_path), np.float16)
+    needed = sum(marker.bytes for marker in markers)
+    monkeypatch.setattr(packed, "local_memory", lambda: memory)
+    for share, fits in ((1.9, False), (2.1, True)):
+        memory = share * needed
+        loader = Loader(str(tmp_path), markers, "job", decode, memory_gb=None)
+        assert isinstance(loader.cache, PackedSamples) == fits
+        assert bool(loader.advice()) != fits
+        loader.close()
+
+
+def test_what_would_hold_the_latents_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By shards that claim a size."""
+    markers = [replace(m, bytes=2_000_000_000) for m in write_latents(str(tmp_path), np.float16)]
+    memory, free = 16e9, 100e9
+    monkeypatch.setattr(packed, "local_memory", lambda: memory)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+
+    def advice(memory_gb: float | None) -> str:
+        loader = Loader(str(tmp_path), markers, "job", decode, memory_gb=memory_gb)
+        loader.close()
+        return " ".join(loader.advice())
+
+    assert advice(None) == advice(0.0) == advice(6.0) == ""  # fits; not wanted; fits
+    said = advice(5.0)
+    assert "the latents take 6 GB" in said and "5.0 GB of memory are for them" in said
+    assert "pass --memory-gb 6;" in said
+    memory = 4e9
+    assert "2.0 GB of memory" in advice(None) and "on nodes with as much" in advice(None)
+    free = 11e9
+    assert "less than twice the room" in advice(6.0) and "TMPDIR" in advice(6.0)
 
 
 def test_a_disk_with_little_room_is_left_alone(
