@@ -30,10 +30,7 @@ class Range:
     """What 0 stands for, where it is allowed below `least`: words that go on after "or 0"."""
 
     def __contains__(self, value: Any) -> bool:
-        if not isinstance(value, Real):  # those of NumPy are, too
-            return False
-        value = float(value)
-        if not math.isfinite(value):
+        if not (_is_number(value) and math.isfinite(value)):
             return False
         if self.zero and value == 0:
             return True
@@ -48,6 +45,10 @@ class Range:
         else:
             words = f"be {'above' if self.open_below else 'at least'} {self.least}"
         return f"{words}, or 0 {self.zero}" if self.zero else words
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real)  # those of NumPy are, too
 
 
 Count = Annotated[int, Range(1)]

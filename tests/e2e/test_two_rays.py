@@ -9,12 +9,12 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
 
 from pipelines.training.checkpoints import Checkpoints, consumed
-from tests.e2e.test_kills import await_
 from tests.e2e.test_training_kills import MODELS, SETTINGS
 from tests.e2e.undisturbed import Undisturbed
 
@@ -89,7 +89,12 @@ def test_a_signal_to_the_process_group_saves_first(
             start_new_session=True,
         )
         try:
-            await_(lambda: Checkpoints(folder, "", 1).newest_step() or driver.poll() is not None)
+            deadline = (
+                time.monotonic() + 300
+            )  # Ray starts first, which takes long on a busy machine
+            while not Checkpoints(folder, "", 1).newest_step() and driver.poll() is None:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
             os.killpg(driver.pid, signal.SIGTERM)
             _, stderr = driver.communicate(timeout=120)
         finally:
