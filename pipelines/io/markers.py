@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -19,6 +20,8 @@ from pipelines.io.readers import read_all
 from vqvdm.errors import UserError
 
 SPLITS = ("train", "val")
+NAME = re.compile(rf"({'|'.join(SPLITS)})-\d{{6,}}", re.ASCII)
+"""Names of shards, as `shard_name` gives them."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +56,26 @@ def shard_name(split: str, index: int) -> str:
     return f"{split}-{index:06d}"
 
 
+def names_in(folder: str, index: Mapping[str, Any], job: str) -> list[str]:
+    """Names of the shards in the index of a folder that `job` filled; `UserError` for one that no
+    shard has: files are read and written by these names."""
+    names = index["shards"]
+    if strange := [name for name in names if not NAME.fullmatch(name)]:
+        raise UserError(
+            f"{folder}/index.json lists {strange[0]!r}, which no shard is called: no job wrote "
+            f"that; find out who did, and run jobs/{job}.py again"
+        )
+    return names
+
+
 def read_marker(folder: str, name: str) -> Marker | None:
-    """The marker of a shard, or None if the shard does not exist or its marker is not valid."""
+    """The marker of a shard, or None if the shard does not exist or its marker is not valid, as one
+    of another shard."""
     try:
-        return Marker.from_json(storage.read_bytes(storage.join(folder, f"{name}.json")))
+        found = Marker.from_json(storage.read_bytes(storage.join(folder, f"{name}.json")))
     except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError, TypeError):
         return None
+    return found if found.name == name else None
 
 
 def is_intact(folder: str, marker: Marker) -> bool:
@@ -157,8 +174,9 @@ def content_fingerprint(markers: Iterable[_HasSum]) -> str:
 
 def load_markers(folder: str, index: dict[str, Any], job: str) -> list[Marker]:
     """Markers of the shards of an index; `UserError` names the job that repairs a mismatch."""
-    markers = list(read_all(partial(read_marker, folder), index["shards"]))
-    for name, marker in zip(index["shards"], markers, strict=True):
+    names = names_in(folder, index, job)
+    markers = list(read_all(partial(read_marker, folder), names))
+    for name, marker in zip(names, markers, strict=True):
         if marker is None:
             raise UserError(
                 f"{storage.join(folder, name)}.tar has no marker: run jobs/{job}.py again with "

@@ -233,7 +233,9 @@ class SampleBatch:
 
 
 def is_intact(folder: str, row: dict) -> bool:
-    """Whether the video of a row is there, and the one that was published."""
+    """Whether the video of a row is there, below the folder, and the one that was published."""
+    if not storage.is_below(row["file"]):
+        return False
     try:
         return storage.sha256(storage.join(folder, row["file"])) == row["sha256"]
     except FileNotFoundError:

@@ -81,6 +81,8 @@ def test_missing_and_changed_samples_are_named(tmp_path: Path) -> None:
     (tmp_path / "zero/00001.mp4").write_bytes(b"2")
     with pytest.raises(UserError, match=r"zero/00001\.mp4 .* changed"):
         verify_samples(str(tmp_path), rows)
+    with pytest.raises(UserError, match=r"one/\.\./zero/00000\.mp4 is missing"):
+        verify_samples(str(tmp_path), [rows[0] | {"file": "one/../zero/00000.mp4"}])
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path) -> None:
