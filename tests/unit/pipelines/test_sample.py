@@ -162,6 +162,45 @@ def test_a_job_that_was_killed_goes_on_where_it_stopped(
     assert "there already, verified" in sample(quick_sample) and not graph.made
 
 
+@pytest.mark.long
+def test_a_job_that_was_killed_at_its_picture_makes_no_video_again(
+    quick_sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Samples are listed by then, and count."""
+    folder, graph = tmp_path / "samples/base", InThisProcess(monkeypatch)
+    few, make_picture = replace(quick_sample, num_per_class=1), page.grid_of
+
+    def killed(*_: object) -> bytes:
+        raise KeyboardInterrupt
+
+    for config in (few, replace(few, overwrite=True)):
+        monkeypatch.setattr(page, "grid_of", killed)
+        with pytest.raises(KeyboardInterrupt):
+            sample(config)
+        assert len(listing(few)) == 2 and not (folder / "grid.gif").exists()
+        monkeypatch.setattr(page, "grid_of", make_picture)
+        assert graph.made == [0, 0]
+        assert sample(config).startswith("2 videos, ") and graph.made == [0, 0]
+        assert {path.name for path in folder.iterdir() if path.is_file()} == {
+            "grid.gif",
+            "samples.jsonl",
+            "settings.json",
+        }
+        assert not list((folder / "batches").glob("*"))
+        assert "there already, verified" in sample(few)
+        graph.made = []
+    # A picture that is gone is made again, and one of other samples does not stay.
+    before = (folder / "grid.gif").read_bytes()
+    (folder / "grid.gif").unlink()
+    assert sample(few).startswith("2 videos, ") and graph.made == []
+    assert (folder / "grid.gif").read_bytes() == before
+    (folder / "samples.jsonl").unlink()
+    monkeypatch.setattr(page, "grid_of", killed)
+    with pytest.raises(KeyboardInterrupt):
+        sample(replace(few, seed=1))
+    assert not (folder / "grid.gif").exists()
+
+
 @pytest.fixture
 def going_on(quick_sample: Sample, tmp_path: Path) -> Sample:
     """A model that goes on from frames, and two videos to start from."""
@@ -463,3 +502,19 @@ def test_the_grid_has_a_limit(tmp_path: Path) -> None:
         storage.publish_bytes(video, str(tmp_path / request.file))
     with Image.open(io.BytesIO(grid_of(str(tmp_path), requests))) as picture:
         assert picture.size == (8 * 8, 13 * (CAPTION + 8))
+
+
+def test_long_videos_are_shown_at_their_own_speed(tmp_path: Path) -> None:
+    """Every third frame of 300, three times as long."""
+    shades = np.arange(300).repeat(8 * 8 * 3).reshape(300, 8, 8, 3) * 200 // 300
+    video = encode_h264(shades.astype(np.uint8), 10.0)
+    requests = [Request(None, number, 10.0) for number in range(2)]
+    for request in requests:
+        storage.publish_bytes(video, str(tmp_path / request.file))
+    with Image.open(io.BytesIO(grid_of(str(tmp_path), requests))) as picture:
+        assert (picture.size, picture.n_frames) == ((2 * 8, 8), 100)
+        assert picture.info["duration"] == 300
+        for place in (0, 50, 99):
+            picture.seek(place)
+            shown = picture.convert("L").getpixel((12, 4))
+            assert shown == pytest.approx(200 * 3 * place / 300, abs=6)
