@@ -39,6 +39,7 @@ from pipelines.sampling.worker import (
     classes_in_turn,
     in_batches,
     is_intact,
+    names_among,
     publish_condition,
     read_condition,
 )
@@ -82,10 +83,14 @@ def wanted_classes(text: str, known: Sequence[str], in_turn: bool = False) -> li
     that the model was not trained on."""
     if text == "all":
         return list(known) or [None]
-    names = list(dict.fromkeys(name.strip() for name in text.split(",")))
-    for name in names:
-        VideoGenerator.check_classes(classes_in_turn(name, known) if in_turn else [name], known)
-    return list(names)
+    labels, turns = list[str](), list[str]()
+    for name, separator in names_among(text, ",:" if in_turn else ",", known):
+        VideoGenerator.check_classes([name], known)
+        turns.append(name)
+        if separator != ":":
+            labels.append(":".join(turns))
+            turns.clear()
+    return list(dict.fromkeys(labels))
 
 
 def wanted_prompts(config: Sample, bundle: Mapping[str, Any]) -> list[str]:

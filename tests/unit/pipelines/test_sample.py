@@ -39,6 +39,23 @@ def test_a_class_named_twice_is_sampled_once() -> None:
     assert wanted_classes("zero,one,zero", DIGITS) == ["zero", "one"]
 
 
+@pytest.mark.parametrize(
+    ("text", "in_turn", "wanted"),
+    [
+        ("salt,pepper", False, ["salt,pepper"]),
+        ("zero, salt,pepper ,salt", False, ["zero", "salt,pepper", "salt"]),
+        ("salt,salt,pepper", False, ["salt", "salt,pepper"]),
+        ("zero:salt,pepper,salt:a:b:zero", True, ["zero:salt,pepper", "salt:a:b:zero"]),
+        ("a:b,zero", False, ["a:b", "zero"]),
+    ],
+)
+def test_names_of_classes_may_hold_commas_and_colons(
+    text: str, in_turn: bool, wanted: list[str]
+) -> None:
+    known = ["zero", "salt", "salt,pepper", "a:b"]
+    assert wanted_classes(text, known, in_turn) == wanted
+
+
 def test_an_unknown_class_is_answered_with_the_nearest() -> None:
     with pytest.raises(UserError, match="'sevn': did you mean 'seven'"):
         wanted_classes("zero,sevn", DIGITS)
