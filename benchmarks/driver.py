@@ -152,7 +152,8 @@ def simulate(count: int, place: Path, is_published: bool = False) -> dict[str, f
             plans, report = page.run_until_classes_hold(plans, config, Path(rounds), _no_run, cache)
             done("markers")
             index = page.clips_index(plans, report.shards)
-            files = storage.keep_only(folder, files_of(index["shards"]) | {marker_cache.NAME})
+            kept = files_of(index["shards"]) | {marker_cache.NAME}
+            files = storage.keep_only(folder, kept, page.FILES)
             if report.made or workspace.published(folder, "index.json") != index:
                 report.publish(config.workspace.manifest, folder, plans.spec, files)
                 storage.publish_json(index, f"{folder}/index.json")

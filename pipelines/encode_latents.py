@@ -13,6 +13,7 @@ to normalise with. With --text-encoder, an actor also encodes the captions of it
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -33,6 +34,7 @@ from pipelines.cluster.placement import (
 )
 from pipelines.io import lock, rates, storage, workspace
 from pipelines.io.markers import (
+    SHARD_FILES,
     Marker,
     content_fingerprint,
     files_of,
@@ -46,6 +48,7 @@ from pipelines.latents import audit
 from pipelines.latents.audit import AuditShard
 from pipelines.latents.augmentation import keys_of_latents
 from pipelines.latents.captions import (
+    FOLDER,
     Captions,
     captions_by,
     captions_there,
@@ -74,6 +77,8 @@ from vqvdm.errors import UserError
 from vqvdm.inference import Precision
 from vqvdm.text_encoder import refuse_missing_library
 
+FILES = re.compile(rf"{SHARD_FILES.pattern}|{FOLDER}/[^/]+")
+"""Names of the files of a folder of latents."""
 ENCODER_BYTES = 2**30
 """Memory of an actor, without what it shares with its tasks: PyTorch, the net, a batch."""
 
@@ -128,28 +133,33 @@ def encode_latents(config: EncodeLatents) -> str:
     inputs |= {"captions": captions.identity} if captions else {}
     run = run_on_demand("encode_latents", config, inputs)
     with reading, lock.writing(folder, "encode_latents"), run as begin:
-        if found and config.overwrite:
-            # What cannot be encoded is told before anything is deleted. The encoder that is there
-            # may be the one that is asked for.
-            if captions and config.text_encoder:
-                check_source(config.text_encoder, folder, captions)
-            storage.keep_only(folder, [lock.NAME, *(captions.names if captions else ())])
-        if captions and config.text_encoder:
-            publish_encoder(config.text_encoder, folder, captions)
-        markers = finished_latents(plans(precision)) if precision and not config.verify else []
-        made: list[Marker] = []
+        anew = bool(found and config.overwrite)
+        if anew and captions and config.text_encoder:
+            check_source(config.text_encoder, folder, captions)
+        known = precision is not None and not (anew or config.verify)
+        markers = finished_latents(plans(precision)) if precision and known else []
+        made, pool = list[Marker](), None
         if missing := len(sources) - len(markers):
-            text_bytes = encoder_bytes(folder, captions) if captions else 0
+            asked = config.text_encoder or storage.join(folder, FOLDER)
+            text_bytes = encoder_bytes(asked, captions) if captions else 0
             pool = start_pool(config, precision, missing, clips["spec"], text_bytes)
             precision = pool.config.precision
-            markers, made = encode_missing(plans(precision), markers, pool, begin)
         assert precision is not None
+        if anew:
+            # What cannot be encoded, or not be told of, was found before. The encoder that is there
+            # may be the one that is asked for.
+            begin()
+            storage.keep_only(folder, [lock.NAME, *(captions.names if captions else ())], FILES)
+        if captions and config.text_encoder:
+            publish_encoder(config.text_encoder, folder, captions)
+        if pool:
+            markers, made = encode_missing(plans(precision), markers, pool, begin)
         made_by = made_with(precision)
         index = latents_index(
             markers, origin, made_by, clips, vqgan, shape, config.augment, captions
         )
         encoder = captions.names if captions else set[str]()
-        storage.keep_only(folder, files_of(index["shards"]) | encoder)
+        storage.keep_only(folder, files_of(index["shards"]) | encoder, FILES)
         if not made and workspace.published(folder, "index.json") == index:
             how = "checksum" if config.verify else "size and time"
             return f"{total} latents are there already, verified by {how}"

@@ -9,6 +9,7 @@ Actors publish the videos themselves. A job that was killed goes on with the bat
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import ray
 
+from pipelines.cluster.devices import Devices
 from pipelines.cluster.join import set_up_ray_data
 from pipelines.cluster.placement import choose_devices, describe_devices
 from pipelines.io import checksums, lock, storage, workspace
@@ -33,6 +35,7 @@ from pipelines.sampling.conditions import (
 )
 from pipelines.sampling.settings import Sample
 from pipelines.sampling.worker import (
+    BATCHES,
     PublishingWorker,
     Request,
     SampleBatch,
@@ -58,13 +61,21 @@ SETTINGS = "settings.json"
 """What the samples of a folder were made by."""
 PICTURE = "grid.gif"
 """Published after the list of samples."""
+FILES = re.compile(
+    rf"[^/]+/\d{{5,}}\.mp4|{BATCHES}/[^/]+|{SETTINGS}|{re.escape(PICTURE)}|samples\.jsonl|{lock.FILES}"
+)
+"""Names of the files of a folder of samples."""
 GRID = 16, 8
 """Rows and columns of the picture at most."""
 
 
-def sampling_graph(config: Sample, batches: Sequence[SampleBatch]) -> Any:
+def devices_for(config: Sample, batches: Sequence[SampleBatch]) -> Devices:
+    """Join the cluster, and wait for what the batches are made on."""
+    return choose_devices(replace(config.request(), at_most=len(batches)))
+
+
+def sampling_graph(config: Sample, batches: Sequence[SampleBatch], devices: Devices) -> Any:
     """A Ray dataset that has the batches made, and yields the rows of their videos."""
-    devices = choose_devices(replace(config.request(), at_most=len(batches)))
     set_up_ray_data(ray.data.DataContext.get_current())
     bundle = config.workspace.ldm(config.ldm)
     # Rows are numbers, which Ray passes on without pickling.
@@ -180,12 +191,16 @@ def sample(config: Sample) -> str:
             publish_condition(folder, number, clip, config.fps)
             for number, clip in enumerate(read_conditions(conditions, config, shape))
         ]
+        devices = None
         # A job that was killed before its picture goes on, even with --overwrite.
         if done and not (lacks_picture and done[0]["recipe"] == recipe):
-            storage.keep_only(folder, [lock.NAME, *given])
+            # So is what the cluster lacks.
+            devices = devices_for(config, batches)
+            storage.keep_only(folder, [lock.NAME, *given], FILES)
         rows = done
         if config.overwrite or not done:
-            rows = sorted(make_samples(config, batches, run), key=lambda row: row["file"])
+            made = make_samples(config, batches, run, devices)
+            rows = sorted(made, key=lambda row: row["file"])
             storage.delete(picture_uri)
             made_by = {"settings": config.recipe(), "ldm": bundle["fingerprint"]}
             storage.publish_json(made_by, storage.join(folder, SETTINGS))
@@ -200,7 +215,7 @@ def sample(config: Sample) -> str:
         storage.publish_bytes(picture, picture_uri)
         run.bytes(picture, f"samples/{PICTURE}")
         published = [lock.NAME, SETTINGS, PICTURE, "samples.jsonl", *(r["file"] for r in rows)]
-        storage.keep_only(folder, published)
+        storage.keep_only(folder, published, FILES)
         run.output(recipe)
     return f"{len(rows)} videos, {picture_uri}"
 
@@ -214,8 +229,13 @@ def refuse_other(config: Sample, folder: str, found: str, wanted: str, ldm: str)
     workspace.refuse_other(folder, found, wanted, differing, "--output")
 
 
-def make_samples(config: Sample, batches: Sequence[SampleBatch], run: Run) -> Iterator[dict]:
-    """The rows of all videos: first those that a job that was killed left, then the new ones."""
+def make_samples(
+    config: Sample, batches: Sequence[SampleBatch], run: Run, devices: Devices | None = None
+) -> Iterator[dict]:
+    """The rows of all videos: first those that a job that was killed left, then the new ones.
+
+    `devices` are those for all batches, if they are chosen already.
+    """
     progress = Progress("videos", sum(len(batch.requests) for batch in batches), log=run.progress)
     left = []
     for batch in batches:
@@ -227,7 +247,7 @@ def make_samples(config: Sample, batches: Sequence[SampleBatch], run: Run) -> It
         yield from rows
     if not left:
         return
-    for made in sampling_graph(config, left).iter_rows():
+    for made in sampling_graph(config, left, devices or devices_for(config, left)).iter_rows():
         batch, rows = left[made["batch"]], json.loads(made["rows"])
         for row, request in zip(rows, batch.requests, strict=True):
             if request.number == 0:

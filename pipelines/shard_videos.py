@@ -11,6 +11,7 @@ kept, so a killed job continues where it stopped.
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,6 +27,7 @@ from pipelines.cluster.join import set_up_ray_data
 from pipelines.cluster.placement import join_for_tasks
 from pipelines.io import checksums, lock, storage, workspace
 from pipelines.io.markers import (
+    SHARD_FILES,
     Listing,
     Marker,
     Written,
@@ -63,13 +65,18 @@ from pipelines.tracking.run import Run
 from pipelines.tracking.start import run_on_demand
 from vqvdm.errors import IncompleteError, UserError
 
+FILES = re.compile(rf"{SHARD_FILES.pattern}|{marker_cache.NAME}")
+"""Names of the files of a folder of clips."""
 ROUNDS = 4
 """The first tells which classes have clips, the second numbers them; others are for retries."""
 
 
 def plan_shards(config: ShardVideos) -> Plans:
     """The plans of all shards, from a listing alone."""
-    sources = list_sources(config.videos_uri, config.selection)
+    root = config.workspace.root_below(config.videos_uri)
+    if root:
+        print(f"note: {root}, where jobs publish, is no input", flush=True)
+    sources = list_sources(config.videos_uri, config.selection, root)
     if config.limit:
         sources = sampled(sources, config.limit)
     return plans_of(sources, config)
@@ -183,7 +190,7 @@ def find_near_duplicates(plans: Plans, config: ShardVideos) -> dict[int, NearDup
             yield row
 
     found = compare(plans.places, hashed(), len(plans.sources), config.filters.min_distance)
-    storage.keep_only(folder, [f"{name}.json" for name in plans.places])
+    storage.keep_only(folder, [f"{name}.json" for name in plans.places], SHARD_FILES)
     return found
 
 
@@ -346,8 +353,11 @@ def shard_videos(config: ShardVideos) -> str:
         if not config.overwrite:
             _refuse_other(folder, spec)
         elif filled_with(folder):
-            storage.keep_only(folder, [lock.NAME])
-            storage.delete(config.workspace.perceptual_hashes)
+            # What cannot be cut, or not be told of, is found before anything is deleted.
+            join_for_tasks()
+            begin()
+            storage.keep_only(folder, [lock.NAME], FILES)
+            storage.keep_only(config.workspace.perceptual_hashes, [], SHARD_FILES)
         if config.filters.min_distance:
             plans.near_duplicates = find_near_duplicates(plans, config)
         plans, report = run_until_classes_hold(plans, config, place, begin, cache)
@@ -359,9 +369,10 @@ def shard_videos(config: ShardVideos) -> str:
         clips = sum(index["counts"].values())
         if not clips:
             report.manifest.publish(config.workspace.manifest)
-            storage.keep_only(folder, [lock.NAME])
+            storage.keep_only(folder, [lock.NAME], FILES)
             raise UserError(report.why_no_clips(config.workspace.manifest))
-        listed = storage.keep_only(folder, files_of(index["shards"]) | {marker_cache.NAME})
+        kept = files_of(index["shards"]) | {marker_cache.NAME}
+        listed = storage.keep_only(folder, kept, FILES)
         if not report.made and workspace.published(folder, "index.json") == index:
             if report.known < len(report.shards):
                 report.publish(None, folder, spec, listed)

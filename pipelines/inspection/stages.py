@@ -19,17 +19,17 @@ nothing."""
 def check_stages(space: Workspace, index: dict[str, Any]) -> list[Finding]:
     """Compare fingerprints along the way of the data; `index` is that of the clips."""
     found: list[Finding] = []
-    for name, config in _published(space.vqgan(""), "config.json"):
+    for name, config in _published(storage.join(space.root, "vqgan"), "config.json"):
         if config.get("inputs", {}).get("clips") != index["fingerprint"]:
             job = f"train_vqgan.py --name {name}"
             found.append(_stale(f"vqgan/{name}", job, "trained on other clips", "note"))
-    latents = dict(_published(space.latents(""), "index.json"))
+    latents = dict(_published(storage.join(space.root, "latents"), "index.json"))
     for name, config in latents.items():
         if config["clips"] != index["fingerprint"]:
             job = f"encode_latents.py --vqgan {name}"
             found.append(_stale(f"latents/{name}", job, "made from other clips"))
         found += _channels(f"latents/{name}", config)
-    for name, config in _published(space.ldm(""), "config.json"):
+    for name, config in _published(storage.join(space.root, "ldm"), "config.json"):
         made_from = config.get("inputs", {}).get("latents")
         if made_from and made_from not in {each["fingerprint"] for each in latents.values()}:
             distilled = config["objective"]["name"] == "average_velocity"

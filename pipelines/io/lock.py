@@ -26,6 +26,8 @@ NAME = "lock.json"
 """The note of the writer."""
 READERS = "readers"
 """Folder of the notes of readers."""
+FILES = rf"{NAME}|{READERS}/[^/]+\.json"
+"""A regular expression of the names of notes."""
 BEAT_S = 5.0
 STALE_S = 20.0
 """After this time without renewal, the holder of a note counts as dead."""

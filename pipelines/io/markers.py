@@ -20,8 +20,11 @@ from pipelines.io.readers import read_all
 from vqvdm.errors import UserError
 
 SPLITS = ("train", "val")
-NAME = re.compile(rf"({'|'.join(SPLITS)})-\d{{6,}}", re.ASCII)
-"""Names of shards, as `shard_name` gives them."""
+NAME = re.compile(rf"({'|'.join(SPLITS)})-[0-9a-f]{{6,}}")
+"""Names of shards: a split, and a number, decimal or hexadecimal."""
+
+SHARD_FILES = re.compile(rf"({'|'.join(SPLITS)})-\d{{6,}}\.(tar|json)|index\.json|{lock.FILES}")
+"""Names of the files of a folder of shards."""
 
 
 @dataclass(frozen=True)

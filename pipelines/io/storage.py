@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -316,15 +317,20 @@ def discard_unfinished(uri: str) -> None:
                 object_store.abort_uploads(fs, path)
 
 
-def keep_only(folder: str, names: Iterable[str]) -> dict[str, tuple[int, datetime | None]]:
-    """Delete everything below a folder except the named files, also what killed writers left.
+def keep_only(
+    folder: str, names: Iterable[str], made: re.Pattern[str]
+) -> dict[str, tuple[int, datetime | None]]:
+    """Of the files that a job makes, delete all below a folder except the named ones, also what
+    killed writers left.
 
-    Gives what is kept, as `written_below` does.
+    `made` is what the job calls its files: others are somebody else's, and stay. Gives what is
+    kept, as `written_below` does.
     """
     wanted, found = set(names), written_below(folder)
     fs, path = connect(folder)
     # Of each that very file: its name may be the beginning of another one's, which is to be kept.
-    others = [f"{path.rstrip('/')}/{n}" for n in found if n not in wanted]
+    others = [n for n in found if n not in wanted and made.fullmatch(n)]
+    others = [f"{path.rstrip('/')}/{n}" for n in others]
     with explained(folder, "delete"):
         if isinstance(fs, LocalFileSystem):
             for name in others:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pipelines.io import storage
+from pipelines.io.connection import is_local
 from vqvdm.errors import UserError, did_you_mean, listed
 
 ID_FILE = "root.json"
@@ -18,6 +20,8 @@ LENGTH = 60
 """Characters of the value of one, at most."""
 NAMED = ("vqgan", "latents", "ldm", "detectors")
 """Folders of what bears a name that the user chose."""
+FILLED = ("clips", "perceptual_hashes", "features", "inspection", "samples", "eval", *NAMED)
+"""Folders that jobs fill."""
 GARBLED = (json.JSONDecodeError, UnicodeDecodeError)
 """Errors of reading a file that is not JSON."""
 
@@ -58,31 +62,69 @@ class Workspace:
     def perceptual_hashes(self) -> str:
         return self._at("perceptual_hashes")
 
+    def _named(self, kind: str, name: str) -> str:
+        """`UserError` for a name that leads elsewhere, or into what another name stands for."""
+        if name in ("", ".", "..") or "/" in name:
+            raise UserError(f"{name!r} is no name: it becomes a folder in {self._at(kind)}")
+        return self._at(kind, name)
+
     def vqgan(self, name: str) -> str:
-        return self._at("vqgan", name)
+        return self._named("vqgan", name)
 
     def latents(self, name: str) -> str:
-        return self._at("latents", name)
+        return self._named("latents", name)
 
     def ldm(self, name: str) -> str:
-        return self._at("ldm", name)
+        return self._named("ldm", name)
 
     def samples(self, name: str) -> str:
-        return self._at("samples", name)
+        return self._named("samples", name)
 
     @property
     def inspection(self) -> str:
         return self._at("inspection")
 
     def detector(self, name: str) -> str:
-        return self._at("detectors", name)
+        return self._named("detectors", name)
 
     @property
     def features(self) -> str:
         return self._at("features")
 
     def eval(self, name: str) -> str:
-        return self._at("eval", name)
+        return self._named("eval", name)
+
+    def root_below(self, videos: str) -> str:
+        """The root as a listing of a folder of videos names it; empty if it lies elsewhere.
+
+        `UserError` where what jobs make would be taken for videos, or lie among them.
+        """
+        if place_below(videos, self.root) == ".":
+            raise UserError(
+                f"--videos and --root are the same, {videos}: pass a --root of its own, as jobs "
+                "make folders in it"
+            )
+        for name in FILLED:
+            if place_below(videos, self._at(name)):
+                raise UserError(
+                    f"--videos {videos} lies in {self._at(name)}, which jobs fill: move the "
+                    "videos, or pass another --root"
+                )
+        below = place_below(self.root, videos)
+        return storage.join(videos, below) if below else ""
+
+
+def place_below(uri: str, folder: str) -> str | None:
+    """The path of a place from a folder that it lies in, `.` for the folder itself; None if it lies
+    elsewhere. Links of local folders are followed."""
+    if is_local(uri) != is_local(folder):
+        return None
+    if is_local(uri):
+        uri, folder = os.path.realpath(uri), os.path.realpath(folder)
+    uri, folder = uri.rstrip("/"), folder.rstrip("/")
+    if uri == folder:
+        return "."
+    return uri[len(folder) + 1 :] if uri.startswith(f"{folder}/") else None
 
 
 def require(folder: str, file: str, job: str) -> Any:

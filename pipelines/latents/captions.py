@@ -142,9 +142,9 @@ def check_encoder(folder: str, captions: Captions) -> None:
 
 
 def encoder_bytes(folder: str, captions: Captions) -> int:
-    """Memory of the weights of the encoder beside the latents, which are loaded as fp32."""
-    total = 0
-    for name in sorted(captions.names):
+    """Memory of the weights of the encoder in a folder, which are loaded as fp32."""
+    total, folder = 0, storage.absolute(folder)
+    for name in sorted(captions.files):
         # What is no such file is told by who loads it.
         with suppress(ValueError):
             total += _values(storage.join(folder, name)) if name.endswith(WEIGHTS) else 0

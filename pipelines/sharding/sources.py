@@ -34,15 +34,18 @@ KINDS: tuple[Kind, ...] = (tars, parquet, lists, folder)
 """Every kind of input: of several that take one, the first. A folder takes whatever is left."""
 
 
-def list_sources(videos: str, selection: Selection) -> SourceTable:
-    """The videos of an input, with label and split; `UserError` where there are none."""
+def list_sources(videos: str, selection: Selection, root: str = "") -> SourceTable:
+    """The videos of an input, with label and split; `UserError` where there are none.
+
+    `root` is a folder below it, of which nothing is taken.
+    """
     if is_url(videos):
         raise UserError(
             f"--videos {without_secrets(videos)}: servers do not list their files: pass a .txt "
             "file with a URL a line, or a .csv with a column url"
         )
     selection = replace(selection, val_list=find_list(videos, selection.val_list))
-    place = Place(videos, selection.frames_fps is not None)
+    place = Place(videos, selection.frames_fps is not None, root)
     found = next(kind for kind in KINDS if kind.takes(place)).listed(place, selection)
     if selection.labels in ("folder", "none"):
         origin, cure = videos, "move it, or pass --labels none"

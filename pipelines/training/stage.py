@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +25,12 @@ from pipelines.training.trainer import Data, Plan, fit
 from pipelines.training.world import World
 from vqvdm.checkpoint import weights_fingerprint
 from vqvdm.errors import StoppedError, UserError
+
+FILES = re.compile(
+    rf"config\.json|model\.safetensors|MODEL_CARD\.md|{lock.FILES}"
+    r"|(checkpoints|keys|vqgan|text_encoder)/[^/]+"
+)
+"""Names of the files of a folder of a model."""
 
 
 @dataclass(frozen=True)
@@ -127,9 +134,8 @@ def run_stage(stage: Stage) -> str:
     reading = lock.reading(stage.name, stage.data.folder, *stage.parts.values(), *stage.reads)
     with reading, lock.writing(stage.folder, stage.name) as owner:
         # An unfinished training of the same recipe is resumed, even with --overwrite.
-        if config.overwrite and (done or not same):
-            storage.keep_only(stage.folder, [lock.NAME])
-        return _train_and_publish(stage, checkpoints, owner)
+        anew = config.overwrite and bool(done or not same)
+        return _train_and_publish(stage, checkpoints, owner, anew)
 
 
 def _refuse_fewer(stage: Stage, before: int, reached: int, done: bool) -> None:
@@ -164,12 +170,16 @@ def _refuse_other(stage: Stage, found: Mapping[str, Any]) -> None:
     workspace.refuse_other(stage.folder, found["recipe"], stage.recipe, differing, "--name")
 
 
-def _train_and_publish(stage: Stage, checkpoints: Checkpoints, owner: str) -> str:
-    """Train under the lock of `owner`; returns the main figure in words."""
+def _train_and_publish(stage: Stage, checkpoints: Checkpoints, owner: str, anew: bool) -> str:
+    """Train under the lock of `owner`, with `anew` after all that is there is deleted; returns the
+    main figure in words."""
     config = stage.config
     devices = choose_devices(config.request())
     config.check_share(devices.workers)
     with start_run(stage.name, config, stage.inputs) as run:
+        if anew:
+            # Not before it is known that there is something to train on.
+            storage.keep_only(stage.folder, [lock.NAME], FILES)
         fit(
             Plan(
                 config,

@@ -113,6 +113,9 @@ def test_latents_of_earlier_versions_are_read_and_gone_on_with(
     assert "there already, verified by checksum" in verified
     # Only what reads them all again chooses what to run on.
     assert "running on" in verified and "running on" not in again
+    # What the cluster lacks is told before anything is deleted.
+    assert run_job(*by_one, "--overwrite", "--device", "cuda").status == 2
+    assert names_and_sums(root) == before
     audited = run_job(*by_one, "--audit")
     assert audited.status == 0 and "latents encoded again" in audited.stdout
     # It is what they say now that `auto` is known, but for the fingerprint.

@@ -74,10 +74,16 @@ class Place:
     uri: str
     has_frames: bool = False
     """Whether images are videos, by --frames-fps."""
+    root: str = ""
+    """A folder below it of which nothing is an input: what jobs make."""
 
     @cached_property
     def _listing(self) -> Iterator[FileInfo]:
-        return storage.listed(self.uri, folders=True)
+        files = storage.listed(self.uri, folders=True)
+        return (file for file in files if not self._is_of_root(file.uri))
+
+    def _is_of_root(self, uri: str) -> bool:
+        return bool(self.root) and f"{uri}/".startswith(f"{self.root}/")
 
     @cached_property
     def _seen(self) -> list[FileInfo]:

@@ -128,10 +128,13 @@ class InThisProcess:
         self.made: list[int] = []
         self.killed_after: int | None = None
         monkeypatch.setattr(page, "sampling_graph", self)
+        monkeypatch.setattr(page, "choose_devices", lambda request: Devices())
 
-    def __call__(self, config: Sample, batches: Sequence[SampleBatch]) -> InThisProcess:
+    def __call__(
+        self, config: Sample, batches: Sequence[SampleBatch], devices: Devices
+    ) -> InThisProcess:
         bundle = config.workspace.ldm(config.ldm)
-        self.worker = PublishingWorker(bundle, config, "fp32", Devices(), batches)
+        self.worker = PublishingWorker(bundle, config, "fp32", devices, batches)
         return self
 
     def iter_rows(self) -> Iterator[dict]:
@@ -148,6 +151,32 @@ def quick_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sample:
     monkeypatch.setattr(lock, "SETTLE_S", 0.0)
     write_bundle(tmp_path / "ldm/base", classes=["a/b", ".."])
     return Sample(root=str(tmp_path), ldm="base", num_per_class=6, steps=1, batch_size=2, fps=8.0)
+
+
+@pytest.mark.long
+def test_only_samples_are_deleted_and_only_where_others_can_be_made(
+    quick_sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    InThisProcess(monkeypatch)
+    few = replace(quick_sample, num_per_class=1)
+    sample(few)
+    before = listing(few)
+    kept = tmp_path / "samples/base/favourites/notes.txt"
+    storage.publish_bytes(b"mine", str(kept))
+    for name in ("base/guided", ".."):
+        with pytest.raises(UserError, match=r"is no name: it becomes a folder in .*/samples"):
+            sample(replace(few, output=name))
+
+    def lacks(request: object) -> Devices:
+        raise UserError("no GPU")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(page, "choose_devices", lacks)
+        with pytest.raises(UserError, match="no GPU"):
+            sample(replace(few, steps=2, overwrite=True))
+    page.verify_samples(str(tmp_path / "samples/base"), before)
+    sample(replace(few, steps=2, overwrite=True))
+    assert listing(few) != before and kept.read_bytes() == b"mine"
 
 
 @pytest.mark.long

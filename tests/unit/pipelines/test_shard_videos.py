@@ -571,6 +571,7 @@ class Cutting:
 
         monkeypatch.setattr(VideoTask, "_decode", counted)
         monkeypatch.setattr(page, "on_workers", self._one_by_one)
+        monkeypatch.setattr(page, "join_for_tasks", lambda: None)
         monkeypatch.setattr(page, "run_on_demand", lambda *_: nullcontext(Unlogged))
 
     def _one_by_one(
@@ -754,6 +755,39 @@ def test_hashes_that_are_there_need_no_worker(
     (cutting.videos / "cherry/0.mp4").write_bytes(b"another")
     with pytest.raises(pytest.fail.Exception, match="joins"):
         page.find_near_duplicates(page.plan_shards(config), config)
+
+
+def test_only_clips_are_deleted_and_only_where_others_can_be_cut(
+    cutting: Cutting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = [cutting.config.workspace.clips + name for name in ("/cat/a.mp4", "/notes.txt")]
+    for uri in kept:
+        storage.publish_bytes(b"mine", uri)
+    before = cutting.files()
+
+    def lacks() -> None:
+        raise UserError("no cluster")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(page, "join_for_tasks", lacks)
+        with pytest.raises(UserError, match="no cluster"):
+            page.shard_videos(replace(cutting.config, size=32, overwrite=True))
+    assert cutting.files() == before
+    cutting.cut(size=32, overwrite=True)
+    assert len(cutting.decoded) == 10
+    assert [storage.read_bytes(uri) for uri in kept] == [b"mine", b"mine"]
+
+
+def test_what_jobs_make_is_no_input(cutting: Cutting, capsys: pytest.CaptureFixture[str]) -> None:
+    inside = cutting.videos / "run"
+    (inside / "samples/base/apple").mkdir(parents=True)
+    write(inside / "samples/base/apple/00000.mp4", "libx264", count=8)
+    cutting.cut(root=str(inside))
+    assert f"note: {inside}, where jobs publish, is no input" in capsys.readouterr().out
+    assert cutting.index()["classes"] == ["berry", "cherry"]
+    assert cutting.cut() == (set(), set())
+    with pytest.raises(UserError, match=r"lies in .*/run/samples, which jobs fill"):
+        cutting.cut(videos=str(inside / "samples/base"))
 
 
 def test_a_new_class_is_cut_alone(cutting: Cutting) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from pipelines.io import storage
 from pipelines.io.markers import (
+    SHARD_FILES,
     content_fingerprint,
     files_of,
     filled_with,
@@ -114,6 +115,8 @@ def test_an_index_that_names_something_else_is_told(tmp_path: Path, name: str) -
     for read in (load_markers, names_in):
         with pytest.raises(UserError, match=told):
             read(f"{tmp_path}/other", index, "shard_videos")
+    names = ["train-000000", "val-1000000", "train-0123456789abcdef"]
+    assert names_in("clips", {"shards": names}, "shard_videos") == names
 
 
 def test_the_index_and_the_named_are_kept(tmp_path: Path) -> None:
@@ -121,10 +124,14 @@ def test_the_index_and_the_named_are_kept(tmp_path: Path) -> None:
         write_shard(tmp_path, list(SAMPLES), name)
     storage.publish_json({}, f"{tmp_path}/index.json")
     (tmp_path / ".abc.part").write_bytes(b"half")
-    storage.keep_only(str(tmp_path), files_of(["train-000000", "val-000000"]))
-    assert len(list(tmp_path.iterdir())) == 5
-    left = {file.name.split(".")[0] for file in tmp_path.iterdir()}
-    assert left == {"index", "train-000000", "val-000000"}
+    for name in ("train-1.tar", "train-000001.mp4", "cat/a.mp4"):
+        storage.publish_bytes(b"somebody else's", f"{tmp_path}/{name}")
+    storage.keep_only(str(tmp_path), files_of(["train-000000", "val-000000"]), SHARD_FILES)
+    left = {str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*") if file.is_file()}
+    shards = {
+        f"{name}.{kind}" for name in ("train-000000", "val-000000") for kind in ("json", "tar")
+    }
+    assert left == {"index.json", *shards, "train-1.tar", "train-000001.mp4", "cat/a.mp4"}
 
 
 def test_filled_with_reads_unfinished_folders(

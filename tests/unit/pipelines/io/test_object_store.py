@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,7 +70,7 @@ def use_everything(tmp_path: Path) -> None:
     with storage.local_folder(f"{ROOT}/deep") as folder:
         assert Path(folder, "small").read_bytes() == SMALL
     storage.discard_unfinished(ROOT)
-    storage.keep_only(ROOT, ["medium", "deep/small"])
+    storage.keep_only(ROOT, ["medium", "deep/small"], re.compile(".*"))
     assert len(storage.walk(ROOT)) == 2
     storage.delete(ROOT)
     assert storage.walk(ROOT) == []
@@ -307,7 +308,7 @@ def test_files_that_are_not_kept_are_removed_by_their_own_names(
     monkeypatch.setattr(storage, "written_below", lambda folder: names)
     monkeypatch.setattr(storage, "discard_unfinished", lambda folder: None)
     monkeypatch.setattr(object_store, "remove", lambda fs, found: removed.extend(found))
-    storage.keep_only("s3://bucket/only", ["a/kept"])
+    storage.keep_only("s3://bucket/only", ["a/kept"], re.compile(".*"))
     assert removed == ["bucket/only/a", "bucket/only//b", "bucket/only/c/gone"]
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -118,8 +119,12 @@ def test_a_slash_at_the_end_changes_nothing(tmp_path: Path, memory: str) -> None
         found = storage.written_below(f"{root}/clips/")
         assert found == storage.written_below(f"{root}/clips")
         assert found.keys() == {"rain.json", "deep/rain.tar", "ain.json"}
-        storage.keep_only(f"{root}/clips/", ["rain.json", "deep/rain.tar"])
-        assert storage.written_below(f"{root}/clips").keys() == {"rain.json", "deep/rain.tar"}
+        storage.publish_bytes(b"abc", f"{root}/clips/mine.txt")
+        made = re.compile(r"(deep/)?a?(r?ain)\.(json|tar)")
+        kept = storage.keep_only(f"{root}/clips/", ["rain.json", "deep/rain.tar"], made)
+        assert kept.keys() == {"rain.json", "deep/rain.tar"}
+        left = {"rain.json", "deep/rain.tar", "mine.txt"}
+        assert storage.written_below(f"{root}/clips").keys() == left
         with storage.local_folder(f"{root}/clips/") as place:
             assert Path(place, "rain.json").read_bytes() == b"abc"
 
@@ -162,7 +167,7 @@ def check_literal(root: str, odd: str, neighbour: str) -> None:
     assert storage.exists(places[0]) and found is not None and found.size == 3
     assert storage.sha256(places[0]) == hashlib.sha256(b"odd").hexdigest()
     storage.publish_bytes(b"", storage.join(root, odd, "other"))
-    storage.keep_only(storage.join(root, odd), ["deep/file.bin"])
+    storage.keep_only(storage.join(root, odd), ["deep/file.bin"], re.compile(".*"))
     assert sorted(places) == [file.uri for file in storage.walk(root)]
     storage.delete(storage.join(root, odd))
     assert [file.uri for file in storage.walk(root)] == [places[1]]

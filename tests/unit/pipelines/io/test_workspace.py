@@ -22,6 +22,39 @@ def test_every_place_lies_below_the_root(root: str) -> None:
     assert places.eval("base") == f"{root}/eval/base"
 
 
+@pytest.mark.parametrize("name", ["", ".", "..", "base/v2", "/etc", "../other"])
+def test_a_name_is_that_of_one_folder(name: str) -> None:
+    """Whoever replaces `base` would delete `base/v2` with it."""
+    places = Workspace("/data/run")
+    for place in ("vqgan", "latents", "ldm", "samples", "detector", "eval"):
+        with pytest.raises(UserError, match="is no name: it becomes a folder in /data/run/"):
+            getattr(places, place)(name)
+
+
+@pytest.mark.parametrize("base", ["/data", "s3://bucket"])
+def test_videos_and_what_jobs_make_are_kept_apart(base: str) -> None:
+    places = Workspace(f"{base}/run")
+    assert places.root_below(f"{base}/videos") == places.root_below(f"{base}/run/videos") == ""
+    assert places.root_below(f"{base}/ru") == places.root_below(f"{base}/run-2") == ""
+    assert places.root_below(base) == places.root_below(f"{base}/") == f"{base}/run"
+    with pytest.raises(UserError, match="--videos and --root are the same"):
+        places.root_below(f"{base}/run/")
+    for name in ("clips", "clips/cat", "samples", "latents/base", "eval"):
+        with pytest.raises(UserError, match=rf"--videos {base}/run/{name} lies in .* jobs fill"):
+            places.root_below(f"{base}/run/{name}")
+
+
+def test_links_lead_to_where_videos_lie(tmp_path: Path) -> None:
+    (tmp_path / "disk" / "run" / "clips").mkdir(parents=True)
+    (tmp_path / "videos").symlink_to(tmp_path / "disk")
+    (tmp_path / "cut").symlink_to(tmp_path / "disk" / "run" / "clips")
+    places = Workspace(f"{tmp_path}/disk/run")
+    assert places.root_below(f"{tmp_path}/videos") == f"{tmp_path}/videos/run"
+    with pytest.raises(UserError, match=r"lies in .*/disk/run/clips, which jobs fill"):
+        places.root_below(f"{tmp_path}/cut")
+    assert places.root_below("s3://bucket/disk/run/clips") == ""
+
+
 def test_what_is_published_is_read(tmp_path: Path) -> None:
     folder = Workspace(str(tmp_path)).clips
     assert workspace.published(folder, "index.json") is None

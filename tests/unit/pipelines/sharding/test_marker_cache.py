@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
@@ -77,6 +78,7 @@ class Root:
         monkeypatch.setattr(markers, "read_marker", counted)
         monkeypatch.setattr(VideoTask, "run", run)
         monkeypatch.setattr(page, "on_workers", self._one_by_one)
+        monkeypatch.setattr(page, "join_for_tasks", lambda: None)
         monkeypatch.setattr(page, "run_on_demand", lambda *_: nullcontext(lambda: Unlogged()))
         monkeypatch.setattr(lock, "SETTLE_S", 0.0)
         monkeypatch.setattr(Report, "track", lambda report, *_: self._see(report))
@@ -465,13 +467,13 @@ def test_a_marker_that_another_wrote_after_the_task_is_read(
     root.add("a/4.mp4", "another")
     keep_only = storage.keep_only
 
-    def late(folder: str, names: set[str]) -> Any:
+    def late(folder: str, names: set[str], made: re.Pattern[str]) -> Any:
         [name] = root.made
         path = root.clips / f"{name}.json"
         content = json.loads(path.read_bytes())
         content["details"]["videos"][0]["account"]["detail"] = "told by another"
         storage.publish_json(content, str(path))
-        return keep_only(folder, names)
+        return keep_only(folder, names, made)
 
     with monkeypatch.context() as patch:
         patch.setattr(storage, "keep_only", late)

@@ -1,18 +1,22 @@
 """A training job in a place that was used before."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from pipelines.cluster.devices import Devices
 from pipelines.io import storage
+from pipelines.training import stage as page
 from pipelines.training.checkpoints import Checkpoints
 from pipelines.training.settings import TrainLDM, TrainVQGAN
 from pipelines.training.stage import Stage, _refuse_other, run_stage
-from pipelines.training.trainer import Data
-from vqvdm.errors import UserError
+from pipelines.training.trainer import Data, Plan
+from vqvdm.errors import StoppedError, UserError
 
 
 def stage(clips: str, **changes: Any) -> Stage:
@@ -92,17 +96,24 @@ def test_a_batch_that_does_not_divide_is_refused_with_one_that_does(
 
 @pytest.fixture
 def trainings(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The files in the folder at the start of each training."""
+    """The files in the folder at the start of each training, which then stops."""
     begun: list[list[str]] = []
 
-    def note(stage: Stage, *_: object) -> str:
-        files = storage.walk(stage.folder)
+    def note(plan: Plan) -> None:
+        files = storage.walk(plan.folder)
         begun.append([file.uri.rsplit("/", 1)[1] for file in files])
-        return "trained"
+        raise StoppedError("trained")
 
-    monkeypatch.setattr("pipelines.training.stage._train_and_publish", note)
+    monkeypatch.setattr(page, "choose_devices", lambda request: Devices())
+    monkeypatch.setattr(page, "start_run", lambda *_: nullcontext(SimpleNamespace(uri="", id="")))
+    monkeypatch.setattr(page, "fit", note)
     monkeypatch.setattr("pipelines.io.lock.SETTLE_S", 0.0)
     return begun
+
+
+def train(stage: Stage) -> None:
+    with pytest.raises(StoppedError, match="trained"):
+        run_stage(stage)
 
 
 Left = Callable[[Stage], dict[str, Any]]
@@ -128,8 +139,30 @@ def test_what_is_done_is_verified_and_a_damaged_one_made_again(
             run_stage(done)
         assert trainings == []
     else:
-        assert run_stage(done) == "trained"
-        assert trainings == [["lock.json"]]
+        for name in ("notes.txt", "checkpoints/step-00000007.json", "old/config.json"):
+            storage.publish_bytes(b"{}", f"{tmp_path}/{name}")
+        train(done)
+        # What no training makes is kept.
+        assert sorted(trainings[0]) == ["config.json", "lock.json", "notes.txt"]
+        assert not (tmp_path / "config.json").exists() and (tmp_path / "old/config.json").exists()
+
+
+@pytest.mark.parametrize("lacking", ["choose_devices", "start_run"])
+def test_nothing_is_deleted_before_it_is_known_that_there_is_something_to_train_on(
+    lacking: str, tmp_path: Path, trainings: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lacks(*_: object) -> None:
+        raise UserError(f"no {lacking}")
+
+    done = replace(stage("a"), folder=str(tmp_path))
+    publish(done)
+    saved(done, 1000)
+    before = {file.uri: storage.sha256(file.uri) for file in storage.walk(str(tmp_path))}
+    monkeypatch.setattr(page, lacking, lacks)
+    other = replace(stage("a", lr=0.5, overwrite=True), folder=str(tmp_path))
+    with pytest.raises(UserError, match=f"no {lacking}"):
+        run_stage(other)
+    assert {file.uri: storage.sha256(file.uri) for file in storage.walk(str(tmp_path))} == before
 
 
 def saved(stage: Stage, step: int, left: Left = left_by) -> None:
@@ -153,7 +186,7 @@ def test_more_steps_go_on(
         # How often was saved is part of the fingerprint then, and the steps are if it is done.
         steps = 2000 if done else 1000
         longer = replace(longer, config=replace(before.config, steps=steps))
-    assert run_stage(longer) == "trained"
+    train(longer)
     kept = ["config.json", "model.safetensors"] if done else []
     step = 1000 if done else 600
     checkpoint = [f"step-{step:08d}.json", f"step-{step:08d}.safetensors"]
@@ -192,6 +225,6 @@ def test_overwriting_resumes_what_the_same_command_left(
 ) -> None:
     killed = replace(stage("a"), folder=str(tmp_path))
     saved(killed, 3)
-    run_stage(replace(stage("a", overwrite=True, steps=steps), folder=str(tmp_path)))
+    train(replace(stage("a", overwrite=True, steps=steps), folder=str(tmp_path)))
     kept = "step-00000003.safetensors" in trainings[0]
     assert kept == (steps == killed.config.steps)
