@@ -1,13 +1,13 @@
 """A Ray cluster on this machine: `up` starts it, `down` stops it.
 
-It is identified by its process id, so that no other Ray on the machine is touched.
+It is identified by its process, which is known by its number, when it was started and since which
+start of the machine, so that no other Ray on the machine is touched, and nothing else.
 """
 
 from __future__ import annotations
 
 import contextlib
 import http.client
-import json
 import os
 import signal
 import socket
@@ -19,6 +19,8 @@ import urllib.request
 from pathlib import Path
 
 from pipelines.cluster.join import cluster_note, noted_cluster_answers
+from pipelines.io import storage, workspace
+from pipelines.io.processes import born, machine
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 STATE = REPOSITORY / "runs" / "ray_cluster.json"
@@ -31,13 +33,12 @@ STOP_TIMEOUT_S = 10
 
 
 def running() -> dict | None:
-    """Process id and address of the cluster that `up` started, or None."""
-    try:
-        state = json.loads(STATE.read_text())
-        os.kill(state["pid"], 0)
-        return state
-    except (FileNotFoundError, ProcessLookupError):
+    """Process and address of the cluster that `up` started, or None."""
+    state = workspace.published(str(STATE.parent), STATE.name)
+    is_whole = isinstance(state, dict) and {"pid", "born", "machine", "address"} <= state.keys()
+    if not is_whole or state["machine"] != machine():
         return None
+    return state if state["born"] and state["born"] == born(state["pid"]) else None
 
 
 def healthy(address: str) -> bool:
@@ -116,7 +117,8 @@ def up(wanted: int = PORT) -> str:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    STATE.write_text(json.dumps({"pid": process.pid, "address": address}))
+    identity = {"pid": process.pid, "born": born(process.pid), "machine": machine()}
+    storage.publish_json(identity | {"address": address}, str(STATE))
     deadline = time.monotonic() + START_TIMEOUT_S
     while not (cluster_note().exists() and healthy(address)):
         if process.poll() is not None or time.monotonic() > deadline:
@@ -134,9 +136,16 @@ def down() -> None:
     state = running()
     if state:
         # Ray's launcher ends its own processes; those that outlive it share its group.
-        os.kill(state["pid"], signal.SIGTERM)
+        try:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(state["pid"], signal.SIGTERM)
+        except PermissionError:
+            sys.exit(
+                f"error: another user has started the cluster at {state['address']} (process "
+                f"{state['pid']}): only they can stop it"
+            )
         deadline = time.monotonic() + STOP_TIMEOUT_S
-        while _alive(state["pid"]) and time.monotonic() < deadline:
+        while _alive(state) and time.monotonic() < deadline:
             time.sleep(0.2)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(state["pid"], signal.SIGKILL)
@@ -146,18 +155,12 @@ def down() -> None:
     STATE.unlink(missing_ok=True)
 
 
-def _alive(pid: int) -> bool:
-    try:
-        # A process that this one started stays after its end until it is waited for.
-        if os.waitpid(pid, os.WNOHANG)[0] == pid:
+def _alive(state: dict) -> bool:
+    # A process that this one started stays after its end until it is waited for.
+    with contextlib.suppress(ChildProcessError):
+        if os.waitpid(state["pid"], os.WNOHANG)[0] == state["pid"]:
             return False
-    except ChildProcessError:
-        pass
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
+    return born(state["pid"]) == state["born"]
 
 
 if __name__ == "__main__":

@@ -42,13 +42,15 @@ from pipelines.sampling.worker import (
     classes_in_turn,
     in_batches,
     is_intact,
+    names_among,
     publish_condition,
     read_condition,
 )
 from pipelines.tracking.run import Run
 from pipelines.tracking.start import start_run
-from pipelines.video.encoder import decode_clip
-from pipelines.video.grid import grid
+from pipelines.video import Frames
+from pipelines.video.encoder import clip_shape, decode_clip
+from pipelines.video.grid import fit, grid
 from vqvdm.errors import UserError
 from vqvdm.generator import VideoGenerator
 from vqvdm.text_encoder import refuse_missing_library
@@ -57,12 +59,14 @@ from vqvdm.windows import spread
 
 SETTINGS = "settings.json"
 """What the samples of a folder were made by."""
+PICTURE = "grid.gif"
+"""Published after the list of samples."""
 FILES = re.compile(
-    rf"[^/]+/\d{{5,}}\.mp4|{BATCHES}/[^/]+|{SETTINGS}|grid\.gif|samples\.jsonl|{lock.FILES}"
+    rf"[^/]+/\d{{5,}}\.mp4|{BATCHES}/[^/]+|{SETTINGS}|{re.escape(PICTURE)}|samples\.jsonl|{lock.FILES}"
 )
 """Names of the files of a folder of samples."""
 GRID = 16, 8
-"""Rows and columns of the grid at most."""
+"""Rows and columns of the picture at most."""
 
 
 def devices_for(config: Sample, batches: Sequence[SampleBatch]) -> Devices:
@@ -90,10 +94,14 @@ def wanted_classes(text: str, known: Sequence[str], in_turn: bool = False) -> li
     that the model was not trained on."""
     if text == "all":
         return list(known) or [None]
-    names = list(dict.fromkeys(name.strip() for name in text.split(",")))
-    for name in names:
-        VideoGenerator.check_classes(classes_in_turn(name, known) if in_turn else [name], known)
-    return list(names)
+    labels, turns = list[str](), list[str]()
+    for name, separator in names_among(text, ",:" if in_turn else ",", known):
+        VideoGenerator.check_classes([name], known)
+        turns.append(name)
+        if separator != ":":
+            labels.append(":".join(turns))
+            turns.clear()
+    return list(dict.fromkeys(labels))
 
 
 def wanted_prompts(config: Sample, bundle: Mapping[str, Any]) -> list[str]:
@@ -166,11 +174,13 @@ def sample(config: Sample) -> str:
     if config.dry_run:
         print(describe_devices(replace(config.request(), at_most=len(groups))))
         return f"would sample {len(requests)} videos of {len(classes)} classes into {folder}"
-    done = published_rows(folder)
+    done, picture_uri = published_rows(folder), storage.join(folder, PICTURE)
+    lacks_picture = bool(done) and not storage.exists(picture_uri)
     if done and not config.overwrite:
         refuse_other(config, folder, done[0]["recipe"], recipe, bundle["fingerprint"])
         verify_samples(folder, done)
-        return f"{len(done)} videos are there already, verified"
+        if not lacks_picture:
+            return f"{len(done)} videos are there already, verified"
     names = tuple(condition.name for condition in conditions)
     batches = [SampleBatch(folder, recipe, tuple(group), names) for group in groups]
     reading = lock.reading("sample", space.ldm(config.ldm))
@@ -182,27 +192,32 @@ def sample(config: Sample) -> str:
             for number, clip in enumerate(read_conditions(conditions, config, shape))
         ]
         devices = None
-        if done:
+        # A job that was killed before its picture goes on, even with --overwrite.
+        if done and not (lacks_picture and done[0]["recipe"] == recipe):
             # So is what the cluster lacks.
             devices = devices_for(config, batches)
             storage.keep_only(folder, [lock.NAME, *given], FILES)
-        made = make_samples(config, batches, run, devices)
-        rows = sorted(made, key=lambda row: row["file"])
+        rows = done
+        if config.overwrite or not done:
+            made = make_samples(config, batches, run, devices)
+            rows = sorted(made, key=lambda row: row["file"])
+            storage.delete(picture_uri)
+            made_by = {"settings": config.recipe(), "ldm": bundle["fingerprint"]}
+            storage.publish_json(made_by, storage.join(folder, SETTINGS))
+            listing = "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows)
+            storage.publish_bytes(listing.encode(), storage.join(folder, "samples.jsonl"))
+        # After the list: samples count without it.
         picture = (
             grid_beside_conditions(folder, requests, config, shape)
             if conditions
             else grid_of(folder, requests)
         )
-        storage.publish_bytes(picture, storage.join(folder, "grid.gif"))
-        run.bytes(picture, "samples/grid.gif")
-        made_by = {"settings": config.recipe(), "ldm": bundle["fingerprint"]}
-        storage.publish_json(made_by, storage.join(folder, SETTINGS))
-        listing = "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows)
-        storage.publish_bytes(listing.encode(), storage.join(folder, "samples.jsonl"))
-        published = [lock.NAME, SETTINGS, "grid.gif", "samples.jsonl", *(r["file"] for r in rows)]
+        storage.publish_bytes(picture, picture_uri)
+        run.bytes(picture, f"samples/{PICTURE}")
+        published = [lock.NAME, SETTINGS, PICTURE, "samples.jsonl", *(r["file"] for r in rows)]
         storage.keep_only(folder, published, FILES)
         run.output(recipe)
-    return f"{len(rows)} videos, {storage.join(folder, 'grid.gif')}"
+    return f"{len(rows)} videos, {picture_uri}"
 
 
 def refuse_other(config: Sample, folder: str, found: str, wanted: str, ldm: str) -> None:
@@ -244,42 +259,57 @@ def make_samples(
 
 def grid_of(folder: str, requests: Sequence[Request]) -> bytes:
     """A GIF of the published videos, a class and prompt a row below their names: at most `GRID`
-    rows and columns, evenly spread over all."""
+    rows and columns, evenly spread over all, as far as they `fit`."""
     by_title: dict[str, list[Request]] = {}
     for request in requests:
         by_title.setdefault(request.title, []).append(request)
     groups = list(by_title.values())
     rows = groups[:: -(-len(groups) // GRID[0])]
-    columns = min(GRID[1], len(rows[0]))
-    shown = [request for row in rows for request in row[:columns]]
-    videos = [decode_clip(storage.read_bytes(storage.join(folder, r.file))) for r in shown]
+    shape = clip_shape(_video_of(folder, rows[0][0]))
+    fits = fit(len(rows), min(GRID[1], len(rows[0])), shape)
+    videos = (
+        decode_clip(_video_of(folder, request), fits.step)
+        for row in rows
+        for request in row[: fits.columns]
+    )
     captions = [row[0].title for row in rows]
-    return grid(videos, columns, requests[0].fps, captions if any(captions) else ())
+    fps = requests[0].fps / fits.step
+    return grid(videos, fits.columns, fps, captions if any(captions) else (), fits.shrink)
 
 
 def grid_beside_conditions(
     folder: str, requests: Sequence[Request], config: Sample, shape: ClipShape
 ) -> bytes:
-    """A GIF, a condition, class and prompt a row, a prompt below its name: the frames that were
-    given, black where none were, then what was made of them."""
+    """As `grid_of`, a condition, class and prompt a row, a prompt below its name: the frames that
+    were given, black where none were, then what was made of them."""
     by_condition: dict[tuple[int | None, str], list[Request]] = {}
     for request in requests:
         by_condition.setdefault((request.condition, request.title), []).append(request)
     groups = list(by_condition.values())
     rows = groups[:: -(-len(groups) // GRID[0])]
-    columns = min(GRID[1] - 1, len(rows[0]))
-    shown = []
-    for row in rows:
-        files = [storage.join(folder, request.file) for request in row[:columns]]
-        made = [decode_clip(storage.read_bytes(file)) for file in files]
-        assert row[0].condition is not None
-        clip = decode_clip(read_condition(folder, row[0].condition))
-        known = known_frames(config, shape, clip[None])
-        given = np.zeros_like(made[0])
-        given[: shape.frames] = known.videos_NTHWC[0] * known.mask_NT[0, :, None, None, None]
-        shown += [given, *made]
+    frames, height, width = clip_shape(_video_of(folder, rows[0][0]))
+    columns = min(GRID[1], 1 + len(rows[0]))
+    fits = fit(len(rows), columns, (frames, height, width), fewest=2)
+
+    def given(number: int | None) -> Frames:
+        assert number is not None
+        known = known_frames(config, shape, decode_clip(read_condition(folder, number))[None])
+        video = known.videos_NTHWC[0] * known.mask_NT[0, :, None, None, None]
+        black = np.zeros((frames - len(video), height, width, 3), np.uint8)
+        return np.concatenate([video, black], dtype=np.uint8)[:: fits.step]
+
+    def videos() -> Iterator[Frames]:
+        for row in rows:
+            yield given(row[0].condition)
+            for request in row[: fits.columns - 1]:
+                yield decode_clip(_video_of(folder, request), fits.step)
+
     prompts = [row[0].title for row in rows] if config.prompts else ()
-    return grid(shown, columns + 1, config.fps, prompts)
+    return grid(videos(), fits.columns, config.fps / fits.step, prompts, fits.shrink)
+
+
+def _video_of(folder: str, request: Request) -> bytes:
+    return storage.read_bytes(storage.join(folder, request.file))
 
 
 def published_rows(folder: str) -> list[dict]:

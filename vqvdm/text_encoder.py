@@ -58,7 +58,7 @@ def refuse_missing_library() -> None:
 
 def encoder_files(names: Iterable[str], folder: str) -> list[str]:
     """Those of the files of a folder that make an encoder; `UserError` if one is lacking."""
-    found = sorted(name for name in names if name.endswith(READ) and "/" not in name)
+    found = sorted(filter(_may_be_read, names))
     lacking = [
         what
         for what, is_there in (
@@ -76,9 +76,28 @@ def encoder_files(names: Iterable[str], folder: str) -> list[str]:
     return found
 
 
+def _may_be_read(name: str) -> bool:
+    """Whether a name is that of a file right in an encoder's folder, and of a kind that is read."""
+    return name.endswith(READ) and "/" not in name and "\0" not in name
+
+
+def sums_of(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """sha256 of each file of the encoder, by the config.json of a bundle or the index.json of
+    latents; none without captions. `UserError` for a name that no encoder's file has: files are
+    written by these names."""
+    found = dict(metadata.get("text", {}).get("files", {}))
+    if strange := [name for name in found if not _may_be_read(name)]:
+        raise UserError(
+            f"{strange[0]!r} cannot be a file of a text encoder, as which the config.json of the "
+            "model, or the index.json of the latents, names it: no job wrote that; find out who "
+            "did, and make model or latents again with --overwrite"
+        )
+    return found
+
+
 def files_of(metadata: Mapping[str, Any]) -> list[str]:
-    """The files of the encoder in a bundle, by its config.json; none without captions."""
-    return [f"{FOLDER}/{name}" for name in metadata.get("text", {}).get("files", ())]
+    """The files of the encoder below the folder of a bundle, by its config.json; as `sums_of`."""
+    return [f"{FOLDER}/{name}" for name in sums_of(metadata)]
 
 
 def check_files(folder: str, metadata: Mapping[str, Any], there: Iterable[str]) -> None:

@@ -20,7 +20,7 @@ from markupsafe import Markup, escape
 from pipelines.evaluation import published
 from pipelines.video import Frames
 from pipelines.video.encoder import encode_h264
-from pipelines.video.grid import grid
+from pipelines.video.grid import fit, grid
 
 MEANING = {
     "fvd": "Fréchet video distance to real clips, lower is better",
@@ -104,10 +104,13 @@ def grid_of(shown: ReportClips) -> bytes:
     """A GIF with one row each of real clips, their reconstructions, and samples."""
     shown = shown.ordered()
     columns = min(8, len(shown.real), len(shown.samples))
+    fits = fit(3, columns, shown.real[0].real.shape[:3])
+    columns = fits.columns
     rows = [each.real for each in shown.real[:columns]]
     rows += [each.reconstructed for each in shown.real[:columns]]
     rows += [each.video for each in shown.samples[:columns]]
-    return grid(rows, columns, min(each.fps for each in shown.samples[:columns]))
+    fps = min(each.fps for each in shown.samples[:columns]) / fits.step
+    return grid((video[:: fits.step] for video in rows), columns, fps, shrink=fits.shrink)
 
 
 def page(

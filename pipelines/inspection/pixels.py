@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pipelines.inspection.videos import UNLABELLED
 from pipelines.io import shards
+from pipelines.io.markers import names_in
 from pipelines.io.shards import Sample
 from pipelines.video import Frames, measures
 from pipelines.video.encoder import decode_clip
@@ -65,7 +66,8 @@ class Pixels:
 
 def look_at(folder: str, index: dict, samples: int) -> Pixels:
     """Look at so many clips of `index`, spread over shards; fewer where these are small."""
-    names = [name for name in index["shards"] if name.startswith("train")] or index["shards"]
+    there = names_in(folder, index, "shard_videos")
+    names = [name for name in there if name.startswith("train")] or there
     chosen = np.unique(np.linspace(0, len(names) - 1, min(SHARDS, len(names))).round().astype(int))
     each, found = -(-samples // max(1, len(chosen))), Pixels()
     for place in chosen if names else ():

@@ -8,7 +8,7 @@ import numpy as np
 
 from pipelines.inspection.findings import Finding
 from pipelines.io import storage
-from pipelines.io.markers import read_marker
+from pipelines.io.markers import names_in, read_marker
 from pipelines.io.shards import repair
 
 COMPARED = 64
@@ -22,7 +22,7 @@ MANY = 64
 def check_shards(folder: str, index: dict[str, Any]) -> list[Finding]:
     """Compare a listing of the folder with its index, and some sizes with markers."""
     sizes = {file.uri[len(folder) + 1 :]: file.size for file in storage.walk(folder)}
-    names, again = index["shards"], repair("shard_videos")
+    names, again = names_in(folder, index, "shard_videos"), repair("shard_videos")
     wanted = [f"{name}.{kind}" for name in names for kind in ("tar", "json")]
     found = [
         Finding("wrong", f"{folder}/{name} is missing", again)

@@ -15,11 +15,11 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 from pipelines.io import storage, workspace
 from pipelines.io.connection import is_refusal
+from pipelines.io.processes import born, machine
 from vqvdm.errors import UserError
 
 NAME = "lock.json"
@@ -168,7 +168,7 @@ def _forget_the_dead(folder: str) -> dict[str, dict[str, Any]]:
     """Remove the notes of readers that ran on this machine and have ended; returns the others."""
     found = _readers(folder)
     for name, note in list(found.items()):
-        if note["machine"] == _machine() and not _lives_here(note):
+        if note["machine"] == machine() and not _lives_here(note):
             del found[name]
             with suppress(UserError, OSError):
                 storage.delete(storage.join(folder, name))
@@ -180,21 +180,21 @@ def _forget_the_stale(folder: str, found: dict[str, dict[str, Any]]) -> None:
     A holder that was only asleep writes its own again."""
     with suppress(UserError, OSError):
         for name, note in found.items():
-            if note["machine"] != _machine() and workspace.published(folder, name) == note:
+            if note["machine"] != machine() and workspace.published(folder, name) == note:
                 storage.delete(storage.join(folder, name))
 
 
 def _lives_here(note: dict[str, Any]) -> bool:
     # A process may outlive its job, for example in a notebook.
     released = note["pid"] == os.getpid() and note["owner"] not in _held
-    return note["born"] == _born(note["pid"]) and not released
+    return note["born"] == born(note["pid"]) and not released
 
 
 def _living(folder: str, notes: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
     """One of these notes whose holder is alive. Those of other machines are waited for together."""
     waiting = {}
     for name, note in notes.items():
-        if note["machine"] != _machine():
+        if note["machine"] != machine():
             waiting[name] = note
         elif _lives_here(note):
             return note
@@ -224,29 +224,8 @@ def _own_note(job: str) -> dict[str, Any]:
         "owner": uuid.uuid4().hex,
         "job": job,
         "host": socket.gethostname(),
-        "machine": _machine(),
+        "machine": machine(),
         "pid": pid,
-        "born": _born(pid),
+        "born": born(pid),
         "beats": 0,
     }
-
-
-def _machine() -> str:
-    """Identifies this machine since its start, and this container."""
-    with suppress(OSError):
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    return f"{socket.gethostname()} {uuid.getnode()}"
-
-
-def _born(pid: int) -> str | None:
-    """When a process was started, in the kernel's own count; None where there is none."""
-    try:
-        # The name in brackets may hold spaces.
-        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    except OSError:
-        with suppress(OSError):
-            os.kill(pid, 0)
-            return None if Path("/proc/self/stat").exists() else "unknown"
-        return None
-    return None if state[0] == "Z" else state[19]

@@ -19,10 +19,9 @@ from pipelines.io.readers import read_all
 from vqvdm.errors import UserError
 
 SPLITS = ("train", "val")
-
-SHARD_FILES = re.compile(
-    rf"({'|'.join(SPLITS)})-(\d{{6,}}|[0-9a-f]{{16}})\.(tar|json)|index\.json|{lock.FILES}"
-)
+NAME = re.compile(rf"({'|'.join(SPLITS)})-(\d{{6,}}|[0-9a-f]{{16}})")
+"""Names of shards: a split, and a number, or the id of a span."""
+SHARD_FILES = re.compile(rf"{NAME.pattern}\.(tar|json)|index\.json|{lock.FILES}")
 """Names of the files of a folder of shards."""
 
 
@@ -67,12 +66,26 @@ def span_shard_name(split: str, id: int) -> str:
     return f"{split}-{id:016x}"
 
 
+def names_in(folder: str, index: Mapping[str, Any], job: str) -> list[str]:
+    """Names of the shards in the index of a folder that `job` filled; `UserError` for one that no
+    shard has: files are read and written by these names."""
+    names = index["shards"]
+    if strange := [name for name in names if not NAME.fullmatch(name)]:
+        raise UserError(
+            f"{folder}/index.json lists {strange[0]!r}, which no shard is called: no job wrote "
+            f"that; find out who did, and run jobs/{job}.py again"
+        )
+    return names
+
+
 def read_marker(folder: str, name: str) -> Marker | None:
-    """The marker of a shard, or None if the shard does not exist or its marker is not valid."""
+    """The marker of a shard, or None if the shard does not exist or its marker is not valid, as one
+    of another shard."""
     try:
-        return Marker.from_json(storage.read_bytes(storage.join(folder, f"{name}.json")))
+        found = Marker.from_json(storage.read_bytes(storage.join(folder, f"{name}.json")))
     except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError, TypeError):
         return None
+    return found if found.name == name else None
 
 
 def is_intact(folder: str, marker: Marker) -> bool:
@@ -181,8 +194,9 @@ def load_markers(
         marker = read_marker(folder, name)
         return marker.bare() if marker and not details else marker
 
-    markers = list(read_all(read, index["shards"]))
-    for name, marker in zip(index["shards"], markers, strict=True):
+    names = names_in(folder, index, job)
+    markers = list(read_all(read, names))
+    for name, marker in zip(names, markers, strict=True):
         if marker is None:
             raise UserError(
                 f"{storage.join(folder, name)}.tar has no marker: run jobs/{job}.py again with "

@@ -46,6 +46,12 @@ def absolute(uri: str) -> str:
     return os.path.abspath(os.path.expanduser(uri.removeprefix("file://")))
 
 
+def is_below(name: str) -> bool:
+    """Whether a name leads to a file below the folder that it is joined to, and nowhere else."""
+    parts = PurePosixPath(name).parts
+    return bool(parts) and parts[0] != "/" and ".." not in parts and "\0" not in name
+
+
 def walk(uri: str) -> list[FileInfo]:
     """Every file below a folder or prefix, sorted by URI; none if there is no such place."""
     return sorted(listed(uri), key=lambda file: file.uri)
@@ -249,13 +255,18 @@ def local_folder(uri: str) -> Iterator[str]:
     with scratch() as folder:
         place = folder / "copy"
         place.mkdir()
-        download_folder(uri, place, [name for name in written_below(uri) if "/" not in name])
+        names = [name for name in written_below(uri) if "/" not in name]
+        # The objects of a store may have any names.
+        download_folder(uri, place, filter(is_below, names))
         yield str(place)
 
 
 def download_folder(uri: str, folder: Path, names: Iterable[str]) -> None:
-    """Copy the named files of a folder, which may lie in subfolders, into a local folder."""
+    """Copy the named files of a folder, which may lie in subfolders, into a local folder.
+    `UserError` for a name that leads out of it."""
     for name in names:
+        if not is_below(name):
+            raise UserError(f"{uri} holds no {name!r}: no name of a file leads out of a folder")
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if is_local(uri):

@@ -29,6 +29,7 @@ from vqvdm.text_encoder import (
     Embed,
     TextEncoder,
     encoder_files,
+    sums_of,
 )
 
 MOST_OF_HEAD = 100_000_000
@@ -90,9 +91,9 @@ def captions_by(folder: str, column: str) -> Captions:
 
 
 def captions_there(index: Mapping[str, Any]) -> Captions | None:
-    """What encoded the captions of published latents, by their index."""
+    """What encoded the captions of published latents, by their index; `UserError` as `sums_of`."""
     text = index.get("text")
-    return Captions(text["column"], text["files"]) if text else None
+    return Captions(text["column"], sums_of(index)) if text else None
 
 
 def flags_there(folder: str) -> str:

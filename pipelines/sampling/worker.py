@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -239,7 +239,9 @@ class SampleBatch:
 
 
 def is_intact(folder: str, row: dict) -> bool:
-    """Whether the video of a row is there, and the one that was published."""
+    """Whether the video of a row is there, below the folder, and the one that was published."""
+    if not storage.is_below(row["file"]):
+        return False
     try:
         return storage.sha256(storage.join(folder, row["file"])) == row["sha256"]
     except FileNotFoundError:
@@ -265,9 +267,29 @@ def _condition_file(number: int) -> str:
 
 def classes_in_turn(label: str | None, known: Sequence[str]) -> list[str | None]:
     """The classes that a label names: one, or several joined by colons."""
-    if label is None or label in known:
-        return [label]
-    return list(label.split(":"))
+    return [None] if label is None else [name for name, _ in names_among(label, ":", known)]
+
+
+def names_among(text: str, separators: str, known: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """The names in a list of them, each with the separator behind it, which the last one lacks.
+
+    Names may hold separators: of those known that may stand at a place the longest is taken, else
+    what comes before the next separator.
+    """
+    longest_first, separator = sorted(known, key=len, reverse=True), separators
+    while separator:
+        text = text.lstrip()
+        name = next(
+            (
+                each
+                for each in longest_first
+                if text.startswith(each) and text[len(each) :].lstrip()[:1] in separators
+            ),
+            re.split(f"[{separators}]", text, maxsplit=1)[0],
+        )
+        rest = text[len(name) :].lstrip()
+        separator, text = rest[:1], rest[1:]
+        yield name.strip(), separator
 
 
 def in_batches(requests: Sequence[Request], size: int) -> list[list[Request]]:

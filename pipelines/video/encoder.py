@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 
 import av
@@ -49,14 +50,23 @@ def encode_h264(frames_THWC: Frames, fps: float, crf: int = 14) -> bytes:
     return buffer.getvalue()
 
 
-def decode_clip(data: bytes) -> Frames:
-    """All frames (T, H, W, 3) of a clip held in memory; raises `VideoError`."""
+def clip_shape(data: bytes) -> tuple[int, int, int]:
+    """Frames, height and width of a video of `encode_h264`, by its header."""
+    with av.open(io.BytesIO(data), "r") as container:
+        stream = container.streams.video[0]
+        return stream.frames, stream.height, stream.width
+
+
+def decode_clip(data: bytes, step: int = 1) -> Frames:
+    """All frames (T, H, W, 3) of a clip held in memory, or the first of every `step`; raises
+    `VideoError`."""
     reformatter = VideoReformatter()
     try:
         with av.open(io.BytesIO(data), "r") as container:
             stream = container.streams.video[0]
             stream.thread_count = 1
-            frames = [_rgb(frame, reformatter) for frame in container.decode(stream)]
+            wanted = islice(container.decode(stream), 0, None, step)
+            frames = [_rgb(frame, reformatter) for frame in wanted]
     except av.FFmpegError as error:
         raise VideoError("damaged", str(error)) from error
     return np.stack(frames)

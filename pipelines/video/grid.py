@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,24 +17,70 @@ CAPTION = 14
 """Height of a caption in pixels."""
 
 
-def grid(videos: Sequence[Frames], columns: int, fps: float, captions: Sequence[str] = ()) -> bytes:
-    """A GIF of videos side by side, row after row; `captions` stand above the rows."""
-    height, width = videos[0].shape[1:3]
-    rows, strip = -(-len(videos) // columns), CAPTION if captions else 0
-    below = strip + height
-    canvas = np.zeros((len(videos[0]), rows * below, columns * width, 3), np.uint8)
-    for row, text in enumerate(captions):
-        canvas[:, row * below : row * below + strip] = _caption(text, columns * width)
+MOST_FRAMES = 128
+"""Frames of a grid at most; of longer videos, every second one is shown, or every third."""
+MOST_PIXELS = 2**25
+"""Pixels of all videos of a grid in all frames at most, captions apart: 16 rows of 8 videos of
+16x128x128. Making the GIF takes four bytes for each."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How much of videos a grid can show."""
+
+    columns: int
+    step: int
+    """Every which frame is shown."""
+    shrink: int
+    """By which factor sides are shorter."""
+
+
+def fit(rows: int, columns: int, shape_THW: Sequence[int], fewest: int = 1) -> Fit:
+    """What fits into a grid of so many rows, and at most so many columns, of videos of one shape:
+    first frames are left out, then columns but for the `fewest`, then videos are made smaller."""
+    frames, height, width = shape_THW
+    step = math.ceil(frames / MOST_FRAMES)
+    most = MOST_PIXELS / (rows * math.ceil(frames / step))
+    columns, shrink = max(fewest, min(columns, int(most / (height * width)))), 1
+    while columns * math.ceil(height / shrink) * math.ceil(width / shrink) > most:
+        shrink += 1
+    return Fit(columns, step, shrink)
+
+
+def grid(
+    videos: Iterable[Frames],
+    columns: int,
+    fps: float,
+    captions: Sequence[str] = (),
+    shrink: int = 1,
+) -> bytes:
+    """A GIF of videos of one shape side by side, row after row; `captions` stand above the rows.
+
+    Videos are taken one by one, and their sides made shorter by the factor `shrink`.
+    """
+    rows, strip = list[Frames](), CAPTION if captions else 0
     for index, video in enumerate(videos):
         row, column = divmod(index, columns)
-        top, left = row * below + strip, column * width
-        canvas[:, top : top + height, left : left + width] = video
-    frames = [Image.fromarray(frame) for frame in canvas]
+        small = _smaller(video, shrink)
+        frames, height, width = small.shape[:3]
+        if not column:
+            rows.append(np.zeros((frames, strip + height, columns * width, 3), np.uint8))
+            if captions:
+                rows[row][:, :strip] = _caption(captions[row], columns * width)
+        rows[row][:, strip:, column * width : (column + 1) * width] = small
+    pictures = (Image.fromarray(np.concatenate(frames)) for frames in zip(*rows, strict=True))
     buffer = io.BytesIO()
-    frames[0].save(
-        buffer, "GIF", save_all=True, append_images=frames[1:], duration=1000 / fps, loop=0
+    next(pictures).save(
+        buffer, "GIF", save_all=True, append_images=pictures, duration=1000 / fps, loop=0
     )
     return buffer.getvalue()
+
+
+def _smaller(video_THWC: Frames, factor: int) -> Frames:
+    """A video with sides shorter by a whole factor, rounded up."""
+    if factor == 1:
+        return video_THWC
+    return np.stack([np.asarray(Image.fromarray(each).reduce(factor)) for each in video_THWC])
 
 
 def _caption(text: str, width: int) -> Frames:

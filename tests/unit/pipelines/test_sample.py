@@ -39,6 +39,23 @@ def test_a_class_named_twice_is_sampled_once() -> None:
     assert wanted_classes("zero,one,zero", DIGITS) == ["zero", "one"]
 
 
+@pytest.mark.parametrize(
+    ("text", "in_turn", "wanted"),
+    [
+        ("salt,pepper", False, ["salt,pepper"]),
+        ("zero, salt,pepper ,salt", False, ["zero", "salt,pepper", "salt"]),
+        ("salt,salt,pepper", False, ["salt", "salt,pepper"]),
+        ("zero:salt,pepper,salt:a:b:zero", True, ["zero:salt,pepper", "salt:a:b:zero"]),
+        ("a:b,zero", False, ["a:b", "zero"]),
+    ],
+)
+def test_names_of_classes_may_hold_commas_and_colons(
+    text: str, in_turn: bool, wanted: list[str]
+) -> None:
+    known = ["zero", "salt", "salt,pepper", "a:b"]
+    assert wanted_classes(text, known, in_turn) == wanted
+
+
 def test_an_unknown_class_is_answered_with_the_nearest() -> None:
     with pytest.raises(UserError, match="'sevn': did you mean 'seven'"):
         wanted_classes("zero,sevn", DIGITS)
@@ -81,6 +98,8 @@ def test_missing_and_changed_samples_are_named(tmp_path: Path) -> None:
     (tmp_path / "zero/00001.mp4").write_bytes(b"2")
     with pytest.raises(UserError, match=r"zero/00001\.mp4 .* changed"):
         verify_samples(str(tmp_path), rows)
+    with pytest.raises(UserError, match=r"one/\.\./zero/00000\.mp4 is missing"):
+        verify_samples(str(tmp_path), [rows[0] | {"file": "one/../zero/00000.mp4"}])
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path) -> None:
@@ -187,6 +206,45 @@ def test_a_job_that_was_killed_goes_on_where_it_stopped(
         assert (folder / name).read_bytes() == (undisturbed / name).read_bytes(), name
     graph.made = []
     assert "there already, verified" in sample(quick_sample) and not graph.made
+
+
+@pytest.mark.long
+def test_a_job_that_was_killed_at_its_picture_makes_no_video_again(
+    quick_sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Samples are listed by then, and count."""
+    folder, graph = tmp_path / "samples/base", InThisProcess(monkeypatch)
+    few, make_picture = replace(quick_sample, num_per_class=1), page.grid_of
+
+    def killed(*_: object) -> bytes:
+        raise KeyboardInterrupt
+
+    for config in (few, replace(few, overwrite=True)):
+        monkeypatch.setattr(page, "grid_of", killed)
+        with pytest.raises(KeyboardInterrupt):
+            sample(config)
+        assert len(listing(few)) == 2 and not (folder / "grid.gif").exists()
+        monkeypatch.setattr(page, "grid_of", make_picture)
+        assert graph.made == [0, 0]
+        assert sample(config).startswith("2 videos, ") and graph.made == [0, 0]
+        assert {path.name for path in folder.iterdir() if path.is_file()} == {
+            "grid.gif",
+            "samples.jsonl",
+            "settings.json",
+        }
+        assert not list((folder / "batches").glob("*"))
+        assert "there already, verified" in sample(few)
+        graph.made = []
+    # A picture that is gone is made again, and one of other samples does not stay.
+    before = (folder / "grid.gif").read_bytes()
+    (folder / "grid.gif").unlink()
+    assert sample(few).startswith("2 videos, ") and graph.made == []
+    assert (folder / "grid.gif").read_bytes() == before
+    (folder / "samples.jsonl").unlink()
+    monkeypatch.setattr(page, "grid_of", killed)
+    with pytest.raises(KeyboardInterrupt):
+        sample(replace(few, seed=1))
+    assert not (folder / "grid.gif").exists()
 
 
 @pytest.fixture
@@ -490,3 +548,19 @@ def test_the_grid_has_a_limit(tmp_path: Path) -> None:
         storage.publish_bytes(video, str(tmp_path / request.file))
     with Image.open(io.BytesIO(grid_of(str(tmp_path), requests))) as picture:
         assert picture.size == (8 * 8, 13 * (CAPTION + 8))
+
+
+def test_long_videos_are_shown_at_their_own_speed(tmp_path: Path) -> None:
+    """Every third frame of 300, three times as long."""
+    shades = np.arange(300).repeat(8 * 8 * 3).reshape(300, 8, 8, 3) * 200 // 300
+    video = encode_h264(shades.astype(np.uint8), 10.0)
+    requests = [Request(None, number, 10.0) for number in range(2)]
+    for request in requests:
+        storage.publish_bytes(video, str(tmp_path / request.file))
+    with Image.open(io.BytesIO(grid_of(str(tmp_path), requests))) as picture:
+        assert (picture.size, picture.n_frames) == ((2 * 8, 8), 100)
+        assert picture.info["duration"] == 300
+        for place in (0, 50, 99):
+            picture.seek(place)
+            shown = picture.convert("L").getpixel((12, 4))
+            assert shown == pytest.approx(200 * 3 * place / 300, abs=6)

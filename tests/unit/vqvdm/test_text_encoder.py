@@ -16,7 +16,7 @@ import torch
 from tests.text_encoders import WIDTH, write_encoder
 from vqvdm import text_encoder
 from vqvdm.errors import UserError
-from vqvdm.text_encoder import TextEncoder, encoder_files, files_of, most_tokens
+from vqvdm.text_encoder import TextEncoder, encoder_files, files_of, most_tokens, sums_of
 
 
 @pytest.fixture(scope="module")
@@ -233,6 +233,17 @@ def test_pickles_and_code_are_no_files_of_an_encoder() -> None:
     assert encoder_files([*others, *names], "folder") == sorted(names)
     assert files_of({"text": {"files": {"a.json": "0"}}}) == ["text_encoder/a.json"]
     assert files_of({}) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["../config.json", "/etc/a.json", "onnx/a.json", "..", "", "run.py", "a\0.json"]
+)
+def test_a_name_that_no_file_of_an_encoder_has_is_told(name: str) -> None:
+    told = {"text": {"files": {"config.json": "0", name: "1"}}}
+    for read in (sums_of, files_of):
+        with pytest.raises(UserError, match=r"cannot be a file of a text encoder") as error:
+            read(told)
+        assert repr(name) in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_missing_library_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:

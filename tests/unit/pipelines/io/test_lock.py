@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.io import lock, storage, workspace
+from pipelines.io.processes import born
 from vqvdm.errors import UserError
 
 
@@ -39,7 +40,7 @@ def test_the_second_is_refused_until_the_first_has_ended(folder: str) -> None:
 
 def left_behind(folder: str, job: str, **changes: object) -> str:
     """The note of a reader that another process holds."""
-    other = lock._own_note(job) | {"pid": os.getppid(), "born": lock._born(os.getppid())} | changes
+    other = lock._own_note(job) | {"pid": os.getppid(), "born": born(os.getppid())} | changes
     uri = storage.join(folder, lock.READERS, f"{other['owner']}.json")
     storage.publish_json(other, uri)
     return uri
@@ -128,7 +129,7 @@ def test_a_renewed_lock_of_another_machine_is_respected(
 ) -> None:
     monkeypatch.setattr(lock, "BEAT_S", 0.2)
     with lock.writing(folder, "train_ldm"):
-        monkeypatch.setattr(lock, "_machine", lambda: "another")  # who asks sits elsewhere
+        monkeypatch.setattr(lock, "machine", lambda: "another")  # who asks sits elsewhere
         with pytest.raises(UserError, match="another job"):
             lock.writing(folder, "train_ldm").__enter__()
 

@@ -1,6 +1,8 @@
 """Markers: only an intact shard of the same inputs counts as finished."""
 
+import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from pipelines.io.markers import (
     finished,
     is_intact,
     load_markers,
+    names_in,
     read_marker,
     span_shard_name,
     untouched,
@@ -95,6 +98,30 @@ def test_an_invalid_marker_counts_as_missing(tmp_path: Path, garbage: bytes) -> 
     assert filled_with(folder) == "s"
     (tmp_path / "index.json").write_bytes(garbage)
     assert filled_with(folder) == "s"
+
+
+@pytest.mark.parametrize("name", ["train-000001", "val-000000", "../other/train-000000"])
+def test_the_marker_of_another_shard_counts_as_missing(tmp_path: Path, name: str) -> None:
+    """Its name would be that of a file that is read, or written on a node."""
+    write_shard(tmp_path, list(SAMPLES))
+    place = tmp_path / "train-000000.json"
+    place.write_bytes(json.dumps(json.loads(place.read_bytes()) | {"name": name}).encode())
+    assert read_marker(str(tmp_path), "train-000000") is None
+    assert list(untouched(str(tmp_path), ["train-000000"])) == [None]
+    with pytest.raises(UserError, match=r"train-000000\.tar has no marker: run jobs/encode_lat"):
+        load_markers(str(tmp_path), {"shards": ["train-000000"]}, "encode_latents")
+
+
+@pytest.mark.parametrize("name", ["../clips/train-000000", "train-0", "test-000000", "index", ""])
+def test_an_index_that_names_something_else_is_told(tmp_path: Path, name: str) -> None:
+    write_shard(tmp_path / "clips", list(SAMPLES))
+    index = {"shards": ["train-000000", name]}
+    told = rf"other/index\.json lists {re.escape(repr(name))}, .* run jobs/shard_videos\.py again"
+    for read in (load_markers, names_in):
+        with pytest.raises(UserError, match=told):
+            read(f"{tmp_path}/other", index, "shard_videos")
+    names = ["train-000000", "val-1000000", "train-0123456789abcdef"]
+    assert names_in("clips", {"shards": names}, "shard_videos") == names
 
 
 def test_the_index_and_the_named_are_kept(tmp_path: Path) -> None:

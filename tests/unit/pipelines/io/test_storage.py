@@ -11,6 +11,7 @@ import pytest
 
 from pipelines.io import checksums, disk, storage
 from pipelines.io.connection import is_local
+from vqvdm.errors import UserError
 
 
 def everything(folder: Path) -> list[str]:
@@ -76,6 +77,32 @@ def test_round_trip_elsewhere(memory: str, tmp_path: Path) -> None:
     assert everything(tmp_path) == ["deep/index.json"]
     storage.delete(memory)
     assert not storage.exists(f"{memory}/deep/index.json")
+
+
+@pytest.mark.parametrize("name", ["../out", "deep/../../out", "/out", "..", ".", "", "a\0"])
+def test_what_leads_out_of_a_folder_is_not_copied(memory: str, tmp_path: Path, name: str) -> None:
+    for uri in (str(tmp_path / "from"), memory):
+        storage.publish_bytes(b"", f"{uri}/file")
+        with pytest.raises(UserError, match="no name of a file leads out of a folder"):
+            storage.download_folder(uri, tmp_path / "to", [name])
+    assert everything(tmp_path) == ["from/file"]
+
+
+@pytest.mark.parametrize("name", ["file", "deep/file", "..file", "a..", "...", "~", "a b", "ünï"])
+def test_odd_names_lead_nowhere_else(tmp_path: Path, name: str) -> None:
+    storage.publish_bytes(b"", f"{tmp_path}/from/{name}")
+    storage.download_folder(f"{tmp_path}/from", tmp_path / "to", [name])
+    assert everything(tmp_path) == [f"from/{name}", f"to/{name}"]
+
+
+def test_objects_whose_names_are_no_files_stay_where_they_are(
+    memory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.publish_bytes(b"frame", f"{memory}/0.png")
+    found = {name: (0, None) for name in ("..", ".", "0.png", "deep/1.png")}
+    monkeypatch.setattr(storage, "written_below", lambda uri: found)
+    with storage.local_folder(memory) as place:
+        assert everything(Path(place)) == ["0.png"]
 
 
 def test_what_walk_finds_lies_below_the_folder_as_it_was_named(memory: str) -> None:

@@ -32,3 +32,18 @@ def test_a_bundle_without_its_encoder_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"text_encoder/model\.safetensors, which read its prompts"):
         fetch_encoder(str(bundle), place, told)
     fetch_encoder(str(bundle), place, {})
+
+
+def test_a_bundle_writes_no_file_elsewhere(tmp_path: Path) -> None:
+    """A name that leads out of the folder, of a file that is there, beside one of its base name."""
+    place, bundle = tmp_path / "a/b/place", tmp_path / "x/y/bundle"
+    encoder = bundle / "text_encoder"
+    encoder.mkdir(parents=True)
+    place.mkdir(parents=True)
+    for file in (encoder / "profile.json", tmp_path / "x/profile.json"):
+        file.write_text("{}")
+    before = sorted(tmp_path.rglob("*"))
+    told = {"text": {"files": {"../../../profile.json": "1"}}}
+    with pytest.raises(UserError, match=r"'\.\./\.\./\.\./profile\.json' cannot be a file"):
+        fetch_encoder(str(bundle), place, told)
+    assert sorted(tmp_path.rglob("*")) == before

@@ -87,6 +87,8 @@ def test_an_index_tells_what_encoded_captions() -> None:
     told = {"column": "caption", "files": {"config.json": "1"}, "width": 4, "clips": 3}
     assert captions_there({"text": told}) == CAPTIONS
     assert captions_there({}) is None
+    with pytest.raises(UserError, match=r"'\.\./run\.json' cannot be a file of a text encoder"):
+        captions_there({"text": told | {"files": {"../run.json": "1"}}})
 
 
 def encoder_like(folder: Path) -> str:

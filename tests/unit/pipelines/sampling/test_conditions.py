@@ -137,4 +137,6 @@ def test_classes_in_turn_are_joined_by_colons() -> None:
     assert classes_in_turn("zero:seven", known) == ["zero", "seven"]
     assert classes_in_turn("zero", known) == ["zero"]
     assert classes_in_turn("a:b", known) == ["a:b"]  # one class of that name
+    assert classes_in_turn("zero:a:b:seven", known) == ["zero", "a:b", "seven"]
+    assert classes_in_turn("a:c", known) == ["a", "c"]  # which are unknown, as is told then
     assert classes_in_turn(None, known) == [None]

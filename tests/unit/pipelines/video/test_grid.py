@@ -1,13 +1,15 @@
 """The grid is an animation of all videos."""
 
 import io
+import weakref
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
 from pipelines.video import Frames
-from pipelines.video.grid import CAPTION, _fitting, grid
+from pipelines.video.grid import CAPTION, MOST_PIXELS, Fit, _fitting, fit, grid
 
 
 def flashing(*colour: int) -> Frames:
@@ -50,3 +52,57 @@ def test_a_caption_that_is_cut_ends_with_dots() -> None:
     assert line.startswith("a red") and line.endswith("…") and "\n" not in line
     assert 40 < font.getlength(line) <= 60
     assert _fitting("a red ball", font, 1) == "…"
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "shape", "wanted"),
+    [
+        (16, 8, (16, 128, 128), Fit(8, 1, 1)),  # just as much as fits
+        (3, 8, (128, 64, 64), Fit(8, 1, 1)),
+        (3, 8, (129, 64, 64), Fit(8, 2, 1)),
+        (16, 8, (16, 256, 256), Fit(2, 1, 1)),
+        (16, 8, (960, 128, 128), Fit(1, 8, 1)),
+        (16, 8, (960, 256, 256), Fit(1, 8, 2)),  # 120 frames of 16 x 128x128
+        (1, 1, (128, 1024, 1024), Fit(1, 1, 2)),
+    ],
+)
+def test_what_fits_into_a_grid(
+    rows: int, columns: int, shape: tuple[int, int, int], wanted: Fit
+) -> None:
+    assert fit(rows, columns, shape) == wanted
+    frames, height, width = (
+        -(-shape[0] // wanted.step),
+        *(-(-n // wanted.shrink) for n in shape[1:]),
+    )
+    assert rows * wanted.columns * frames * height * width <= MOST_PIXELS
+
+
+def test_what_a_row_is_about_is_shown_however_large_it_is() -> None:
+    assert fit(16, 8, (960, 128, 128), fewest=2) == Fit(2, 8, 2)
+
+
+def test_videos_are_made_smaller() -> None:
+    video = np.zeros((2, 5, 8, 3), np.uint8)
+    video[:, :, 4:] = 200
+    with Image.open(io.BytesIO(grid([video] * 2, 2, 8, shrink=2))) as picture:
+        assert picture.size == (2 * 4, 3)
+        shown = np.asarray(picture.convert("L")).astype(int)
+    assert np.abs(shown - [0, 0, 200, 200] * 2).max() <= 4
+
+
+def test_one_video_is_held_at_a_time() -> None:
+    made: list[weakref.ref] = []
+
+    def videos() -> Iterator[Frames]:
+        for shade in range(12):
+            # The last one may still be at hand.
+            assert sum(each() is not None for each in made) <= 1
+            video = np.full((3, 8, 12, 3), 20 * shade, np.uint8)
+            made.append(weakref.ref(video))
+            yield video
+            del video
+
+    with Image.open(io.BytesIO(grid(videos(), columns=3, fps=8))) as picture:
+        assert picture.size == (3 * 12, 4 * 8)
+        assert abs(picture.convert("L").getpixel((35, 31)) - 220) <= 4  # type: ignore[operator]
+    assert len(made) == 12
