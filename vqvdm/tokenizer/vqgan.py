@@ -47,7 +47,7 @@ class VQGANConfig:
     factorised: bool = False
     """Split 3x3x3 convolutions into 1x3x3 and 3x1x1."""
     quantizer: Literal["vq", "fsq"] = "vq"
-    levels: tuple[Count, ...] = (8, 8, 8)
+    levels: tuple[CountFrom0, ...] = (8, 8, 8)
     """FSQ levels, one for each latent channel."""
     codebook_size: Count = 1024
     """VQ codes."""

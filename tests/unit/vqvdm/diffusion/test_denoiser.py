@@ -231,7 +231,9 @@ def test_a_plain_u_net_is_described_as_in_earlier_versions() -> None:
     assert described(replace(UNET, joint_attention_from=1))["model"]["joint_attention_from"] == 1
 
 
-@pytest.mark.parametrize("level", [-1, 2])
-def test_joint_attention_from_no_level_is_refused(level: int) -> None:
-    with pytest.raises(UserError, match="the U-Net has the levels 0 to 1"):
+@pytest.mark.parametrize(
+    ("level", "said"), [(-1, "must be at least 0, not -1"), (2, "the U-Net has the levels 0 to 1")]
+)
+def test_joint_attention_from_no_level_is_refused(level: int, said: str) -> None:
+    with pytest.raises(UserError, match=f"joint_attention_from.*{said}"):
         replace(UNET, joint_attention_from=level).check()
