@@ -144,7 +144,8 @@ def test_a_damaged_shard_is_refused(tmp_path: Path, shard: Marker) -> None:
     ],
 )
 def test_why_a_classifier_lacks_a_class(tmp_path: Path, split: str, words: str) -> None:
-    rows = [{"id": id, "clips": 2, "label": id[:-1]} for id in ("apple1", "apple2", "pear1")]
+    ids = ("apple1", "apple2", "pear1")
+    rows = [{"id": id, "uri": f"/{id}.mp4", "clips": 2, "label": id[:-1]} for id in ids]
     markers = [
         Marker("train-0", "0", 0, ["k"], ["apple1", "apple2"], "spec", "made"),
         Marker(f"{split}-1", "0", 0, ["k"], ["pear1"], "spec", "made"),
@@ -158,7 +159,10 @@ def test_why_a_classifier_lacks_a_class(tmp_path: Path, split: str, words: str) 
 
 
 def test_many_classes_take_no_more_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [{"id": f"class{i}", "clips": 1, "label": f"class{i}"} for i in range(5)]
+    rows = [
+        {"id": name, "uri": f"/{name}.mp4", "clips": 1, "label": name}
+        for name in (f"class{i}" for i in range(5))
+    ]
     markers = [Marker("train-0", "0", 0, ["k"], [row["id"] for row in rows], "spec", "made")]
     bundle = {"classes": [row["label"] for row in rows]}
     config = Evaluate(root=str(tmp_path))
