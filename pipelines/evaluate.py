@@ -146,7 +146,7 @@ class Reference(NamedTuple):
 def extract_reference(inputs: Inputs, devices: Devices) -> Reference:
     """The features of real clips; refuses what cannot be measured, before hours of sampling."""
     config, wanted = inputs.config, set(inputs.config.wanted)
-    markers = load_markers(config.workspace.clips, inputs.index, "shard_videos", details=False)
+    markers = load_markers(config.workspace.clips, inputs.index, "shard_videos")
     judged = "accuracy" in wanted and len(inputs.bundle["classes"]) > 1
     metrics = Metrics(strict=config.metrics != "all")
     by_workers = partial(extract, devices=devices)
