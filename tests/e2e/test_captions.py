@@ -14,7 +14,9 @@ from pipelines.video.encoder import encode_h264
 from tests.text_encoders import WIDTH, write_encoder
 
 ROOT = "s3://bucket/captions"
-FEW_STEPS = ("--steps", 4, "--batch-size", 4, "--checkpoint-every", 2, "--log-every", 2)
+ALONE = ("--num-workers", 1)
+"""Each worker is a process, which takes seconds to start."""
+FEW_STEPS = ("--steps", 4, "--batch-size", 4, "--checkpoint-every", 2, "--log-every", 2, *ALONE)
 SMALL_VQGAN = ("--model.widths", 8, 16, "--model.depths", 1, 1, "--model.codebook-size", 64)
 SMALL_UNET = ("--model.width", 16, "--model.head-width", 8)
 COLOURS = {"a red ball": (220, 30, 30), "a blue ball": (30, 30, 220), "": (30, 220, 30)}
@@ -52,7 +54,7 @@ def test_captions_become_prompts(job, tmp_path):
     clips = ("--videos", videos, "--labels", "none", "--size", 32, "--fps", 8)
     done("shard_videos", *clips, "--val-fraction", 0.3)
     done("train_vqgan", *FEW_STEPS, *SMALL_VQGAN)
-    captions = ("--text-encoder", encoder)
+    captions = ("--text-encoder", encoder, *ALONE)
     assert "did you mean 'caption'" in refused(
         "encode_latents", *captions, "--caption-column", "captoin"
     )
@@ -94,7 +96,17 @@ def test_captions_become_prompts(job, tmp_path):
     storage.publish_bytes(kept, weights)
 
     # Samples are told the captions of the real clips, of which one in three has none.
-    measured = ("--metrics", "psnr", "--real-split", "all", "--num-samples", 9, "--steps", 2)
+    measured = (
+        "--metrics",
+        "psnr",
+        "--real-split",
+        "all",
+        "--num-samples",
+        9,
+        "--steps",
+        2,
+        *ALONE,
+    )
     done("evaluate", *measured)
     protocol = storage.read_json(f"{ROOT}/eval/base/metrics.json")["protocol"]
     assert protocol["captions"]["column"] == "caption"
@@ -106,7 +118,7 @@ def test_captions_become_prompts(job, tmp_path):
     # A student is told captions too.
     assert "4 steps, val/loss_1" in done("distill_ldm", *FEW_STEPS)
     assert storage.read_json(f"{ROOT}/ldm/fast/config.json")["text"]["files"] == text["files"]
-    asked = ("--prompts", "a red ball", "a blue ball", "--num-per-class", 1, "--steps", 2)
+    asked = ("--prompts", "a red ball", "a blue ball", "--num-per-class", 1, "--steps", 2, *ALONE)
     done("sample", *asked, "--ldm", "fast")
     listing = storage.read_bytes(f"{ROOT}/samples/fast/samples.jsonl")
     rows = [json.loads(line) for line in listing.splitlines()]

@@ -89,9 +89,8 @@ def test_a_signal_to_the_process_group_saves_first(
             start_new_session=True,
         )
         try:
-            deadline = (
-                time.monotonic() + 300
-            )  # Ray starts first, which takes long on a busy machine
+            # Ray starts first, which takes long on a busy machine.
+            deadline = time.monotonic() + 300
             while not Checkpoints(folder, "", 1).newest_step() and driver.poll() is None:
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
