@@ -29,7 +29,7 @@ def test_classes() -> None:
         ({"count": 0}, "--count"),
         ({"count": -1, "kind": "games"}, "--count"),
         ({"size": 63}, "--size 63"),
-        ({"size": 8}, "--size 8"),
+        ({"size": 8}, "--size must be at least 16, not 8"),
         ({"fps": 0.0}, "--fps"),
         ({"fps": float("nan")}, "--fps"),
         ({"duration_s": -1.0}, "--duration-s"),
