@@ -137,9 +137,9 @@ def encode_latents(config: EncodeLatents) -> str:
         anew = bool(found and config.overwrite)
         if anew and captions and config.text_encoder:
             check_source(config.text_encoder, folder, captions)
-        known = precision is not None and not (anew or config.verify)
-        markers = finished_latents(plans(precision)) if precision and known else []
-        made, pool = list[Marker](), None
+        markers, made, pool = list[Marker](), list[Marker](), None
+        if precision and not (anew or config.verify):
+            markers = finished_latents(plans(precision))
         if missing := len(sources) - len(markers):
             asked = config.text_encoder or storage.join(folder, FOLDER)
             text_bytes = encoder_bytes(asked, captions) if captions else 0

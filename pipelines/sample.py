@@ -194,8 +194,7 @@ def sample(config: Sample) -> str:
         devices = None
         # A job that was killed before its picture goes on, even with --overwrite.
         if done and not (lacks_picture and done[0]["recipe"] == recipe):
-            # So is what the cluster lacks.
-            devices = devices_for(config, batches)
+            devices = devices_for(config, batches)  # What the cluster lacks is told before, too.
             storage.keep_only(folder, [lock.NAME, *given], FILES)
         rows = done
         if config.overwrite or not done:

@@ -242,10 +242,12 @@ def in_words(plans: Plans, config: ShardVideos) -> str:
 
 def _note_on_spans(plans: Plans) -> list[str]:
     """A line on how many of the videos are spans of files, if any are."""
-    spans = int(plans.sources.is_span_N.sum())
-    files = len(np.unique(plans.sources.first_spans_N[plans.sources.is_span_N])) if spans else 0
+    spans = np.flatnonzero(plans.sources.is_span_N)
+    if not len(spans):
+        return []
+    files = len(np.unique(plans.sources.first_spans_N[spans]))
     large = f"{files} large files" if files > 1 else "1 large file"
-    return [f"note: {spans} of these videos are spans of {large}"] if spans else []
+    return [f"note: {len(spans)} of these videos are spans of {large}"]
 
 
 def clips_there(plans: Plans, config: ShardVideos) -> dict[str, int]:

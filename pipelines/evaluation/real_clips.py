@@ -102,7 +102,7 @@ class Drawn:
         ids = {ref.source for ref in self.refs}
         judged = {row["uri"] for row in self.rows if row["id"] in ids}
         rows = [row for row in self.rows if row["uri"] not in judged]
-        refs = draw(_train(markers), rows, "clips", None, seed)
+        refs = draw(_of(markers, "train"), rows, "clips", None, seed)
         before, turns = Counter[str | None](), []
         for ref in refs:
             label = self.label_of[ref.source]
@@ -113,11 +113,11 @@ class Drawn:
 
     def labels_to_train_on(self, markers: Sequence[Marker]) -> set[str | None]:
         """Labels of all training clips, judged or not."""
-        return {self.label_of[id] for id, _, _ in _videos(_train(markers), self.rows)}
+        return {self.label_of[id] for id, _, _ in _videos(_of(markers, "train"), self.rows)}
 
 
-def _train(markers: Sequence[Marker]) -> list[Marker]:
-    return [marker for marker in markers if marker.split == "train"]
+def _of(markers: Sequence[Marker], split: str) -> list[Marker]:
+    return [marker for marker in markers if marker.split == split]
 
 
 def draw_clips(inputs: Inputs, markers: Sequence[Marker], extract: Extract) -> Drawn:
@@ -178,8 +178,8 @@ def extract_real_clips(
     if spec.thumbnails:
         train = _to_search(markers, rows, "train", config.num_train, config.seed)
         held_out = _to_search(markers, rows, "val", HELD_OUT, config.seed, drawn.among)
-    labels = {row["id"]: row["label"] or "" for row in rows}
-    strata_N = np.unique([labels[ref.source] for ref in refs], return_inverse=True)[1]
+    labels = [drawn.label_of[ref.source] or "" for ref in refs]
+    strata_N = np.unique(labels, return_inverse=True)[1]
     statistics = Statistics(
         "real clips", len(refs), config.chosen.is_splits, config.seed, strata=strata_N
     )
@@ -240,8 +240,7 @@ def _to_search(
 ) -> list[Batch]:
     """Any clips of a split, or of those `among` them, for thumbnails; the seed differs from that
     of the real clips."""
-    shards = [marker for marker in markers if marker.split == split]
-    refs = draw(shards, rows, "clips", count, seed + 1, among)
+    refs = draw(_of(markers, split), rows, "clips", count, seed + 1, among)
     # In the order of the shards, so that a shard's key does not depend on the draw of all.
     refs.sort(key=lambda ref: (ref.shard, ref.source, ref.ordinal))
     group = "train" if split == "train" else "held-out"

@@ -47,8 +47,8 @@ def _plain_files(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
 
 
 def _member(name: str, size: int) -> tarfile.TarInfo:
-    """The header of a member, as `webdataset.TarWriter` writes it, which nothing here needs else:
-    importing it loads PyTorch, which takes each worker seconds and 200 MB."""
+    """The header of a member, the same bytes as of `webdataset.TarWriter`: importing that loads
+    PyTorch, which takes each worker seconds and 184 MB."""
     member = tarfile.TarInfo(name)
     member.size, member.mode, member.uname, member.gname = size, 0o444, "bigdata", "bigdata"
     return member

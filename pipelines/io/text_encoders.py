@@ -8,7 +8,7 @@ from typing import Any
 
 from pipelines.io import storage
 from vqvdm.errors import UserError
-from vqvdm.text_encoder import FOLDER, check_files, files_of
+from vqvdm.text_encoder import FOLDER, check_files, files_of, sums_of
 
 
 def fetch_encoder(folder: str, place: Path, metadata: Mapping[str, Any]) -> None:
@@ -16,7 +16,7 @@ def fetch_encoder(folder: str, place: Path, metadata: Mapping[str, Any]) -> None
     is missing or another one, and nothing where there is none."""
     refuse_lost_encoder(folder, metadata)
     storage.download_folder(folder, place, files_of(metadata))
-    for name, sha256 in metadata.get("text", {}).get("files", {}).items():
+    for name, sha256 in sums_of(metadata).items():
         if storage.sha256(str(place / FOLDER / name)) != sha256:
             raise UserError(
                 f"{storage.join(folder, FOLDER, name)} is not the file that {folder}/config.json "

@@ -112,7 +112,7 @@ def check_source(source: str, folder: str, captions: Captions) -> None:
     be made.
     """
     source, folder = storage.absolute(source), storage.absolute(folder)
-    if f"{source}/".startswith(f"{folder}/") and source != storage.join(folder, FOLDER):
+    if workspace.place_below(source, folder) not in (None, FOLDER):
         raise UserError(
             f"--text-encoder {source} lies in {folder}, of which nothing else is kept: move it out"
         )

@@ -161,7 +161,7 @@ def _as_bundle(settings: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def begins_within(uri: str | None, folder: str) -> bool:
     """Whether `--init-from` names a folder, or what lies in it."""
-    return uri is not None and f"{storage.absolute(uri)}/".startswith(f"{folder.rstrip('/')}/")
+    return uri is not None and workspace.place_below(storage.absolute(uri), folder) is not None
 
 
 def fingerprint_of(initial: Initial | None) -> dict[str, str]:
