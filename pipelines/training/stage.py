@@ -28,9 +28,9 @@ from vqvdm.errors import StoppedError, UserError
 
 FILES = re.compile(
     rf"config\.json|model\.safetensors|MODEL_CARD\.md|{lock.FILES}"
-    r"|(checkpoints|keys|vqgan|text_encoder)/[^/]+"
+    r"|(checkpoints|keys|vqgan|text_encoder|adapter)/[^/]+"
 )
-"""Names of the files of a folder of a model."""
+"""Names of all files that trainings write into the folder of a model: overwriting deletes them."""
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,9 @@ def _publish(stage: Stage, method: Method, validation: Mapping[str, float]) -> s
         (folder / "config.json").write_bytes(checksums.json_bytes(config))
         files = [path for path in folder.rglob("*") if path.is_file()]
         for path in sorted(files, key=lambda path: path == folder / "config.json"):
-            storage.publish_file(path, storage.join(stage.folder, str(path.relative_to(folder))))
+            name = path.relative_to(folder).as_posix()
+            assert FILES.fullmatch(name), name  # Or it would outlive what it belongs to.
+            storage.publish_file(path, storage.join(stage.folder, name))
         return weights_fingerprint(folder)
 
 
