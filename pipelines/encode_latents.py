@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, get_args
 
@@ -25,7 +25,6 @@ import ray
 from pipelines.cluster import tasks
 from pipelines.cluster.ahead import Ahead, ahead_of, worker_cpus
 from pipelines.cluster.devices import Devices
-from pipelines.cluster.join import set_up_ray_data
 from pipelines.cluster.placement import (
     choose_devices,
     describe_devices,
@@ -332,19 +331,13 @@ def encode_missing(
 def on_actors(actor: Any, rows: list[dict], pool: Pool) -> Iterator[dict]:
     """Process rows by a pool of actors, each with the encoder; yields results in any order."""
     config, devices = pool.config, pool.devices
-    set_up_ray_data(ray.data.DataContext.get_current())
     encoder = (config.workspace.vqgan(config.vqgan), config.batch_size, config.precision)
-
-    def start(rows: list[dict], where: dict[str, Any]) -> Iterable[dict]:
-        graph = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-            tasks.actor(actor),
-            fn_constructor_args=(*encoder, devices.kind, pool.decoders.map),
-            **pool.actors(),
-            **where,
-        )
-        return graph.iter_rows()
-
-    yield from tasks.done(rows, start, needs="GPU" if devices.gpus_per_worker else "CPU")
+    return tasks.run(
+        rows,
+        actor,
+        fn_constructor_args=(*encoder, devices.kind, pool.decoders.map),
+        **pool.actors(),
+    )
 
 
 def latents_index(

@@ -18,8 +18,8 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
+from pipelines.cluster import tasks
 from pipelines.cluster.devices import Devices
-from pipelines.cluster.join import set_up_ray_data
 from pipelines.cluster.placement import choose_devices, describe_devices
 from pipelines.evaluation import metrics as measure
 from pipelines.evaluation import report, sweep
@@ -239,17 +239,15 @@ def _cached_or_by_workers(
 def _by_workers(
     inputs: Inputs, spec: FeatureSpec, batches: Sequence[Batch], devices: Devices
 ) -> Iterator[tuple[Batch, bytes]]:
-    set_up_ray_data(ray.data.DataContext.get_current())
-    # Rows are numbers and bytes, which Ray passes on without pickling.
-    rows = [{"batch": number} for number in range(len(batches))]
-    graph = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        FeatureWorker,  # type: ignore[arg-type]
+    rows = tasks.run(
+        [{"batch": number} for number in range(len(batches))],
+        FeatureWorker,
         fn_constructor_args=(inputs, spec, batches, devices),
         num_cpus=1,
         num_gpus=devices.gpus_per_worker,
         concurrency=min(devices.workers, len(batches)),
     )
-    for row in graph.iter_rows():
+    for row in rows:
         yield batches[row["batch"]], row["features"]
 
 

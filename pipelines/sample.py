@@ -16,10 +16,9 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-import ray
 
+from pipelines.cluster import tasks
 from pipelines.cluster.devices import Devices
-from pipelines.cluster.join import set_up_ray_data
 from pipelines.cluster.placement import choose_devices, describe_devices
 from pipelines.io import checksums, lock, storage, workspace
 from pipelines.io.progress import Progress
@@ -74,14 +73,14 @@ def devices_for(config: Sample, batches: Sequence[SampleBatch]) -> Devices:
     return choose_devices(replace(config.request(), at_most=len(batches)))
 
 
-def sampling_graph(config: Sample, batches: Sequence[SampleBatch], devices: Devices) -> Any:
-    """A Ray dataset that has the batches made, and yields the rows of their videos."""
-    set_up_ray_data(ray.data.DataContext.get_current())
+def make_batches(
+    config: Sample, batches: Sequence[SampleBatch], devices: Devices
+) -> Iterator[dict]:
+    """Have the batches made by a pool of workers; yields the rows of their videos, as they come."""
     bundle = config.workspace.ldm(config.ldm)
-    # Rows are numbers, which Ray passes on without pickling.
-    rows = [{"batch": number} for number in range(len(batches))]
-    return ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        PublishingWorker,  # type: ignore[arg-type]
+    return tasks.run(
+        [{"batch": number} for number in range(len(batches))],
+        PublishingWorker,
         fn_constructor_args=(bundle, config, "auto", devices, batches),
         num_cpus=1,
         num_gpus=devices.gpus_per_worker,
@@ -246,7 +245,7 @@ def make_samples(
         yield from rows
     if not left:
         return
-    for made in sampling_graph(config, left, devices or devices_for(config, left)).iter_rows():
+    for made in make_batches(config, left, devices or devices_for(config, left)):
         batch, rows = left[made["batch"]], json.loads(made["rows"])
         for row, request in zip(rows, batch.requests, strict=True):
             if request.number == 0:

@@ -14,7 +14,7 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial, wraps
 from pathlib import Path
@@ -24,7 +24,6 @@ import numpy as np
 import ray
 
 from pipelines.cluster import tasks
-from pipelines.cluster.join import set_up_ray_data
 from pipelines.cluster.placement import join_for_tasks
 from pipelines.io import checksums, lock, storage, workspace
 from pipelines.io.markers import (
@@ -141,7 +140,6 @@ def on_workers(
     if not len(plans):
         return
     join_for_tasks()
-    set_up_ray_data(ray.data.DataContext.get_current())
     parts = [ray.put(part) for part in plans.parts()]
 
     @wraps(work)
@@ -149,15 +147,9 @@ def on_workers(
         part, number = divmod(row["shard"], PART)
         return work(row | {"plan": ray.get(parts[part])[number]}) | {"shard": row["shard"]}
 
-    def start(rows: list[dict], where: dict[str, Any]) -> Iterable[dict]:
-        graph = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-            tasks.task(with_plan), num_cpus=1, concurrency=config.num_workers, **where
-        )
-        return graph.iter_rows()
-
     asked = {"retry": config.retry_failed, "verify": config.verify}
     rows = [{"shard": number, **asked, **columns} for number in plans.largest_first()]
-    for row in tasks.done(rows, start):
+    for row in tasks.run(rows, with_plan, num_cpus=1, concurrency=config.num_workers):
         yield plans[row["shard"]], row
 
 
