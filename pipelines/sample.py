@@ -81,7 +81,7 @@ def make_batches(
     return tasks.run(
         [{"batch": number} for number in range(len(batches))],
         PublishingWorker,
-        fn_constructor_args=(bundle, config, "auto", devices, batches),
+        fn_constructor_args=(bundle, config, devices, batches),
         num_cpus=1,
         num_gpus=devices.gpus_per_worker,
         concurrency=min(devices.workers, len(batches)),

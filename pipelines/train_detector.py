@@ -48,7 +48,7 @@ def _pairs(loader: Loader, config: TrainDetector) -> Iterator[tuple[Tensor, Tens
 
 
 def _train(
-    config: TrainDetector, markers: list[Marker], classes: list[str], kind: Kind = "cpu"
+    config: TrainDetector, markers: list[Marker], classes: list[str], kind: Kind
 ) -> dict[str, Any]:
     """Train and measure; returns the TorchScript file's bytes and the figures."""
     device = worker_device(kind)
@@ -160,7 +160,7 @@ def refuse_missing(classes: list[str], markers: list[Marker]) -> None:
         row["source"]["label"]
         for marker in markers
         if marker.split == "train"
-        for row in marker.details.get("videos", [])
+        for row in marker.details["videos"]
         if row["account"]["clips"]
     }
     missing = sorted(set(classes) - seen)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
 from pipelines.evaluation.detectors import DetectorFile
-from pipelines.evaluation.frame_classifier import FrameClassifier, detect
+from pipelines.evaluation.frame_classifier import FrameClassifier, frame_probabilities
 from pipelines.evaluation.motion import displacement
 from pipelines.evaluation.thumbnails import thumbnails
 from pipelines.io import checksums, storage
@@ -131,9 +131,9 @@ class FeatureExtractor:
         if self.spec.motion:
             found["displacement"] = displacement(videos)
         if self._frames:
-            judged = detect(self._frames, videos)
-            right_NT = judged.frame_probabilities_NTC.argmax(-1) == found["class_index"][:, None]
-            found["clip_right"] = judged.probabilities_NC.argmax(-1) == found["class_index"]
+            probabilities_NTC = frame_probabilities(self._frames, videos)
+            right_NT = probabilities_NTC.argmax(-1) == found["class_index"][:, None]
+            found["clip_right"] = probabilities_NTC.mean(1).argmax(-1) == found["class_index"]
             found["frames_right"] = right_NT.mean(1)
         return found
 
@@ -171,9 +171,7 @@ class FeatureExtractor:
 
 def frame_classifier(state: bytes) -> FrameClassifier:
     """The classifier of single frames that `frame_classifier_state` trained."""
-    from safetensors.torch import load as load_tensors
-
-    weights = load_tensors(state)
+    weights = {name: torch.from_numpy(array) for name, array in load(state).items()}
     net = FrameClassifier(len(weights["head.weight"]))
     net.load_state_dict(weights)
     return net.eval()

@@ -79,9 +79,7 @@ class FeatureWorker:
         if self._generator is None:
             batches = sum(bool(each.requests) for each in self.batches)
             prompted = any(r.prompt is not None for each in self.batches for r in each.requests)
-            self._generator = SamplingWorker(
-                bundle, config, "auto", self.devices, batches, prompted
-            )
+            self._generator = SamplingWorker(bundle, config, self.devices, batches, prompted)
         videos = self._generator.videos(batch.requests)
         classes = self.inputs.bundle["classes"]
         index_N = [label_index(request.label, classes) for request in batch.requests]
@@ -127,14 +125,13 @@ class StoredClip:
     label: str | None
     fps: float
     source: str
-    start_s: float
 
 
 def read_clips(folder: str, marker: Marker, refs: Sequence[ClipRef]) -> list[StoredClip]:
     """Clips of one verified shard, in the order asked for."""
     with _described(folder, marker, refs) as (reader, described):
         return [
-            StoredClip(reader.clip(key), *(each[n] for n in ("label", "fps", "source", "start_s")))
+            StoredClip(reader.clip(key), *(each[n] for n in ("label", "fps", "source")))
             for key, each in described
         ]
 

@@ -26,7 +26,7 @@ from pipelines.video import Frames
 from pipelines.video.encoder import decode_clips, encode_h264
 from pipelines.video.lossless import encode_lossless
 from vqvdm.generator import VideoGenerator
-from vqvdm.inference import Precision, compiles_by_default
+from vqvdm.inference import compiles_by_default
 from vqvdm.text_encoder import FOLDER, TextEncoder
 
 BUNDLE = (
@@ -88,7 +88,6 @@ class SamplingWorker:
         self,
         bundle: str,
         config: Sampling,
-        precision: Precision,
         devices: Devices,
         batches: int = 1,
         prompted: bool = False,
@@ -97,7 +96,7 @@ class SamplingWorker:
         prompt says what they show."""
         torch.set_num_threads(devices.threads())
         self.config, self._prompted = config, prompted
-        self._bundle, self._precision, self._kind = bundle, precision, devices.kind
+        self._bundle, self._kind = bundle, devices.kind
         many = batches >= COMPILE_FROM * devices.workers
         auto = many and compiles_by_default(devices.kind)
         self._compiled = resolve_switch(config.compile, auto)
@@ -116,7 +115,7 @@ class SamplingWorker:
 
     def _loaded(self, folder: Path) -> VideoGenerator:
         """The generator of a bundle that lies in a folder for as long as this takes."""
-        generator = VideoGenerator.load(folder, self.device, self._precision, self._compiled)
+        generator = VideoGenerator.load(folder, self.device, "auto", self._compiled)
         if self._prompted:
             fetch_encoder(self._bundle, folder, generator.metadata)
             name = storage.join(self._bundle, FOLDER)
@@ -150,12 +149,11 @@ class PublishingWorker(SamplingWorker):
         self,
         bundle: str,
         config: Sample,
-        precision: Precision,
         devices: Devices,
         batches: Sequence[SampleBatch],
     ) -> None:
         prompted = bool(config.prompts)
-        super().__init__(bundle, config, precision, devices, len(batches), prompted)
+        super().__init__(bundle, config, devices, len(batches), prompted)
         self.batches = batches
 
     def __call__(self, row: dict) -> dict:
