@@ -31,7 +31,7 @@ from pipelines.cluster.placement import (
     memory_hint,
     settle_precision,
 )
-from pipelines.io import lock, rates, storage, workspace
+from pipelines.io import lock, other_settings, rates, storage, workspace
 from pipelines.io.markers import (
     SHARD_FILES,
     Marker,
@@ -122,7 +122,7 @@ def encode_latents(config: EncodeLatents) -> str:
     if found and not config.overwrite:
         wanted = made_with(precision or config.precision)
         differing = _differing(folder, found, origin, config, captions)
-        workspace.refuse_other(
+        other_settings.refuse_other(
             folder, found, wanted, differing, cure="" if captions else flags_there(folder)
         )
     if config.dry_run:

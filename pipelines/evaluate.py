@@ -47,7 +47,7 @@ from pipelines.evaluation.settings import Evaluate
 from pipelines.evaluation.speed import time_sampling
 from pipelines.evaluation.statistics import Statistics
 from pipelines.evaluation.worker import FeatureWorker, frame_classifier_state, read_clips
-from pipelines.io import lock, storage, workspace
+from pipelines.io import lock, other_settings, storage, workspace
 from pipelines.io.markers import Marker, load_markers
 from pipelines.io.progress import Progress
 from pipelines.sampling.worker import Request, title_of
@@ -67,8 +67,8 @@ def evaluate(config: Evaluate) -> str:
     folder = config.workspace.eval(config.ldm)
     done = workspace.published(folder, "metrics.json")
     if done and not config.overwrite:
-        differing = workspace.changed(done.get("settings", config.recipe()), config.recipe())
-        workspace.refuse_other(folder, done["recipe"], inputs.recipe, differing)
+        differing = other_settings.changed(done.get("settings", config.recipe()), config.recipe())
+        other_settings.refuse_other(folder, done["recipe"], inputs.recipe, differing)
     if config.dry_run:
         chosen = config.chosen
         print(describe_devices(config.request()))

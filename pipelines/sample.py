@@ -20,9 +20,9 @@ import numpy as np
 from pipelines.cluster import tasks
 from pipelines.cluster.devices import Devices
 from pipelines.cluster.placement import choose_devices, describe_devices
-from pipelines.io import checksums, lock, storage, workspace
+from pipelines.io import checksums, lock, other_settings, storage, workspace
+from pipelines.io.bundles import refuse_lost_encoder
 from pipelines.io.progress import Progress
-from pipelines.io.text_encoders import refuse_lost_encoder
 from pipelines.io.workspace import require
 from pipelines.sampling.conditions import (
     ClipShape,
@@ -221,10 +221,10 @@ def sample(config: Sample) -> str:
 def refuse_other(config: Sample, folder: str, found: str, wanted: str, ldm: str) -> None:
     """`UserError` names the settings, or the model, by which other samples fill the folder."""
     before = workspace.published(folder, SETTINGS) or {}
-    differing = workspace.changed(before.get("settings", config.recipe()), config.recipe())
+    differing = other_settings.changed(before.get("settings", config.recipe()), config.recipe())
     if not differing and before.get("ldm", ldm) != ldm:
         differing = f"{config.ldm} has been trained anew"
-    workspace.refuse_other(folder, found, wanted, differing, "--output")
+    other_settings.refuse_other(folder, found, wanted, differing, "--output")
 
 
 def make_samples(

@@ -25,7 +25,7 @@ import ray
 
 from pipelines.cluster import tasks
 from pipelines.cluster.placement import join_for_tasks
-from pipelines.io import checksums, lock, storage, workspace
+from pipelines.io import checksums, lock, other_settings, storage, workspace
 from pipelines.io.markers import (
     SHARD_FILES,
     Listing,
@@ -394,13 +394,13 @@ def shard_videos(config: ShardVideos) -> str:
 def _refuse_other(folder: str, spec: ClipSpec) -> None:
     """`UserError` if there are clips that were cut otherwise."""
     if found := filled_with(folder):
-        workspace.refuse_other(folder, found, spec.hash, _differing(folder, spec))
+        other_settings.refuse_other(folder, found, spec.hash, _differing(folder, spec))
 
 
 def _differing(folder: str, spec: ClipSpec) -> str:
     """How clips of other settings were cut, where that differs; empty if nothing tells."""
     index = workspace.published(folder, "index.json")
-    return workspace.changed(_cut(index["spec"]), _cut(_settings(spec))) if index else ""
+    return other_settings.changed(_cut(index["spec"]), _cut(_settings(spec))) if index else ""
 
 
 def _settings(spec: ClipSpec) -> dict:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from pipelines.io import rates, workspace
+from pipelines.io import other_settings, rates
 from pipelines.io.arrays import latent_arrays, pixel_arrays
 from pipelines.io.markers import load_markers
 from pipelines.io.workspace import Workspace, require
@@ -127,7 +127,7 @@ def _differing(config: TrainLDM, bundle: Mapping[str, Any]) -> str:
     if "conditioning" in bundle and not config.conditioning.share:
         before["conditioning.share"] = bundle["conditioning"]["share"]
         now["conditioning.share"] = 0.0
-    return workspace.changed(before, now)
+    return other_settings.changed(before, now)
 
 
 def _clips_of(space: Workspace, spec: dict[str, Any]) -> dict[float, int]:

@@ -26,6 +26,7 @@ from pipelines.evaluation.frame_classifier import FrameClassifier, frame_probabi
 from pipelines.evaluation.motion import displacement
 from pipelines.evaluation.thumbnails import thumbnails
 from pipelines.io import checksums, storage
+from pipelines.io.bundles import MODEL
 from pipelines.video import Frames
 from vqvdm.errors import UserError
 from vqvdm.generator import from_uint8, load_vqgan, to_uint8
@@ -179,10 +180,9 @@ def frame_classifier(state: bytes) -> FrameClassifier:
 
 def reconstructor(bundle: str, device: torch.device = CPU) -> Callable[[Frames], Frames]:
     """A function that encodes and decodes videos with the bundle's tokenizer."""
-    names = ("vqgan/config.json", "vqgan/model.safetensors")
     with tempfile.TemporaryDirectory(prefix="vqvdm-") as folder:
-        storage.download_folder(bundle, Path(folder), names)
-        vqgan = load_vqgan(Path(folder, "vqgan"), device)
+        storage.download_folder(storage.join(bundle, "vqgan"), Path(folder), MODEL)
+        vqgan = load_vqgan(Path(folder), device)
 
     def reconstruct(videos: Frames) -> Frames:
         x = from_uint8(torch.from_numpy(videos).to(device))

@@ -14,11 +14,10 @@ from pipelines.evaluation.detectors import DetectorFile, find_detector
 from pipelines.evaluation.features import FORMAT
 from pipelines.evaluation.settings import Evaluate
 from pipelines.io import checksums, storage
-from pipelines.io.text_encoders import refuse_lost_encoder
+from pipelines.io.bundles import BUNDLE, refuse_lost_encoder
 from pipelines.io.workspace import require
-from pipelines.sampling.worker import BUNDLE
 from pipelines.sharding import manifest
-from vqvdm.errors import UserError
+from vqvdm.errors import UserError, listed
 from vqvdm.text_encoder import refuse_missing_library
 from vqvdm.tokenizer.pixels import PIXELS
 from vqvdm.video_shapes import VideoShapes
@@ -155,8 +154,7 @@ def _differing(of_model: list[str], of_clips: list[str]) -> str:
     ):
         names = [name for name in these if name not in others]
         if names:
-            more = ", …" if len(names) > 5 else ""
-            found.append(f"{words}: {', '.join(names[:5])}{more}")
+            found.append(f"{words}: {listed(names, 5)}")
     return "; ".join(found) or "in another order"
 
 

@@ -18,7 +18,7 @@ import torch
 
 from pipelines.cluster.devices import Devices, worker_device
 from pipelines.io import checksums, storage, workspace
-from pipelines.io.text_encoders import fetch_encoder
+from pipelines.io.bundles import BUNDLE, fetch_encoder
 from pipelines.sampling.conditions import ClipShape, known_frames
 from pipelines.sampling.settings import Sample, Sampling
 from pipelines.settings import resolve_switch
@@ -29,12 +29,6 @@ from vqvdm.generator import VideoGenerator
 from vqvdm.inference import compiles_by_default
 from vqvdm.text_encoder import FOLDER, TextEncoder
 
-BUNDLE = (
-    "config.json",
-    "model.safetensors",
-    "vqgan/config.json",
-    "vqgan/model.safetensors",
-)
 COMPILE_FROM = 8
 """Batches of each worker from which on compiling, about a minute, is worth its time on a GPU."""
 BATCHES = "batches"
@@ -240,10 +234,7 @@ def is_intact(folder: str, row: dict) -> bool:
     """Whether the video of a row is there, below the folder, and the one that was published."""
     if not storage.is_below(row["file"]):
         return False
-    try:
-        return storage.sha256(storage.join(folder, row["file"])) == row["sha256"]
-    except FileNotFoundError:
-        return False
+    return storage.sha256_or_none(storage.join(folder, row["file"])) == row["sha256"]
 
 
 def publish_condition(folder: str, number: int, clip_THWC: Frames, fps: float) -> str:

@@ -110,7 +110,7 @@ class Checkpoints:
         """
         for name in reversed(self._names()):
             marker, uri = self._marker(name), self._uri(name, "safetensors")
-            if marker and _sha256(uri) == marker["sha256"]:
+            if marker and storage.sha256_or_none(uri) == marker["sha256"]:
                 return Reference(marker["step"], marker["sha256"])
             print(f"{uri} is damaged: removed", flush=True)
             for kind in ("json", "safetensors"):
@@ -172,13 +172,6 @@ class AgreedCheckpoints(Checkpoints):
     def newest(self, verbose: bool = True) -> Any | None:
         """The state that the driver told to go on from; `UserError` if it is not found here."""
         return self.load(self.agreed) if self.agreed else None
-
-
-def _sha256(uri: str) -> str | None:
-    try:
-        return storage.sha256(uri)
-    except FileNotFoundError:
-        return None
 
 
 class KeyLog:

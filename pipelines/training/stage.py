@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.cluster.placement import choose_devices, device_to_try, foresee_devices
-from pipelines.io import checksums, lock, shards, storage, workspace
-from pipelines.io.text_encoders import fetch_encoder
+from pipelines.io import checksums, lock, other_settings, shards, storage, workspace
+from pipelines.io.bundles import MODEL, fetch_encoder
 from pipelines.tracking import registry
 from pipelines.tracking.start import start_run
 from pipelines.training.checkpoints import Checkpoints
@@ -166,8 +166,8 @@ def _refuse_other(stage: Stage, found: Mapping[str, Any]) -> None:
                 "or another --name"
             )
     settings = found.get("settings")
-    differing = workspace.changed(settings, stage.identity["settings"]) if settings else ""
-    workspace.refuse_other(stage.folder, found["recipe"], stage.recipe, differing, "--name")
+    differing = other_settings.changed(settings, stage.identity["settings"]) if settings else ""
+    other_settings.refuse_other(stage.folder, found["recipe"], stage.recipe, differing, "--name")
 
 
 def _train_and_publish(stage: Stage, checkpoints: Checkpoints, owner: str, anew: bool) -> str:
@@ -217,8 +217,8 @@ def _train_and_publish(stage: Stage, checkpoints: Checkpoints, owner: str, anew:
 
 def _is_intact(folder: str, config: dict[str, Any]) -> bool:
     """Whether the published weights are those recorded in `config.json`."""
-    uri = storage.join(folder, "model.safetensors")
-    return storage.exists(uri) and storage.sha256(uri)[:16] == config["fingerprint"]
+    found = storage.sha256_or_none(storage.join(folder, "model.safetensors")) or ""
+    return found[:16] == config["fingerprint"]
 
 
 def _publish(stage: Stage, method: Method, validation: Mapping[str, float]) -> str:
@@ -227,7 +227,7 @@ def _publish(stage: Stage, method: Method, validation: Mapping[str, float]) -> s
         folder = Path(temporary)
         method.export(folder)
         for name, uri in stage.parts.items():
-            storage.download_folder(uri, folder / name, ("model.safetensors", "config.json"))
+            storage.download_folder(uri, folder / name, MODEL)
         (folder / "MODEL_CARD.md").write_text(_card(stage, validation))
         config = json.loads((folder / "config.json").read_text())
         # The encoder of captions lies beside the latents as it does in a bundle.

@@ -19,7 +19,7 @@ from pipelines.evaluation.features import FORMAT, FeatureSpec, cache_uri, cached
 from pipelines.evaluation.inputs import Inputs, find_inputs
 from pipelines.evaluation.settings import METRICS, Evaluate
 from pipelines.io import checksums, room, storage
-from pipelines.sampling.worker import BUNDLE as BUNDLE_FILES
+from pipelines.io.bundles import BUNDLE as BUNDLE_FILES
 from tests.described_model import BUNDLE, INDEX, describe_model
 from tests.in_process_graphs import run_graphs_in_process
 from vqvdm.errors import UserError
