@@ -17,6 +17,7 @@ from pipelines.io.progress import time_in_words
 from pipelines.io.scratch import scratch
 from pipelines.io.shards import ShardWriter
 from pipelines.sharding.clip_shards import ShardPlan, VideoTask, decoding_process
+from pipelines.sharding.finished import clips_there
 from pipelines.sharding.manifest import Source
 from pipelines.sharding.plans import Plans
 from pipelines.sharding.settings import ShardVideos
@@ -48,6 +49,20 @@ class Sample:
     bytes_of_clip: float = 0.0
     reasons: Counter[str] = field(default_factory=Counter)
     """Why videos are not ok."""
+
+
+def in_words(plans: Plans, config: ShardVideos) -> str:
+    """What the job would do, and what it would take."""
+    spec = plans.spec
+    kinds = f"of {len(spec.classes)} classes" if spec.classes else "without classes"
+    lines = [f"would cut {len(plans.sources)} videos {kinds} into {len(plans)} shards"]
+    lines += plans.note_on_spans()
+    there = {} if config.overwrite else clips_there(plans, config)
+    if there:
+        lines.append(f"{len(there)} of the shards are there, with {sum(there.values())} clips")
+    if len(there) < len(plans):
+        lines += foreseen(plans.only(name for name in plans.places if name not in there), config)
+    return "\n".join(lines)
 
 
 def foreseen(plans: Plans, config: ShardVideos) -> list[str]:
