@@ -12,7 +12,7 @@ from typing import Any
 from pipelines.io import storage
 from pipelines.io.arrays import latent_arrays
 from pipelines.io.workspace import require
-from pipelines.latents import audit
+from pipelines.latents.published import open_latents
 from pipelines.training.initial import find_initial, fingerprint_of
 from pipelines.training.methods.distil import Teacher, student_of
 from pipelines.training.settings import DistillLDM
@@ -28,7 +28,7 @@ def distill_ldm(config: DistillLDM) -> str:
     folder = space.ldm(config.ldm)
     bundle = require(folder, "config.json", "train_ldm")
     check_teacher(folder, bundle)
-    latents = audit.audited(space, config.vqgan)
+    latents = open_latents(space, config.vqgan)
     if bundle["inputs"]["latents"] != latents.index["fingerprint"]:
         raise UserError(
             f"{folder} was trained on other latents than {latents.folder} "

@@ -17,7 +17,7 @@ from pipelines.io import other_settings, rates
 from pipelines.io.arrays import latent_arrays, pixel_arrays
 from pipelines.io.markers import load_markers
 from pipelines.io.workspace import Workspace, require
-from pipelines.latents import audit
+from pipelines.latents.published import open_latents
 from pipelines.sharding import manifest
 from pipelines.training.initial import Initial, find_initial, fingerprint_of
 from pipelines.training.methods.ldm import LDMMethod, denoiser_of
@@ -39,7 +39,7 @@ def train_ldm(config: TrainLDM) -> str:
 
 def _on_latents(config: TrainLDM, initial: Initial | None) -> Stage:
     space = config.workspace
-    latents = audit.audited(space, config.vqgan)
+    latents = open_latents(space, config.vqgan)
     config.net.check(*latents.index["shape"][2:])
     vqgan = space.vqgan(config.vqgan)
     config.check_frames(latents.index["shape"][1])
