@@ -69,7 +69,7 @@ class FeatureWorker:
     def __call__(self, row: dict) -> dict:
         """Takes {"batch": its number}, adds {"features": safetensors as bytes}."""
         batch = self.batches[row["batch"]]
-        make = self._samples if batch.requests else self._clips
+        make = self._samples if batch.kind == "samples" else self._clips
         data = cached(self.space.features, batch.key, lambda: make(batch))
         return row | {"features": data}
 
@@ -91,16 +91,16 @@ class FeatureWorker:
 
     def _clips(self, batch: Batch) -> Features:
         assert batch.marker
-        if batch.group == "rates":
+        if batch.kind == "rates":
             return {"fps": read_rates(self.space.clips, batch.marker, batch.refs)}
         clips = read_clips(self.space.clips, batch.marker, batch.refs)
         parts, classes = [], self.inputs.bundle["classes"]
         for start in range(0, len(clips), AT_ONCE):
             some = clips[start : start + AT_ONCE]
             videos = np.stack([decode_clip(clip.video) for clip in some])
-            if batch.group in ("train", "held-out"):
+            if batch.kind in ("train", "held-out"):
                 parts.append({"thumbnails": thumbnails(videos)})
-            elif batch.group == "reconstructed":
+            elif batch.kind == "reconstructed":
                 show = [i - start for i in batch.show if start <= i < start + AT_ONCE]
                 parts.append(self._compare(videos, show))
             else:
