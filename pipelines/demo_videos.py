@@ -3,7 +3,7 @@
     (class, number) ──▶ frames ──▶ CLASS/CLASS-000.mp4 ──▶ val_list.txt (of games)
 
 Each video is a function of the seed, its class and its number. Those that are there are kept, so a
-job that was killed goes on where it stopped. Games are played in one task a video.
+job that was killed resumes where it stopped. Games are played in one task a video.
 """
 
 from __future__ import annotations

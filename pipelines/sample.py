@@ -3,7 +3,7 @@
     (class, prompt, number) ──▶ pool of actors, each with the generator ──▶ CLASS/00000.mp4 ──▶ grid
      conditions ──┘
 
-Actors publish the videos themselves. A job that was killed goes on with the batches that are left.
+Actors publish the videos themselves. A job that was killed resumes with the batches that are left.
 """
 
 from __future__ import annotations
@@ -191,7 +191,7 @@ def sample(config: Sample) -> str:
             for number, clip in enumerate(read_conditions(conditions, config, shape))
         ]
         devices = None
-        # A job that was killed before its picture goes on, even with --overwrite.
+        # A job that was killed before its picture resumes, even with --overwrite.
         if done and not (lacks_picture and done[0]["recipe"] == recipe):
             devices = devices_for(config, batches)  # What the cluster lacks is told before, too.
             storage.keep_only(folder, [lock.NAME, *given], FILES)
@@ -223,7 +223,7 @@ def refuse_other(config: Sample, folder: str, found: str, wanted: str, ldm: str)
     before = workspace.published(folder, SETTINGS) or {}
     differing = other_settings.changed(before.get("settings", config.recipe()), config.recipe())
     if not differing and before.get("ldm", ldm) != ldm:
-        differing = f"{config.ldm} has been trained anew"
+        differing = f"{config.ldm} has been retrained"
     other_settings.refuse_other(folder, found, wanted, differing, "--output")
 
 

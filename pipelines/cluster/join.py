@@ -37,7 +37,7 @@ def join_ray(trains: bool = False) -> None:
 
     One of our own has a dashboard, which takes as long to start as all else, for trainings only:
     what Ray Train runs beside them asks it. A process that calls several jobs, trainings among
-    them, joins first with `trains`: a Ray that runs is not started anew.
+    them, joins first with `trains`: a Ray that runs is not started again.
     """
     options, joined = ray_options(), ray.is_initialized()
     if "address" not in options:

@@ -62,8 +62,8 @@ class Inputs:
         if trained_on in (None, self.index["fingerprint"]):
             return None
         return (
-            f"ldm/{self.config.ldm} was trained on other clips than are there now: what is held "
-            "out may have been among them, and then figures flatter the model"
+            f"ldm/{self.config.ldm} was trained on other clips than are there now: its training "
+            "set may include clips that are now held out, so the figures may be too good"
         )
 
     @property

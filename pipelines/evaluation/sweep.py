@@ -75,7 +75,7 @@ def candidates(config: Evaluate, student_of: int | None = None) -> list[Evaluate
 
 
 def best(trials: Sequence[Trial]) -> tuple[Trial, int]:
-    """The trial of the lowest FVD, and how many others cannot be told from it by the intervals."""
+    """The trial of the lowest FVD, and how many others are not significantly higher."""
     first = min(trials, key=lambda trial: trial.fvd.mean)
 
     def reaches(trial: Trial) -> bool:
@@ -135,8 +135,9 @@ def _trial(config: Evaluate, fvd: Estimate, clips: int) -> Trial:
 def verdict(trials: Sequence[Trial], detector: str, split: str) -> str:
     """What was chosen, by what, in words."""
     chosen, alike = best(trials)
-    others = f"; {alike} others cannot be told from it" if alike else ""
+    others = f"; {alike} of them not significantly different" if alike else ""
     return (
         f"{chosen.words} by {detector} on {chosen.clips} clips ({split}), the lowest of "
-        f"{len(trials)}{others}. A figure on the same clips is flattered by this choice"
+        f"{len(trials)}{others}. The settings were selected on these clips: evaluate on others for "
+        "an unbiased figure"
     )

@@ -205,7 +205,7 @@ class PublishingWorker(SamplingWorker):
 @dataclass(frozen=True)
 class SampleBatch:
     """Videos that a worker makes at once. Its rows are kept until the job has ended: a job that
-    was killed goes on with the batches that are left."""
+    was killed resumes with the batches that are left."""
 
     folder: str
     recipe: str

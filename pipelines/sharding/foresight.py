@@ -36,7 +36,7 @@ BEGIN_S = 20.0
 
 @dataclass
 class Sample:
-    """What a few videos gave, reckoned up to their whole lengths."""
+    """What a few videos gave, extrapolated to their whole lengths."""
 
     videos: int = 0
     weight: float = 0.0
@@ -165,7 +165,7 @@ def _in_words(
     )
     if config.core_hour_price is not None:
         line += f", {_rounded(core_s / 3600 * config.core_hour_price)} at the price given"
-    basis = f"reckoned from {sample.videos} of the videos, cut here and thrown away"
+    basis = f"estimated from {sample.videos} of the videos, cut here and thrown away"
     if sample.reasons:
         lost = ", ".join(f"{n} {reason}" for reason, n in sample.reasons.most_common())
         basis += f", of which are not ok: {lost}"

@@ -162,7 +162,7 @@ class Report:
             self.clips_of.setdefault(label, Counter())[split] += clips
 
     def publish(self, manifest: str | None, folder: str, spec: ClipSpec, listed: Listing) -> None:
-        """Publish the account of videos, where one is to be, and then what it knows of the shards
+        """Publish the manifest of videos, where one is to be, and then what it knows of the shards
         in a folder; `listed` is a listing from after all was made."""
         with marker_cache.writing(folder, spec, self._shards, listed, self.place) as write:
             if manifest:

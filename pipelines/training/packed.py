@@ -62,7 +62,7 @@ class PackedSamples:
             return ""
         return (
             f"note: the latents take {in_gb(needed):g} GB, and {why}; until then each is read from "
-            "its shard anew, at some ten times the processor time"
+            "its shard each time, at some ten times the processor time"
         )
 
     def expect(self, wanted: list[int]) -> None:

@@ -73,7 +73,7 @@ class Stage:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What is recorded besides: what may not change when a training goes on, with its
+        """What is recorded besides: what may not change when a training resumes, with its
         fingerprint, and the steps, which may."""
         lasting = {k: v for k, v in self.config.recipe().items() if k != "steps"}
         training = checksums.fingerprint([lasting, dict(self.inputs)])
@@ -134,24 +134,24 @@ def run_stage(stage: Stage) -> str:
     reading = lock.reading(stage.name, stage.data.folder, *stage.parts.values(), *stage.reads)
     with reading, lock.writing(stage.folder, stage.name) as owner:
         # An unfinished training of the same recipe is resumed, even with --overwrite.
-        anew = config.overwrite and bool(done or not same)
-        return _train_and_publish(stage, checkpoints, owner, anew)
+        from_scratch = config.overwrite and bool(done or not same)
+        return _train_and_publish(stage, checkpoints, owner, from_scratch)
 
 
 def _refuse_fewer(stage: Stage, before: int, reached: int, done: bool) -> None:
-    """`UserError` if a training of `before` steps cannot go on to the steps of the settings."""
+    """`UserError` if a training of `before` steps cannot resume to the steps of the settings."""
     steps = stage.config.steps
     if steps == before:
         return
     if steps < reached:
         raise UserError(
             f"--steps {steps} is less than the {reached} that {stage.folder} has been trained: "
-            "pass at least as many to go on, or --overwrite to train it anew"
+            "pass at least as many to resume, or --overwrite to train from scratch"
         )
     if done and not Checkpoints(stage.folder, stage.recipe, stage.config.keep).found():
         raise UserError(
-            f"{stage.folder} was trained {before} steps, and has no checkpoint to go on from: "
-            "pass --overwrite to train it anew, or another --name"
+            f"{stage.folder} was trained {before} steps, and has no checkpoint to resume from: "
+            "pass --overwrite to train from scratch, or another --name"
         )
 
 
@@ -170,14 +170,16 @@ def _refuse_other(stage: Stage, found: Mapping[str, Any]) -> None:
     other_settings.refuse_other(stage.folder, found["recipe"], stage.recipe, differing, "--name")
 
 
-def _train_and_publish(stage: Stage, checkpoints: Checkpoints, owner: str, anew: bool) -> str:
-    """Train under the lock of `owner`, with `anew` after all that is there is deleted; returns the
-    main figure in words."""
+def _train_and_publish(
+    stage: Stage, checkpoints: Checkpoints, owner: str, from_scratch: bool
+) -> str:
+    """Train under the lock of `owner`, `from_scratch` after all that is there is deleted; returns
+    the main figure in words."""
     config = stage.config
     devices = choose_devices(config.request())
     config.check_share(devices.workers)
     with start_run(stage.name, config, stage.inputs) as run:
-        if anew:
+        if from_scratch:
             # Not before it is known that there is something to train on.
             storage.keep_only(stage.folder, [lock.NAME], FILES)
         fit(

@@ -81,7 +81,7 @@ def test_samples_of_other_settings_are_told_apart(tmp_path: Path) -> None:
     words = r"\(steps 20 → 12\): pass --overwrite to replace it, or another --output"
     with pytest.raises(UserError, match=words):
         refuse_other(Sample(steps=12), folder, "abc", "def", "a")
-    with pytest.raises(UserError, match=r"\(base has been trained anew\)"):
+    with pytest.raises(UserError, match=r"\(base has been retrained\)"):
         refuse_other(Sample(steps=20), folder, "abc", "def", "b")
     (tmp_path / "settings.json").unlink()  # as samples of earlier versions
     with pytest.raises(UserError, match="other settings, from other input or by"):

@@ -686,7 +686,7 @@ def test_a_dry_run_tells_what_is_there_and_what_the_rest_takes(cutting: Cutting)
     cutting.add("apple", 0, 12)
     *_, there, rest, basis = page.shard_videos(dry).splitlines()
     assert "of the shards are there" in there and "about" in rest
-    assert basis.startswith("reckoned from ")
+    assert basis.startswith("estimated from ")
     assert cutting.files() == before
 
 
