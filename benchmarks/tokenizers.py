@@ -40,7 +40,7 @@ from vqvdm.tokenizer.vqgan import VQGAN
 
 CODES = 1024
 SIZE, BATCH, HELD_OUT = 64, 2, 16
-CUT = ClipSpec(16, 2 * SIZE, 8, (None,), (), "benchmark")
+CUT = ClipSpec(16, 2 * SIZE, 8, (None,), ())
 
 
 class FullResolution(nn.Module):

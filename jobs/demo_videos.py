@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write the demo's videos: handwritten digits in motion."""
+"""Write demo videos: handwritten digits in motion, or games at random play."""
 
 from pipelines.demo_videos import demo_videos
 from pipelines.recipes.cli import main

@@ -3,19 +3,15 @@
     (class, number) ──▶ frames ──▶ CLASS/CLASS-000.mp4 ──▶ val_list.txt (of games)
 
 Each video is a function of the seed, its class and its number. Those that are there are kept, so a
-job that was killed goes on where it stopped. Games are played in one task a video.
+job that was killed resumes where it stopped. Games are played in one task a video.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any
-
-import ray
 
 from pipelines.cluster import tasks
-from pipelines.cluster.join import set_up_ray_data
 from pipelines.cluster.placement import join_for_tasks
 from pipelines.demo.digits import digit_video, most_videos
 from pipelines.demo.games import game_video, require_ale
@@ -51,16 +47,10 @@ def write_games(config: DemoVideos, videos: list[tuple[str, int]]) -> Iterator[i
         storage.publish_bytes(encode_h264(frames, fps), uri)
         return {"frames": len(frames)}
 
-    def start(rows: list[dict], where: dict[str, Any]) -> Iterable[dict]:
-        graph = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-            tasks.task(write), num_cpus=1, concurrency=config.num_workers, **where
-        )
-        return graph.iter_rows()
-
     join_for_tasks()
-    set_up_ray_data(ray.data.DataContext.get_current())
     rows = [{"label": label, "number": number} for label, number in videos]
-    yield from (row["frames"] for row in tasks.done(rows, start))
+    found = tasks.run(rows, write, num_cpus=1, concurrency=config.num_workers)
+    yield from (row["frames"] for row in found)
 
 
 def val_list(paths: Iterable[str]) -> str:

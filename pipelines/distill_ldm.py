@@ -12,7 +12,7 @@ from typing import Any
 from pipelines.io import storage
 from pipelines.io.arrays import latent_arrays
 from pipelines.io.workspace import require
-from pipelines.latents import audit
+from pipelines.latents.published import open_latents
 from pipelines.training.initial import find_initial, fingerprint_of
 from pipelines.training.methods.distil import Teacher, student_of
 from pipelines.training.settings import DistillLDM
@@ -28,7 +28,7 @@ def distill_ldm(config: DistillLDM) -> str:
     folder = space.ldm(config.ldm)
     bundle = require(folder, "config.json", "train_ldm")
     check_teacher(folder, bundle)
-    latents = audit.audited(space, config.vqgan)
+    latents = open_latents(space, config.vqgan)
     if bundle["inputs"]["latents"] != latents.index["fingerprint"]:
         raise UserError(
             f"{folder} was trained on other latents than {latents.folder} "
@@ -82,7 +82,7 @@ def check_teacher(folder: str, bundle: dict[str, Any]) -> None:
     if "latents" not in bundle["inputs"]:
         raise UserError(f"{folder} was trained on pixels: only models of latents can be distilled")
     uri = storage.join(folder, "model.safetensors")
-    if not storage.exists(uri) or storage.sha256(uri)[:16] != bundle["fingerprint"]:
+    if (storage.sha256_or_none(uri) or "")[:16] != bundle["fingerprint"]:
         raise UserError(
             f"{uri} is missing or does not match config.json: run jobs/train_ldm.py --overwrite"
         )

@@ -1,10 +1,10 @@
 """Inspection: what a training will see of a root, what was lost and why, and what looks wrong.
 
-    videos.parquet ──▶ account of videos ─┐
+    videos.parquet ─▶ manifest of videos ─┐
     clips/*.tar ─────▶ pixels of a sample ┼─▶ findings ─▶ inspection/report.html
     vqgan, latents, ldm ▶ what they are of┘
 
-It runs in the driver alone: it reads the account, listings, and the beginning of some shards.
+It runs in the driver alone: it reads the manifest, listings, and the beginning of some shards.
 """
 
 from __future__ import annotations

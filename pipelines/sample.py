@@ -3,7 +3,7 @@
     (class, prompt, number) ──▶ pool of actors, each with the generator ──▶ CLASS/00000.mp4 ──▶ grid
      conditions ──┘
 
-Actors publish the videos themselves. A job that was killed goes on with the batches that are left.
+Actors publish the videos themselves. A job that was killed resumes with the batches that are left.
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-import ray
 
+from pipelines.cluster import tasks
 from pipelines.cluster.devices import Devices
-from pipelines.cluster.join import set_up_ray_data
 from pipelines.cluster.placement import choose_devices, describe_devices
-from pipelines.io import checksums, lock, storage, workspace
+from pipelines.io import checksums, lock, other_settings, storage, workspace
+from pipelines.io.bundles import refuse_lost_encoder
 from pipelines.io.progress import Progress
-from pipelines.io.text_encoders import refuse_lost_encoder
 from pipelines.io.workspace import require
 from pipelines.sampling.conditions import (
     ClipShape,
@@ -74,15 +73,15 @@ def devices_for(config: Sample, batches: Sequence[SampleBatch]) -> Devices:
     return choose_devices(replace(config.request(), at_most=len(batches)))
 
 
-def sampling_graph(config: Sample, batches: Sequence[SampleBatch], devices: Devices) -> Any:
-    """A Ray dataset that has the batches made, and yields the rows of their videos."""
-    set_up_ray_data(ray.data.DataContext.get_current())
+def make_batches(
+    config: Sample, batches: Sequence[SampleBatch], devices: Devices
+) -> Iterator[dict]:
+    """Have the batches made by a pool of workers; yields the rows of their videos, as they come."""
     bundle = config.workspace.ldm(config.ldm)
-    # Rows are numbers, which Ray passes on without pickling.
-    rows = [{"batch": number} for number in range(len(batches))]
-    return ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        PublishingWorker,  # type: ignore[arg-type]
-        fn_constructor_args=(bundle, config, "auto", devices, batches),
+    return tasks.run(
+        [{"batch": number} for number in range(len(batches))],
+        PublishingWorker,
+        fn_constructor_args=(bundle, config, devices, batches),
         num_cpus=1,
         num_gpus=devices.gpus_per_worker,
         concurrency=min(devices.workers, len(batches)),
@@ -192,7 +191,7 @@ def sample(config: Sample) -> str:
             for number, clip in enumerate(read_conditions(conditions, config, shape))
         ]
         devices = None
-        # A job that was killed before its picture goes on, even with --overwrite.
+        # A job that was killed before its picture resumes, even with --overwrite.
         if done and not (lacks_picture and done[0]["recipe"] == recipe):
             devices = devices_for(config, batches)  # What the cluster lacks is told before, too.
             storage.keep_only(folder, [lock.NAME, *given], FILES)
@@ -222,10 +221,10 @@ def sample(config: Sample) -> str:
 def refuse_other(config: Sample, folder: str, found: str, wanted: str, ldm: str) -> None:
     """`UserError` names the settings, or the model, by which other samples fill the folder."""
     before = workspace.published(folder, SETTINGS) or {}
-    differing = workspace.changed(before.get("settings", config.recipe()), config.recipe())
+    differing = other_settings.changed(before.get("settings", config.recipe()), config.recipe())
     if not differing and before.get("ldm", ldm) != ldm:
-        differing = f"{config.ldm} has been trained anew"
-    workspace.refuse_other(folder, found, wanted, differing, "--output")
+        differing = f"{config.ldm} has been retrained"
+    other_settings.refuse_other(folder, found, wanted, differing, "--output")
 
 
 def make_samples(
@@ -246,7 +245,7 @@ def make_samples(
         yield from rows
     if not left:
         return
-    for made in sampling_graph(config, left, devices or devices_for(config, left)).iter_rows():
+    for made in make_batches(config, left, devices or devices_for(config, left)):
         batch, rows = left[made["batch"]], json.loads(made["rows"])
         for row, request in zip(rows, batch.requests, strict=True):
             if request.number == 0:

@@ -10,23 +10,20 @@ kept, so a killed job continues where it stopped.
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from functools import partial, wraps
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
 
 from pipelines.cluster import tasks
-from pipelines.cluster.join import set_up_ray_data
 from pipelines.cluster.placement import join_for_tasks
-from pipelines.io import checksums, lock, storage, workspace
+from pipelines.io import checksums, lock, other_settings, storage, workspace
 from pipelines.io.markers import (
     SHARD_FILES,
     Listing,
@@ -35,26 +32,21 @@ from pipelines.io.markers import (
     content_fingerprint,
     files_of,
     filled_with,
-    untouched,
 )
 from pipelines.io.progress import Progress
-from pipelines.io.readers import read_all
 from pipelines.io.scratch import scratch
-from pipelines.sharding import manifest, marker_cache
+from pipelines.sharding import foresight, manifest, marker_cache
 from pipelines.sharding.clip_shards import (
-    FORMAT,
     DecodeLimits,
     ShardPlan,
-    failures,
     make_shard,
-    near_duplicates_of,
     numbering,
 )
 from pipelines.sharding.clips import SCORES, ClipSpec
-from pipelines.sharding.foresight import foreseen
+from pipelines.sharding.finished import hashes_there, standing
 from pipelines.sharding.marker_cache import MarkerCache, Shard
 from pipelines.sharding.near_duplicates import NearDuplicate, compare, with_spans
-from pipelines.sharding.perceptual_hash import hash_shard, known_hashes
+from pipelines.sharding.perceptual_hash import hash_shard
 from pipelines.sharding.plan import assign_shards
 from pipelines.sharding.plans import PART, Plans
 from pipelines.sharding.report import Report
@@ -87,20 +79,17 @@ def plans_of(sources: SourceTable, config: ShardVideos) -> Plans:
     listed = sources.classes
     index = workspace.published(config.workspace.clips, "index.json")
     spec = ClipSpec(
-        config.frames,
-        config.size,
-        config.stride or config.frames,
-        tuple(config.rates),
-        tuple(sorted(listed)),
-        "",
-        config.scenes,
-        config.crop_bars,
-        config.limits,
-        config.filters,
-        SCORES if config.scores else (),
+        frames=config.frames,
+        size=config.size,
+        stride=config.stride or config.frames,
+        rates=tuple(config.rates),
+        classes=tuple(sorted(listed)),
+        scenes=config.scenes,
+        crop_bars=config.crop_bars,
+        limits=config.limits,
+        filters=config.filters,
+        scores=SCORES if config.scores else (),
     )
-    # Of how clips are cut, not of the flags: several may say the same.
-    spec = replace(spec, hash=checksums.fingerprint(_cut(_settings(spec))))
     spec, numberings = _as_there(spec, index)
     shard_bytes = config.shard_mb and config.shard_mb * 2**20
     places = {
@@ -141,7 +130,6 @@ def on_workers(
     if not len(plans):
         return
     join_for_tasks()
-    set_up_ray_data(ray.data.DataContext.get_current())
     parts = [ray.put(part) for part in plans.parts()]
 
     @wraps(work)
@@ -149,22 +137,10 @@ def on_workers(
         part, number = divmod(row["shard"], PART)
         return work(row | {"plan": ray.get(parts[part])[number]}) | {"shard": row["shard"]}
 
-    def start(rows: list[dict], where: dict[str, Any]) -> Iterable[dict]:
-        graph = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-            tasks.task(with_plan), num_cpus=1, concurrency=config.num_workers, **where
-        )
-        return graph.iter_rows()
-
     asked = {"retry": config.retry_failed, "verify": config.verify}
     rows = [{"shard": number, **asked, **columns} for number in plans.largest_first()]
-    for row in tasks.done(rows, start):
+    for row in tasks.run(rows, with_plan, num_cpus=1, concurrency=config.num_workers):
         yield plans[row["shard"]], row
-
-
-def hashes_there(plans: Plans, config: ShardVideos) -> Iterator[tuple[str, list[str] | None]]:
-    """Every shard, with the hashes of its videos if none of them has to be hashed."""
-    known = partial(known_hashes, config.workspace.perceptual_hashes, config.retry_failed)
-    return zip(plans.places, read_all(known, plans), strict=True)
 
 
 def find_near_duplicates(plans: Plans, config: ShardVideos) -> dict[int, NearDuplicate]:
@@ -191,79 +167,6 @@ def find_near_duplicates(plans: Plans, config: ShardVideos) -> dict[int, NearDup
     found = compare(plans.places, hashed(), len(plans.sources), config.filters.min_distance)
     storage.keep_only(folder, [f"{name}.json" for name in plans.places], SHARD_FILES)
     return with_spans(found, plans.sources.first_spans_N)
-
-
-def known_near_duplicates(plans: Plans, config: ShardVideos) -> dict[int, NearDuplicate] | None:
-    """What `find_near_duplicates` will find; None if videos have to be hashed for it."""
-    is_known = True
-
-    def rows() -> Iterator[dict]:
-        nonlocal is_known
-        for name, hashes in hashes_there(plans, config):
-            if hashes is None:
-                is_known = False
-                return
-            yield {"name": name, "hashes": hashes}
-
-    found = compare(plans.places, rows(), len(plans.sources), config.filters.min_distance)
-    return with_spans(found, plans.sources.first_spans_N) if is_known else None
-
-
-def standing(
-    plans: Plans, config: ShardVideos, listed: Listing, as_found: bool = False
-) -> Iterator[tuple[ShardPlan, Marker]]:
-    """The shards that are there as planned, with their markers: the driver sees it by itself.
-
-    With `as_found`, the near-duplicates of a shard are taken to be those that it was made with.
-    """
-    for number, marker in enumerate(untouched(plans.folder, plans.places, listed)):
-        if marker is None or (config.retry_failed and failures(marker)):
-            continue
-        plan = plans[number]
-        if as_found:
-            plan = replace(plan, near_duplicates=near_duplicates_of(marker))
-        if plan.is_of(marker):
-            yield plan, marker
-
-
-def in_words(plans: Plans, config: ShardVideos) -> str:
-    """What the job would do, and what it would take."""
-    spec = plans.spec
-    kinds = f"of {len(spec.classes)} classes" if spec.classes else "without classes"
-    lines = [f"would cut {len(plans.sources)} videos {kinds} into {len(plans)} shards"]
-    lines += _note_on_spans(plans)
-    there = {} if config.overwrite else clips_there(plans, config)
-    if there:
-        lines.append(f"{len(there)} of the shards are there, with {sum(there.values())} clips")
-    if len(there) < len(plans):
-        lines += foreseen(plans.only(name for name in plans.places if name not in there), config)
-    return "\n".join(lines)
-
-
-def _note_on_spans(plans: Plans) -> list[str]:
-    """A line on how many of the videos are spans of files, if any are."""
-    spans = np.flatnonzero(plans.sources.is_span_N)
-    if not len(spans):
-        return []
-    files = len(np.unique(plans.sources.first_spans_N[spans]))
-    large = f"{files} large files" if files > 1 else "1 large file"
-    return [f"note: {len(spans)} of these videos are spans of {large}"]
-
-
-def clips_there(plans: Plans, config: ShardVideos) -> dict[str, int]:
-    """The number of clips of each shard that would stay. Nothing is hashed for it: where hashes are
-    missing, near-duplicates are taken to be those that a shard was made with."""
-    near_duplicates: dict[int, NearDuplicate] | None = {}
-    if config.filters.min_distance:
-        near_duplicates = known_near_duplicates(plans, config)
-    plans = replace(plans, near_duplicates=near_duplicates or {})
-    listed, there = storage.written_below(plans.folder), dict[str, int]()
-    with marker_cache.opened(plans.folder, plans.spec) as cache:
-        for known in cache.find(plans, listed, config.retry_failed):
-            there |= {shard.name: shard.clips for shard in marker_cache.shards_of(known)}
-    others = plans.only(name for name in plans.places if name not in there)
-    found = standing(others, config, listed, as_found=near_duplicates is None)
-    return there | {plan.name: len(marker.keys) for plan, marker in found}
 
 
 def finished_shards(
@@ -333,7 +236,7 @@ def clips_index(plans: Plans, made: list[Shard]) -> dict:
     told = {shard.numbering for shard in made if shard.numbering}
     earlier = sorted(told - {numbering(spec.classes)})
     return {
-        "spec": _settings(spec),
+        "spec": spec.recorded,
         "spec_hash": spec.hash,
         "classes": list(spec.classes),
         "counts": dict(counts),
@@ -356,7 +259,7 @@ def shard_videos(config: ShardVideos) -> str:
     if config.dry_run:
         if not config.overwrite:
             _refuse_other(folder, spec)
-        return in_words(plans, config)
+        return foresight.in_words(plans, config)
     run = run_on_demand("shard_videos", config)
     writing, known = lock.writing(folder, "shard_videos"), marker_cache.opened(folder, spec)
     with writing, run as begin, scratch() as place, known as cache:
@@ -372,7 +275,7 @@ def shard_videos(config: ShardVideos) -> str:
             plans.near_duplicates = find_near_duplicates(plans, config)
         plans, report = run_until_classes_hold(plans, config, place, begin, cache)
         assert report.videos == videos, report.videos
-        notes = _note_on_spans(plans) + report.notes_on_classes(plans.listed_classes)
+        notes = plans.note_on_spans() + report.notes_on_classes(plans.listed_classes)
         notes += report.notes_on_losses(config.workspace.manifest)
         print(report.table(), *notes, sep="\n", flush=True)
         index = clips_index(plans, report.shards)
@@ -402,23 +305,16 @@ def shard_videos(config: ShardVideos) -> str:
 def _refuse_other(folder: str, spec: ClipSpec) -> None:
     """`UserError` if there are clips that were cut otherwise."""
     if found := filled_with(folder):
-        workspace.refuse_other(folder, found, spec.hash, _differing(folder, spec))
+        other_settings.refuse_other(folder, found, spec.hash, _differing(folder, spec))
 
 
 def _differing(folder: str, spec: ClipSpec) -> str:
     """How clips of other settings were cut, where that differs; empty if nothing tells."""
     index = workspace.published(folder, "index.json")
-    return workspace.changed(_cut(index["spec"]), _cut(_settings(spec))) if index else ""
-
-
-def _settings(spec: ClipSpec) -> dict:
-    """As an index has them."""
-    return json.loads(checksums.json_bytes(spec.to_dict() | {"format": FORMAT}))
-
-
-def _cut(settings: dict) -> dict:
-    """Those of the settings that say how clips are cut."""
-    return {name: value for name, value in settings.items() if name not in ("classes", "hash")}
+    if index is None:
+        return ""
+    before = {name: v for name, v in index["spec"].items() if name not in ("classes", "hash")}
+    return other_settings.changed(before, spec.cut)
 
 
 def _refuse_failures(report: Report, config: ShardVideos) -> None:

@@ -23,7 +23,7 @@ from pipelines.cluster.cores import local_cpus
 from pipelines.cluster.devices import Kind, worker_device
 from pipelines.cluster.placement import choose_devices, describe_devices
 from pipelines.evaluation.settings import TrainDetector
-from pipelines.io import checksums, lock, storage, workspace
+from pipelines.io import checksums, lock, other_settings, storage, workspace
 from pipelines.io.arrays import clip_arrays
 from pipelines.io.markers import Marker, load_markers
 from pipelines.io.progress import Progress
@@ -48,7 +48,7 @@ def _pairs(loader: Loader, config: TrainDetector) -> Iterator[tuple[Tensor, Tens
 
 
 def _train(
-    config: TrainDetector, markers: list[Marker], classes: list[str], kind: Kind = "cpu"
+    config: TrainDetector, markers: list[Marker], classes: list[str], kind: Kind
 ) -> dict[str, Any]:
     """Train and measure; returns the TorchScript file's bytes and the figures."""
     device = worker_device(kind)
@@ -115,16 +115,16 @@ def train_detector(config: TrainDetector) -> str:
     recipe = checksums.fingerprint([FORMAT, config.recipe(), index["fingerprint"]])
     done = workspace.published(folder, "config.json")
     if done and not config.overwrite:
-        differing = workspace.changed(done.get("settings", config.recipe()), config.recipe())
-        workspace.refuse_other(folder, done["recipe"], recipe, differing, "--name")
+        differing = other_settings.changed(done.get("settings", config.recipe()), config.recipe())
+        other_settings.refuse_other(folder, done["recipe"], recipe, differing, "--name")
     one = replace(config.request(), num_workers=1)  # One worker trains.
     if config.dry_run:
         print(describe_devices(one))
         return f"would train {config.steps} steps on {index['counts']['train']} clips into {folder}"
     if done and not config.overwrite:
-        if storage.sha256(storage.join(folder, "detector.pt")) != done["sha256"]:
+        if storage.sha256_or_none(storage.join(folder, "detector.pt")) != done["sha256"]:
             raise UserError(
-                f"{folder}/detector.pt does not match config.json: "
+                f"{folder}/detector.pt is missing or does not match config.json: "
                 "run jobs/train_detector.py --overwrite to make it again"
             )
         return f"{folder} is there already, verified"
@@ -160,7 +160,7 @@ def refuse_missing(classes: list[str], markers: list[Marker]) -> None:
         row["source"]["label"]
         for marker in markers
         if marker.split == "train"
-        for row in marker.details.get("videos", [])
+        for row in marker.details["videos"]
         if row["account"]["clips"]
     }
     missing = sorted(set(classes) - seen)

@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
-from pipelines.io import rates, workspace
+from pipelines.io import other_settings, rates
 from pipelines.io.arrays import latent_arrays, pixel_arrays
 from pipelines.io.markers import load_markers
 from pipelines.io.workspace import Workspace, require
-from pipelines.latents import audit
+from pipelines.latents.published import open_latents
 from pipelines.sharding import manifest
 from pipelines.training.initial import Initial, find_initial, fingerprint_of
 from pipelines.training.methods.ldm import LDMMethod, denoiser_of
@@ -39,7 +39,7 @@ def train_ldm(config: TrainLDM) -> str:
 
 def _on_latents(config: TrainLDM, initial: Initial | None) -> Stage:
     space = config.workspace
-    latents = audit.audited(space, config.vqgan)
+    latents = open_latents(space, config.vqgan)
     config.net.check(*latents.index["shape"][2:])
     vqgan = space.vqgan(config.vqgan)
     config.check_frames(latents.index["shape"][1])
@@ -127,7 +127,7 @@ def _differing(config: TrainLDM, bundle: Mapping[str, Any]) -> str:
     if "conditioning" in bundle and not config.conditioning.share:
         before["conditioning.share"] = bundle["conditioning"]["share"]
         now["conditioning.share"] = 0.0
-    return workspace.changed(before, now)
+    return other_settings.changed(before, now)
 
 
 def _clips_of(space: Workspace, spec: dict[str, Any]) -> dict[float, int]:

@@ -28,7 +28,7 @@ from pipelines.video.reasons import VideoError
 from tests.odd_videos import KINDS, REORDERED, write
 from vqvdm.errors import UserError
 
-SPEC = ClipSpec(4, 32, 4, (None, 8.0), ("a",), "spec", limits=Limits(max_duration_s=60))
+SPEC = ClipSpec(4, 32, 4, (None, 8.0), ("a",), limits=Limits(max_duration_s=60))
 TIMEOUT_S = 30.0
 COLUMNS = ("path", "label", "split", "start_s", "end_s", "fps")
 VALUES = ("a.mp4", "b/a.mp4", "../a.mp4", "train", "val", "0", "1.5", "-1", "nan", "inf", "1e400")

@@ -13,7 +13,7 @@ from pipelines.sharding.clip_shards import DecodeLimits, ShardPlan, make_shard
 from pipelines.sharding.clips import ClipSpec
 from pipelines.sharding.manifest import Account, Source
 
-SPEC = ClipSpec(frames=4, size=64, stride=4, rates=(None,), classes=("cat", "dog"), hash="spec")
+SPEC = ClipSpec(frames=4, size=64, stride=4, rates=(None,), classes=("cat", "dog"))
 
 
 def member(name: str, content: bytes = b"", **fields: object) -> tuple[tarfile.TarInfo, bytes]:

@@ -36,8 +36,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"did you mean {by_folded[near[0]]!r}? " if near else ""
 
 
-def listed(names: Iterable[str]) -> str:
-    """Names separated by commas, of many the first ones."""
+def listed(names: Iterable[str], most: int = LISTED) -> str:
+    """Names separated by commas; of more than `most` the first ones, and how many others."""
     found = list(names)
-    more = f" and {len(found) - LISTED} more" if len(found) > LISTED else ""
-    return ", ".join(found[:LISTED]) + more
+    more = f" and {len(found) - most} more" if len(found) > most else ""
+    return ", ".join(found[:most]) + more

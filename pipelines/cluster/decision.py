@@ -33,7 +33,7 @@ class Cluster:
 
     @property
     def most_gpus(self) -> float:
-        """None is told of GPUs that only a request would reveal: they may be any number."""
+        """Infinite when only the autoscaler can say how many GPUs it may start."""
         return max(self.gpus, math.inf if self.offer.gpus is None else self.offer.gpus)
 
 

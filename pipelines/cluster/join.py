@@ -23,7 +23,8 @@ from vqvdm.errors import UserError
 FORWARDED = ("AWS_", "MLFLOW_", "VQVDM_")
 LONGEST_TEMPORARY = 36
 """Bytes of the path of a temporary folder in which Ray can make its sockets."""
-
+NAMED_ANSWERS_S, NOTED_ANSWERS_S = 5.0, 2.0
+"""Seconds that the cluster of RAY_ADDRESS, or the one in the note, has to answer."""
 
 _own: set[str] = set()
 """Addresses of the Rays that this process started."""
@@ -36,7 +37,7 @@ def join_ray(trains: bool = False) -> None:
 
     One of our own has a dashboard, which takes as long to start as all else, for trainings only:
     what Ray Train runs beside them asks it. A process that calls several jobs, trainings among
-    them, joins first with `trains`: a Ray that runs is not started anew.
+    them, joins first with `trains`: a Ray that runs is not started again.
     """
     options, joined = ray_options(), ray.is_initialized()
     if "address" not in options:
@@ -134,13 +135,13 @@ def _short_paths(options: dict[str, Any]) -> Iterator[None]:
         os.environ |= {"TMPDIR": before} if before else {}
 
 
-def refuse_dead_cluster(address: str, timeout_s: float = 5.0) -> None:
+def refuse_dead_cluster(address: str) -> None:
     """`UserError` if nothing answers at HOST:PORT; other forms of addresses are left to Ray."""
     host, _, port = address.rpartition(":")
     if "://" in address or not host or not port.isdecimal():
         return
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout_s).close()
+        socket.create_connection((host.strip("[]"), int(port)), NAMED_ANSWERS_S).close()
     except OSError as error:
         raise UserError(
             f"no Ray cluster answers at RAY_ADDRESS={address} ({error}): start it, or unset "
@@ -217,12 +218,12 @@ def cluster_note() -> Path:
     return Path(os.environ.get("RAY_TMPDIR", temporary), "ray", "ray_current_cluster")
 
 
-def noted_cluster_answers(timeout_s: float = 2.0) -> bool:
+def noted_cluster_answers() -> bool:
     """Whether the cluster in the note answers: Ray would wait minutes for one that was killed."""
     note = cluster_note()
     host, _, port = (note.read_text().strip() if note.is_file() else "").rpartition(":")
     try:
-        socket.create_connection((host, int(port)), timeout_s).close()
+        socket.create_connection((host, int(port)), NOTED_ANSWERS_S).close()
     except (OSError, ValueError):
         return False
     return True

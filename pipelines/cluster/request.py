@@ -17,6 +17,6 @@ class Request:
     at_most: int | None = None
     """Tasks: more workers would have nothing to do."""
     at_least: int | None = None
-    """Workers with which a training begins and goes on; None is with all of them."""
+    """Fewest workers with which a training begins and continues; None is all of them."""
     share: int | None = None
     """Set if the workers train together: they divide this number of clips among them."""

@@ -15,10 +15,12 @@ from typing import Any
 
 import ray
 
+from pipelines.cluster.join import set_up_ray_data
 from pipelines.io.room import is_scratch_full
 from vqvdm.errors import UserError
 
 Row = dict[str, Any]
+Work = Callable[[Row], Row]
 Start = Callable[[list[Row], dict[str, Any]], Iterable[Row]]
 """Starts a graph on rows, with options that say where its tasks may run; yields its results."""
 
@@ -29,10 +31,27 @@ ATTEMPTS = 3
 PAUSE_S = 5.0
 """Before rows are tried again; twice as long each time that nothing was done."""
 FULL_IN_A_ROW = 8
-"""After as many full disks a graph is started anew: a node that fails fast draws many rows."""
+"""After as many full disks a new graph is started: a node that fails fast draws many rows."""
 
 
-def task(work: Callable[[Row], Row]) -> Callable[[Row], Row]:
+def run(rows: list[Row], work: Work | type, **options: Any) -> Iterator[Row]:
+    """The results of all rows in any order, one Ray task or call of an actor a row, by one graph of
+    Ray Data; `UserError` if the disks of its nodes stay full.
+
+    `work` is a function of a row, or a class whose objects are called with one; `options` are those
+    of `Dataset.map`. Rows had better be numbers, which Ray passes on without pickling.
+    """
+    set_up_ray_data(ray.data.DataContext.get_current())
+    attempt: Any = actor(work) if isinstance(work, type) else task(work)
+
+    def start(rows: list[Row], where: dict[str, Any]) -> Iterable[Row]:
+        graph = ray.data.from_items(rows, override_num_blocks=len(rows))
+        return graph.map(attempt, **options, **where).iter_rows()
+
+    return done(rows, start, needs="GPU" if options.get("num_gpus") else "CPU")
+
+
+def task(work: Work) -> Work:
     """A function of a row, for `done`."""
 
     @functools.wraps(work)
@@ -53,7 +72,7 @@ def actor(worker: type) -> type:
     return Attempt
 
 
-def _attempt(work: Callable[[Row], Row], row: Row) -> Row:
+def _attempt(work: Work, row: Row) -> Row:
     try:
         return work(row) | {"row": row["row"]}
     except UserError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -33,11 +33,14 @@ class ClipRef:
     ordinal: int
 
 
+Kind = Literal["rates", "real", "floor", "train", "held-out", "reconstructed", "samples"]
+
+
 @dataclass(frozen=True)
 class Batch:
     """What a worker processes at once: clips of one shard, or requests of one frame rate."""
 
-    group: str
+    kind: Kind
     """The set it belongs to."""
     indices: tuple[int, ...]
     """Positions of its videos in that set."""
@@ -46,12 +49,14 @@ class Batch:
     marker: Marker | None = None
     refs: tuple[ClipRef, ...] = ()
     requests: tuple[Request, ...] = ()
+    repeat: int = 0
+    """Which repeat its samples are of."""
     show: tuple[int, ...] = ()
     """Numbers, within the batch, of the videos that go on the report."""
 
 
 def clip_batches(
-    group: str, markers: Sequence[Marker], refs: Sequence[ClipRef], basis: Sequence[Any]
+    kind: Kind, markers: Sequence[Marker], refs: Sequence[ClipRef], basis: Sequence[Any]
 ) -> list[Batch]:
     """A batch for each shard with such clips; `basis` is what else the features depend on."""
     by_name = {marker.name: marker for marker in markers}
@@ -63,7 +68,7 @@ def clip_batches(
         chosen = tuple(refs[i] for i in indices)
         key = [*basis, by_name[name].sha256, [[ref.source, ref.ordinal] for ref in chosen]]
         batches.append(
-            Batch(group, tuple(indices), checksums.fingerprint(key), by_name[name], chosen)
+            Batch(kind, tuple(indices), checksums.fingerprint(key), by_name[name], chosen)
         )
     return batches
 
@@ -121,7 +126,7 @@ def sample_batches(
             key = checksums.fingerprint([key, visible])
         indices = tuple(place[request] for request in group)
         batches.append(
-            Batch(f"samples {repeat}", indices, key, requests=tuple(group), show=visible)
+            Batch("samples", indices, key, requests=tuple(group), repeat=repeat, show=visible)
         )
     return batches
 

@@ -22,10 +22,11 @@ from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
 from pipelines.evaluation.detectors import DetectorFile
-from pipelines.evaluation.frame_classifier import FrameClassifier, detect
+from pipelines.evaluation.frame_classifier import FrameClassifier, frame_probabilities
 from pipelines.evaluation.motion import displacement
 from pipelines.evaluation.thumbnails import thumbnails
 from pipelines.io import checksums, storage
+from pipelines.io.bundles import MODEL
 from pipelines.video import Frames
 from vqvdm.errors import UserError
 from vqvdm.generator import from_uint8, load_vqgan, to_uint8
@@ -131,9 +132,9 @@ class FeatureExtractor:
         if self.spec.motion:
             found["displacement"] = displacement(videos)
         if self._frames:
-            judged = detect(self._frames, videos)
-            right_NT = judged.frame_probabilities_NTC.argmax(-1) == found["class_index"][:, None]
-            found["clip_right"] = judged.probabilities_NC.argmax(-1) == found["class_index"]
+            probabilities_NTC = frame_probabilities(self._frames, videos)
+            right_NT = probabilities_NTC.argmax(-1) == found["class_index"][:, None]
+            found["clip_right"] = probabilities_NTC.mean(1).argmax(-1) == found["class_index"]
             found["frames_right"] = right_NT.mean(1)
         return found
 
@@ -171,9 +172,7 @@ class FeatureExtractor:
 
 def frame_classifier(state: bytes) -> FrameClassifier:
     """The classifier of single frames that `frame_classifier_state` trained."""
-    from safetensors.torch import load as load_tensors
-
-    weights = load_tensors(state)
+    weights = {name: torch.from_numpy(array) for name, array in load(state).items()}
     net = FrameClassifier(len(weights["head.weight"]))
     net.load_state_dict(weights)
     return net.eval()
@@ -181,10 +180,9 @@ def frame_classifier(state: bytes) -> FrameClassifier:
 
 def reconstructor(bundle: str, device: torch.device = CPU) -> Callable[[Frames], Frames]:
     """A function that encodes and decodes videos with the bundle's tokenizer."""
-    names = ("vqgan/config.json", "vqgan/model.safetensors")
     with tempfile.TemporaryDirectory(prefix="vqvdm-") as folder:
-        storage.download_folder(bundle, Path(folder), names)
-        vqgan = load_vqgan(Path(folder, "vqgan"), device)
+        storage.download_folder(storage.join(bundle, "vqgan"), Path(folder), MODEL)
+        vqgan = load_vqgan(Path(folder), device)
 
     def reconstruct(videos: Frames) -> Frames:
         x = from_uint8(torch.from_numpy(videos).to(device))

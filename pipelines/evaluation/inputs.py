@@ -14,11 +14,10 @@ from pipelines.evaluation.detectors import DetectorFile, find_detector
 from pipelines.evaluation.features import FORMAT
 from pipelines.evaluation.settings import Evaluate
 from pipelines.io import checksums, storage
-from pipelines.io.text_encoders import refuse_lost_encoder
+from pipelines.io.bundles import BUNDLE, refuse_lost_encoder
 from pipelines.io.workspace import require
-from pipelines.sampling.worker import BUNDLE
 from pipelines.sharding import manifest
-from vqvdm.errors import UserError
+from vqvdm.errors import UserError, listed
 from vqvdm.text_encoder import refuse_missing_library
 from vqvdm.tokenizer.pixels import PIXELS
 from vqvdm.video_shapes import VideoShapes
@@ -63,8 +62,8 @@ class Inputs:
         if trained_on in (None, self.index["fingerprint"]):
             return None
         return (
-            f"ldm/{self.config.ldm} was trained on other clips than are there now: what is held "
-            "out may have been among them, and then figures flatter the model"
+            f"ldm/{self.config.ldm} was trained on other clips than are there now: its training "
+            "set may include clips that are now held out, so the figures may be too good"
         )
 
     @property
@@ -155,8 +154,7 @@ def _differing(of_model: list[str], of_clips: list[str]) -> str:
     ):
         names = [name for name in these if name not in others]
         if names:
-            more = ", …" if len(names) > 5 else ""
-            found.append(f"{words}: {', '.join(names[:5])}{more}")
+            found.append(f"{words}: {listed(names, 5)}")
     return "; ".join(found) or "in another order"
 
 

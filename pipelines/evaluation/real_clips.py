@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.evaluation.batches import Batch, ClipRef, clip_batches
+from pipelines.evaluation.batches import Batch, ClipRef, Kind, clip_batches
 from pipelines.evaluation.features import FORMAT, Features, FeatureSpec
 from pipelines.evaluation.inputs import Inputs
 from pipelines.evaluation.settings import Evaluate
@@ -188,12 +188,12 @@ def extract_real_clips(
     thumbnails: list[NDArray[np.uint8]] = []
     for batch, found in extract(inputs, spec, [*batches, *train, *held_out]):
         indices = np.array(batch.indices)
-        if batch.group == "train":
+        if batch.kind == "train":
             continue
-        if batch.group == "held-out":
+        if batch.kind == "held-out":
             thumbnails.append(found["thumbnails"])
             continue
-        if batch.group == "floor":
+        if batch.kind == "floor":
             others_rows |= {
                 place: OtherClip(int(index), float(fps), features_D)
                 for place, index, fps, features_D in zip(
@@ -243,8 +243,8 @@ def _to_search(
     refs = draw(_of(markers, split), rows, "clips", count, seed + 1, among)
     # In the order of the shards, so that a shard's key does not depend on the draw of all.
     refs.sort(key=lambda ref: (ref.shard, ref.source, ref.ordinal))
-    group = "train" if split == "train" else "held-out"
-    return clip_batches(group, markers, refs, [FORMAT, "thumbnails"])
+    kind: Kind = "train" if split == "train" else "held-out"
+    return clip_batches(kind, markers, refs, [FORMAT, "thumbnails"])
 
 
 def draw_real(

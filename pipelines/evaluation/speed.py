@@ -29,10 +29,10 @@ SINGLE: dict[Predicted, str] = {
 """Samplers of one evaluation a step."""
 
 
-def time_sampling(config: Evaluate, devices: Devices, told: bool = False) -> dict[str, Any]:
+def time_sampling(config: Evaluate, devices: Devices, told: bool) -> dict[str, Any]:
     """Seconds for 100 sampling steps, for 100 evaluations of the denoiser, and for decoding, one
     video at a time, without a queue; `told` a caption, which is not encoded in this time."""
-    worker = SamplingWorker(config.workspace.ldm(config.ldm), config, "auto", devices)
+    worker = SamplingWorker(config.workspace.ldm(config.ldm), config, devices)
     generator = worker.generator
     torch.set_num_threads(local_cpus())  # It is alone.
     asked = _asked(generator, told)
@@ -96,7 +96,7 @@ class _Counter(nn.Module):
         return torch.zeros_like(z_BCTHW)
 
 
-def evaluations(generator: VideoGenerator, options: SamplingOptions, told: bool = False) -> int:
+def evaluations(generator: VideoGenerator, options: SamplingOptions, told: bool) -> int:
     """How often a video passes through the denoiser to be sampled."""
     counter = _Counter(generator.denoiser)
     counting = VideoGenerator(counter, generator.vqgan, generator.metadata)  # type: ignore[arg-type]

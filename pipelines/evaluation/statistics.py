@@ -36,7 +36,6 @@ class Statistics:
     size: int
     splits: int = 1
     seed: int = 0
-    keep_rows: bool = True
     strata: NDArray | None = None
     """The class of each video, by position: parts have them in the proportions of the whole."""
     gaussians: dict[int, GaussianStatistics] = field(default_factory=dict)
@@ -74,9 +73,8 @@ class Statistics:
                 waiting.extend(matrix_ND[self._part[indices] == part])
                 if len(waiting) >= AT_ONCE:
                     self._accumulate(part)
-            if self.keep_rows:
-                few = np.flatnonzero(places < KERNEL_ROWS)
-                self.rows |= {int(places[i]): features_ND[i].copy() for i in few}
+            few = np.flatnonzero(places < KERNEL_ROWS)
+            self.rows |= {int(places[i]): features_ND[i].copy() for i in few}
         if "probabilities" in found:
             part_N = places * self.splits // self.size
             for part in np.unique(part_N):
@@ -124,13 +122,8 @@ class Statistics:
         return [self.gaussians[part] for part in sorted(self.gaussians)]
 
     @property
-    def rows_ND(self) -> NDArray:
-        """The rows kept, in the shuffled order."""
-        return np.stack([self.rows[place] for place in sorted(self.rows)])
-
-    @property
     def row_parts(self) -> list[NDArray]:
-        """The rows kept of each part."""
+        """The rows kept of each part, in the shuffled order."""
         by_part: dict[int, list[NDArray]] = {}
         for place in sorted(self.rows):
             by_part.setdefault(int(self._part_of_place[place]), []).append(self.rows[place])

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any
 
-from pipelines.cluster.devices import Devices
 from pipelines.cluster.placement import choose_devices, describe_devices
 from pipelines.evaluation.estimates import Estimate
-from pipelines.evaluation.inputs import Inputs, find_inputs
+from pipelines.evaluation.inputs import find_inputs
+from pipelines.evaluation.measure import fvd_by
 from pipelines.evaluation.settings import Evaluate
 from pipelines.io import checksums, lock, storage
 from pipelines.io.workspace import require
@@ -75,7 +75,7 @@ def candidates(config: Evaluate, student_of: int | None = None) -> list[Evaluate
 
 
 def best(trials: Sequence[Trial]) -> tuple[Trial, int]:
-    """The trial of the lowest FVD, and how many others cannot be told from it by the intervals."""
+    """The trial of the lowest FVD, and how many others are not significantly higher."""
     first = min(trials, key=lambda trial: trial.fvd.mean)
 
     def reaches(trial: Trial) -> bool:
@@ -85,15 +85,11 @@ def best(trials: Sequence[Trial]) -> tuple[Trial, int]:
     return first, sum(map(reaches, trials)) - 1
 
 
-Measure = Callable[[Inputs], tuple[Estimate, int]]
-"""Gives the FVD of one way of sampling, and the number of real clips."""
-
-
-def run(config: Evaluate, measure_by: Callable[[Inputs, Devices], Measure]) -> str:
+def run(config: Evaluate) -> str:
     """Measure ROOT/ldm/NAME by several settings, and publish ROOT/eval/NAME/sweep.json.
 
-    `measure_by` extracts once what all are compared with. It keeps all features: a sweep that was
-    killed goes on where it stopped.
+    What all are compared with is extracted once. All features are kept: a sweep that was killed
+    resumes where it stopped.
     """
     space = config.workspace
     bundle = require(space.ldm(config.ldm), "config.json", "train_ldm")
@@ -116,7 +112,7 @@ def run(config: Evaluate, measure_by: Callable[[Inputs, Devices], Measure]) -> s
     run_of_job = start_run("evaluate", config, lineage)
     with reading, lock.writing(folder, "evaluate"), run_of_job as tracked:
         devices, trials = choose_devices(config.request()), []
-        measure = measure_by(inputs, devices)
+        measure = fvd_by(inputs, devices)
         for each in tried:
             trials.append(_trial(each, *measure(replace(inputs, config=each))))
             print(trials[-1].words, flush=True)
@@ -139,8 +135,9 @@ def _trial(config: Evaluate, fvd: Estimate, clips: int) -> Trial:
 def verdict(trials: Sequence[Trial], detector: str, split: str) -> str:
     """What was chosen, by what, in words."""
     chosen, alike = best(trials)
-    others = f"; {alike} others cannot be told from it" if alike else ""
+    others = f"; {alike} of them not significantly different" if alike else ""
     return (
         f"{chosen.words} by {detector} on {chosen.clips} clips ({split}), the lowest of "
-        f"{len(trials)}{others}. A figure on the same clips is flattered by this choice"
+        f"{len(trials)}{others}. The settings were selected on these clips: evaluate on others for "
+        "an unbiased figure"
     )

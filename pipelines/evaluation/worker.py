@@ -69,7 +69,7 @@ class FeatureWorker:
     def __call__(self, row: dict) -> dict:
         """Takes {"batch": its number}, adds {"features": safetensors as bytes}."""
         batch = self.batches[row["batch"]]
-        make = self._samples if batch.requests else self._clips
+        make = self._samples if batch.kind == "samples" else self._clips
         data = cached(self.space.features, batch.key, lambda: make(batch))
         return row | {"features": data}
 
@@ -79,9 +79,7 @@ class FeatureWorker:
         if self._generator is None:
             batches = sum(bool(each.requests) for each in self.batches)
             prompted = any(r.prompt is not None for each in self.batches for r in each.requests)
-            self._generator = SamplingWorker(
-                bundle, config, "auto", self.devices, batches, prompted
-            )
+            self._generator = SamplingWorker(bundle, config, self.devices, batches, prompted)
         videos = self._generator.videos(batch.requests)
         classes = self.inputs.bundle["classes"]
         index_N = [label_index(request.label, classes) for request in batch.requests]
@@ -93,16 +91,16 @@ class FeatureWorker:
 
     def _clips(self, batch: Batch) -> Features:
         assert batch.marker
-        if batch.group == "rates":
+        if batch.kind == "rates":
             return {"fps": read_rates(self.space.clips, batch.marker, batch.refs)}
         clips = read_clips(self.space.clips, batch.marker, batch.refs)
         parts, classes = [], self.inputs.bundle["classes"]
         for start in range(0, len(clips), AT_ONCE):
             some = clips[start : start + AT_ONCE]
             videos = np.stack([decode_clip(clip.video) for clip in some])
-            if batch.group in ("train", "held-out"):
+            if batch.kind in ("train", "held-out"):
                 parts.append({"thumbnails": thumbnails(videos)})
-            elif batch.group == "reconstructed":
+            elif batch.kind == "reconstructed":
                 show = [i - start for i in batch.show if start <= i < start + AT_ONCE]
                 parts.append(self._compare(videos, show))
             else:
@@ -127,14 +125,13 @@ class StoredClip:
     label: str | None
     fps: float
     source: str
-    start_s: float
 
 
 def read_clips(folder: str, marker: Marker, refs: Sequence[ClipRef]) -> list[StoredClip]:
     """Clips of one verified shard, in the order asked for."""
     with _described(folder, marker, refs) as (reader, described):
         return [
-            StoredClip(reader.clip(key), *(each[n] for n in ("label", "fps", "source", "start_s")))
+            StoredClip(reader.clip(key), *(each[n] for n in ("label", "fps", "source")))
             for key, each in described
         ]
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pipelines.inspection.pixels import Pixels
 from pipelines.inspection.videos import UNLABELLED, Videos
 from pipelines.io.shards import repair
+from vqvdm.errors import listed
 
 Kind = Literal["wrong", "odd", "note"]
 """wrong: a job will fail or a figure will be false; odd: likely not what was meant."""
@@ -70,13 +71,15 @@ def _classes(videos: Videos) -> Iterator[Finding]:
     few = [f"{name} ({c.clips['train']})" for name, c in classes.items() if c.clips["train"] < FEW]
     if few:
         yield Finding(
-            "odd", f"fewer than {FEW} clips to train on of {_listing(few)}", "add videos of them"
+            "odd",
+            f"fewer than {FEW} clips to train on of {listed(few, NAMED)}",
+            "add videos of them",
         )
     unseen = [name for name, each in classes.items() if not each.clips["val"]]
     if unseen and videos.clips["val"]:
         yield Finding(
             "odd",
-            f"no clip is held out of {_listing(unseen)}",
+            f"no clip is held out of {listed(unseen, NAMED)}",
             "FVD needs some of each: raise --val-fraction, or evaluate with --real-split all",
         )
     sizes = sorted(each.clips["train"] for each in classes.values() if each.clips["train"])
@@ -94,7 +97,7 @@ def _classes(videos: Videos) -> Iterator[Finding]:
     if single:
         yield Finding(
             "odd",
-            f"one video gives most clips of {_listing(single)}",
+            f"one video gives most clips of {listed(single, NAMED)}",
             "cut it shorter by start_s and end_s in a table, or add others",
         )
 
@@ -148,8 +151,3 @@ def _pictures(pixels: Pixels) -> Iterator[Finding]:
         )
     if barred > 0.05:
         yield Finding("odd", f"{barred:.0%} {looked} have dark bars on two sides", "--crop-bars")
-
-
-def _listing(names: list[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more

@@ -35,7 +35,7 @@ class OfClass:
 
 @dataclass
 class Videos:
-    """The account of all videos, summed up."""
+    """The manifest of all videos, summed up."""
 
     count: int
     hours: float
@@ -90,7 +90,7 @@ class Videos:
 
 
 def summarise(table: pa.Table, classes: list[str]) -> Videos:
-    """Sum up the account of all videos; `classes` are those of the clips, in order."""
+    """Sum up the manifest of all videos; `classes` are those of the clips, in order."""
     names = ("label", "split", "status", "reason", "clips")
     label, split, status, reason, clips = (table[name].to_pylist() for name in names)
     of_class = {name: OfClass() for name in classes or [UNLABELLED]}

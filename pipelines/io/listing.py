@@ -108,7 +108,7 @@ def _lies_between(name: str, after: str, until: str) -> bool:
 def _folders_after(fs: Any, path: str, name: str) -> list[str]:
     """Folders that come after an object: those beside it, and beside each folder that it lies in.
 
-    None where the store does not list them in the order of their names.
+    Empty where the store does not list them in the order of their names.
     """
     found: list[str] = []
     parents = name.split("/")[:-1]

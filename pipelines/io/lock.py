@@ -214,8 +214,7 @@ def _living(folder: str, notes: dict[str, dict[str, Any]]) -> dict[str, Any] | N
 
 
 def _who(note: dict[str, Any]) -> str:
-    job = f"{note['job']}, " if "job" in note else ""
-    return f"{job}process {note['pid']} on {note['host']}"
+    return f"{note['job']}, process {note['pid']} on {note['host']}"
 
 
 def _own_note(job: str) -> dict[str, Any]:

@@ -90,10 +90,7 @@ def read_marker(folder: str, name: str) -> Marker | None:
 
 def is_intact(folder: str, marker: Marker) -> bool:
     """Whether a shard's tar exists and matches its marker."""
-    try:
-        return storage.sha256(storage.join(folder, f"{marker.name}.tar")) == marker.sha256
-    except FileNotFoundError:
-        return False
+    return storage.sha256_or_none(storage.join(folder, f"{marker.name}.tar")) == marker.sha256
 
 
 Written = tuple[int, datetime | None]

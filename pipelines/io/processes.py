@@ -1,4 +1,4 @@
-"""Which process a noted number stands for: the system gives numbers anew, at the latest after a
+"""Which process a noted number stands for: the system gives numbers again, at the latest after a
 restart."""
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ class Progress:
         total_bytes: int = 0,
     ) -> None:
         """`log` is called every so many seconds, and at the end. With `total_bytes` the time left
-        is reckoned by bytes: pieces of work may differ in size."""
+        is estimated by bytes: pieces of work may differ in size."""
         self.unit, self.total, self.every_s, self.log = unit, total, every_s, log
         self.total_bytes, self.bytes_done, self.done = total_bytes, 0, 0
         self.last: list[str] = []

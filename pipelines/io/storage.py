@@ -370,3 +370,11 @@ def sha256(uri: str) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def sha256_or_none(uri: str) -> str | None:
+    """As `sha256`; None where there is no such file."""
+    try:
+        return sha256(uri)
+    except FileNotFoundError:
+        return None

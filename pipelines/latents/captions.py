@@ -125,7 +125,7 @@ def publish_encoder(source: str, folder: str, captions: Captions) -> None:
     """Copy the encoder's files beside the latents, unless they are there."""
     for name, sha256 in captions.files.items():
         target = storage.join(folder, FOLDER, name)
-        if _sum_of(target) != sha256:
+        if storage.sha256_or_none(target) != sha256:
             with storage.local_copy(storage.join(storage.absolute(source), name)) as path:
                 storage.publish_file(path, target)
 
@@ -134,7 +134,7 @@ def check_encoder(folder: str, captions: Captions) -> None:
     """`UserError` unless the encoder beside the latents is the one that encoded their captions."""
     for name, sha256 in captions.files.items():
         uri = storage.join(folder, FOLDER, name)
-        if _sum_of(uri) != sha256:
+        if storage.sha256_or_none(uri) != sha256:
             raise UserError(
                 f"{uri} is missing or does not match index.json: run jobs/encode_latents.py again, "
                 "with the same --text-encoder"
@@ -156,13 +156,6 @@ def _values(uri: str) -> int:
     size = min(int.from_bytes(storage.read_head(uri, 8), "little"), MOST_OF_HEAD)
     tensors = json.loads(storage.read_head(uri, 8 + size)[8:])
     return sum(math.prod(each["shape"]) for name, each in tensors.items() if name[:2] != "__")
-
-
-def _sum_of(uri: str) -> str | None:
-    try:
-        return storage.sha256(uri)
-    except FileNotFoundError:
-        return None
 
 
 def load_encoder(folder: str, captions: Captions, device: torch.device) -> TextEncoder:

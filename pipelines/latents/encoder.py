@@ -21,6 +21,7 @@ import torch
 from pipelines.cluster.devices import Kind, worker_device
 from pipelines.io import checksums, shards, storage
 from pipelines.io.arrays import TEXT, npy_bytes
+from pipelines.io.bundles import MODEL
 from pipelines.io.markers import Marker, finished
 from pipelines.io.scratch import scratch
 from pipelines.io.shards import Sample, ShardWriter
@@ -169,7 +170,7 @@ class Encoder:
         """Loaded at first use: an error at the start of an actor loses its class, and could not be
         reported in one line."""
         with scratch() as folder:
-            storage.download_folder(self._place, folder, ("config.json", "model.safetensors"))
+            storage.download_folder(self._place, folder, MODEL)
             return load_vqgan(folder, self.device)
 
     def embeddings(self, plan: EncodePlan) -> Embeddings | None:

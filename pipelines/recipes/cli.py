@@ -72,7 +72,7 @@ def run(page: Page, arguments: list[str]) -> int:
         if not is_stop(error):
             raise
         words = str(error) if isinstance(error, StoppedError) else "stopped on request"
-        again = f"run the same command again to go on: {command(name, arguments)}"
+        again = f"run the same command again to resume: {command(name, arguments)}"
         print(f"error: {words}: {again}", file=sys.stderr, flush=True)
         return 1
 

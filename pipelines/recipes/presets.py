@@ -1,7 +1,7 @@
 """The named recipes. `demo` is for a laptop, `own` for a folder of one's own; `games` needs no
-download. Both are for a GPU, and have a `-small` one for two cores. `ucf101` and `sky` are this
-project's best recipe at 16x128x128, `ucf101-small` trains in hours, and the `-paper` ones follow
-the paper.
+download. `own` and `games` need a GPU; `own-small` and `games-small` run on two cores. `ucf101` and
+`sky` are this project's best recipe at 16x128x128, `ucf101-small` trains in hours, and the `-paper`
+ones follow the paper.
 """
 
 from __future__ import annotations

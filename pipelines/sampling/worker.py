@@ -18,7 +18,7 @@ import torch
 
 from pipelines.cluster.devices import Devices, worker_device
 from pipelines.io import checksums, storage, workspace
-from pipelines.io.text_encoders import fetch_encoder
+from pipelines.io.bundles import BUNDLE, fetch_encoder
 from pipelines.sampling.conditions import ClipShape, known_frames
 from pipelines.sampling.settings import Sample, Sampling
 from pipelines.settings import resolve_switch
@@ -26,15 +26,9 @@ from pipelines.video import Frames
 from pipelines.video.encoder import decode_clips, encode_h264
 from pipelines.video.lossless import encode_lossless
 from vqvdm.generator import VideoGenerator
-from vqvdm.inference import Precision, compiles_by_default
+from vqvdm.inference import compiles_by_default
 from vqvdm.text_encoder import FOLDER, TextEncoder
 
-BUNDLE = (
-    "config.json",
-    "model.safetensors",
-    "vqgan/config.json",
-    "vqgan/model.safetensors",
-)
 COMPILE_FROM = 8
 """Batches of each worker from which on compiling, about a minute, is worth its time on a GPU."""
 BATCHES = "batches"
@@ -88,7 +82,6 @@ class SamplingWorker:
         self,
         bundle: str,
         config: Sampling,
-        precision: Precision,
         devices: Devices,
         batches: int = 1,
         prompted: bool = False,
@@ -97,7 +90,7 @@ class SamplingWorker:
         prompt says what they show."""
         torch.set_num_threads(devices.threads())
         self.config, self._prompted = config, prompted
-        self._bundle, self._precision, self._kind = bundle, precision, devices.kind
+        self._bundle, self._kind = bundle, devices.kind
         many = batches >= COMPILE_FROM * devices.workers
         auto = many and compiles_by_default(devices.kind)
         self._compiled = resolve_switch(config.compile, auto)
@@ -116,7 +109,7 @@ class SamplingWorker:
 
     def _loaded(self, folder: Path) -> VideoGenerator:
         """The generator of a bundle that lies in a folder for as long as this takes."""
-        generator = VideoGenerator.load(folder, self.device, self._precision, self._compiled)
+        generator = VideoGenerator.load(folder, self.device, "auto", self._compiled)
         if self._prompted:
             fetch_encoder(self._bundle, folder, generator.metadata)
             name = storage.join(self._bundle, FOLDER)
@@ -150,12 +143,11 @@ class PublishingWorker(SamplingWorker):
         self,
         bundle: str,
         config: Sample,
-        precision: Precision,
         devices: Devices,
         batches: Sequence[SampleBatch],
     ) -> None:
         prompted = bool(config.prompts)
-        super().__init__(bundle, config, precision, devices, len(batches), prompted)
+        super().__init__(bundle, config, devices, len(batches), prompted)
         self.batches = batches
 
     def __call__(self, row: dict) -> dict:
@@ -213,7 +205,7 @@ class PublishingWorker(SamplingWorker):
 @dataclass(frozen=True)
 class SampleBatch:
     """Videos that a worker makes at once. Its rows are kept until the job has ended: a job that
-    was killed goes on with the batches that are left."""
+    was killed resumes with the batches that are left."""
 
     folder: str
     recipe: str
@@ -242,10 +234,7 @@ def is_intact(folder: str, row: dict) -> bool:
     """Whether the video of a row is there, below the folder, and the one that was published."""
     if not storage.is_below(row["file"]):
         return False
-    try:
-        return storage.sha256(storage.join(folder, row["file"])) == row["sha256"]
-    except FileNotFoundError:
-        return False
+    return storage.sha256_or_none(storage.join(folder, row["file"])) == row["sha256"]
 
 
 def publish_condition(folder: str, number: int, clip_THWC: Frames, fps: float) -> str:

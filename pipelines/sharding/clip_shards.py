@@ -18,6 +18,7 @@ from pipelines.io.markers import Marker, is_sound, read_marker
 from pipelines.io.shards import CLIP, ShardWriter
 from pipelines.sharding import manifest
 from pipelines.sharding.clips import (
+    FORMAT,
     ClipSpec,
     CutRequest,
     DroppedClip,
@@ -36,10 +37,6 @@ from pipelines.video.decoding_process import Deadline, DecodingProcess
 from pipelines.video.header import VideoInfo, check_place
 from pipelines.video.reasons import VideoError
 from vqvdm.errors import UserError
-
-FORMAT = 5
-"""Changed whenever sound videos of a steady rate would give other bytes: roots made before are then
-refused. Where only odd videos are cut better, roots stay valid as they are."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.io import checksums
 from pipelines.sharding.settings import Filters, Limits
 from pipelines.video import Frames, measures
 from pipelines.video.bars import find_bars
@@ -24,6 +26,9 @@ from pipelines.video.reasons import VideoError
 from pipelines.video.resampler import Resampler, Tick
 from pipelines.video.scenes import SceneDetector, largest_change
 
+FORMAT = 5
+"""Changed whenever sound videos of a steady rate would give other bytes: roots made before are then
+refused. Where only odd videos are cut better, roots stay valid as they are."""
 MAX_ENCODERS = 8
 """Encoders that are kept open for one video."""
 MAX_GRID_S = 60
@@ -44,8 +49,6 @@ class ClipSpec:
     rates: tuple[float | None, ...]
     """Frames a second; None stands for the video's own rate."""
     classes: tuple[str, ...]
-    hash: str
-    """Fingerprint of all settings, the same for all clips of a folder."""
     scenes: str = "none"
     crop_bars: bool = False
     limits: Limits = field(default_factory=Limits)
@@ -53,14 +56,27 @@ class ClipSpec:
     scores: tuple[str, ...] = ()
     """Names of the scores that clips come with, in order."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """All fields; those that came later only where they are set, as in indices before."""
-        found = asdict(self)
+    @property
+    def cut(self) -> dict[str, Any]:
+        """What decides how clips are cut, as in JSON. Settings that came later are there only where
+        they are set, as in indices before."""
+        found = asdict(self) | {"format": FORMAT}
+        del found["classes"]
         if not self.scores:
             del found["scores"]
         if not self.filters.min_fps:
             del found["filters"]["min_fps"]
-        return found
+        return json.loads(checksums.json_bytes(found))
+
+    @cached_property
+    def hash(self) -> str:
+        """Fingerprint of `cut`, the same for all clips of a folder."""
+        return checksums.fingerprint(self.cut)
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """All of it, as an index has it."""
+        return self.cut | {"classes": list(self.classes), "hash": self.hash}
 
 
 @dataclass(frozen=True)

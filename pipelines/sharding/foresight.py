@@ -17,6 +17,7 @@ from pipelines.io.progress import time_in_words
 from pipelines.io.scratch import scratch
 from pipelines.io.shards import ShardWriter
 from pipelines.sharding.clip_shards import ShardPlan, VideoTask, decoding_process
+from pipelines.sharding.finished import clips_there
 from pipelines.sharding.manifest import Source
 from pipelines.sharding.plans import Plans
 from pipelines.sharding.settings import ShardVideos
@@ -35,7 +36,7 @@ BEGIN_S = 20.0
 
 @dataclass
 class Sample:
-    """What a few videos gave, reckoned up to their whole lengths."""
+    """What a few videos gave, extrapolated to their whole lengths."""
 
     videos: int = 0
     weight: float = 0.0
@@ -48,6 +49,20 @@ class Sample:
     bytes_of_clip: float = 0.0
     reasons: Counter[str] = field(default_factory=Counter)
     """Why videos are not ok."""
+
+
+def in_words(plans: Plans, config: ShardVideos) -> str:
+    """What the job would do, and what it would take."""
+    spec = plans.spec
+    kinds = f"of {len(spec.classes)} classes" if spec.classes else "without classes"
+    lines = [f"would cut {len(plans.sources)} videos {kinds} into {len(plans)} shards"]
+    lines += plans.note_on_spans()
+    there = {} if config.overwrite else clips_there(plans, config)
+    if there:
+        lines.append(f"{len(there)} of the shards are there, with {sum(there.values())} clips")
+    if len(there) < len(plans):
+        lines += foreseen(plans.only(name for name in plans.places if name not in there), config)
+    return "\n".join(lines)
 
 
 def foreseen(plans: Plans, config: ShardVideos) -> list[str]:
@@ -150,7 +165,7 @@ def _in_words(
     )
     if config.core_hour_price is not None:
         line += f", {_rounded(core_s / 3600 * config.core_hour_price)} at the price given"
-    basis = f"reckoned from {sample.videos} of the videos, cut here and thrown away"
+    basis = f"estimated from {sample.videos} of the videos, cut here and thrown away"
     if sample.reasons:
         lost = ", ".join(f"{n} {reason}" for reason, n in sample.reasons.most_common())
         basis += f", of which are not ok: {lost}"

@@ -1,4 +1,4 @@
-"""The account of source videos: the place and the outcome of each.
+"""The manifest of source videos: the place and the outcome of each.
 
 A video's shard is a function of its path, so that adding or removing a video changes only the
 shard it belongs to.
@@ -234,10 +234,10 @@ BY_SHARD = pa.schema(
 
 
 class ManifestWriter:
-    """Collects the account of all videos, on disk because it may exceed the memory.
+    """Collects the manifest of all videos, on disk because it may exceed the memory.
 
     Shards come in any order; `videos.parquet` has them in the order of their names. Those that are
-    in columns already stay so: `known` gives them again, in order, when the account is written.
+    in columns already stay so: `known` gives them again, in order, when the manifest is written.
     """
 
     def __init__(self, folder: Path, known: Callable[[], Iterator[pa.Table]] | None = None) -> None:
@@ -294,7 +294,7 @@ class ManifestWriter:
         storage.publish_file(whole, uri)
 
     def by_shard(self) -> Iterator[pa.Table]:
-        """The account of all videos as `BY_SHARD`, `GROUP` shards in each table but the last."""
+        """The manifest of all videos as `BY_SHARD`, `GROUP` shards in each table but the last."""
         names = sorted([*self._places, *self._known_names])
         known = self._known() if self._known else iter(())
         waiting = BY_SHARD.empty_table()
@@ -450,7 +450,7 @@ def utf8(value: Any) -> Any:
 
 
 def read(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """The account of videos, or some columns of it."""
+    """The manifest of videos, or some columns of it."""
     return pq.read_table(io.BytesIO(storage.read_bytes(uri)), schema=SCHEMA, columns=columns)
 
 
@@ -474,7 +474,7 @@ def texts_of(uri: str, column: str, ids: Collection[str]) -> dict[str, str]:
 
 @contextmanager
 def _opened(uri: str) -> Iterator[pq.ParquetFile]:
-    """The account of videos, of which no more is read than is asked for."""
+    """The manifest of videos, of which no more is read than is asked for."""
     named = shards.missing_is_named(uri, "shard_videos")
     with named, storage.opened(uri) as file, pq.ParquetFile(file) as table:
         yield table

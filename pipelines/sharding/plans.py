@@ -61,6 +61,15 @@ class Plans:
         exponents_N = np.maximum(0, np.frexp(self.bytes_N / usual)[1])
         return np.argsort(-exponents_N, kind="stable").tolist()
 
+    def note_on_spans(self) -> list[str]:
+        """A line on how many of the videos are spans of files, if any are."""
+        spans = np.flatnonzero(self.sources.is_span_N)
+        if not len(spans):
+            return []
+        files = len(np.unique(self.sources.first_spans_N[spans]))
+        large = f"{files} large files" if files > 1 else "1 large file"
+        return [f"note: {len(spans)} of these videos are spans of {large}"]
+
     def parts(self) -> Iterator[Plans]:
         """All plans, `PART` in each but the last, which need nothing of the others."""
         for start in range(0, len(self), PART):

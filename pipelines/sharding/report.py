@@ -35,6 +35,7 @@ from pipelines.tracking.run import Run
 from pipelines.video import Frames
 from pipelines.video.encoder import decode_clip
 from pipelines.video.reasons import FAILURES, REASONS
+from vqvdm.errors import listed
 
 SHEET_COLUMNS, SHEET_ROWS = 4, 12
 """Clips in a row, each shown by four of its frames, and number of rows."""
@@ -161,7 +162,7 @@ class Report:
             self.clips_of.setdefault(label, Counter())[split] += clips
 
     def publish(self, manifest: str | None, folder: str, spec: ClipSpec, listed: Listing) -> None:
-        """Publish the account of videos, where one is to be, and then what it knows of the shards
+        """Publish the manifest of videos, where one is to be, and then what it knows of the shards
         in a folder; `listed` is a listing from after all was made."""
         with marker_cache.writing(folder, spec, self._shards, listed, self.place) as write:
             if manifest:
@@ -199,9 +200,9 @@ class Report:
         ]
         notes = []
         if without:
-            notes.append(f"note: left out, as they give no clip: {_listing(without)}")
+            notes.append(f"note: left out, as they give no clip: {_counted(without)}")
         if few:
-            notes.append(f"note: fewer than {FEW_CLIPS} clips to train on: {_listing(few)}")
+            notes.append(f"note: fewer than {FEW_CLIPS} clips to train on: {_counted(few)}")
         return notes
 
     def notes_on_losses(self, account: str) -> list[str]:
@@ -251,10 +252,9 @@ class Report:
             run.bytes(sheet, "videos/contact_sheet.png")
 
 
-def _listing(classes: list[str]) -> str:
-    more = f" and {len(classes) - NAMED} more" if len(classes) > NAMED else ""
+def _counted(classes: list[str]) -> str:
     count = f"{len(classes)} class{'es' if len(classes) > 1 else ''}"
-    return f"{count}, {', '.join(classes[:NAMED])}{more}"
+    return f"{count}, {listed(classes, NAMED)}"
 
 
 def _rejected_rows(source: Source, account: Account) -> list[list[Any]]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipelines.io import storage
-from pipelines.io.text_encoders import fetch_encoder
+from pipelines.io.bundles import BUNDLE, fetch_encoder
 from pipelines.io.workspace import Workspace, published
 from pipelines.tracking.run import Run
 from vqvdm.diffusion.samplers import STEPS
@@ -33,13 +33,6 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 REQUIREMENTS = ("einops", "mlflow", "numpy", "safetensors", "torch", "vector-quantize-pytorch")
 FOR_TEXT = ("transformers",)
 """Further ones of a model that takes prompts."""
-BUNDLE = (
-    "config.json",
-    "model.safetensors",
-    "vqgan/config.json",
-    "vqgan/model.safetensors",
-    "MODEL_CARD.md",
-)
 MEASURED_ON = "measured_on"
 """Tag: fingerprint of protocol, detectors and clips. Only equal ones compare."""
 CLIPS = "clips"
@@ -69,7 +62,7 @@ def register(run: Run, root: str, folder: str) -> str:
     client = MlflowClient(run.uri)
     with tempfile.TemporaryDirectory(prefix="vqvdm-") as temporary:
         bundle, model = Path(temporary, "bundle"), Path(temporary, "model")
-        storage.download_folder(folder, bundle, BUNDLE)
+        storage.download_folder(folder, bundle, (*BUNDLE, "MODEL_CARD.md"))
         config = storage.read_json(str(bundle / "config.json"))
         fetch_encoder(folder, bundle, config)
         card = (bundle / "MODEL_CARD.md").read_text()

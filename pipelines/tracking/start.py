@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pipelines.io import checksums, storage
-from pipelines.io.workspace import Workspace, flat
+from pipelines.io.other_settings import flat
+from pipelines.io.workspace import Workspace
 from pipelines.tracking.run import Run
 from pipelines.tracking.server import client_of, experiment_of, explained, tracking_uri
 from vqvdm.errors import UserError, is_stop

@@ -110,7 +110,7 @@ class Checkpoints:
         """
         for name in reversed(self._names()):
             marker, uri = self._marker(name), self._uri(name, "safetensors")
-            if marker and _sha256(uri) == marker["sha256"]:
+            if marker and storage.sha256_or_none(uri) == marker["sha256"]:
                 return Reference(marker["step"], marker["sha256"])
             print(f"{uri} is damaged: removed", flush=True)
             for kind in ("json", "safetensors"):
@@ -144,7 +144,7 @@ class Checkpoints:
         except FileNotFoundError:
             pass
         raise UserError(
-            f"{uri} on {socket.gethostname()} is not the checkpoint that the job goes on from: "
+            f"{uri} on {socket.gethostname()} is not the checkpoint that the job resumes from: "
             "the root is not shared between the nodes (pass an s3:// URI or a folder that all of "
             "them mount), or another job has changed it"
         )
@@ -165,20 +165,13 @@ class Checkpoints:
 
 
 class AgreedCheckpoints(Checkpoints):
-    """The checkpoints of a worker, which goes on from where all of them do."""
+    """The checkpoints of a worker, which resumes where all of them do."""
 
     agreed: Reference | None = None
 
     def newest(self, verbose: bool = True) -> Any | None:
-        """The state that the driver told to go on from; `UserError` if it is not found here."""
+        """The state that the driver told to resume from; `UserError` if it is not found here."""
         return self.load(self.agreed) if self.agreed else None
-
-
-def _sha256(uri: str) -> str | None:
-    try:
-        return storage.sha256(uri)
-    except FileNotFoundError:
-        return None
 
 
 class KeyLog:

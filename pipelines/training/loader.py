@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from pipelines.io.arrays import Arrays, Members
 from pipelines.io.markers import Marker
 from pipelines.training.node_shards import NodeShards
-from pipelines.training.order import SampleOrder
+from pipelines.training.order import Place, SampleOrder
 from pipelines.training.packed import PackedSamples
 from pipelines.training.shard_cache import ShardCache
 
@@ -46,6 +46,22 @@ class Batch:
         )
 
 
+class Samples(Protocol):
+    """Where samples come from: `PackedSamples` in memory, or a `ShardCache`."""
+
+    def expect(self, wanted: list[int]) -> None:
+        """Prepare shards that are read soon, in the order of need."""
+
+    def take(self, places: list[Place]) -> Arrays:
+        """Samples at places, stacked."""
+
+    def advice(self) -> str:
+        """What makes reading dear, and what the user can do; empty if nothing does."""
+
+    def close(self) -> None:
+        """Free what is held."""
+
+
 class Loader:
     """Batches of one worker, read and decoded ahead by threads."""
 
@@ -67,22 +83,20 @@ class Loader:
         asynchronously. Samples that are stored as arrays are kept in memory if all fit into
         `memory_gb` (None: half of the node's; 0: never). Loaders of one `name` share what they
         hold."""
-        self.markers, self.decode = markers, decode
-        self.ahead, self.pinned = ahead, pinned
+        self.markers, self.ahead, self.pinned = markers, ahead, pinned
         self._shards = NodeShards(folder, job, name)
-        self.cache: ShardCache | PackedSamples
+        self.cache: Samples
         packs = memory_gb is None or memory_gb > 0
         self._lacking = PackedSamples.lacking(self._shards, markers, memory_gb) if packs else ""
         if packs and not self._lacking:
             self.cache = PackedSamples(self._shards, markers, decode)
         else:
-            self.cache = ShardCache(self._shards, markers, cache_gb)
+            self.cache = ShardCache(self._shards, markers, decode, cache_gb)
         self._pool = ThreadPoolExecutor(threads)
 
     def advice(self) -> list[str]:
         """What makes loading dear, and what the user can do, a line each."""
-        cached = self.cache.advice() if isinstance(self.cache, ShardCache) else ""
-        return [words for words in (self._lacking, cached) if words]
+        return [words for words in (self._lacking, self.cache.advice()) if words]
 
     def close(self) -> None:
         """Free what is cached. What the loader has given stays valid; it gives nothing more."""
@@ -90,22 +104,10 @@ class Loader:
         self.cache.close()
         self._shards.close()
 
-    def _load(self, places: list[tuple[int, int]]) -> tuple[list[str], Arrays]:
+    def _load(self, places: list[Place]) -> tuple[list[str], Arrays]:
         # No PyTorch in here: each thread would start its own pool, which competes with training's.
         keys = [self.markers[shard].keys[sample] for shard, sample in places]
-        stacked = (
-            self.cache.take(places)
-            if isinstance(self.cache, PackedSamples)
-            else self._decoded(self.cache, places, keys)
-        )
-        return keys, stacked
-
-    def _decoded(self, cache: ShardCache, places: list[tuple[int, int]], keys: list[str]) -> Arrays:
-        samples = [
-            self.decode(cache.read(shard, key))
-            for (shard, _), key in zip(places, keys, strict=True)
-        ]
-        return {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
+        return keys, self.cache.take(places)
 
     def train(
         self, seed: int, position: int, batch_size: int, rank: int = 0, world: int = 1
@@ -114,7 +116,7 @@ class Loader:
         order = SampleOrder([len(marker.keys) for marker in self.markers], seed)
         share = batch_size // world
 
-        def batches() -> Iterator[list[tuple[int, int]]]:
+        def batches() -> Iterator[list[Place]]:
             group = None
             for start in itertools.count(position + rank * share, batch_size):
                 if order.group_at(start) != group:
@@ -132,7 +134,7 @@ class Loader:
         starts = range(0, len(chosen), batch_size)
         return self._ahead(chosen[start : start + batch_size] for start in starts)
 
-    def _ahead(self, batches: Iterator[list[tuple[int, int]]] | Any) -> Iterator[Batch]:
+    def _ahead(self, batches: Iterator[list[Place]] | Any) -> Iterator[Batch]:
         waiting: deque[Future[tuple[list[str], Arrays]]] = deque()
         batches = iter(batches)
         for places in itertools.islice(batches, self.ahead):

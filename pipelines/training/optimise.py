@@ -145,7 +145,7 @@ def refuse_standstill(
     cure = "pass a lower --lr"
     if kept := saved():
         cure = (
-            f"the checkpoint of step {kept} is intact, and the same command goes on from it; if "
+            f"the checkpoint of step {kept} is intact, and the same command resumes from it; if "
             f"it ends here again, {cure} and another --name"
         )
     raise UserError(

@@ -10,6 +10,8 @@ import numpy as np
 
 from vqvdm.seeds import mix
 
+Place = tuple[int, int]
+"""The number of a shard, and that of a sample in it."""
 MIXED = 16
 """Consecutive shards of an epoch whose samples are shuffled together."""
 
@@ -30,8 +32,8 @@ class SampleOrder:
         self._starts: np.ndarray = np.empty(0, np.int64)
         self._samples: np.ndarray = np.empty((0, 2), np.int64)
 
-    def at(self, position: int) -> tuple[int, int]:
-        """Shard and sample at a position in [0, infinity), counted over all epochs."""
+    def at(self, position: int) -> Place:
+        """The sample at a position in [0, infinity), counted over all epochs."""
         epoch, group, offset = self._find(position)
         if (epoch, group) != self._group:
             self._group, self._samples = (epoch, group), self._shuffled(epoch, group)

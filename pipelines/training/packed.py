@@ -18,6 +18,7 @@ from pipelines.cluster.cores import local_memory
 from pipelines.io.arrays import Arrays, Members
 from pipelines.io.markers import Marker
 from pipelines.training.node_shards import NodeShards
+from pipelines.training.order import Place
 from pipelines.training.shard_cache import in_gb
 from vqvdm.errors import UserError
 
@@ -61,7 +62,7 @@ class PackedSamples:
             return ""
         return (
             f"note: the latents take {in_gb(needed):g} GB, and {why}; until then each is read from "
-            "its shard anew, at some ten times the processor time"
+            "its shard each time, at some ten times the processor time"
         )
 
     def expect(self, wanted: list[int]) -> None:
@@ -69,13 +70,17 @@ class PackedSamples:
         for shard in wanted:
             self._get(shard)
 
-    def take(self, places: list[tuple[int, int]]) -> Arrays:
-        """Samples at places (shard, sample), stacked."""
+    def take(self, places: list[Place]) -> Arrays:
+        """Samples at places, stacked."""
         for shard in {shard for shard, _ in places}:
             self._get(shard).result()
         shard_B, sample_B = np.array(places).T
         records = self._rows[self._starts[shard_B] + sample_B]
         return {name: np.ascontiguousarray(records[name]) for name in records.dtype.names}
+
+    def advice(self) -> str:
+        """Nothing: a sample costs a copy."""
+        return ""
 
     def close(self) -> None:
         """Decode nothing more."""

@@ -11,7 +11,7 @@ OF_PROCESS = Path("/proc/self")
 
 
 def forget_peak(device: torch.device) -> None:
-    """Begin anew; a system that cannot goes on with the peak that it has."""
+    """Reset the peak; a system that cannot keeps the one that it has."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return

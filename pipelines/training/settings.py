@@ -38,22 +38,21 @@ class TrainJob(DeviceJob):
     """Workers where there are no GPUs; with GPUs, there is one for each. --num-workers is for
     both."""
     min_workers: Count | None = None
-    """Begin as soon as there is room for this many workers, and go on with more, up to
+    """Begin as soon as there is room for this many workers, and continue with more, up to
     --num-workers, or with fewer, as nodes come and go; by default, all are waited for."""
     steps: Annotated[int, Range(1, zero="to leave them to the clips")] = 1000
     """Optimiser steps; 0 leaves them to the number of clips. A training may be run again with more:
-    it goes on from its newest checkpoint, by the schedule of the new length."""
+    it resumes from its newest checkpoint, by the schedule of the new length."""
     epochs: Positive = 100.0
-    """Passes over the clips, where --steps is 0."""
+    """Passes over the clips, from which steps are derived where --steps is 0."""
     steps_between: tuple[Count, Count] = (1_000, 1_000_000)
-    """Least and most steps, where --steps is 0: few clips need time, many need no more passes."""
+    """Lower and upper bound on the steps derived from --epochs."""
     batch_size: Count = 8
     """Clips a step, over all workers."""
     accumulate: Count = 1
-    """Parts in which a worker computes its share of a step, one after the other: less memory,
-    the same step."""
+    """Gradient accumulation: micro-batches per worker and step; same result, less memory."""
     activation_checkpointing: bool = False
-    """Compute the activations of each block again on the way back: a fraction of the memory, a
+    """Recompute the activations of each block in the backward pass: a fraction of the memory, a
     third more arithmetic, the same step."""
     lr: Positive = 1e-3
     """Highest learning rate; warmed up, then lowered along a half cosine."""

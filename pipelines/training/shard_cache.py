@@ -8,13 +8,16 @@ import shutil
 import socket
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from pipelines.io.arrays import Members
+import numpy as np
+
+from pipelines.io.arrays import Arrays, Members
 from pipelines.io.markers import Marker
 from pipelines.io.shards import ShardReader
 from pipelines.training.node_shards import NodeShards
-from pipelines.training.order import MIXED
+from pipelines.training.order import MIXED, Place
 
 MOST_LOCAL = 256
 """Local shards whose lists of members are held in memory: more than are read at a time."""
@@ -33,10 +36,14 @@ class ShardCache:
     """
 
     def __init__(
-        self, shards: NodeShards, markers: list[Marker], cache_gb: float | None = None
+        self,
+        shards: NodeShards,
+        markers: list[Marker],
+        decode: Callable[[Members], Arrays],
+        cache_gb: float | None = None,
     ) -> None:
         """`cache_gb` is for copies of remote shards; by default half of the disk that is free."""
-        self.shards, self.markers = shards, markers
+        self.shards, self.markers, self.decode = shards, markers, decode
         sizes = [marker.bytes if shards.remote else 1 for marker in markers]
         self.sizes, self.held = sizes, 0
         self.limit: float = MOST_LOCAL
@@ -47,8 +54,14 @@ class ShardCache:
         self._lock = threading.Lock()
         self._fetchers = ThreadPoolExecutor(2)
 
-    def read(self, shard: int, key: str) -> Members:
-        """Members of one sample; `UserError` names a shard that does not match its marker."""
+    def take(self, places: list[Place]) -> Arrays:
+        """Samples at places, decoded and stacked; `UserError` names a shard that does not match its
+        marker."""
+        read = (self._read(shard, self.markers[shard].keys[sample]) for shard, sample in places)
+        samples = [self.decode(members) for members in read]
+        return {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
+
+    def _read(self, shard: int, key: str) -> Members:
         while True:
             with self._lock:
                 waiting = self._get(shard)

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.cluster.placement import choose_devices, device_to_try, foresee_devices
-from pipelines.io import checksums, lock, shards, storage, workspace
-from pipelines.io.text_encoders import fetch_encoder
+from pipelines.io import checksums, lock, other_settings, shards, storage, workspace
+from pipelines.io.bundles import MODEL, fetch_encoder
 from pipelines.tracking import registry
 from pipelines.tracking.start import start_run
 from pipelines.training.checkpoints import Checkpoints
@@ -28,9 +28,9 @@ from vqvdm.errors import StoppedError, UserError
 
 FILES = re.compile(
     rf"config\.json|model\.safetensors|MODEL_CARD\.md|{lock.FILES}"
-    r"|(checkpoints|keys|vqgan|text_encoder)/[^/]+"
+    r"|(checkpoints|keys|vqgan|text_encoder|adapter)/[^/]+"
 )
-"""Names of the files of a folder of a model."""
+"""Names of all files that trainings write into the folder of a model: overwriting deletes them."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Stage:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What is recorded besides: what may not change when a training goes on, with its
+        """What is recorded besides: what may not change when a training resumes, with its
         fingerprint, and the steps, which may."""
         lasting = {k: v for k, v in self.config.recipe().items() if k != "steps"}
         training = checksums.fingerprint([lasting, dict(self.inputs)])
@@ -134,24 +134,24 @@ def run_stage(stage: Stage) -> str:
     reading = lock.reading(stage.name, stage.data.folder, *stage.parts.values(), *stage.reads)
     with reading, lock.writing(stage.folder, stage.name) as owner:
         # An unfinished training of the same recipe is resumed, even with --overwrite.
-        anew = config.overwrite and bool(done or not same)
-        return _train_and_publish(stage, checkpoints, owner, anew)
+        from_scratch = config.overwrite and bool(done or not same)
+        return _train_and_publish(stage, checkpoints, owner, from_scratch)
 
 
 def _refuse_fewer(stage: Stage, before: int, reached: int, done: bool) -> None:
-    """`UserError` if a training of `before` steps cannot go on to the steps of the settings."""
+    """`UserError` if a training of `before` steps cannot resume to the steps of the settings."""
     steps = stage.config.steps
     if steps == before:
         return
     if steps < reached:
         raise UserError(
             f"--steps {steps} is less than the {reached} that {stage.folder} has been trained: "
-            "pass at least as many to go on, or --overwrite to train it anew"
+            "pass at least as many to resume, or --overwrite to train from scratch"
         )
     if done and not Checkpoints(stage.folder, stage.recipe, stage.config.keep).found():
         raise UserError(
-            f"{stage.folder} was trained {before} steps, and has no checkpoint to go on from: "
-            "pass --overwrite to train it anew, or another --name"
+            f"{stage.folder} was trained {before} steps, and has no checkpoint to resume from: "
+            "pass --overwrite to train from scratch, or another --name"
         )
 
 
@@ -166,18 +166,20 @@ def _refuse_other(stage: Stage, found: Mapping[str, Any]) -> None:
                 "or another --name"
             )
     settings = found.get("settings")
-    differing = workspace.changed(settings, stage.identity["settings"]) if settings else ""
-    workspace.refuse_other(stage.folder, found["recipe"], stage.recipe, differing, "--name")
+    differing = other_settings.changed(settings, stage.identity["settings"]) if settings else ""
+    other_settings.refuse_other(stage.folder, found["recipe"], stage.recipe, differing, "--name")
 
 
-def _train_and_publish(stage: Stage, checkpoints: Checkpoints, owner: str, anew: bool) -> str:
-    """Train under the lock of `owner`, with `anew` after all that is there is deleted; returns the
-    main figure in words."""
+def _train_and_publish(
+    stage: Stage, checkpoints: Checkpoints, owner: str, from_scratch: bool
+) -> str:
+    """Train under the lock of `owner`, `from_scratch` after all that is there is deleted; returns
+    the main figure in words."""
     config = stage.config
     devices = choose_devices(config.request())
     config.check_share(devices.workers)
     with start_run(stage.name, config, stage.inputs) as run:
-        if anew:
+        if from_scratch:
             # Not before it is known that there is something to train on.
             storage.keep_only(stage.folder, [lock.NAME], FILES)
         fit(
@@ -217,8 +219,8 @@ def _train_and_publish(stage: Stage, checkpoints: Checkpoints, owner: str, anew:
 
 def _is_intact(folder: str, config: dict[str, Any]) -> bool:
     """Whether the published weights are those recorded in `config.json`."""
-    uri = storage.join(folder, "model.safetensors")
-    return storage.exists(uri) and storage.sha256(uri)[:16] == config["fingerprint"]
+    found = storage.sha256_or_none(storage.join(folder, "model.safetensors")) or ""
+    return found[:16] == config["fingerprint"]
 
 
 def _publish(stage: Stage, method: Method, validation: Mapping[str, float]) -> str:
@@ -227,7 +229,7 @@ def _publish(stage: Stage, method: Method, validation: Mapping[str, float]) -> s
         folder = Path(temporary)
         method.export(folder)
         for name, uri in stage.parts.items():
-            storage.download_folder(uri, folder / name, ("model.safetensors", "config.json"))
+            storage.download_folder(uri, folder / name, MODEL)
         (folder / "MODEL_CARD.md").write_text(_card(stage, validation))
         config = json.loads((folder / "config.json").read_text())
         # The encoder of captions lies beside the latents as it does in a bundle.
@@ -238,7 +240,9 @@ def _publish(stage: Stage, method: Method, validation: Mapping[str, float]) -> s
         (folder / "config.json").write_bytes(checksums.json_bytes(config))
         files = [path for path in folder.rglob("*") if path.is_file()]
         for path in sorted(files, key=lambda path: path == folder / "config.json"):
-            storage.publish_file(path, storage.join(stage.folder, str(path.relative_to(folder))))
+            name = path.relative_to(folder).as_posix()
+            assert FILES.fullmatch(name), name  # Or it would outlive what it belongs to.
+            storage.publish_file(path, storage.join(stage.folder, name))
         return weights_fingerprint(folder)
 
 

@@ -113,7 +113,7 @@ class Plan:
     identity: Mapping[str, Any] = field(default_factory=dict)
     """What markers tell of the training besides."""
     resume: Reference | None = None
-    """The checkpoint that all workers go on from."""
+    """The checkpoint that all workers resume from."""
     attempt: str = ""
     """Id of an attempt, which the driver may end."""
 
@@ -168,7 +168,7 @@ def _until_done(plan: Plan, attempt: Callable[[Plan], BaseException | None]) -> 
             )
         if reached < plan.config.steps and not stop.requested():
             why = f"a worker was lost ({_first_line(failure)})" if failure else "workers have ended"
-            print(f"{why}: going on from step {reached}", flush=True)
+            print(f"{why}: resuming from step {reached}", flush=True)
 
 
 def _attempt(board: Any, plan: Plan) -> BaseException | None:

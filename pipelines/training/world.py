@@ -72,7 +72,7 @@ class World:
         """Keep only the inputs of all blocks of some kinds in a net, if that is enabled, in place;
         the names of weights stay (activation checkpointing; Chen et al., 2016, arXiv:1604.06174).
 
-        The way back computes each block once more. The blocks draw nothing at random.
+        The backward pass recomputes each block. The blocks draw nothing at random.
         """
         for module in net.modules():
             if self.activation_checkpointing and isinstance(module, block):

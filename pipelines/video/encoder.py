@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 from fractions import Fraction
 from itertools import islice
-from pathlib import Path
 
 import av
 import numpy as np
@@ -75,8 +74,3 @@ def decode_clip(data: bytes, step: int = 1) -> Frames:
 def decode_clips(clips: list[bytes]) -> Frames:
     """Frames (N, T, H, W, 3) of clips of one size."""
     return np.stack([decode_clip(clip) for clip in clips])
-
-
-def write_file(path: Path, frames_THWC: Frames, fps: float) -> None:
-    """Encode with `encode_h264` into a local file."""
-    path.write_bytes(encode_h264(frames_THWC, fps))

@@ -182,7 +182,7 @@ def test_a_host_dies(
     said = ended[-1].stdout + ended[-1].stderr
     assert ended[-1].returncode == 0, said
     if job in trainings.JOBS:
-        again = "resuming at step [1-9]" if host == HEAD else "going on from step [1-9]"
+        again = "resuming at step [1-9]" if host == HEAD else "resuming from step [1-9]"
         assert re.search(again, said), said
     check(job, str(folder), undisturbed, trained)
     assert states(cluster, job, root)[0] == "FINISHED"

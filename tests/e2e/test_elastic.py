@@ -153,7 +153,7 @@ def test_workers_come_and_go(how: str) -> None:
         # A lost node costs the steps since the last checkpoint.
         grown = sizes.index(2)
         assert steps[: grown + 1] == list(range(grown + 1))
-        found = re.search(r"a worker was lost.*going on from step (\d+)", done.stdout)
+        found = re.search(r"a worker was lost.*resuming from step (\d+)", done.stdout)
         assert found and steps[-1] == STEPS - 1 and int(found[1]) in steps[grown:]
         assert set(logged) == set(range(10, STEPS + 1, 10))
     # Whatever their number, the workers consumed each sample once an epoch.

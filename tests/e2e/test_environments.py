@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from pipelines.sharding import manifest
-from pipelines.video.encoder import write_file
+from tests.playable_videos import write_file
 
 REPOSITORY = Path(__file__).parents[2]
 NO_HOME_IN_A_C_LOCALE = {"HOME": "/proc/nowhere", "LC_ALL": "C", "PYTHONUTF8": "0"}

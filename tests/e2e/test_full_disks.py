@@ -7,10 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import ray
 
 from pipelines.cluster import tasks
-from pipelines.cluster.join import set_up_ray_data
 from pipelines.io import room, storage
 from tests.e2e.conftest import Outcome, Runner
 from tests.e2e.undisturbed import JOBS, Undisturbed, names_and_sums, prepared
@@ -85,10 +83,5 @@ def test_tasks_that_found_a_full_disk_are_done_in_the_same_job(
                 raise OSError(errno.ENOSPC, "No space left on device")
         return {"n": row["n"]}
 
-    def start(rows, where):
-        graph = ray.data.from_items(rows, override_num_blocks=len(rows))
-        return graph.map(tasks.task(work), num_cpus=1, **where).iter_rows()
-
-    set_up_ray_data(ray.data.DataContext.get_current())
     rows = [{"n": n} for n in range(30)]
-    assert sorted(row["n"] for row in tasks.done(rows, start)) == list(range(30))
+    assert sorted(row["n"] for row in tasks.run(rows, work, num_cpus=1)) == list(range(30))

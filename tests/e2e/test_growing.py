@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.video.encoder import write_file
 from tests.e2e.growing_cluster import growing_cluster
+from tests.playable_videos import write_file
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]  # Nodes take their time to come and to go.
 REPOSITORY = Path(__file__).parents[2]

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from pipelines.io import storage
-from pipelines.video.encoder import write_file
 from tests.e2e.conftest import run_job
 from tests.e2e.undisturbed import JOBS, Undisturbed, names_and_sums, publish_vqgan
+from tests.playable_videos import write_file
 
 FOUR_WORKERS = """
 import json, sys, ray

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from pipelines.io import storage
-from pipelines.video.encoder import write_file
 from tests.e2e.conftest import KEY, S3Server, free_port
+from tests.playable_videos import write_file
 
 REPOSITORY = Path(__file__).parents[2]
 PLANTED = {

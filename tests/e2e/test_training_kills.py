@@ -215,7 +215,7 @@ def test_a_worker_saves_before_it_stops_on_request(
     root, rng = trained.fresh(tmp_path), random.Random(f"spot {job}")
     outcome = run_and_signal(job, root, rng, "RayTrainWorker", signal.SIGTERM)
     assert outcome.status == 0, outcome.stderr
-    assert "going on from step" in outcome.stdout
+    assert "resuming from step" in outcome.stdout
     check_bits(job, root, trained)
 
 
@@ -335,7 +335,7 @@ def test_a_node_that_is_lost_costs_the_steps_since_the_last_checkpoint(
     status, stdout, stderr, (step,) = results.get(timeout=300)
     process.join(60)
     assert status == 0, stderr
-    found = re.search(r"going on from step (\d+)", stdout)
+    found = re.search(r"resuming from step (\d+)", stdout)
     assert found and int(found[1]) >= step >= 6
     assert step < STEPS
     check_bits("train_ldm", root, trained)

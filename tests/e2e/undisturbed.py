@@ -14,8 +14,8 @@ from pipelines.sharding import marker_cache
 from pipelines.training.methods.vqgan import VQGANMethod
 from pipelines.training.settings import TrainVQGAN
 from pipelines.training.world import World
-from pipelines.video.encoder import write_file
 from tests.e2e.conftest import run_job
+from tests.playable_videos import write_file
 from vqvdm.tokenizer.vqgan import VQGANConfig
 
 JOBS = ("shard_videos", "encode_latents")

@@ -178,14 +178,14 @@ def test_errors_of_pixels(device: torch.device) -> None:
 
 
 def test_frames_are_judged_where_the_classifier_is(device: torch.device) -> None:
-    from pipelines.evaluation.frame_classifier import FrameClassifier, detect
+    from pipelines.evaluation.frame_classifier import FrameClassifier, frame_probabilities
 
     torch.manual_seed(0)
     net = FrameClassifier(3).eval()
     videos = np.random.default_rng(0).integers(0, 256, (3, 4, 32, 32, 3), np.uint8)
-    expected = detect(net, videos)
-    found = detect(net.to(device), videos)
-    np.testing.assert_allclose(found.features_ND, expected.features_ND, rtol=1e-3, atol=1e-4)
+    expected = frame_probabilities(net, videos)
+    found = frame_probabilities(net.to(device), videos)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_more_sequences_than_a_grid_takes(device: torch.device, rehearsal: bool) -> None:

@@ -39,6 +39,8 @@ EXCEPTIONS = {
     ("pipelines.evaluation.inputs", "pipelines.sharding.manifest"): "it knows of captions",
     ("pipelines.evaluation.real_clips", "pipelines.sharding.manifest"): "clips are drawn from it",
     ("pipelines.evaluation.worker", "pipelines.sharding.clips_of_videos"): "to find drawn clips",
+    ("pipelines.latents.inputs", "pipelines.sharding.columns"): "captions are values of columns",
+    ("pipelines.latents.inputs", "pipelines.sharding.manifest"): "it knows of captions",
 }
 """Importer and imported on one floor, or packages of them, with the reason."""
 MODEL_LIBRARIES = {

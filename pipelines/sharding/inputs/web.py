@@ -153,7 +153,7 @@ def download(url: str, place: Path) -> None:
 
 
 class _Transfer:
-    """The transfer of one file, which goes on from where it broke off."""
+    """The transfer of one file, which resumes where it broke off."""
 
     def __init__(self, session: requests.Session, url: str, file: BinaryIO) -> None:
         self.session, self.url, self.file = session, url, file

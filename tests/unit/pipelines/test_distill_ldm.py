@@ -15,8 +15,7 @@ from safetensors.torch import load_file
 from pipelines import distill_ldm as page
 from pipelines.distill_ldm import distill_ldm
 from pipelines.io import storage
-from pipelines.latents import audit
-from pipelines.latents.audit import Latents
+from pipelines.latents.published import Latents
 from pipelines.training.initial import READS_CAPTIONS
 from pipelines.training.methods.distil import Teacher
 from pipelines.training.settings import DistillLDM
@@ -36,7 +35,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DistillLDM:
         "fingerprint": "1a7e47", "spec_hash": "5bec", "clips": "c11b5",
     }  # fmt: skip
     found = Latents(str(tmp_path / "latents/base"), index, [])
-    monkeypatch.setattr(audit, "audited", lambda space, name: found)
+    monkeypatch.setattr(page, "open_latents", lambda space, name: found)
     return DistillLDM(root=str(tmp_path), batch_size=4)
 
 
@@ -48,11 +47,11 @@ def change(config: DistillLDM, **changes: Any) -> None:
 
 def caption(monkeypatch: pytest.MonkeyPatch, text: dict[str, Any]) -> None:
     """Have the index of the latents tell of captions."""
-    audited = audit.audited
+    opened = page.open_latents
     monkeypatch.setattr(
-        audit,
-        "audited",
-        lambda *at: replace(found := audited(*at), index=found.index | {"text": text}),
+        page,
+        "open_latents",
+        lambda *at: replace(found := opened(*at), index=found.index | {"text": text}),
     )
 
 

@@ -9,15 +9,10 @@ import pytest
 
 from pipelines.cluster import placement
 from pipelines.cluster.devices import Devices
-from pipelines.encode_latents import (
-    Pool,
-    _differing,
-    augment_there,
-    encode_latents,
-    precision_of,
-)
+from pipelines.encode_latents import Pool, encode_latents
 from pipelines.io import storage
 from pipelines.latents.encoder import Origin, spec_hash
+from pipelines.latents.inputs import augment_there, differing, precision_of
 from pipelines.latents.settings import EncodeLatents
 from vqvdm.errors import UserError
 
@@ -74,12 +69,12 @@ def test_what_makes_latents_differ_is_named(
 ) -> None:
     found = spec_hash(ORIGIN, "bf16", 4)
     storage.publish_json({"origin": asdict(ORIGIN)}, f"{tmp_path}/index.json")
-    assert _differing(str(tmp_path), found, origin, settings) == words
+    assert differing(str(tmp_path), found, origin, settings) == words
 
 
 def test_latents_that_are_not_all_there_tell_how_they_were_augmented(tmp_path: Path) -> None:
     found = spec_hash(ORIGIN, "bf16", 4, "mirror")
-    assert _differing(str(tmp_path), found, ORIGIN, AUTO) == "augment mirror → none"
+    assert differing(str(tmp_path), found, ORIGIN, AUTO) == "augment mirror → none"
 
 
 def test_the_audit_takes_latents_as_they_were_augmented(tmp_path: Path) -> None:

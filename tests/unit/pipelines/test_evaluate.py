@@ -6,19 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.cluster.devices import Devices
-from pipelines.evaluate import evaluate, extract
-from pipelines.evaluation.batches import Batch
-from pipelines.evaluation.features import FORMAT, FeatureSpec, cache_uri, cached
-from pipelines.evaluation.inputs import Inputs, find_inputs
+from pipelines.evaluate import evaluate
+from pipelines.evaluation.features import FORMAT
+from pipelines.evaluation.inputs import find_inputs
 from pipelines.evaluation.settings import METRICS, Evaluate
 from pipelines.io import checksums, storage
-from pipelines.sampling.worker import BUNDLE as BUNDLE_FILES
+from pipelines.io.bundles import BUNDLE as BUNDLE_FILES
 from tests.described_model import BUNDLE, INDEX, describe_model
 from vqvdm.errors import UserError
 
@@ -180,32 +177,3 @@ def test_settings_change_a_protocol() -> None:
     chosen = config.chosen
     assert (chosen.num_samples, chosen.real_split, chosen.repeats) == (64, "val", 10)
     assert config.wanted == METRICS
-
-
-def test_no_worker_is_started_for_cached_features(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    inputs = Inputs(
-        Evaluate(root=str(tmp_path)), BUNDLE, INDEX, "model", "tokenizer", False, None, None, None
-    )
-    spec = FeatureSpec(None, None, None, None, False, False, False)
-    batches = [Batch("real", (number,), f"key{number}") for number in range(3)]
-    folder = inputs.config.workspace.features
-    for number in range(3):
-        cached(folder, f"key{number}", lambda number=number: {"fps": np.array([float(number)])})
-
-    asked: list[Batch] = []
-
-    def by_workers(_: object, __: object, batches: list[Batch], ___: object) -> Any:
-        asked.extend(batches)
-        yield from ()
-
-    monkeypatch.setattr(importlib.import_module("pipelines.evaluate"), "_by_workers", by_workers)
-    seen = [
-        (batch.key, found["fps"][0]) for batch, found in extract(inputs, spec, batches, Devices())
-    ]
-    assert seen == [("key0", 0.0), ("key1", 1.0), ("key2", 2.0)] and not asked
-    Path(cache_uri(folder, "key1")).write_bytes(b"torn")
-    Path(cache_uri(folder, "key2")).unlink()
-    assert [batch.key for batch, _ in extract(inputs, spec, batches, Devices())] == ["key0"]
-    assert [batch.key for batch in asked] == ["key1", "key2"]

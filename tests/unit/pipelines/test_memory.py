@@ -21,7 +21,7 @@ from pipelines.io import shards
 from pipelines.io.clips import ClipSpec
 from pipelines.io.manifest import Source
 video, folder = sys.argv[1:]
-spec = ClipSpec(16, 128, 16, (None,), (), "spec")
+spec = ClipSpec(16, 128, 16, (None,), ())
 source = Source("a.mp4", video, 1, None, 1, None, "train")
 row = make_shard({"plan": ShardPlan(folder, "train-000000", (source,), spec, DecodeLimits(600.0)), "retry": False, "verify": True})
 decoding_process(2.0).close()

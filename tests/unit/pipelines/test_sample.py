@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,13 +17,14 @@ from PIL import Image
 
 from pipelines import sample as page
 from pipelines.cluster.devices import Devices
-from pipelines.io import lock, storage
+from pipelines.io import lock, room, storage
 from pipelines.sample import Request, grid_of, refuse_other, sample, verify_samples, wanted_classes
 from pipelines.sampling.settings import Sample
 from pipelines.sampling.worker import PublishingWorker, SampleBatch
 from pipelines.video import Frames
 from pipelines.video.encoder import decode_clip, encode_h264
 from pipelines.video.grid import CAPTION
+from tests.in_process_graphs import run_graphs_in_process
 from tests.tiny import DENOISER, write_bundle
 from vqvdm.diffusion.denoiser import described
 from vqvdm.errors import UserError
@@ -77,7 +81,7 @@ def test_samples_of_other_settings_are_told_apart(tmp_path: Path) -> None:
     words = r"\(steps 20 → 12\): pass --overwrite to replace it, or another --output"
     with pytest.raises(UserError, match=words):
         refuse_other(Sample(steps=12), folder, "abc", "def", "a")
-    with pytest.raises(UserError, match=r"\(base has been trained anew\)"):
+    with pytest.raises(UserError, match=r"\(base has been retrained\)"):
         refuse_other(Sample(steps=20), folder, "abc", "def", "b")
     (tmp_path / "settings.json").unlink()  # as samples of earlier versions
     with pytest.raises(UserError, match="other settings, from other input or by"):
@@ -127,22 +131,19 @@ class InThisProcess:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.made: list[int] = []
         self.killed_after: int | None = None
-        monkeypatch.setattr(page, "sampling_graph", self)
+        monkeypatch.setattr(page, "make_batches", self)
         monkeypatch.setattr(page, "choose_devices", lambda request: Devices())
 
     def __call__(
         self, config: Sample, batches: Sequence[SampleBatch], devices: Devices
-    ) -> InThisProcess:
+    ) -> Iterator[dict]:
         bundle = config.workspace.ldm(config.ldm)
-        self.worker = PublishingWorker(bundle, config, "fp32", devices, batches)
-        return self
-
-    def iter_rows(self) -> Iterator[dict]:
-        for number, batch in enumerate(self.worker.batches):
+        worker = PublishingWorker(bundle, config, devices, batches)
+        for number, batch in enumerate(batches):
             if len(self.made) == self.killed_after:
                 raise KeyboardInterrupt
             self.made += [request.number for request in batch.requests]
-            yield self.worker({"batch": number})
+            yield worker({"batch": number})
 
 
 @pytest.fixture
@@ -177,6 +178,32 @@ def test_only_samples_are_deleted_and_only_where_others_can_be_made(
     page.verify_samples(str(tmp_path / "samples/base"), before)
     sample(replace(few, steps=2, overwrite=True))
     assert listing(few) != before and kept.read_bytes() == b"mine"
+
+
+def test_a_batch_whose_disk_was_full_is_made_again(
+    quick_sample: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Worker:
+        full = True
+
+        def __init__(self, bundle: str, config: Sample, *_: object) -> None:
+            self.batches: Sequence[SampleBatch] = _[-1]  # type: ignore[assignment]
+
+        def __call__(self, row: dict) -> dict:
+            if Worker.full:
+                Worker.full = False
+                with room.filling("/scratch", 1, room.SCRATCH_CURE):
+                    raise OSError(errno.ENOSPC, "No space left on device")
+            files = [{"file": each.file} for each in self.batches[row["batch"]].requests]
+            return row | {"rows": json.dumps(files).encode()}
+
+    monkeypatch.setattr(page, "PublishingWorker", Worker)
+    run_graphs_in_process(monkeypatch)
+    requests = [[Request("one", number, 8.0)] for number in (1, 2, 3)]
+    batches = [SampleBatch("made", "recipe", tuple(each)) for each in requests]
+    logged = SimpleNamespace(progress=lambda *_: None)
+    rows = page.make_samples(quick_sample, batches, logged, Devices())  # type: ignore[arg-type]
+    assert [row["file"][-5] for row in rows] == ["2", "3", "1"]
 
 
 @pytest.mark.long

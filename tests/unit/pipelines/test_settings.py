@@ -11,7 +11,7 @@ import pytest
 from pipelines.demo.settings import DemoVideos
 from pipelines.evaluation.settings import Evaluate, TrainDetector
 from pipelines.inspection.settings import InspectData
-from pipelines.io.workspace import changed
+from pipelines.io.other_settings import changed
 from pipelines.latents.settings import EncodeLatents
 from pipelines.recipes.presets import PRESETS, Preset, settings
 from pipelines.sampling.settings import Sample

@@ -22,7 +22,7 @@ from pipelines import shard_videos as page
 from pipelines.io import checksums, disk, shards, storage
 from pipelines.io.markers import Marker
 from pipelines.io.shards import Sample, ShardWriter
-from pipelines.sharding import clip_shards, manifest, marker_cache
+from pipelines.sharding import clip_shards, finished, manifest, marker_cache
 from pipelines.sharding.clip_shards import (
     DecodeLimits,
     ShardPlan,
@@ -64,7 +64,7 @@ from tests.odd_videos import (
 )
 from vqvdm.errors import IncompleteError, UserError
 
-SPEC = ClipSpec(frames=4, size=64, stride=4, rates=(None,), classes=("a", "b"), hash="spec")
+SPEC = ClipSpec(frames=4, size=64, stride=4, rates=(None,), classes=("a", "b"))
 DECODE_LIMITS = DecodeLimits(timeout_s=30.0)
 
 
@@ -377,8 +377,15 @@ def test_scores_stand_beside_what_filters_decide(filters: Filters, tmp_path: Pat
     assert row["scores"] == account.scores
 
 
+def test_the_hash_of_how_clips_are_cut_is_the_one_recorded_before() -> None:
+    assert SPEC.hash == replace(SPEC, classes=()).hash == "3d837bbbc48484a2"
+    many = replace(SPEC, rates=(8.0, None), scenes="detect", crop_bars=True, scores=SCORES)
+    many = replace(many, frames=16, size=128, stride=8, filters=Filters(min_fps=1))
+    assert many.hash == many.recorded["hash"] == "6b522e7c9ce85207"
+
+
 def test_indices_and_markers_are_as_before_there_were_scores(tmp_path: Path) -> None:
-    spec = SPEC.to_dict()
+    spec = SPEC.recorded
     assert "scores" not in spec and "min_fps" not in spec["filters"]
     assert ShardVideos().recipe().keys().isdisjoint({"scores", "columns"})
     # What a shard is made from has the columns of its videos already.
@@ -392,8 +399,8 @@ def test_indices_and_markers_are_as_before_there_were_scores(tmp_path: Path) -> 
         "frames_fps",
     }  # fmt: skip
     assert "scores" not in video["account"]
-    assert replace(SPEC, scores=SCORES).to_dict()["scores"] == SCORES
-    assert replace(SPEC, filters=Filters(min_fps=1)).to_dict()["filters"]["min_fps"] == 1
+    assert replace(SPEC, scores=SCORES).cut["scores"] == list(SCORES)
+    assert replace(SPEC, filters=Filters(min_fps=1)).cut["filters"]["min_fps"] == 1
 
 
 def test_a_shard_is_made_once(tmp_path: Path) -> None:
@@ -679,7 +686,7 @@ def test_a_dry_run_tells_what_is_there_and_what_the_rest_takes(cutting: Cutting)
     cutting.add("apple", 0, 12)
     *_, there, rest, basis = page.shard_videos(dry).splitlines()
     assert "of the shards are there" in there and "about" in rest
-    assert basis.startswith("reckoned from ")
+    assert basis.startswith("estimated from ")
     assert cutting.files() == before
 
 
@@ -715,12 +722,12 @@ def test_plans_are_made_only_where_there_is_a_marker(
     folder = Path(cutting.config.workspace.clips)
     (folder / f"{list(plans.places)[1]}.json").unlink()
     listed = storage.written_below(str(folder))
-    found = [plan.name for plan, _ in page.standing(plans, cutting.config, listed)]
+    found = [plan.name for plan, _ in finished.standing(plans, cutting.config, listed)]
     others = [number for number in range(len(plans)) if number != 1]
     assert made == others and found == [list(plans.places)[number] for number in others]
     shutil.rmtree(folder)
     made.clear()
-    assert list(page.standing(plans, cutting.config, {})) == [] and made == []
+    assert list(finished.standing(plans, cutting.config, {})) == [] and made == []
 
 
 def test_a_touched_shard_is_read_and_a_damaged_one_made_again(cutting: Cutting) -> None:

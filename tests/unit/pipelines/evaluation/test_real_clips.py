@@ -231,10 +231,10 @@ class Extracted:
         self, inputs: Inputs, spec: FeatureSpec, batches: Sequence[Batch]
     ) -> Iterator[tuple[Batch, Features]]:
         for batch in batches:
-            self.groups.setdefault(batch.group, []).extend(batch.refs)
+            self.groups.setdefault(batch.kind, []).extend(batch.refs)
             fps_N = np.array([self.fps_of(ref) for ref in batch.refs])
             found: Features = {"fps": fps_N}
-            if batch.group != "rates":
+            if batch.kind != "rates":
                 seed = int(batch.key[:8], 16)
                 noise_ND = np.random.default_rng(seed).standard_normal((len(fps_N), 4))
                 found |= {"features": noise_ND - 0.5 * fps_N[:, None]}

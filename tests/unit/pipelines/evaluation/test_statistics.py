@@ -38,7 +38,9 @@ def test_parts_in_any_order_give_the_whole() -> None:
         assert found == pytest.approx(whole, rel=1e-9)
     rows = (np.concatenate(each.row_parts) for each in (one, other))
     assert kernel_distance(*rows) == pytest.approx(kernel_distance(a, b), rel=1e-9)
-    np.testing.assert_array_equal(np.sort(one.rows_ND, axis=0), np.sort(a, axis=0))
+    np.testing.assert_array_equal(
+        np.sort(np.concatenate(one.row_parts), axis=0), np.sort(a, axis=0)
+    )
 
 
 def test_parts_have_the_classes_of_the_whole() -> None:
@@ -90,10 +92,10 @@ def test_broken_features_are_refused() -> None:
         summed(rows, list(range(10)), part=10)
 
 
-def peak(count: int, keep_rows: bool) -> int:
+def peak(count: int) -> int:
     """Peak memory in bytes while `count` videos are added, twenty at a time."""
     rng = np.random.default_rng(0)
-    summary = Statistics("samples", count, keep_rows=keep_rows)
+    summary = Statistics("samples", count)
     tracemalloc.start()
     for start in range(0, count, 20):
         indices = np.arange(start, min(count, start + 20))
@@ -107,10 +109,9 @@ def peak(count: int, keep_rows: bool) -> int:
 
 @pytest.mark.long
 def test_fifty_thousand_need_no_more_memory_than_five_hundred() -> None:
-    assert peak(50_000, keep_rows=False) < 1.1 * peak(500, keep_rows=False)
-    # The kernel distance adds its rows, and no more than those.
+    """Beside the rows for the kernel distance, whose number is limited."""
     rows = KERNEL_ROWS * (200 * 4 + 400)
-    assert peak(50_000, keep_rows=True) < peak(500, keep_rows=False) + rows
+    assert peak(50_000) < peak(500) + rows
 
 
 def test_the_rows_kept_are_spread_over_the_set() -> None:
@@ -118,7 +119,7 @@ def test_the_rows_kept_are_spread_over_the_set() -> None:
     summary = Statistics("samples", count)
     summary.add({"features": np.arange(2 * count).reshape(count, 2).astype(np.float32)},
                 np.arange(count))  # fmt: skip
-    cached = summary.rows_ND[:, 0] / 2
+    cached = np.concatenate(summary.row_parts)[:, 0] / 2
     assert len(cached) == KERNEL_ROWS
     assert np.histogram(cached, 3, (0, count))[0].min() > 0.9 * KERNEL_ROWS / 3
 

@@ -85,22 +85,6 @@ def test_a_root_that_is_a_file_is_the_users_mistake(tmp_path: Path) -> None:
         workspace.require(Workspace(str(tmp_path / "root")).clips, "index.json", "shard_videos")
 
 
-def test_other_settings_are_refused_by_name() -> None:
-    workspace.refuse_other("clips", "abc", "abc")
-    with pytest.raises(UserError) as caught:
-        workspace.refuse_other("clips", "abc", "def")
-    assert str(caught.value) == (
-        "clips was filled with other settings, from other input or by an earlier version: pass "
-        "--overwrite to replace it, or another --root"
-    )
-    with pytest.raises(UserError) as caught:
-        workspace.refuse_other("samples/a", "abc", "def", "steps 1300 → 250", "--output")
-    assert str(caught.value) == (
-        "samples/a was filled with other settings (steps 1300 → 250): pass --overwrite to replace "
-        "it, or another --output or --root"
-    )
-
-
 @pytest.mark.parametrize(
     ("name", "words"),
     [

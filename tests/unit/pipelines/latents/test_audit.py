@@ -12,7 +12,7 @@ import pytest
 from pipelines.io import storage
 from pipelines.io.markers import Marker
 from pipelines.io.shards import ShardReader, ShardWriter
-from pipelines.latents import audit
+from pipelines.latents import audit, published
 from pipelines.latents.audit import AuditShard, Difference
 from pipelines.latents.encoder import EncodePlan, EncodeShard, Origin
 from pipelines.settings import Augment
@@ -32,7 +32,9 @@ def marker(name: str, *keys: str, origin: Origin | None = ORIGIN) -> Marker:
 
 
 def test_the_same_origin_passes() -> None:
-    audit.check_origin("latents/base", {"origin": asdict(ORIGIN)}, [marker("train-000000")], ORIGIN)
+    published.check_origin(
+        "latents/base", {"origin": asdict(ORIGIN)}, [marker("train-000000")], ORIGIN
+    )
 
 
 @pytest.mark.parametrize(
@@ -47,12 +49,12 @@ def test_a_mismatch_is_named_with_its_place(field: str, message: str) -> None:
     good, bad = {"origin": asdict(ORIGIN)}, {"origin": asdict(other)}
     cure = r".*run jobs/encode_latents\.py --overwrite"
     with pytest.raises(UserError, match=f"^latents/base was encoded from {message}{cure}"):
-        audit.check_origin("latents/base", bad, [], ORIGIN)
+        published.check_origin("latents/base", bad, [], ORIGIN)
     shards_ = [marker("train-000000"), marker("train-000001", origin=other)]
     with pytest.raises(UserError, match=rf"^latents/base/train-000001\.tar .*{message}{cure}"):
-        audit.check_origin("latents/base", good, shards_, ORIGIN)
+        published.check_origin("latents/base", good, shards_, ORIGIN)
     with pytest.raises(UserError, match=r"train-000002\.tar"):
-        audit.check_origin("latents/base", good, [marker("train-000002", origin=None)], ORIGIN)
+        published.check_origin("latents/base", good, [marker("train-000002", origin=None)], ORIGIN)
 
 
 @pytest.mark.parametrize(
@@ -68,32 +70,34 @@ def test_a_mismatch_is_named_with_its_place(field: str, message: str) -> None:
 )
 def test_a_missing_or_extra_key_is_named(latents: list[Marker], message: str) -> None:
     clips = [marker("train-000000", "a", "b"), marker("val-000000")]
-    audit.check_pairs("latents", [marker("train-000000", "b", "a"), marker("val-000000")], clips)
+    published.check_pairs(
+        "latents", [marker("train-000000", "b", "a"), marker("val-000000")], clips
+    )
     with pytest.raises(UserError, match=message):
-        audit.check_pairs("latents", latents, clips)
+        published.check_pairs("latents", latents, clips)
 
 
 def test_latents_of_mirror_images_are_expected_of_training_clips() -> None:
     clips = [marker("train-000000", "a", "b"), marker("val-000000", "v")]
     both = marker("train-000000", "a", "a-mirrored", "b", "b-mirrored")
-    audit.check_pairs("latents", [both, clips[1]], clips, "mirror")
+    published.check_pairs("latents", [both, clips[1]], clips, "mirror")
     with pytest.raises(UserError, match=r"train-000000\.tar lacks the key a-mirrored"):
-        audit.check_pairs("latents", clips, clips, "mirror")
+        published.check_pairs("latents", clips, clips, "mirror")
     with pytest.raises(UserError, match=r"train-000000\.tar has the unexpected key a-mirrored"):
-        audit.check_pairs("latents", [both, clips[1]], clips)
+        published.check_pairs("latents", [both, clips[1]], clips)
 
 
 def test_models_tell_of_mirror_images_only_where_there_are_some() -> None:
     index = {"spec_hash": "s", "clips": "c", "shape": [3, 4, 8, 8]}
-    assert audit.Latents("", index, []).lineage == {"latents": "s", "clips": "c"}
-    mirrored = audit.Latents("", index | {"augment": "mirror"}, []).lineage
+    assert published.Latents("", index, []).lineage == {"latents": "s", "clips": "c"}
+    mirrored = published.Latents("", index | {"augment": "mirror"}, []).lineage
     assert mirrored == {"latents": "s", "clips": "c", "augment": "mirror"}
 
 
 def test_a_shape_of_other_clips_is_refused() -> None:
-    audit.check_shape("latents/base", {"shape": [3, 4, 16, 16]}, [3, 4, 16, 16])
+    published.check_shape("latents/base", {"shape": [3, 4, 16, 16]}, [3, 4, 16, 16])
     with pytest.raises(UserError, match=r"3×4×8×8, but these clips give 3×4×16×16.*again"):
-        audit.check_shape("latents/base", {"shape": [3, 4, 8, 8]}, [3, 4, 16, 16])
+        published.check_shape("latents/base", {"shape": [3, 4, 8, 8]}, [3, 4, 16, 16])
 
 
 def test_keys_are_spread_over_shards() -> None:
@@ -116,12 +120,12 @@ def test_the_judgement_names_key_and_shard() -> None:
 def test_weights_have_to_be_those_of_their_config(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     checksum = storage.sha256(f"{tmp_path}/model.safetensors")
-    assert audit.weights_of(str(tmp_path), {"fingerprint": checksum[:16]}) == checksum
+    assert published.weights_of(str(tmp_path), {"fingerprint": checksum[:16]}) == checksum
     with pytest.raises(UserError, match=r"model\.safetensors does not match"):
-        audit.weights_of(str(tmp_path), {"fingerprint": "0" * 16})
+        published.weights_of(str(tmp_path), {"fingerprint": "0" * 16})
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"model\.safetensors is missing: run jobs/train_vqgan"):
-        audit.weights_of(str(tmp_path), {"fingerprint": checksum[:16]})
+        published.weights_of(str(tmp_path), {"fingerprint": checksum[:16]})
 
 
 def test_an_altered_latent_is_found(tmp_path: Path) -> None:

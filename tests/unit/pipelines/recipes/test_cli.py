@@ -99,7 +99,7 @@ def test_a_job_that_was_stopped_says_how_to_go_on(
     assert cli.run(failing(error), ["sky", "--videos", "/my videos"]) == 1
     out, err = capsys.readouterr()
     assert err.startswith(f"error: {words}") and err.count("\n") == 1 and out == ""
-    assert err.endswith("go on: python jobs/shard_videos.py sky --videos '/my videos'\n")
+    assert err.endswith("to resume: python jobs/shard_videos.py sky --videos '/my videos'\n")
 
 
 @pytest.mark.parametrize(

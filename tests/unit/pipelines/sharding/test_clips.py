@@ -22,7 +22,7 @@ from pipelines.sharding.settings import Limits
 from pipelines.video.decoder import Picture
 from pipelines.video.decoding_process import Deadline, DecodingProcess
 
-SPEC = ClipSpec(frames=4, size=2, stride=4, rates=(None,), classes=(), hash="spec")
+SPEC = ClipSpec(frames=4, size=2, stride=4, rates=(None,), classes=())
 
 
 def picture(number: int, time_s: float, fresh: bool = False, length_s: float = 1 / 16) -> Picture:
@@ -171,7 +171,7 @@ def test_a_bomb_costs_neither_memory_nor_time(
             gif(path, 64, 100_000)
         case _:
             image_folder(path)
-    spec = ClipSpec(4, 32, 4, (None,), ("a",), "spec", limits=Limits(max_duration_s=60))
+    spec = ClipSpec(4, 32, 4, (None,), ("a",), limits=Limits(max_duration_s=60))
     request = CutRequest(str(path), spec, frames_fps=8.0 if name == "folder" else None)
     events: list[Event] = list(process.run(cut_video, request, Deadline(60.0)))
     outcome = events[-1]

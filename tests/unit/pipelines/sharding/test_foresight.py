@@ -1,4 +1,4 @@
-"""What a sharding will take, reckoned from a few of its videos."""
+"""What a sharding will take, estimated from a few of its videos."""
 
 from __future__ import annotations
 
@@ -157,7 +157,9 @@ def test_nothing_more_is_begun_after_a_while(
     config: ShardVideos, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(foresight, "BEGIN_S", 0.0)
-    assert foreseen(page.plan_shards(config), config)[1].startswith("reckoned from 1 of the videos")
+    assert foreseen(page.plan_shards(config), config)[1].startswith(
+        "estimated from 1 of the videos"
+    )
 
 
 def test_of_shards_without_videos_nothing_is_foreseen(config: ShardVideos) -> None:

@@ -24,7 +24,7 @@ from pipelines.sharding.plans import Plans
 from pipelines.sharding.source_table import SourceTable
 from vqvdm.errors import UserError
 
-SPEC = ClipSpec(frames=16, size=128, stride=16, rates=(None,), classes=("class",), hash="spec")
+SPEC = ClipSpec(frames=16, size=128, stride=16, rates=(None,), classes=("class",))
 
 
 def source(index: int, split: str = "train") -> Source:

@@ -16,7 +16,7 @@ from pipelines.sharding.plan import assign_shards
 from pipelines.sharding.plans import Plans
 from pipelines.sharding.source_table import SourceTable
 
-SPEC = ClipSpec(frames=16, size=128, stride=16, rates=(None,), classes=("class",), hash="spec")
+SPEC = ClipSpec(frames=16, size=128, stride=16, rates=(None,), classes=("class",))
 
 
 def planned(count: int, size_of: Callable[[int], int | None]) -> Plans:

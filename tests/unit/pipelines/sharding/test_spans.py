@@ -42,7 +42,7 @@ from tests.unit.pipelines.test_shard_videos import Cutting, cutting
 from vqvdm.errors import UserError
 
 __all__ = ["cutting"]
-SPEC = ClipSpec(frames=4, size=64, stride=4, rates=(None,), classes=(), hash="spec")
+SPEC = ClipSpec(frames=4, size=64, stride=4, rates=(None,), classes=())
 MIB = 2**20
 
 

@@ -21,6 +21,8 @@ from pipelines.io.markers import Marker
 from pipelines.io.shards import ShardWriter
 from pipelines.latents.captions import captions_by, publish_encoder
 from pipelines.latents.encoder import EncodePlan, EncodeShard, Origin
+from pipelines.latents.inputs import Inputs
+from pipelines.latents.settings import EncodeLatents
 from pipelines.training.loader import Loader
 from pipelines.training.methods.denoiser import DenoiserMethod
 from pipelines.training.methods.distil import DistilMethod, Teacher
@@ -66,8 +68,9 @@ def encoded(root: Path) -> tuple[Marker, dict[str, Any]]:
     plan = EncodePlan(str(root / "clips"), clips, folder, "spec", origin, captions=captions)
     encoder = EncodeShard(str(root / "vqgan"), batch_size=8, precision="fp32")
     marker = Marker.from_json(encoder({"plan": plan, "verify": False})["marker"])
-    told = {"fingerprint": "0", "classes": []}
-    index = latents_index([marker], origin, "spec", told, told, [3, *SHAPE], "none", captions)
+    told: dict[str, Any] = {"fingerprint": "0", "classes": []}
+    inputs = Inputs(EncodeLatents(), told, told, [clips], origin, [3, *SHAPE], None, captions)
+    index = latents_index(inputs, [marker], "spec")
     return marker, index | {"in_pixels": True}
 
 

@@ -54,14 +54,13 @@ def test_local_shards_are_read_where_they_are_and_hashed_once(
 
 def test_the_next_shards_are_fetched_before_they_are_needed() -> None:
     folder = f"memory://{uuid.uuid4().hex}/clips"
-    cache = ShardCache(NodeShards(folder, "job"), write_shards(folder), 8.0)
+    cache = ShardCache(NodeShards(folder, "job"), write_shards(folder), number, 8.0)
     cache.expect([0, 2])
     for waiting in cache._open_shards.values():
         waiting.result(10)
     for name in ("train-000000.tar", "train-000002.tar"):
         storage.delete(storage.join(folder, name))
-    assert cache.read(2, "c0")["txt"] == b"4"
-    assert cache.read(0, "a0")["txt"] == b"0"
+    assert cache.take([(2, 0), (0, 0)])["number"].tolist() == [4, 0]
 
 
 def write_many(folder: str, count: int, claimed: int) -> list[Marker]:

@@ -17,6 +17,8 @@ from pipelines.training.checkpoints import Checkpoints
 from pipelines.training.settings import TrainLDM, TrainVQGAN
 from pipelines.training.stage import Stage, _refuse_other, run_stage
 from pipelines.training.trainer import Data, Plan
+from pipelines.training.world import World
+from tests.trainings import METHODS
 from vqvdm.errors import StoppedError, UserError
 
 
@@ -171,6 +173,18 @@ def test_what_is_done_is_verified_and_a_damaged_one_made_again(
         # What no training makes is kept.
         assert sorted(trainings[0]) == ["config.json", "lock.json", "notes.txt"]
         assert not (tmp_path / "config.json").exists() and (tmp_path / "old/config.json").exists()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_overwriting_deletes_all_that_a_training_published(
+    name: str, tmp_path: Path, trainings: list[list[str]]
+) -> None:
+    """Also what another kind of training would not write again, such as adapters."""
+    METHODS[name](World(), 1).export(tmp_path)
+    done = replace(stage("a"), folder=str(tmp_path))
+    publish(done)
+    train(replace(stage("b", overwrite=True), folder=str(tmp_path)))
+    assert trainings == [["lock.json"]]
 
 
 @pytest.mark.parametrize("lacking", ["choose_devices", "start_run"])

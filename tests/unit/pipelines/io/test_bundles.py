@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.io.text_encoders import fetch_encoder
+from pipelines.io.bundles import fetch_encoder
 from vqvdm.errors import UserError
 
 

@@ -1,4 +1,4 @@
-"""The text encoder of a bundle, wherever it lies."""
+"""The files of a model and of a bundle, wherever it lies: copying them, text encoder included."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from typing import Any
 from pipelines.io import storage
 from vqvdm.errors import UserError
 from vqvdm.text_encoder import FOLDER, check_files, files_of, sums_of
+
+MODEL = ("config.json", "model.safetensors")
+BUNDLE = (*MODEL, *(f"vqgan/{name}" for name in MODEL))
+"""Files that sampling needs, beside the text encoder of a bundle that has one."""
 
 
 def fetch_encoder(folder: str, place: Path, metadata: Mapping[str, Any]) -> None:
