@@ -9,7 +9,7 @@ Shapes: B batch, N videos, C channels, T frames, H height, W width, D width of a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -24,7 +24,8 @@ from torch import Tensor
 from vqvdm.checkpoint import as_config, load_config, load_weights, on_device
 from vqvdm.diffusion.average_velocity import refuse_steps
 from vqvdm.diffusion.denoiser import Denoiser, build_for
-from vqvdm.diffusion.known_latents import KnownLatents, told
+from vqvdm.diffusion.guidance import Conditions, Predict, predict_with
+from vqvdm.diffusion.known_latents import KnownLatents
 from vqvdm.diffusion.samplers import (
     STEPS,
     Denoise,
@@ -32,7 +33,7 @@ from vqvdm.diffusion.samplers import (
     clipped,
     even_points,
     find_sampler,
-    guided,
+    guided_denoise,
     held,
 )
 from vqvdm.errors import UserError, did_you_mean, listed
@@ -199,40 +200,25 @@ class VideoGenerator:
         if isinstance(self.vqgan, VQGAN):
             self.vqgan.decoder.compile(backend=backend, dynamic=False, **options)
 
-    def _predict(self, *inputs: Tensor, **more: Tensor) -> Tensor:
+    def _predict(
+        self, z_BCTHW: Tensor, time_B: Tensor, conditions: Conditions, length: float | None = None
+    ) -> Tensor:
+        """What the denoiser predicts; one of average velocities, over a `length` of time."""
+        interval_B = None if length is None else torch.full_like(time_B, length)
+        found = predict_with(self.denoiser, z_BCTHW, time_B, conditions, interval_B)
         # A copy, because a CUDA graph writes every result to the same place.
-        return self.denoiser(*inputs, **more).clone()
+        return found.clone()
 
-    def _over(self, length: float, *inputs: Tensor, **more: Tensor) -> Tensor:
-        """The average velocity over a `length` of time."""
-        return self._predict(*inputs, torch.full_like(inputs[1], length), **more)
-
-    def _denoise(
-        self,
-        class_B: Tensor,
-        fps_B: Tensor,
-        steps: int,
-        options: SamplingOptions,
-        known: KnownLatents | None,
-        text_ND: Tensor | None,
-    ) -> Denoise:
+    def _denoise(self, conditions: Conditions, steps: int, options: SamplingOptions) -> Denoise:
         """What the sampler asks at every step; `UserError` for steps that the model cannot do."""
         objective = self.metadata["objective"]
-        predict: Callable[..., Tensor] = self._predict
+        predict: Predict = self._predict
         guidance = options.guidance
         if objective["name"] == "average_velocity":
             refuse_steps(steps, objective["intervals"])
-            predict, guidance = partial(self._over, 1 / steps), 1.0
-        return guided(
-            told(predict, known, text_ND),
-            len(self.classes),
-            objective["name"],
-            class_B,
-            fps_B,
-            guidance,
-            options.guidance_interval,
-            has_more=known is not None or (text_ND is not None and bool(text_ND.any())),
-        )
+            predict, guidance = partial(self._predict, length=1 / steps), 1.0
+        interval = options.guidance_interval
+        return guided_denoise(predict, conditions, objective["name"], guidance, interval)
 
     @staticmethod
     def check_classes(wanted: Sequence[str | None], known: Sequence[str]) -> None:
@@ -259,7 +245,7 @@ class VideoGenerator:
     def _embedded(self, prompts: Texts) -> Tensor | None:
         """The standardised embeddings of prompts, zeros for none; None of a model that takes none.
         `UserError` if it is given some."""
-        asked = any(prompt and prompt.strip() for prompt in prompts)
+        asked = _has_text(prompts)
         if not self.takes_prompts:
             if asked:
                 raise UserError(
@@ -320,8 +306,11 @@ class VideoGenerator:
             self._refuse_known()
             normalised = (known.z_BCTHW - self._mean_C111) / self._std_C111
             known = known._replace(z_BCTHW=normalised)
-        text_ND = self._embedded(prompts)
-        denoise = self._denoise(class_B, fps_B, steps, options, known, text_ND)
+        conditions = Conditions(class_B, fps_B, len(self.classes), self._embedded(prompts), known)
+        if known is None and all(name is None for name in classes) and not _has_text(prompts):
+            # There is nothing to be guided towards.
+            options = replace(options, guidance=1.0)
+        denoise = self._denoise(conditions, steps, options)
         if known is not None:
             denoise = held(denoise, known)
         if isinstance(self.vqgan, Pixels):
@@ -418,6 +407,11 @@ def _paired(classes: Asked | None, prompts: Texts | None) -> tuple[Asked | list[
     if len(prompts) != len(classes):
         raise UserError(f"{len(prompts)} prompts for {len(classes)} classes: give as many of each")
     return classes, prompts
+
+
+def _has_text(prompts: Texts) -> bool:
+    """Whether one of the prompts is a text, and not blank."""
+    return any(prompt and prompt.strip() for prompt in prompts)
 
 
 def _seeds(seed: int | Sequence[tuple[int, ...]], count: int) -> Sequence[tuple[int, ...]]:

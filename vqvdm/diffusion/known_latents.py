@@ -10,7 +10,6 @@ Shapes: B batch, C channels, T frames, H height, W width.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -49,12 +48,13 @@ class KnownLatents(NamedTuple):
         """Other latents, with those that are known in their place."""
         return torch.where(self.is_known_BT[:, None, :, None, None], self.z_BCTHW, z_BCTHW)
 
-    def beside_none(self) -> KnownLatents:
-        """A batch of these, and then of as many of which nothing is known."""
-        none_BT = torch.zeros_like(self.is_known_BT)
-        return KnownLatents(
-            torch.cat([self.z_BCTHW, self.z_BCTHW]), torch.cat([self.is_known_BT, none_BT])
-        )
+    def none(self) -> KnownLatents:
+        """Nothing known, of as many latents."""
+        return self._replace(is_known_BT=torch.zeros_like(self.is_known_BT))
+
+    def cat(self, other: KnownLatents) -> KnownLatents:
+        """Two batches as one."""
+        return KnownLatents(*(torch.cat(pair) for pair in zip(self, other, strict=True)))
 
     def error(self, predicted_BCTHW: Tensor, target_BCTHW: Tensor) -> Tensor:
         """The mean squared error (B) of each clip over the frames that are not known: what is given
@@ -62,30 +62,6 @@ class KnownLatents(NamedTuple):
         error_BT = (predicted_BCTHW - target_BCTHW).square().mean((1, 3, 4))
         asked_BT = (~self.is_known_BT).float()
         return (error_BT * asked_BT).sum(1) / asked_BT.sum(1)
-
-
-def told(
-    predict: Callable[..., Tensor], known: KnownLatents | None, text_BD: Tensor | None
-) -> Callable[..., Tensor]:
-    """A denoiser's call that is told, beside class and frame rate, which latents are known and
-    what captions say; None of either adds nothing.
-
-    The second half of a batch of guidance, which is twice as long, is told neither: guidance leads
-    towards them as well as towards the class.
-    """
-
-    def predict_told(z_BCTHW: Tensor, *others: Tensor) -> Tensor:
-        rows, more = len(z_BCTHW), dict[str, Tensor]()
-        if known is not None:
-            given = known if rows == len(known.z_BCTHW) else known.beside_none()
-            z_BCTHW, more["is_known_BT"] = given.put(z_BCTHW), given.is_known_BT
-        if text_BD is not None:
-            both = rows > len(text_BD)
-            none = torch.zeros_like(text_BD)
-            more["text_BD"] = torch.cat([text_BD, none]) if both else text_BD
-        return predict(z_BCTHW, *others, **more)
-
-    return predict_told
 
 
 def draws_needed(frames: int) -> int:

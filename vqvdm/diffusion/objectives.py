@@ -59,7 +59,8 @@ class Denoised(NamedTuple):
     noise_BCTHW: Tensor
 
 
-def _expand(value_B: Tensor) -> Tensor:
+def per_clip(value_B: Tensor) -> Tensor:
+    """A number of each clip (B, 1, 1, 1, 1), for arithmetic with its latents."""
     return value_B[:, None, None, None, None]
 
 
@@ -92,7 +93,7 @@ def add_noise(
     equation 14).
     """
     alpha_B, sigma_B = alpha_sigma(config.name, time_B)
-    alpha, sigma = _expand(alpha_B), _expand(sigma_B)
+    alpha, sigma = per_clip(alpha_B), per_clip(sigma_B)
     weight_B = torch.ones_like(time_B)
     if config.name == "flow":
         target = noise_BCTHW - z_BCTHW

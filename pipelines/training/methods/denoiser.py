@@ -23,6 +23,7 @@ from pipelines.training.world import Draws, World
 from pipelines.video import Frames
 from vqvdm.checkpoint import save_model
 from vqvdm.diffusion.denoiser import BLOCKS, Denoiser
+from vqvdm.diffusion.guidance import Conditions
 from vqvdm.diffusion.known_latents import (
     ConditioningConfig,
     KnownLatents,
@@ -39,13 +40,10 @@ PREVIEWS = 4
 
 
 class Clips(NamedTuple):
-    """Normalised latents, class index (that of "no class" where there is none), frames/s and, of a
-    net that takes them, standardised embeddings of captions (zeros where there is none)."""
+    """Normalised latents, and what the clips are conditioned on."""
 
     z_BCTHW: Tensor
-    class_B: Tensor
-    fps_B: Tensor
-    text_BD: Tensor | None
+    conditions: Conditions
 
 
 class DenoiserMethod(ABC):
@@ -120,25 +118,28 @@ class DenoiserMethod(ABC):
         return begin_with(self.initial, self.denoiser, self.ema.average, self.data["classes"])
 
     def clips(self, batch: Batch) -> Clips:
-        """What a batch holds, on the device."""
+        """What a batch holds, on the device, without conditioning frames."""
         tensors = batch.to(self.world.device).tensors
         z = (tensors["latent"] - self.mean_C111) / self.std_C111
         classes = tensors["class_index"]
-        classes = torch.where(classes < 0, self.denoiser.num_classes, classes)
+        no_class = self.denoiser.num_classes
+        classes = torch.where(classes < 0, no_class, classes)
         text = None
         if self.denoiser.text_width:
             text = standardised(tensors["text"], self.text_mean_D, self.data["text"]["std"])
-        return Clips(z, classes, tensors["fps"], text)
+        return Clips(z, Conditions(classes, tensors["fps"], no_class, text))
 
-    def dropped(
-        self, class_B: Tensor, text_BD: Tensor | None, draws: Draws, dropout: float
-    ) -> tuple[Tensor, Tensor | None]:
+    @staticmethod
+    def dropped(conditions: Conditions, draws: Draws, dropout: float) -> Conditions:
         """Classes, and captions where the net takes them, dropped from a share of the clips."""
-        uniform_B, no_class = draws.uniform(len(class_B)), self.denoiser.num_classes
+        class_B, text_BD, no_class = conditions.class_B, conditions.text_BD, conditions.no_class
+        uniform_B = draws.uniform(len(class_B))
         if text_BD is None:
-            return drop_classes(class_B, uniform_B, dropout, no_class), None
+            class_B = drop_classes(class_B, uniform_B, dropout, no_class)
+            return conditions._replace(class_B=class_B)
         either_B = draws.uniform(len(class_B))
-        return drop_conditions(class_B, text_BD, uniform_B, either_B, dropout, no_class)
+        class_B, text_BD = drop_conditions(class_B, text_BD, uniform_B, either_B, dropout, no_class)
+        return conditions._replace(class_B=class_B, text_BD=text_BD)
 
     def known(self, z_BCTHW: Tensor, draws: Draws, share: float) -> KnownLatents:
         """The latents with noise of their own, and which of their frames the net is given, of a

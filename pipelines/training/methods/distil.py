@@ -20,9 +20,10 @@ from pipelines.training.methods.denoiser import DenoiserMethod
 from pipelines.training.settings import DistillLDM
 from pipelines.training.world import Draws, World
 from vqvdm.checkpoint import as_config, load_weights
-from vqvdm.diffusion.average_velocity import by_halves, by_steps, grids, guided_velocity
+from vqvdm.diffusion.average_velocity import by_halves, by_steps, grids
 from vqvdm.diffusion.denoiser import Denoiser, build, build_for, described
-from vqvdm.diffusion.known_latents import ConditioningConfig, told
+from vqvdm.diffusion.guidance import guided, predict_with
+from vqvdm.diffusion.known_latents import ConditioningConfig
 from vqvdm.diffusion.objectives import ObjectiveConfig, add_noise
 
 FLOW = ObjectiveConfig("flow")
@@ -115,37 +116,36 @@ class DistilMethod(DenoiserMethod):
         """The squared error of the average velocities over one of `count` intervals, the mean over
         a batch, where class and caption are dropped from so many clips, and frames given of a
         share."""
-        config, (data, classes, fps, text) = self.config, self.clips(batch)
+        config, (data, conditions) = self.config, self.clips(batch)
         rows, length = len(data), 1 / count
         noise = draws.normal(rows, *data.shape[1:])
         time_B = ((draws.uniform(rows) * count).floor() + 1) * length
-        classes, text = self.dropped(classes, text, draws, dropout)
+        conditions = self.dropped(conditions, draws, dropout)
         noised = add_noise(FLOW, data, noise, time_B)
         z, given = noised.z_BCTHW, self.known(data, draws, share) if share else None
-        tell = partial(told, known=given, text_BD=text)
+        conditions = conditions._replace(known=given)
         # As `samplers.held`: what is known goes straight from its noise to the data.
         straight = given._replace(z_BCTHW=noised.target_BCTHW) if given else None
 
         def held(velocity_BCTHW: Tensor) -> Tensor:
             return straight.put(velocity_BCTHW) if straight else velocity_BCTHW
 
-        guided = guided_velocity(
-            tell(self.teacher),
-            self.denoiser.num_classes,
-            classes,
-            fps,
+        teacher = guided(
+            partial(predict_with, self.teacher),
+            conditions,
             config.guidance,
             config.guidance_interval,
-            has_more=given is not None or text is not None,
         )
 
         def velocity(z_BCTHW: Tensor, time_B: Tensor) -> Tensor:
-            return held(guided(z_BCTHW, time_B))
+            return held(teacher(z_BCTHW, time_B))
+
+        def student(net: nn.Module, z_BCTHW: Tensor, time_B: Tensor, length: float) -> Tensor:
+            interval_B = torch.full_like(time_B, length)
+            return predict_with(net, z_BCTHW, time_B, conditions, interval_B).float()
 
         def average(z_BCTHW: Tensor, time_B: Tensor, length: float) -> Tensor:
-            interval_B = torch.full_like(time_B, length)
-            found = tell(self.ema.average)(z_BCTHW, time_B, classes, fps, interval_B)
-            return held(found.float())
+            return held(student(self.ema.average, z_BCTHW, time_B, length))
 
         with torch.no_grad(), self.world.autocast():
             if count == config.intervals:
@@ -153,7 +153,7 @@ class DistilMethod(DenoiserMethod):
             else:
                 target = by_halves(average, z, time_B, length)
         with self.world.autocast():
-            found = tell(net)(z, time_B, classes, fps, torch.full_like(time_B, length)).float()
+            found = student(net, z, time_B, length)
         return given.error(found, target).mean() if given else (found - target).square().mean()
 
     def loss(self, net: nn.Module, batch: Batch, draws: Draws, step: int) -> Tensor:

@@ -21,7 +21,7 @@ from pipelines.training.world import Draws, World
 from vqvdm.checkpoint import save_model
 from vqvdm.diffusion import lora
 from vqvdm.diffusion.denoiser import Denoiser, build, described
-from vqvdm.diffusion.known_latents import told
+from vqvdm.diffusion.guidance import predict_with
 from vqvdm.diffusion.objectives import add_noise, draw_times
 from vqvdm.errors import UserError
 from vqvdm.tokenizer.pixels import PIXELS, Pixels
@@ -88,17 +88,18 @@ class LDMMethod(DenoiserMethod):
     ) -> Tensor:
         """The loss where class and caption are dropped from so many clips, and frames given of a
         share."""
-        objective, (z, classes, fps, text) = self.config.objective, self.clips(batch)
+        objective, (z, conditions) = self.config.objective, self.clips(batch)
         rows = len(z)
         noise, time_B = (
             draws.normal(rows, *z.shape[1:]),
             draw_times(objective.name, draws.normal(rows)),
         )
         noised = add_noise(objective, z, noise, time_B)
-        classes, text = self.dropped(classes, text, draws, dropout)
+        conditions = self.dropped(conditions, draws, dropout)
         given = self.known(z, draws, share) if share else None
+        conditions = conditions._replace(known=given)
         with self.world.autocast():
-            prediction = told(net, given, text)(noised.z_BCTHW, noised.time_B, classes, fps)
+            prediction = predict_with(net, noised.z_BCTHW, noised.time_B, conditions)
         prediction = prediction.float()
         if given:
             error_B = given.error(prediction, noised.target_BCTHW)

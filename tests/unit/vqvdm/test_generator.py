@@ -16,6 +16,7 @@ from vqvdm import UserError, VideoGenerator
 from vqvdm.checkpoint import save_model
 from vqvdm.diffusion.denoiser import DenoiserConfig, build, described
 from vqvdm.diffusion.dit import DiTConfig
+from vqvdm.diffusion.guidance import Conditions
 from vqvdm.diffusion.known_latents import KnownLatents
 from vqvdm.diffusion.samplers import SAMPLERS, SamplingOptions
 from vqvdm.diffusion.unet import UNet, UNetConfig
@@ -113,7 +114,8 @@ def test_the_result_of_one_step_outlives_the_next(generator: VideoGenerator) -> 
     values = iter((1.0, 2.0))
     same_place = copy.copy(generator)
     same_place.denoiser = lambda *_: place.fill_(next(values))  # type: ignore[assignment]
-    first, second = same_place._predict(), same_place._predict()
+    conditions = Conditions(torch.tensor([0]), torch.tensor([8.0]), no_class=2)
+    first, second = (same_place._predict(place, torch.ones(1), conditions) for _ in range(2))
     assert (first.unique().item(), second.unique().item()) == (1.0, 2.0)
 
 
