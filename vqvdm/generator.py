@@ -141,12 +141,12 @@ class VideoGenerator:
     @property
     def takes_known(self) -> bool:
         """Whether the model was trained to go on from known frames."""
-        return self.denoiser.known_frames
+        return self.denoiser.inputs.known_frames
 
     @property
     def takes_prompts(self) -> bool:
         """Whether the model was trained with captions."""
-        return self.denoiser.text_width > 0
+        return self.denoiser.inputs.text_width > 0
 
     @cached_property
     def text_encoder(self) -> Embed:
@@ -258,7 +258,7 @@ class VideoGenerator:
             trained = self.metadata["text"]
             mean_D = torch.tensor(trained["mean"], device=device)
             return standardised(self.text_encoder(prompts).to(device), mean_D, trained["std"])
-        return torch.zeros(len(prompts), self.denoiser.text_width, device=device)
+        return torch.zeros(len(prompts), self.denoiser.inputs.text_width, device=device)
 
     @torch.inference_mode()
     def encode_known(self, known: KnownFrames, shape: Shape | None = None) -> KnownLatents:

@@ -6,11 +6,28 @@ Shapes: B batch, T frames, H height, W width, E embedding, D width of a caption'
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vqvdm.layers import sinusoidal_encoding, zero
+
+
+@dataclass(frozen=True)
+class NetInputs:
+    """What a denoiser takes, beside the time and the frame rate of each clip."""
+
+    latent_channels: int
+    num_classes: int
+    """Class index `num_classes` stands for "no class"."""
+    intervals: bool = False
+    """Whether it predicts for intervals of time, and takes how long each is."""
+    known_frames: bool = False
+    """Whether some frames may be clean, and marked so in a channel more of its input."""
+    text_width: int = 0
+    """Numbers in the embedding of a caption; 0 if it takes no captions."""
 
 
 class Conditioning(nn.Module):
@@ -22,26 +39,24 @@ class Conditioning(nn.Module):
     At first neither says anything.
     """
 
-    def __init__(
-        self, num_classes: int, width: int, intervals: bool = False, text_width: int = 0
-    ) -> None:
+    def __init__(self, inputs: NetInputs, width: int) -> None:
         super().__init__()
         embedding = 4 * width
         self.width = width
-        self.class_embedding = nn.Embedding(num_classes + 1, embedding)
+        self.class_embedding = nn.Embedding(inputs.num_classes + 1, embedding)
         self.time = nn.Sequential(
             nn.Linear(width, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
         )
         self.fps = nn.Sequential(
             nn.Linear(width, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
         )
-        if intervals:
+        if inputs.intervals:
             self.interval = nn.Sequential(
                 nn.Linear(width, embedding), nn.SiLU(), zero(nn.Linear(embedding, embedding))
             )
-        if text_width:
+        if inputs.text_width:
             # Without a bias: no caption adds nothing to the class.
-            self.text = zero(nn.Linear(text_width, embedding, bias=False))
+            self.text = zero(nn.Linear(inputs.text_width, embedding, bias=False))
 
     def forward(
         self,

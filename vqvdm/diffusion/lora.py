@@ -101,7 +101,9 @@ def adapt(net: Denoiser, config: LoRAConfig) -> None:
 
 def trained_whole(net: Denoiser) -> list[str]:
     """The layers of which another net may have none: they get no adapter."""
-    return [CLASSES, *([INPUT] if net.known_frames else []), *([TEXT] if net.text_width else [])]
+    frames = [INPUT] if net.inputs.known_frames else []
+    text = [TEXT] if net.inputs.text_width else []
+    return [CLASSES, *frames, *text]
 
 
 def _takes_adapter(module: nn.Module, config: LoRAConfig) -> bool:
@@ -152,12 +154,8 @@ def merged_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def merged(net: Denoiser) -> Denoiser:
     """A copy of a net whose adapters are added to its weights: an ordinary one."""
     # Built anew: adapters that PyTorch removes from a copy are gone from what was copied too.
-    assert isinstance(net.first, nn.Conv3d)
-    channels = net.first.in_channels - net.known_frames
     with torch.device("meta"):
-        plain = build(
-            net.config, channels, net.num_classes, False, net.known_frames, net.text_width
-        )
+        plain = build(net.config, net.inputs)
     state = merged_state(net.state_dict())
     plain.load_state_dict({name: each.clone() for name, each in state.items()}, assign=True)
     return plain

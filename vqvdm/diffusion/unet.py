@@ -23,7 +23,7 @@ from vqvdm.diffusion.attention import (
     TemporalAttention,
     frame_times,
 )
-from vqvdm.diffusion.conditioning import Conditioning, mask_channel
+from vqvdm.diffusion.conditioning import Conditioning, NetInputs, mask_channel
 from vqvdm.errors import UserError
 from vqvdm.layers import Conv3d, conv3d, group_norm, zero, zero_last
 from vqvdm.ranges import Count, CountFrom0, check_ranges
@@ -170,23 +170,14 @@ class UNet(nn.Module):
     an interval of time; with `known_frames`, also where some frames are clean and marked so; with
     `text_width`, for captions whose embeddings are so wide."""
 
-    def __init__(
-        self,
-        config: UNetConfig,
-        latent_channels: int,
-        num_classes: int,
-        intervals: bool = False,
-        known_frames: bool = False,
-        text_width: int = 0,
-    ) -> None:
+    def __init__(self, config: UNetConfig, inputs: NetInputs) -> None:
         super().__init__()
         config.check()
-        self.config, self.num_classes = config, num_classes
-        self.known_frames, self.text_width = known_frames, text_width
+        self.config, self.inputs = config, inputs
         embedding = 4 * config.width
         widths = [config.width * m for m in config.multipliers]
-        self.conditioning = Conditioning(num_classes, config.width, intervals, text_width)
-        self.first = conv3d(latent_channels + known_frames, widths[0])
+        self.conditioning = Conditioning(inputs, config.width)
+        self.first = conv3d(inputs.latent_channels + inputs.known_frames, widths[0])
 
         def block(channels_in: int, channels_out: int, level: int) -> Block:
             return Block(channels_in, channels_out, level, embedding, config)
@@ -216,7 +207,7 @@ class UNet(nn.Module):
                     )
                 )
         self.last = nn.Sequential(
-            group_norm(channels), nn.SiLU(), zero(conv3d(channels, latent_channels))
+            group_norm(channels), nn.SiLU(), zero(conv3d(channels, inputs.latent_channels))
         )
 
     def forward(
@@ -235,7 +226,7 @@ class UNet(nn.Module):
         embeddings of captions, where zeros, as by default, are none; returns like `z`."""
         condition = self.conditioning(time_B, class_B, fps_B, interval_B, text_BD)
         z = z_BCTHW.to(condition.dtype)
-        if self.known_frames:
+        if self.inputs.known_frames:
             z = torch.cat([z, mask_channel(is_known_BT, z)], dim=1)
         times_BT = frame_times(z.shape[2], fps_B)
         h = self.first(z)

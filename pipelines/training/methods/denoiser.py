@@ -85,7 +85,7 @@ class DenoiserMethod(ABC):
         self.optimiser = Optimiser(adamw, world, config.grad_clip)
         mean, std = (torch.tensor(data[name], device=world.device) for name in ("mean", "std"))
         self.mean_C111, self.std_C111 = mean.view(-1, 1, 1, 1), std.view(-1, 1, 1, 1)
-        if self.denoiser.text_width:
+        if self.denoiser.inputs.text_width:
             self.text_mean_D = torch.tensor(data["text"]["mean"], device=world.device)
 
     @abstractmethod
@@ -107,9 +107,9 @@ class DenoiserMethod(ABC):
             "classes": self.data["classes"],
             **rates.of(self.data),
         }
-        if self.denoiser.known_frames:
+        if self.denoiser.inputs.known_frames:
             found["conditioning"] = asdict(self.conditioning)
-        if self.denoiser.text_width:
+        if self.denoiser.inputs.text_width:
             text = self.data["text"]
             found["text"] = {name: value for name, value in text.items() if name != "clips"}
         return found
@@ -122,10 +122,10 @@ class DenoiserMethod(ABC):
         tensors = batch.to(self.world.device).tensors
         z = (tensors["latent"] - self.mean_C111) / self.std_C111
         classes = tensors["class_index"]
-        no_class = self.denoiser.num_classes
+        no_class = self.denoiser.inputs.num_classes
         classes = torch.where(classes < 0, no_class, classes)
         text = None
-        if self.denoiser.text_width:
+        if self.denoiser.inputs.text_width:
             text = standardised(tensors["text"], self.text_mean_D, self.data["text"]["std"])
         return Clips(z, Conditions(classes, tensors["fps"], no_class, text))
 

@@ -6,7 +6,7 @@ Shapes: B batch, C channels, T frames, H height, W width, D width of a caption's
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -90,14 +90,7 @@ class DistilMethod(DenoiserMethod):
         self.PREVIEW_STEPS = config.sampling_steps
         self.conditioning = conditioning or ConditioningConfig()
         torch.manual_seed(config.seed)
-        net = build(
-            teacher.config,
-            data["shape"][0],
-            teacher.num_classes,
-            intervals=True,
-            known_frames=teacher.known_frames,
-            text_width=teacher.text_width,
-        )
+        net = build(teacher.config, replace(teacher.inputs, intervals=True))
         missing, _ = net.load_state_dict(teacher.state_dict(), strict=False)
         assert all(name.startswith("conditioning.interval.") for name in missing)
         super().__init__(config, world, data, net, vqgan, initial)

@@ -20,6 +20,7 @@ from pipelines.training.settings import TrainLDM
 from pipelines.training.world import Draws, World
 from vqvdm.checkpoint import save_model
 from vqvdm.diffusion import lora
+from vqvdm.diffusion.conditioning import NetInputs
 from vqvdm.diffusion.denoiser import Denoiser, build, described
 from vqvdm.diffusion.guidance import predict_with
 from vqvdm.diffusion.objectives import add_noise, draw_times
@@ -30,14 +31,13 @@ from vqvdm.tokenizer.pixels import PIXELS, Pixels
 def denoiser_of(config: TrainLDM, data: Mapping[str, Any]) -> Denoiser:
     """The net of a training, at random; with --lora.rank, frozen and with adapters. `data` as of
     `DenoiserMethod`; `UserError` for a rank that is too high."""
-    channels, classes = data["shape"][0], len(data["classes"])
-    net = build(
-        config.net,
-        channels,
-        classes,
+    inputs = NetInputs(
+        data["shape"][0],
+        len(data["classes"]),
         known_frames=config.conditioning.share > 0,
         text_width=data["text"]["width"] if "text" in data else 0,
     )
+    net = build(config.net, inputs)
     if config.lora.rank:
         lora.adapt(net, config.lora)
     return net

@@ -14,6 +14,7 @@ from torch import nn
 from tests.tiny import write_bundle
 from vqvdm import UserError, VideoGenerator
 from vqvdm.checkpoint import save_model
+from vqvdm.diffusion.conditioning import NetInputs
 from vqvdm.diffusion.denoiser import DenoiserConfig, build, described
 from vqvdm.diffusion.dit import DiTConfig
 from vqvdm.diffusion.guidance import Conditions
@@ -42,7 +43,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     def build(classes: tuple[str, ...] = ("zero", "seven"), objective: str = "flow") -> Path:
         folder = tmp_path_factory.mktemp("ldm")
         torch.manual_seed(0)
-        net, vqgan = UNet(DENOISER, 3, len(classes)), VQGAN(TOKENIZER)
+        net, vqgan = UNet(DENOISER, NetInputs(3, len(classes))), VQGAN(TOKENIZER)
         for parameter in net.parameters():  # an untrained denoiser says nothing
             nn.init.normal_(parameter, std=0.2)
         metadata = {
@@ -120,7 +121,7 @@ def test_the_result_of_one_step_outlives_the_next(generator: VideoGenerator) -> 
 
 
 def test_without_a_tokenizer_pixels_are_sampled(tmp_path: Path) -> None:
-    net = UNet(replace(DENOISER, spatial_attention_from=1), 3, 2)
+    net = UNet(replace(DENOISER, spatial_attention_from=1), NetInputs(3, 2))
     metadata = {
         "model": asdict(net.config),
         "objective": {"name": "epsilon"},
@@ -143,7 +144,7 @@ def test_every_net_goes_on_from_known_frames_and_samples_alone(
     shape: DenoiserConfig, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
-    net, vqgan = build(shape, 3, 2, known_frames=True), VQGAN(TOKENIZER)
+    net, vqgan = build(shape, NetInputs(3, 2, known_frames=True)), VQGAN(TOKENIZER)
     for parameter in net.parameters():
         nn.init.normal_(parameter, std=0.2)
     metadata = described(shape) | {
@@ -426,7 +427,7 @@ OTHERS: dict[str, DenoiserConfig] = DENOISERS | {
 def other_generator(name: str, known_frames: bool = False) -> VideoGenerator:
     """A net of random weights for videos of 4 frames 16x16, two frames and 4x4 pixels a latent."""
     torch.manual_seed(0)
-    net, vqgan = build(OTHERS[name], 3, 1, known_frames=known_frames), VQGAN(TOKENIZER)
+    net, vqgan = build(OTHERS[name], NetInputs(3, 1, known_frames=known_frames)), VQGAN(TOKENIZER)
     for parameter in net.parameters():
         nn.init.normal_(parameter, std=0.2)
     about = described(OTHERS[name]) | {
@@ -494,7 +495,7 @@ def embedded(texts: Any) -> torch.Tensor:
 def prompted(known_frames: bool = False) -> VideoGenerator:
     """A model of two classes that takes prompts."""
     torch.manual_seed(0)
-    net = build(DENOISER, 3, 2, known_frames=known_frames, text_width=5)
+    net = build(DENOISER, NetInputs(3, 2, known_frames=known_frames, text_width=5))
     for parameter in net.parameters():
         nn.init.normal_(parameter, std=0.2)
     metadata = {

@@ -20,6 +20,7 @@ from pipelines.training.world import Draws, World
 from tests.tiny import TOKENIZER
 from tests.trainings import CAPTIONED, DENOISER, DIT, INDEX, batch, teacher, told_student
 from vqvdm.checkpoint import load_config, load_state, save_model, save_state
+from vqvdm.diffusion.conditioning import NetInputs
 from vqvdm.diffusion.denoiser import described
 from vqvdm.diffusion.dit import DiT
 from vqvdm.diffusion.guidance import Conditions, predict_with
@@ -51,7 +52,7 @@ def test_a_student_begins_as_its_teacher() -> None:
 
 def test_a_transformer_has_a_student_of_its_kind(tmp_path: Path) -> None:
     torch.manual_seed(7)
-    net = DiT(DIT, 3, 2)
+    net = DiT(DIT, NetInputs(3, 2))
     for parameter in net.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     save_model(tmp_path / "teacher", net, described(DIT))
