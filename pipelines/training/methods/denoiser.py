@@ -6,11 +6,12 @@ Shapes: B batch, C channels, T frames, H height, W width, D width of a caption's
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -46,14 +47,14 @@ class Clips(NamedTuple):
     conditions: Conditions
 
 
+ValidationLoss = Callable[[Batch, Draws], Tensor]
+"""The loss of a batch, a scalar."""
+
+
 class DenoiserMethod(ABC):
     """A denoiser on normalised latents, its optimiser and the average of its weights."""
 
     config: TrainJob
-    conditioning: ConditioningConfig
-    """Which frames are given in training."""
-    PREVIEW_STEPS: int
-    """Sampling steps of a preview."""
 
     def __init__(
         self,
@@ -61,13 +62,17 @@ class DenoiserMethod(ABC):
         world: World,
         data: Mapping[str, Any],
         net: Denoiser,
+        conditioning: ConditioningConfig,
+        preview_steps: int,
         vqgan: str | None = None,
         initial: InitialWeights | None = None,
     ) -> None:
         """`data` is the index of the latents: shape, classes, mean and std of each channel, what
-        encoded captions, and whether they are pixels. `vqgan` is where the VQGAN lies that decodes
-        previews. `initial` are the weights to begin with, if not random ones."""
+        encoded captions, and whether they are pixels. `conditioning` says which frames are given
+        in training. A preview is sampled in `preview_steps` steps; `vqgan` is where the VQGAN lies
+        that decodes it. `initial` are the weights to begin with, if not random ones."""
         self.config, self.world, self.data, self.vqgan = config, world, data, vqgan
+        self.conditioning, self.preview_steps = conditioning, preview_steps
         self.initial = initial
         self._generator: VideoGenerator | None = None
         self.denoiser = world.place(net)
@@ -93,8 +98,9 @@ class DenoiserMethod(ABC):
         """The loss of a part of the batch of a step."""
 
     @abstractmethod
-    def validate(self, batches: Iterable[Batch]) -> dict[str, float]:
-        """Metrics of the averaged weights on validation batches."""
+    def validation_losses(self, share: float) -> dict[str, ValidationLoss]:
+        """Losses of the averaged weights where no condition is dropped and frames are given of a
+        share of the clips, each by the end of its name."""
 
     @abstractmethod
     def about(self) -> dict[str, Any]:
@@ -149,6 +155,24 @@ class DenoiserMethod(ABC):
         noise = self.conditioning.noise * draws.normal(rows, *z_BCTHW.shape[1:])
         return KnownLatents(z_BCTHW + noise, draw_known(uniform_BN, frames, share))
 
+    @torch.no_grad()
+    def validate(self, batches: Iterable[Batch]) -> dict[str, float]:
+        # Those without conditioning frames compare with a net that takes none.
+        shares = {"val/loss": 0.0}
+        if self.conditioning.share:
+            shares["val/loss_given"] = 1.0
+        losses = {
+            name + end: loss
+            for name, share in shares.items()
+            for end, loss in self.validation_losses(share).items()
+        }
+        alone = World(device=self.world.device, dtype=self.world.dtype)
+        found: dict[str, list[float]] = {name: [] for name in losses}
+        for index, batch in enumerate(batches):
+            for name, loss in losses.items():
+                found[name].append(loss(batch, Draws(alone, self.config.seed, index)).item())
+        return {name: float(np.mean(values)) for name, values in found.items()}
+
     def train_step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
         parts = batch.split(self.config.accumulate)
         metrics = []
@@ -176,7 +200,7 @@ class DenoiserMethod(ABC):
             self._generator = VideoGenerator(self.ema.average, vqgan, self.about())
         classes = (list[str | None](self.data["classes"]) or [None])[:PREVIEWS]
         videos = self._generator.sample(
-            classes, self.data["fps"][0], steps=self.PREVIEW_STEPS, seed=self.config.seed
+            classes, self.data["fps"][0], steps=self.preview_steps, seed=self.config.seed
         )
         return rearrange(videos, "b t h w c -> t h (b w) c")
 

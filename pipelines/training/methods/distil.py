@@ -5,18 +5,17 @@ Shapes: B batch, C channels, T frames, H height, W width, D width of a caption's
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pipelines.training.methods.base import Batch, InitialWeights
-from pipelines.training.methods.denoiser import DenoiserMethod
+from pipelines.training.methods.denoiser import DenoiserMethod, ValidationLoss
 from pipelines.training.settings import DistillLDM
 from pipelines.training.world import Draws, World
 from vqvdm.checkpoint import as_config, load_weights
@@ -87,13 +86,12 @@ class DistilMethod(DenoiserMethod):
     ) -> None:
         """`data`, `vqgan` and `initial` as of `DenoiserMethod`; `conditioning` is that of the
         teacher's training, if it was given frames."""
-        self.PREVIEW_STEPS = config.sampling_steps
-        self.conditioning = conditioning or ConditioningConfig()
         torch.manual_seed(config.seed)
         net = build(teacher.config, replace(teacher.inputs, intervals=True))
         missing, _ = net.load_state_dict(teacher.state_dict(), strict=False)
         assert all(name.startswith("conditioning.interval.") for name in missing)
-        super().__init__(config, world, data, net, vqgan, initial)
+        conditioning, steps = conditioning or ConditioningConfig(), config.sampling_steps
+        super().__init__(config, world, data, net, conditioning, steps, vqgan, initial)
         self.teacher = world.place(teacher.eval().requires_grad_(False))
         world.compile(self.teacher, self.ema.average)
 
@@ -157,24 +155,13 @@ class DistilMethod(DenoiserMethod):
         dropout, share = self.config.class_dropout, self.conditioning.share
         return self._error(net, batch, draws, count, dropout, share)
 
-    @torch.no_grad()
-    def validate(self, batches: Iterable[Batch]) -> dict[str, float]:
-        alone, kept = World(device=self.world.device, dtype=self.world.dtype), list(batches)
-        # As of other trainings, those of no given frames apart.
-        shares = {"val/loss": 0.0}
-        if self.conditioning.share:
-            shares["val/loss_given"] = 1.0
-        found: dict[str, float] = {}
-        for name, share in shares.items():
-            for count in grids(self.config.intervals):
-                losses = []
-                for index, batch in enumerate(kept):
-                    draws = Draws(alone, self.config.seed, index)
-                    loss = self._error(self.ema.average, batch, draws, count, 0.0, share)
-                    losses.append(loss.item())
-                if losses:
-                    found[f"{name}_{count}"] = float(np.mean(losses))
-        return found
+    def validation_losses(self, share: float) -> dict[str, ValidationLoss]:
+        return {
+            f"_{count}": partial(
+                self._error, self.ema.average, count=count, dropout=0.0, share=share
+            )
+            for count in grids(self.config.intervals)
+        }
 
     def about(self) -> dict[str, Any]:
         config = self.config

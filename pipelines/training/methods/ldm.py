@@ -5,17 +5,17 @@ Shapes: B batch, C channels, T frames, H height, W width, D width of a caption's
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pipelines.training.methods.base import Batch, InitialWeights, take_initial
-from pipelines.training.methods.denoiser import DenoiserMethod
+from pipelines.training.methods.denoiser import DenoiserMethod, ValidationLoss
 from pipelines.training.settings import TrainLDM
 from pipelines.training.world import Draws, World
 from vqvdm.checkpoint import save_model
@@ -26,6 +26,9 @@ from vqvdm.diffusion.guidance import predict_with
 from vqvdm.diffusion.objectives import add_noise, draw_times
 from vqvdm.errors import UserError
 from vqvdm.tokenizer.pixels import PIXELS, Pixels
+
+PREVIEW_STEPS = 8
+"""Sampling steps of a preview."""
 
 
 def denoiser_of(config: TrainLDM, data: Mapping[str, Any]) -> Denoiser:
@@ -47,7 +50,6 @@ class LDMMethod(DenoiserMethod):
     """A denoiser on normalised latents, class and caption dropped and frames given at random."""
 
     config: TrainLDM
-    PREVIEW_STEPS = 8
 
     def __init__(
         self,
@@ -58,9 +60,11 @@ class LDMMethod(DenoiserMethod):
         initial: InitialWeights | None = None,
     ) -> None:
         """`data`, `vqgan` and `initial` as of `DenoiserMethod`."""
-        self.conditioning = config.conditioning
         torch.manual_seed(config.seed)
-        super().__init__(config, world, data, denoiser_of(config, data), vqgan, initial)
+        net = denoiser_of(config, data)
+        super().__init__(
+            config, world, data, net, config.conditioning, PREVIEW_STEPS, vqgan, initial
+        )
 
     def start(self) -> str | None:
         if self.initial is None or not self.config.lora.rank:
@@ -107,20 +111,8 @@ class LDMMethod(DenoiserMethod):
             error_B = (prediction - noised.target_BCTHW).square().flatten(1).mean(1)
         return (noised.weight_B * error_B).mean()
 
-    @torch.no_grad()
-    def validate(self, batches: Iterable[Batch]) -> dict[str, float]:
-        alone = World(device=self.world.device, dtype=self.world.dtype)
-        # Those of no given frames compare with a net that takes none.
-        shares = {"val/loss": 0.0}
-        if self.config.conditioning.share:
-            shares["val/loss_given"] = 1.0
-        losses: dict[str, list[float]] = {name: [] for name in shares}
-        for index, batch in enumerate(batches):
-            for name, share in shares.items():
-                draws = Draws(alone, self.config.seed, index)
-                loss = self._loss(self.ema.average, batch, draws, 0.0, share)
-                losses[name].append(loss.item())
-        return {name: float(np.mean(values)) for name, values in losses.items()}
+    def validation_losses(self, share: float) -> dict[str, ValidationLoss]:
+        return {"": partial(self._loss, self.ema.average, dropout=0.0, share=share)}
 
     def about(self) -> dict[str, Any]:
         config = self.config
