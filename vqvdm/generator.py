@@ -124,7 +124,7 @@ class VideoGenerator:
 
     @property
     def group(self) -> int:
-        """Frames that one latent frame stands for: known frames come in such groups."""
+        """Frames that one latent frame stands for: conditioning frames come in such groups."""
         return self.compression[0]
 
     @property
@@ -140,7 +140,7 @@ class VideoGenerator:
 
     @property
     def takes_known(self) -> bool:
-        """Whether the model was trained to go on from known frames."""
+        """Whether the model was trained with conditioning frames."""
         return self.denoiser.inputs.known_frames
 
     @property
@@ -210,7 +210,7 @@ class VideoGenerator:
         return found.clone()
 
     def _denoise(self, conditions: Conditions, steps: int, options: SamplingOptions) -> Denoise:
-        """What the sampler asks at every step; `UserError` for steps that the model cannot do."""
+        """Data and noise by the denoiser; `UserError` for a number of steps that it cannot do."""
         objective = self.metadata["objective"]
         predict: Predict = self._predict
         guidance = options.guidance
@@ -222,7 +222,7 @@ class VideoGenerator:
 
     @staticmethod
     def check_classes(wanted: Sequence[str | None], known: Sequence[str]) -> None:
-        """`UserError` for an unknown class, with a known one that is near. None is allowed."""
+        """`UserError` for an unknown class, which suggests a similar one. None is allowed."""
         for name in wanted:
             if name is not None and name not in known:
                 listing = listed(known) or "none, the model is unconditional"
@@ -235,10 +235,10 @@ class VideoGenerator:
         return [len(self.classes) if c is None else self.classes.index(c) for c in classes]
 
     def _refuse_known(self) -> None:
-        """`UserError` unless the model was trained to go on from known frames."""
+        """`UserError` unless the model was trained with conditioning frames."""
         if not self.takes_known:
             raise UserError(
-                "this model was not trained to go on from frames: "
+                "this model was not trained with conditioning frames: "
                 "train one by jobs/train_ldm.py --conditioning.share 0.5"
             )
 
@@ -262,8 +262,8 @@ class VideoGenerator:
 
     @torch.inference_mode()
     def encode_known(self, known: KnownFrames, shape: Shape | None = None) -> KnownLatents:
-        """The raw latents of known frames, in videos of a shape, by default that of the training;
-        `UserError` for frames that do not fit the model."""
+        """The raw latents of conditioning frames, in videos of a shape, by default that of the
+        training; `UserError` for frames that do not fit the model."""
         self._refuse_known()
         known.check(len(known.videos_NTHWC), shape or self.video_shape, self.group)
         device = self._mean_C111.device
@@ -285,8 +285,8 @@ class VideoGenerator:
         **changes: Any,
     ) -> Tensor:
         """Raw latents (N, C, T, H, W), one for each class named; see `sample`. `shape` is that of
-        the videos, by default as trained. `known` are raw latents too, as of `encode_known`; they
-        come back unchanged."""
+        the videos, by default as trained. `known` are raw latents of conditioning frames, as of
+        `encode_known`; they come back unchanged."""
         options = replace(options, **changes)
         options.check()
         if not 0 < fps < math.inf:
@@ -340,20 +340,20 @@ class VideoGenerator:
 
         `prompts` are texts of what videos show, for a model that was trained with captions: one for
         each video, beside its class or without any. `fps` is the frame rate to imitate. `frames`
-        is the length of the videos, by default that of the training clips; a model that goes on
-        from frames makes longer ones window by window, unless `at_once`, and they may pass through
-        several classes: a list of names in place of one. `size` is their height and width, by
-        default as trained; for lengths and sizes that the model takes see `shapes`. `known` are
-        frames to go on from, or to fill the gaps between, in the first window; what comes back in
-        their place is as the decoder shows them, so that no seam is seen. `seed` is one number for
+        is the length of the videos, by default that of the training clips; a model that takes
+        conditioning frames makes longer ones window by window, unless `at_once`, and they may pass
+        through several classes: a list of names in place of one. `size` is their height and width,
+        by default as trained; for lengths and sizes that the model takes see `shapes`. `known` are
+        conditioning frames of the first window, to continue or to interpolate between; they come
+        back as the decoder reconstructs them, so that no seam is seen. `seed` is one number for
         all videos, or a tuple of numbers for each. `changes` are fields of `SamplingOptions` to
         replace in `options`: `steps`, `guidance`, `sampler` and `guidance_interval`. A distilled
         model samples in 1, 2, 4 or so steps, with the guidance that it was distilled with.
 
         Returns uint8 (N, T, H, W, 3). Raises `UserError` for an unknown class, a sampler or a
         number of steps that does not fit the model, a number out of its range, a length or size
-        that it does not make, known frames of a model that was not trained with
-        `conditioning.share`, or prompts of one that was trained without captions.
+        that it does not make, conditioning frames for a model that was not trained with
+        `conditioning.share`, or prompts for one that was trained without captions.
         """
         classes, prompts = _paired(classes, prompts)
         window, windows, overlap = self.video_shape[0], 1, 0
@@ -393,8 +393,8 @@ Asked = TypeVar("Asked", Classes, Texts)
 
 
 def _paired(classes: Asked | None, prompts: Texts | None) -> tuple[Asked | list[None], Texts]:
-    """Classes and prompts, as many of each; None for those that are not given. `UserError` where
-    neither is, or not as many."""
+    """Classes and prompts, one of each a video, None for those that are missing. `UserError` if
+    both are missing, or their numbers differ."""
     if isinstance(classes, str) or not (classes or (prompts and classes is None)):
         raise UserError("classes must be a list of names, one for each video")
     if isinstance(prompts, str):
@@ -415,7 +415,7 @@ def _has_text(prompts: Texts) -> bool:
 
 
 def _seeds(seed: int | Sequence[tuple[int, ...]], count: int) -> Sequence[tuple[int, ...]]:
-    """A seed for each video; `UserError` unless as many are given."""
+    """A seed for each video; `UserError` if their number differs."""
     seeds = seed if isinstance(seed, Sequence) else [(seed, i) for i in range(count)]
     if len(seeds) != count:
         raise UserError(f"{len(seeds)} seeds for {count} classes: give as many of each")
@@ -428,7 +428,7 @@ def _several(name: str | Sequence[str | None] | None) -> Sequence[str | None]:
 
 
 def _last_half(z_BCTHW: Tensor, overlap: int) -> KnownLatents:
-    """What the next window goes on from: the last `overlap` latent frames, as its first."""
+    """What the next window is conditioned on: the last `overlap` latent frames, as its first."""
     shifted = torch.cat([z_BCTHW[:, :, -overlap:], z_BCTHW[:, :, :-overlap]], dim=2)
     is_first_T = torch.arange(shifted.shape[2], device=shifted.device) < overlap
     return KnownLatents(shifted, is_first_T.expand(len(shifted), -1))

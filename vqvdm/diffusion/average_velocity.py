@@ -2,8 +2,8 @@
 
 The guided flow of a teacher has a velocity v(z, t). The average velocity over the time from t down
 to r is u(z_t, r, t) = (z_t - z_r) / (t - r) (Geng et al., 2025, arXiv:2505.13447, equation 3). A
-net that predicts it goes from t to r at once: z_r = z_t - (t - r) u. Guidance is part of u, so one
-evaluation does what takes the teacher two for each step.
+net that predicts it goes from t to r in one step: z_r = z_t - (t - r) u. Guidance is part of u, so
+a step is one network evaluation, where guidance takes the teacher two.
 
 Here t and r are neighbours on a grid of 1, 2, 4, ... equal intervals from 1 to 0, and the length
 t - r tells the net which. Over a whole interval u is the mean of its two halves,
@@ -48,13 +48,13 @@ def by_steps(
     velocity: Velocity, z_BCTHW: Tensor, time_B: Tensor, length: float, steps: int
 ) -> Tensor:
     """The average velocity over `length` of time down from `time_B`, by `steps` steps of Heun's
-    method; where the time is 0, a step takes the slope at its begin."""
+    method; a step that ends at time 0 takes the slope at its beginning alone."""
     step, total = length / steps, torch.zeros_like(z_BCTHW)
     for _ in range(steps):
         slope = velocity(z_BCTHW, time_B)
         then_B = (time_B - step).clamp(min=0)
         ahead = velocity(z_BCTHW - step * slope, then_B)
-        # Flows are not trained at time 0, where sampling by Heun's method does not ask either.
+        # Flows are not trained at time 0; `samplers.heun` does not evaluate them there either.
         at_end = per_clip(then_B < step / 2)
         slope = torch.where(at_end, slope, 0.5 * (slope + ahead))
         z_BCTHW, time_B = z_BCTHW - step * slope, then_B

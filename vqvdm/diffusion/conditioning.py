@@ -1,5 +1,5 @@
-"""What a denoiser is told: class, caption, frame rate and time as one vector, and which frames are
-known.
+"""How conditions enter a denoiser: class, caption, frame rate and time as one vector, conditioning
+frames as a channel of its input.
 
 Shapes: B batch, T frames, H height, W width, E embedding, D width of a caption's embedding.
 """
@@ -25,7 +25,7 @@ class NetInputs:
     intervals: bool = False
     """Whether it predicts for intervals of time, and takes how long each is."""
     known_frames: bool = False
-    """Whether some frames may be clean, and marked so in a channel more of its input."""
+    """Whether it takes conditioning frames, which one more channel of its input marks."""
     text_width: int = 0
     """Numbers in the embedding of a caption; 0 if it takes no captions."""
 
@@ -36,7 +36,7 @@ class Conditioning(nn.Module):
     Class index `num_classes` stands for "no class". Classifier-free guidance and unlabelled data
     use it. With `intervals`, the length of an interval of time that ends at `time` is encoded too;
     with `text_width`, the standardised embedding of a caption, where zeros stand for "no caption".
-    At first neither says anything.
+    Both branches are zero-initialised and contribute nothing at first.
     """
 
     def __init__(self, inputs: NetInputs, width: int) -> None:
@@ -80,7 +80,7 @@ class Conditioning(nn.Module):
 
 
 def mask_channel(is_known_BT: Tensor | None, z_BCTHW: Tensor) -> Tensor:
-    """A channel (B, 1, T, H, W) that is 1 in known frames."""
+    """A channel (B, 1, T, H, W) that is 1 in conditioning frames and 0 elsewhere."""
     if is_known_BT is None:
         return torch.zeros_like(z_BCTHW[:, :1])
     known_B1T11 = is_known_BT[:, None, :, None, None].to(z_BCTHW.dtype)

@@ -41,9 +41,8 @@ def build_for(bundle: Mapping[str, Any]) -> Denoiser:
 
 
 def described(config: DenoiserConfig) -> dict[str, Any]:
-    """The part of a bundle's config.json that says which net its weights are of. Without the name
-    it is a U-Net, as in bundles of earlier versions, which can read this one too unless it has what
-    they lack."""
+    """The part of a bundle's config.json that describes its net. A U-Net is written without its
+    name and without later fields that have their defaults, so earlier versions can read it."""
     fields = asdict(config)
     if isinstance(config, DiTConfig):
         return {"model": fields, "denoiser": "dit"}

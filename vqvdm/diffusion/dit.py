@@ -2,7 +2,7 @@
 
 After Peebles & Xie, 2023, arXiv:2212.09748: the class, the frame rate and the time scale and shift
 each normalisation and weigh each branch; all weights of branches are zero at first (adaLN-Zero).
-Positions are told by rotation, in seconds, height and width, so that other lengths, sizes and
+Positions are encoded by rotation, in seconds, height and width, so that other lengths, sizes and
 frame rates need no other weights.
 
 Shapes: B batch, C channels, T frames, H height, W width, E embedding, L patches of a clip, D width
@@ -62,7 +62,7 @@ class DiTConfig:
     """Channels within a block's two linear layers, as a multiple of the width."""
 
     tells_seconds: ClassVar[bool] = True
-    """Frames are told by seconds, so that clips may have any length."""
+    """Frames have positions in seconds, so clips may have any length."""
 
     @property
     def multiple(self) -> int:

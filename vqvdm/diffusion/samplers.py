@@ -82,9 +82,8 @@ def guided_denoise(
     guidance: float,
     interval: tuple[float, float] = (0.0, 1.0),
 ) -> Denoise:
-    """What a sampler asks at each point, from predictions of an objective under guidance, as
-    `guided` has it. All clips have the same time: outside the interval, only the conditional
-    prediction is made."""
+    """Data and noise at a point by a guided prediction, see `guidance.guided`. All clips have the
+    time of the point, so outside the interval only the conditional prediction is made."""
     within = guided(predict, conditions, guidance)
     outside = guided(predict, conditions, 1.0)
 
@@ -111,10 +110,8 @@ def clipped(denoise: Denoise, low: Tensor, high: Tensor) -> Denoise:
 
 
 def held(denoise: Denoise, known: KnownLatents) -> Denoise:
-    """Keep what is known as data, so that a sampler passes it through its noised states.
-
-    A prediction that is told nothing of it, as guidance needs, then sees what it was trained on.
-    """
+    """Clamp conditioning frames to their values, so that at each step they carry the right noise
+    level; the unconditional prediction of guidance then sees inputs as in training."""
 
     def denoise_beside(z_BCTHW: Tensor, point: Point) -> Denoised:
         found = denoise(z_BCTHW, point)
@@ -139,7 +136,7 @@ euler = ddim
 
 def heun(denoise: Denoise, z_BCTHW: Tensor, points: Sequence[Point], draw: Draw) -> Tensor:
     """Second order, for a flow: each step takes the mean of the slopes at its two ends (Karras et
-    al., 2022, algorithm 1). This takes 2 `steps` - 1 evaluations."""
+    al., 2022, algorithm 1). This takes 2 `steps` - 1 network evaluations."""
     for now, then in zip(points, points[1:], strict=False):
         data, noise = denoise(z_BCTHW, now)
         slope = noise - data

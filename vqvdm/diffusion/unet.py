@@ -49,15 +49,15 @@ class UNetConfig:
     spatial_attention_from: CountFrom0 = 0
     """First level with spatial attention; frames at full resolution have too many positions."""
     temporal_positions: TemporalPositions = "frames"
-    """What temporal attention knows of frames: their numbers, or, by rotation, how many seconds
-    they are apart."""
+    """Positions of frames in temporal attention: absolute ones by their numbers, or, by rotation,
+    relative ones in seconds."""
     joint_attention_from: CountFrom0 | None = None
     """First level with one attention among all positions of all frames in place of a spatial and a
-    temporal one; it knows distances in seconds, height and width. None has no such level."""
+    temporal one, with relative positions in seconds, height and width. None has no such level."""
 
     @property
     def _rotates(self) -> bool:
-        """Whether pairs of a head's channels tell positions."""
+        """Whether pairs of a head's channels encode positions."""
         return self.temporal_positions == "seconds" or self.joint_attention_from is not None
 
     @property
@@ -67,7 +67,7 @@ class UNetConfig:
 
     @property
     def tells_seconds(self) -> bool:
-        """Whether no block tells frames by their numbers, so that clips may have any length."""
+        """Whether no block uses absolute frame positions, so that clips may have any length."""
         return self.temporal_positions == "seconds" or self.joint_attention_from == 0
 
     def check(self, height: int | None = None, width: int | None = None) -> None:
@@ -166,9 +166,7 @@ class Block(nn.Module):
 
 
 class UNet(nn.Module):
-    """Predicts the target of its objective from noised normalised latents; with `intervals`, for
-    an interval of time; with `known_frames`, also where some frames are clean and marked so; with
-    `text_width`, for captions whose embeddings are so wide."""
+    """Predicts the target of its objective from noised normalised latents."""
 
     def __init__(self, config: UNetConfig, inputs: NetInputs) -> None:
         super().__init__()
@@ -220,10 +218,10 @@ class UNet(nn.Module):
         is_known_BT: Tensor | None = None,
         text_BD: Tensor | None = None,
     ) -> Tensor:
-        """Noised normalised latents, time in [0, 1], class index, frames/s, for a net with
-        `intervals` how much time lies between `time` and the interval's other end, for one with
-        `known_frames` which frames are clean, by default none, and for one with `text_width` the
-        embeddings of captions, where zeros, as by default, are none; returns like `z`."""
+        """Noised normalised latents, time in [0, 1], class index and frames/s. A net with
+        `intervals` also takes the length of the interval from `time` down, one with `known_frames`
+        which frames are conditioning frames (by default none), and one with `text_width`
+        embeddings of captions (zeros, the default, for none). Returns a tensor like `z`."""
         condition = self.conditioning(time_B, class_B, fps_B, interval_B, text_BD)
         z = z_BCTHW.to(condition.dtype)
         if self.inputs.known_frames:

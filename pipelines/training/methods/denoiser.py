@@ -68,8 +68,8 @@ class DenoiserMethod(ABC):
         initial: InitialWeights | None = None,
     ) -> None:
         """`data` is the index of the latents: shape, classes, mean and std of each channel, what
-        encoded captions, and whether they are pixels. `conditioning` says which frames are given
-        in training. A preview is sampled in `preview_steps` steps; `vqgan` is where the VQGAN lies
+        encoded captions, and whether they are pixels. `conditioning` is how conditioning frames
+        are drawn. A preview is sampled in `preview_steps` steps; `vqgan` is where the VQGAN lies
         that decodes it. `initial` are the weights to begin with, if not random ones."""
         self.config, self.world, self.data, self.vqgan = config, world, data, vqgan
         self.conditioning, self.preview_steps = conditioning, preview_steps
@@ -99,15 +99,15 @@ class DenoiserMethod(ABC):
 
     @abstractmethod
     def validation_losses(self, share: float) -> dict[str, ValidationLoss]:
-        """Losses of the averaged weights where no condition is dropped and frames are given of a
-        share of the clips, each by the end of its name."""
+        """Losses of the averaged weights where a share of the clips has conditioning frames and
+        nothing is dropped, each by the end of its name."""
 
     @abstractmethod
     def about(self) -> dict[str, Any]:
         """The config.json of the bundle."""
 
     def of_data(self) -> dict[str, Any]:
-        """The part of the config.json on what the net was told, and on its latents."""
+        """The part of the config.json on what the net is conditioned on, and on its latents."""
         found = {
             "latents": {name: self.data[name] for name in ("shape", "mean", "std")},
             "classes": self.data["classes"],
@@ -137,7 +137,7 @@ class DenoiserMethod(ABC):
 
     @staticmethod
     def dropped(conditions: Conditions, draws: Draws, dropout: float) -> Conditions:
-        """Classes, and captions where the net takes them, dropped from a share of the clips."""
+        """With classes, and captions where the net takes them, dropped from some clips."""
         class_B, text_BD, no_class = conditions.class_B, conditions.text_BD, conditions.no_class
         uniform_B = draws.uniform(len(class_B))
         if text_BD is None:
@@ -148,8 +148,7 @@ class DenoiserMethod(ABC):
         return conditions._replace(class_B=class_B, text_BD=text_BD)
 
     def known(self, z_BCTHW: Tensor, draws: Draws, share: float) -> KnownLatents:
-        """The latents with noise of their own, and which of their frames the net is given, of a
-        share of the clips."""
+        """Conditioning frames of a share of the clips: their latents with noise of their own."""
         rows, frames = len(z_BCTHW), z_BCTHW.shape[2]
         uniform_BN = draws.uniform(rows, draws_needed(frames))
         noise = self.conditioning.noise * draws.normal(rows, *z_BCTHW.shape[1:])

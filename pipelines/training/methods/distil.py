@@ -47,7 +47,7 @@ class Teacher:
 
     @property
     def conditioning(self) -> ConditioningConfig:
-        """Which frames were given to it in its training."""
+        """How conditioning frames were drawn in its training."""
         return as_config(ConditioningConfig, self.bundle.get("conditioning", {}))
 
 
@@ -64,7 +64,7 @@ def student_of(
 
 
 class DistilMethod(DenoiserMethod):
-    """A student, which begins as its teacher, and is told what it was told: class, caption, and
+    """A student, which begins as its teacher, and is conditioned as it was: on class, caption, and
     frames of as large a share of the clips.
 
     A step teaches one grid: the finest by the teacher's own steps, each coarser one by two steps of
@@ -85,7 +85,7 @@ class DistilMethod(DenoiserMethod):
         conditioning: ConditioningConfig | None = None,
     ) -> None:
         """`data`, `vqgan` and `initial` as of `DenoiserMethod`; `conditioning` is that of the
-        teacher's training, if it was given frames."""
+        teacher's training, None if that had no conditioning frames."""
         torch.manual_seed(config.seed)
         net = build(teacher.config, replace(teacher.inputs, intervals=True))
         missing, _ = net.load_state_dict(teacher.state_dict(), strict=False)
@@ -105,8 +105,8 @@ class DistilMethod(DenoiserMethod):
         share: float,
     ) -> Tensor:
         """The squared error of the average velocities over one of `count` intervals, the mean over
-        a batch, where class and caption are dropped from so many clips, and frames given of a
-        share."""
+        a batch, where class and caption are dropped with probability `dropout`, and a `share` of
+        the clips has conditioning frames."""
         config, (data, conditions) = self.config, self.clips(batch)
         rows, length = len(data), 1 / count
         noise = draws.normal(rows, *data.shape[1:])
@@ -115,7 +115,7 @@ class DistilMethod(DenoiserMethod):
         noised = add_noise(FLOW, data, noise, time_B)
         z, given = noised.z_BCTHW, self.known(data, draws, share) if share else None
         conditions = conditions._replace(known=given)
-        # As `samplers.held`: what is known goes straight from its noise to the data.
+        # As `samplers.held`: conditioning frames go straight from their noise to the data.
         straight = given._replace(z_BCTHW=noised.target_BCTHW) if given else None
 
         def held(velocity_BCTHW: Tensor) -> Tensor:

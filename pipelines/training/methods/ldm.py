@@ -47,7 +47,7 @@ def denoiser_of(config: TrainLDM, data: Mapping[str, Any]) -> Denoiser:
 
 
 class LDMMethod(DenoiserMethod):
-    """A denoiser on normalised latents, class and caption dropped and frames given at random."""
+    """A denoiser on normalised latents, its conditions dropped at random."""
 
     config: TrainLDM
 
@@ -71,7 +71,7 @@ class LDMMethod(DenoiserMethod):
             return super().start()
         plain = lora.merged(self.ema.average)
         taken = take_initial(self.initial, plain, self.data["classes"])
-        if random := lora.frozen(self.denoiser) & {*taken.anew, *taken.in_part}:
+        if random := lora.frozen(self.denoiser) & {*taken.from_scratch, *taken.in_part}:
             raise UserError(
                 f"--lora.rank {self.config.lora.rank}: layers that stay as they are have to be "
                 f"taken over whole, and {sorted(random)[0]} does not fit; choose a net and latents "
@@ -90,8 +90,8 @@ class LDMMethod(DenoiserMethod):
     def _loss(
         self, net: nn.Module, batch: Batch, draws: Draws, dropout: float, share: float
     ) -> Tensor:
-        """The loss where class and caption are dropped from so many clips, and frames given of a
-        share."""
+        """The loss where class and caption are dropped with probability `dropout`, and a `share`
+        of the clips has conditioning frames."""
         objective, (z, conditions) = self.config.objective, self.clips(batch)
         rows = len(z)
         noise, time_B = (

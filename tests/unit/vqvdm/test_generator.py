@@ -404,9 +404,9 @@ def test_compiled_nets_go_on_the_same(going_on: VideoGenerator, tmp_path: Path) 
 def test_what_a_model_was_not_trained_for_is_said(bundle: Bundle, going_on: VideoGenerator) -> None:
     plain = VideoGenerator.load(bundle())
     known = KnownFrames.first(np.zeros((1, 2, 16, 16, 3), np.uint8), 4)
-    with pytest.raises(UserError, match=r"not trained to .* --conditioning\.share 0\.5"):
+    with pytest.raises(UserError, match=r"not trained with .* --conditioning\.share 0\.5"):
         plain.sample(["zero"], steps=1, known=known)
-    with pytest.raises(UserError, match=r"at most 4 at once; longer .* in windows"):
+    with pytest.raises(UserError, match=r"at most 4 frames at once; use --mode extend "):
         plain.sample(["zero"], steps=1, frames=6)
     assert plain.sample(["zero"], steps=1, frames=4).shape == (1, 4, 16, 16, 3)
     with pytest.raises(UserError, match="whole groups of 4"):
@@ -458,7 +458,9 @@ def test_longer_videos_are_made_at_once_by_nets_that_tell_seconds(name: str) -> 
     if generator.shapes.any_length:
         assert generator.sample(["zero"], steps=2, frames=10).shape == (1, 10, 16, 16, 3)
         return
-    with pytest.raises(UserError, match=r"frames is 10: .* by their numbers.* at most 4 at once"):
+    with pytest.raises(
+        UserError, match=r"frames is 10: .* absolute frame positions .* at most 4 frames at once"
+    ):
         generator.sample(["zero"], steps=2, frames=10)
 
 

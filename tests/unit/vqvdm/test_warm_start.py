@@ -34,7 +34,7 @@ def test_the_same_net_is_taken_over_whole(config: DenoiserConfig) -> None:
     net = build(config, NetInputs(3, 2))
     taken = take_over(net, weights, ["a", "b"], ["a", "b"])
     assert taken.share == 1.0
-    assert not taken.in_part and not taken.anew and not taken.unused
+    assert not taken.in_part and not taken.from_scratch and not taken.unused
     assert all(torch.equal(tensor, weights[name]) for name, tensor in net.state_dict().items())
 
 
@@ -44,7 +44,7 @@ def test_classes_are_known_by_name_and_new_ones_begin_as_none() -> None:
     taken = take_over(net, weights, ["cat", "dog", "owl"], ["ant", "bee", "cat", "owl"])
     cat, _, owl, none = weights[EMBEDDING]
     assert torch.equal(net.state_dict()[EMBEDDING], torch.stack([none, none, cat, owl, none]))
-    assert taken.in_part == [EMBEDDING] and not taken.anew
+    assert taken.in_part == [EMBEDDING] and not taken.from_scratch
     rows, of = 3, 5
     assert taken.of - taken.weights == (of - rows) * weights[EMBEDDING].shape[1]
 
@@ -89,7 +89,7 @@ def test_what_the_other_model_has_besides_is_named() -> None:
 
 def test_another_width_is_refused_in_one_line() -> None:
     weights = filled(UNet(replace(DENOISER, width=24), NetInputs(3, 2)))
-    with pytest.raises(UserError, match=r"too little fits: \d+\.\d% .* and \d+ more.*--model") as e:
+    with pytest.raises(UserError, match=r"only \d+\.\d% of .* and \d+ more.*--model") as e:
         take_over(UNet(DENOISER, NetInputs(3, 2)), weights, ["a", "b"], ["a", "b"])
     assert "\n" not in str(e.value)
 
@@ -124,4 +124,4 @@ def test_a_codebook_that_does_not_fit_is_placed_anew() -> None:
     weights, net = trained(), tokenizer(codebook_size=24, codebook_channels=4)
     taken = take_over(net, weights)
     assert not net.quantizer.placed
-    assert sum("_codebook" in name for name in taken.anew) == 4
+    assert sum("_codebook" in name for name in taken.from_scratch) == 4
