@@ -32,8 +32,8 @@ class Conditions(NamedTuple):
 
     @property
     def is_guidable(self) -> bool:
-        """Whether there may be something to be guided towards. It goes by what there is, not by its
-        values, for which a GPU would have to be waited for."""
+        """Whether there may be something to be guided towards. It depends on which conditions there
+        are, not on their values: to read these, the host would have to wait for a GPU."""
         return self.no_class > 0 or self.text_BD is not None or self.known is not None
 
     def without(self) -> Conditions:
