@@ -8,6 +8,7 @@ from pathlib import Path
 from benchmarks.sizes import latent_shape
 from pipelines.recipes.presets import Preset, ucf101_small
 from vqvdm.checkpoint import save_model
+from vqvdm.diffusion.conditioning import NetInputs
 from vqvdm.diffusion.denoiser import build, described
 from vqvdm.tokenizer.quantize import Codebook
 from vqvdm.tokenizer.vqgan import VQGAN
@@ -31,5 +32,5 @@ def write_bundle(
         "objective": {"name": "flow"},
         "latents": {"shape": list(latent), "mean": [0.0] * 3, "std": [1.0] * 3},
     }
-    save_model(folder, build(config, LATENT[0], len(CLASSES)), metadata)
+    save_model(folder, build(config, NetInputs(LATENT[0], len(CLASSES))), metadata)
     save_model(folder / "vqgan", vqgan, {"model": asdict(vqgan.config)})

@@ -21,6 +21,7 @@ from benchmarks.bundle import CLASSES, DENOISER, LATENT
 from benchmarks.peers import full_resolution
 from benchmarks.sampling import CPU, in_turns
 from pipelines.recipes.presets import ucf101_small, vdm
+from vqvdm.diffusion.conditioning import NetInputs
 from vqvdm.diffusion.unet import UNet
 from vqvdm.inference import ready, resolve_precision
 from vqvdm.tokenizer.vqgan import VQGAN
@@ -44,9 +45,9 @@ def step(net: UNet, shape: tuple[int, ...], dtype: torch.dtype) -> Callable[[], 
 
 
 def ratios(dtype: torch.dtype) -> list[Ratio]:
-    plain = UNet(DENOISER, LATENT[0], len(CLASSES)).eval().requires_grad_(False)
+    plain = UNet(DENOISER, NetInputs(LATENT[0], len(CLASSES))).eval().requires_grad_(False)
     fast = step(ready(copy.deepcopy(plain), CPU, dtype), LATENT, torch.float32)
-    pixels = ready(UNet(vdm().train_ldm.model, CLIP[0], len(CLASSES)), CPU, dtype)
+    pixels = ready(UNet(vdm().train_ldm.model, NetInputs(CLIP[0], len(CLASSES))), CPU, dtype)
     ours = ready(VQGAN(ucf101_small().train_vqgan.model).decoder, CPU, dtype)
     theirs = ready(full_resolution.decoder(width=16), CPU, dtype)
     z, wide = torch.randn(1, *LATENT, dtype=dtype), torch.randn(1, 256, *LATENT[1:], dtype=dtype)

@@ -29,6 +29,7 @@ from benchmarks.peers.pixel_diffusion import STEPS, PixelDiffusion
 from benchmarks.results import Row, record, row
 from pipelines.cluster.cores import local_cpus
 from vqvdm import VideoGenerator
+from vqvdm.diffusion.conditioning import NetInputs
 from vqvdm.diffusion.unet import UNet
 from vqvdm.inference import Precision, ready, resolve_precision
 
@@ -74,7 +75,9 @@ def against_pixels(repeats: int, peer_steps: int) -> list[Row]:
     peer = PixelDiffusion.build(fast, autocast=mixed)
     peer_plain = PixelDiffusion.build()
     peer_guided = PixelDiffusion.build(fast, autocast=mixed, classes=True)
-    parameters = sum(p.numel() for p in UNet(DENOISER, LATENT[0], len(CLASSES)).parameters())
+    parameters = sum(
+        p.numel() for p in UNet(DENOISER, NetInputs(LATENT[0], len(CLASSES))).parameters()
+    )
     assert parameters >= peer.parameters, (parameters, peer.parameters)
     taken = in_turns(
         {

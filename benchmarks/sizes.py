@@ -20,6 +20,7 @@ from pipelines.recipes import presets
 from pipelines.recipes.presets import PRESETS, Preset
 from pipelines.training.settings import PIXEL_SPACE
 from pipelines.training.world import Kinds, World
+from vqvdm.diffusion.conditioning import NetInputs
 from vqvdm.diffusion.denoiser import BLOCKS, build
 from vqvdm.tokenizer.discriminator import Discriminators
 from vqvdm.tokenizer.vqgan import VQGAN, ResidualBlock
@@ -148,7 +149,7 @@ def discriminators_size(preset: Preset) -> Size:
 def denoiser_size(preset: Preset) -> Size:
     shape = latent_shape(preset)
     with torch.device("meta"):
-        net = build(preset.train_ldm.net, shape[0], CLASSES)
+        net = build(preset.train_ldm.net, NetInputs(shape[0], CLASSES))
         arguments = (
             torch.empty(1, *shape),
             torch.empty(1),

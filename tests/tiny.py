@@ -11,6 +11,7 @@ import torch
 
 from tests.text_encoders import WIDTH, write_encoder
 from vqvdm.checkpoint import save_model
+from vqvdm.diffusion.conditioning import NetInputs
 from vqvdm.diffusion.unet import UNet, UNetConfig
 from vqvdm.tokenizer.quantize import Codebook
 from vqvdm.tokenizer.vqgan import VQGAN, VQGANConfig
@@ -37,10 +38,7 @@ def write_bundle(
     torch.manual_seed(seed)
     net = UNet(
         DENOISER,
-        3,
-        len(classes),
-        known_frames=known_frames,
-        text_width=WIDTH if captioned else 0,
+        NetInputs(3, len(classes), known_frames=known_frames, text_width=WIDTH if captioned else 0),
     )
     vqgan = VQGAN(tokenizer)
     for parameter in net.parameters():  # an untrained denoiser says nothing

@@ -16,6 +16,7 @@ from pipelines.training.methods.ldm import LDMMethod
 from pipelines.training.methods.vqgan import VQGANMethod
 from pipelines.training.settings import DistillLDM, TrainLDM, TrainVQGAN
 from pipelines.training.world import World
+from vqvdm.diffusion.conditioning import NetInputs
 from vqvdm.diffusion.dit import DiTConfig
 from vqvdm.diffusion.known_latents import ConditioningConfig
 from vqvdm.diffusion.lora import LoRAConfig
@@ -90,7 +91,7 @@ def teacher(latent_channels: int = 3, classes: int = 2, told: bool = False) -> U
     """A net that says something, as a trained one does; `told`, it takes captions and frames."""
     torch.manual_seed(7)
     width = CAPTIONED["text"]["width"] if told else 0
-    net = UNet(DENOISER, latent_channels, classes, known_frames=told, text_width=width)
+    net = UNet(DENOISER, NetInputs(latent_channels, classes, known_frames=told, text_width=width))
     for parameter in net.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     return net

@@ -9,7 +9,7 @@ Shapes: B batch, N videos, C channels, T frames, H height, W width, D width of a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -24,7 +24,8 @@ from torch import Tensor
 from vqvdm.checkpoint import as_config, load_config, load_weights, on_device
 from vqvdm.diffusion.average_velocity import refuse_steps
 from vqvdm.diffusion.denoiser import Denoiser, build_for
-from vqvdm.diffusion.known_latents import KnownLatents, told
+from vqvdm.diffusion.guidance import Conditions, Predict, predict_with
+from vqvdm.diffusion.known_latents import KnownLatents
 from vqvdm.diffusion.samplers import (
     STEPS,
     Denoise,
@@ -32,7 +33,7 @@ from vqvdm.diffusion.samplers import (
     clipped,
     even_points,
     find_sampler,
-    guided,
+    guided_denoise,
     held,
 )
 from vqvdm.errors import UserError, did_you_mean, listed
@@ -123,7 +124,7 @@ class VideoGenerator:
 
     @property
     def group(self) -> int:
-        """Frames that one latent frame stands for: known frames come in such groups."""
+        """Frames that one latent frame stands for: conditioning frames come in such groups."""
         return self.compression[0]
 
     @property
@@ -139,13 +140,13 @@ class VideoGenerator:
 
     @property
     def takes_known(self) -> bool:
-        """Whether the model was trained to go on from known frames."""
-        return self.denoiser.known_frames
+        """Whether the model was trained with conditioning frames."""
+        return self.denoiser.inputs.known_frames
 
     @property
     def takes_prompts(self) -> bool:
         """Whether the model was trained with captions."""
-        return self.denoiser.text_width > 0
+        return self.denoiser.inputs.text_width > 0
 
     @cached_property
     def text_encoder(self) -> Embed:
@@ -199,44 +200,29 @@ class VideoGenerator:
         if isinstance(self.vqgan, VQGAN):
             self.vqgan.decoder.compile(backend=backend, dynamic=False, **options)
 
-    def _predict(self, *inputs: Tensor, **more: Tensor) -> Tensor:
+    def _predict(
+        self, z_BCTHW: Tensor, time_B: Tensor, conditions: Conditions, length: float | None = None
+    ) -> Tensor:
+        """What the denoiser predicts; one of average velocities, over a `length` of time."""
+        interval_B = None if length is None else torch.full_like(time_B, length)
+        found = predict_with(self.denoiser, z_BCTHW, time_B, conditions, interval_B)
         # A copy, because a CUDA graph writes every result to the same place.
-        return self.denoiser(*inputs, **more).clone()
+        return found.clone()
 
-    def _over(self, length: float, *inputs: Tensor, **more: Tensor) -> Tensor:
-        """The average velocity over a `length` of time."""
-        return self._predict(*inputs, torch.full_like(inputs[1], length), **more)
-
-    def _denoise(
-        self,
-        class_B: Tensor,
-        fps_B: Tensor,
-        steps: int,
-        options: SamplingOptions,
-        known: KnownLatents | None,
-        text_ND: Tensor | None,
-    ) -> Denoise:
-        """What the sampler asks at every step; `UserError` for steps that the model cannot do."""
+    def _denoise(self, conditions: Conditions, steps: int, options: SamplingOptions) -> Denoise:
+        """Data and noise by the denoiser; `UserError` for a number of steps that it cannot do."""
         objective = self.metadata["objective"]
-        predict: Callable[..., Tensor] = self._predict
+        predict: Predict = self._predict
         guidance = options.guidance
         if objective["name"] == "average_velocity":
             refuse_steps(steps, objective["intervals"])
-            predict, guidance = partial(self._over, 1 / steps), 1.0
-        return guided(
-            told(predict, known, text_ND),
-            len(self.classes),
-            objective["name"],
-            class_B,
-            fps_B,
-            guidance,
-            options.guidance_interval,
-            has_more=known is not None or (text_ND is not None and bool(text_ND.any())),
-        )
+            predict, guidance = partial(self._predict, length=1 / steps), 1.0
+        interval = options.guidance_interval
+        return guided_denoise(predict, conditions, objective["name"], guidance, interval)
 
     @staticmethod
     def check_classes(wanted: Sequence[str | None], known: Sequence[str]) -> None:
-        """`UserError` for an unknown class, with a known one that is near. None is allowed."""
+        """`UserError` for an unknown class, which suggests a similar one. None is allowed."""
         for name in wanted:
             if name is not None and name not in known:
                 listing = listed(known) or "none, the model is unconditional"
@@ -249,17 +235,17 @@ class VideoGenerator:
         return [len(self.classes) if c is None else self.classes.index(c) for c in classes]
 
     def _refuse_known(self) -> None:
-        """`UserError` unless the model was trained to go on from known frames."""
+        """`UserError` unless the model was trained with conditioning frames."""
         if not self.takes_known:
             raise UserError(
-                "this model was not trained to go on from frames: "
+                "this model was not trained with conditioning frames: "
                 "train one by jobs/train_ldm.py --conditioning.share 0.5"
             )
 
     def _embedded(self, prompts: Texts) -> Tensor | None:
         """The standardised embeddings of prompts, zeros for none; None of a model that takes none.
         `UserError` if it is given some."""
-        asked = any(prompt and prompt.strip() for prompt in prompts)
+        asked = _has_text(prompts)
         if not self.takes_prompts:
             if asked:
                 raise UserError(
@@ -272,12 +258,12 @@ class VideoGenerator:
             trained = self.metadata["text"]
             mean_D = torch.tensor(trained["mean"], device=device)
             return standardised(self.text_encoder(prompts).to(device), mean_D, trained["std"])
-        return torch.zeros(len(prompts), self.denoiser.text_width, device=device)
+        return torch.zeros(len(prompts), self.denoiser.inputs.text_width, device=device)
 
     @torch.inference_mode()
     def encode_known(self, known: KnownFrames, shape: Shape | None = None) -> KnownLatents:
-        """The raw latents of known frames, in videos of a shape, by default that of the training;
-        `UserError` for frames that do not fit the model."""
+        """The raw latents of conditioning frames, in videos of a shape, by default that of the
+        training; `UserError` for frames that do not fit the model."""
         self._refuse_known()
         known.check(len(known.videos_NTHWC), shape or self.video_shape, self.group)
         device = self._mean_C111.device
@@ -299,8 +285,8 @@ class VideoGenerator:
         **changes: Any,
     ) -> Tensor:
         """Raw latents (N, C, T, H, W), one for each class named; see `sample`. `shape` is that of
-        the videos, by default as trained. `known` are raw latents too, as of `encode_known`; they
-        come back unchanged."""
+        the videos, by default as trained. `known` are raw latents of conditioning frames, as of
+        `encode_known`; they come back unchanged."""
         options = replace(options, **changes)
         options.check()
         if not 0 < fps < math.inf:
@@ -320,8 +306,11 @@ class VideoGenerator:
             self._refuse_known()
             normalised = (known.z_BCTHW - self._mean_C111) / self._std_C111
             known = known._replace(z_BCTHW=normalised)
-        text_ND = self._embedded(prompts)
-        denoise = self._denoise(class_B, fps_B, steps, options, known, text_ND)
+        conditions = Conditions(class_B, fps_B, len(self.classes), self._embedded(prompts), known)
+        if known is None and all(name is None for name in classes) and not _has_text(prompts):
+            # There is nothing to be guided towards.
+            options = replace(options, guidance=1.0)
+        denoise = self._denoise(conditions, steps, options)
         if known is not None:
             denoise = held(denoise, known)
         if isinstance(self.vqgan, Pixels):
@@ -351,20 +340,20 @@ class VideoGenerator:
 
         `prompts` are texts of what videos show, for a model that was trained with captions: one for
         each video, beside its class or without any. `fps` is the frame rate to imitate. `frames`
-        is the length of the videos, by default that of the training clips; a model that goes on
-        from frames makes longer ones window by window, unless `at_once`, and they may pass through
-        several classes: a list of names in place of one. `size` is their height and width, by
-        default as trained; for lengths and sizes that the model takes see `shapes`. `known` are
-        frames to go on from, or to fill the gaps between, in the first window; what comes back in
-        their place is as the decoder shows them, so that no seam is seen. `seed` is one number for
+        is the length of the videos, by default that of the training clips; a model that takes
+        conditioning frames makes longer ones window by window, unless `at_once`, and they may pass
+        through several classes: a list of names in place of one. `size` is their height and width,
+        by default as trained; for lengths and sizes that the model takes see `shapes`. `known` are
+        conditioning frames of the first window, to continue or to interpolate between; they come
+        back as the decoder reconstructs them, so that no seam is seen. `seed` is one number for
         all videos, or a tuple of numbers for each. `changes` are fields of `SamplingOptions` to
         replace in `options`: `steps`, `guidance`, `sampler` and `guidance_interval`. A distilled
         model samples in 1, 2, 4 or so steps, with the guidance that it was distilled with.
 
         Returns uint8 (N, T, H, W, 3). Raises `UserError` for an unknown class, a sampler or a
         number of steps that does not fit the model, a number out of its range, a length or size
-        that it does not make, known frames of a model that was not trained with
-        `conditioning.share`, or prompts of one that was trained without captions.
+        that it does not make, conditioning frames for a model that was not trained with
+        `conditioning.share`, or prompts for one that was trained without captions.
         """
         classes, prompts = _paired(classes, prompts)
         window, windows, overlap = self.video_shape[0], 1, 0
@@ -404,8 +393,8 @@ Asked = TypeVar("Asked", Classes, Texts)
 
 
 def _paired(classes: Asked | None, prompts: Texts | None) -> tuple[Asked | list[None], Texts]:
-    """Classes and prompts, as many of each; None for those that are not given. `UserError` where
-    neither is, or not as many."""
+    """Classes and prompts, one of each a video, None for those that are missing. `UserError` if
+    both are missing, or their numbers differ."""
     if isinstance(classes, str) or not (classes or (prompts and classes is None)):
         raise UserError("classes must be a list of names, one for each video")
     if isinstance(prompts, str):
@@ -420,8 +409,13 @@ def _paired(classes: Asked | None, prompts: Texts | None) -> tuple[Asked | list[
     return classes, prompts
 
 
+def _has_text(prompts: Texts) -> bool:
+    """Whether one of the prompts is a text, and not blank."""
+    return any(prompt and prompt.strip() for prompt in prompts)
+
+
 def _seeds(seed: int | Sequence[tuple[int, ...]], count: int) -> Sequence[tuple[int, ...]]:
-    """A seed for each video; `UserError` unless as many are given."""
+    """A seed for each video; `UserError` if their number differs."""
     seeds = seed if isinstance(seed, Sequence) else [(seed, i) for i in range(count)]
     if len(seeds) != count:
         raise UserError(f"{len(seeds)} seeds for {count} classes: give as many of each")
@@ -434,7 +428,7 @@ def _several(name: str | Sequence[str | None] | None) -> Sequence[str | None]:
 
 
 def _last_half(z_BCTHW: Tensor, overlap: int) -> KnownLatents:
-    """What the next window goes on from: the last `overlap` latent frames, as its first."""
+    """What the next window is conditioned on: the last `overlap` latent frames, as its first."""
     shifted = torch.cat([z_BCTHW[:, :, -overlap:], z_BCTHW[:, :, :-overlap]], dim=2)
     is_first_T = torch.arange(shifted.shape[2], device=shifted.device) < overlap
     return KnownLatents(shifted, is_first_T.expand(len(shifted), -1))

@@ -116,14 +116,15 @@ class DepthToSpace(nn.Module):
         return torch.einsum("bothw,bcthw->oc", folded.float(), x_BCTHW.float())
 
 
-def sinusoidal_encoding(value_B: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
-    """Sines and cosines of a scalar at geometric frequencies (Vaswani et al., 2017, section 3.5).
+def sinusoidal_encoding(value_B: Tensor, dim: int) -> Tensor:
+    """Sines and cosines of a scalar at geometric frequencies, from 1 down to nearly 1/10,000
+    (Vaswani et al., 2017, section 3.5).
 
     Returns (B, dim) in float32; `dim` must be even.
     """
     half = dim // 2
     exponents = torch.arange(half, device=value_B.device, dtype=torch.float32) / half
-    angles = value_B.float()[:, None] * torch.exp(-math.log(max_period) * exponents)[None]
+    angles = value_B.float()[:, None] * torch.exp(-math.log(10_000.0) * exponents)[None]
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 

@@ -25,8 +25,8 @@ class VideoShapes:
     multiple: int
     """What height and width divide by."""
     any_length: bool
-    """Whether it tells frames by seconds; otherwise by their numbers, of which it knows no more
-    than it was trained on."""
+    """Whether frames have positions in seconds; otherwise they have absolute ones, of which there
+    are no more than it was trained on."""
 
     @classmethod
     def of(
@@ -46,8 +46,8 @@ class VideoShapes:
         return cls.of(bundle["latents"], (t, h, w), read_config(bundle))
 
     def at_once(self, frames: int | None = None, size: int | None = None) -> Shape:
-        """The shape of videos of so many frames, and so high and wide, that are made at once; by
-        default what the model was trained on. `UserError` for a shape that it does not take."""
+        """The shape of videos of this length, height and width that are made at once, by default
+        what the model was trained on. `UserError` for a shape that it does not take."""
         longest, height, width = self.trained
         if size is not None:
             self._refuse_rest("size", size, self.multiple)
@@ -56,9 +56,9 @@ class VideoShapes:
             return longest, height, width
         if frames > longest and not self.any_length:
             raise UserError(
-                f"frames is {frames}: this model knows frames by their numbers, and makes at most "
-                f"{longest} at once; longer videos are made in windows, by a model that goes on "
-                "from frames (docs/sampling.md)"
+                f"frames is {frames}: this model uses absolute frame positions and generates at "
+                f"most {longest} frames at once; use --mode extend with a model trained with "
+                "--conditioning.share (docs/sampling.md)"
             )
         self._refuse_rest("frames", frames, self.group)
         return frames, height, width

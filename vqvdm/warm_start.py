@@ -26,20 +26,24 @@ class Taken:
     of: int = 0
     in_part: list[str] = field(default_factory=list)
     """Tensors of another shape, of which a part was taken; the rest is as it was initialised."""
-    anew: list[str] = field(default_factory=list)
-    """Tensors as they were initialised."""
+    from_scratch: list[str] = field(default_factory=list)
+    """Tensors that stay as they were initialised."""
     unused: list[str] = field(default_factory=list)
-    """Tensors of the other model that the net has no place for."""
+    """Tensors of the other model that the net does not have."""
 
     @property
     def share(self) -> float:
         """Share of the net's weights that were taken over, in [0, 1]."""
         return self.weights / self.of
 
+    @property
+    def rest(self) -> list[str]:
+        """What was not taken over as it was, in words."""
+        lists = {"in part": self.in_part, "from scratch": self.from_scratch, "unused": self.unused}
+        return [f"{what}: {_some(names)}" for what, names in lists.items() if names]
+
     def __str__(self) -> str:
-        lists = {"in part": self.in_part, "anew": self.anew, "unused": self.unused}
-        words = [f"{what}: {_some(names)}" for what, names in lists.items() if names]
-        return "; ".join([f"{self.share:.1%} of the weights are taken over", *words])
+        return "; ".join([f"{self.share:.1%} of the weights are taken over", *self.rest])
 
 
 @torch.no_grad()
@@ -74,18 +78,19 @@ def take_over(
             if own.shape != found.shape:
                 taken.in_part.append(name)
         else:
-            taken.anew.append(name)
+            taken.from_scratch.append(name)
     taken.unused += [name for name in weights if name not in state]
     if taken.share < LEAST:
         raise UserError(
-            f"too little fits: {taken}; choose a net like its own: --model, --denoiser, --dit"
+            f"only {taken.share:.1%} of the weights match ({'; '.join(taken.rest)}): pass the "
+            "--model, --denoiser or --dit settings that model was trained with"
         )
     return taken
 
 
 def _torn(net: nn.Module, state: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> set[str]:
     """Buffers of modules of which not all fit. They belong together: the codes of a codebook are
-    nothing without the note that they have been placed, nor it without them."""
+    valid only with the flag that they have been placed, and the flag only with them."""
     parameters = {name for name, _ in net.named_parameters()}
     homes: dict[str, list[str]] = {}
     for name in state.keys() - parameters:

@@ -68,7 +68,7 @@ def attention(setup: Setup, batch: int) -> None:
 def layout(setup: Setup, name: str, compiled: bool) -> None:
     """Training steps and encoding with 3D convolutions in one memory layout."""
     way = f"{name}, {'compiled' if compiled else 'eager'}"
-    with patch.dict(transfer.FORMATS, {setup.device.type: LAYOUTS[name]}):
+    with patch.object(transfer, "LAYOUT", LAYOUTS[name]):
         works = {
             "stage two": (stage_two, latents, setup.preset.train_ldm.batch_size, 1),
             "stage one": (stage_one, clips, setup.preset.train_vqgan.batch_size,

@@ -22,6 +22,7 @@ from benchmarks.gpu.setup import Setup
 from benchmarks.peers.pixel_diffusion import FRAMES, STEPS, PixelDiffusion
 from benchmarks.sizes import latent_shape
 from pipelines.recipes.presets import vdm
+from vqvdm.diffusion.conditioning import NetInputs
 from vqvdm.diffusion.unet import UNet
 from vqvdm.generator import VideoGenerator
 from vqvdm.inference import ready
@@ -126,7 +127,7 @@ def stand_in(setup: Setup, clips: int) -> None:
     if not setup.is_gpu:
         config = replace(config, width=setup.peer_width, head_width=setup.peer_width)
     count = max(1, setup.peer_steps // (1 if clips == 1 else 4))
-    net = ready(UNet(config, 3, len(CLASSES)), setup.device, setup.dtype)
+    net = ready(UNet(config, NetInputs(3, len(CLASSES))), setup.device, setup.dtype)
     size = setup.peer_size if setup.is_gpu else 32
     z_BCTHW = torch.randn(clips, 3, FRAMES if setup.is_gpu else 4, size, size, device=setup.device)
     time_B = torch.full((clips,), 0.5, device=setup.device)

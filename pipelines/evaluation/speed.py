@@ -86,7 +86,7 @@ class _Counter(nn.Module):
 
     def __init__(self, denoiser: Denoiser) -> None:
         super().__init__()
-        self.config, self.text_width = denoiser.config, denoiser.text_width
+        self.config, self.inputs = denoiser.config, denoiser.inputs
         place = torch.zeros(1, device=next(denoiser.parameters()).device)
         self.register_parameter("place", nn.Parameter(place))
         self.rows = 0
@@ -108,7 +108,7 @@ def _asked(generator: VideoGenerator, told: bool) -> dict[str, Any]:
     """What one video is asked by: a class, and with `told` a caption, of an embedding that costs
     nothing."""
     if told:
-        width = generator.denoiser.text_width
+        width = generator.denoiser.inputs.text_width
         generator.text_encoder = lambda texts: torch.ones(len(texts), width)
     label = generator.classes[0] if generator.classes else None
     return {"classes": [label], "prompts": ["a caption"] if told else None}

@@ -15,6 +15,7 @@ from tests.tiny import write_bundle
 from tests.trainings import METHODS, batch
 from vqvdm.checkpoint import load_config, save_model
 from vqvdm.diffusion.attention import SEQUENCES_AT_ONCE, attend_fused
+from vqvdm.diffusion.conditioning import NetInputs
 from vqvdm.diffusion.samplers import SAMPLERS, SamplingOptions
 from vqvdm.diffusion.unet import UNet, UNetConfig
 from vqvdm.generator import VideoGenerator
@@ -40,7 +41,7 @@ def spoken(net: nn.Module) -> nn.Module:
 def unet(config: UNetConfig) -> tuple[nn.Module, tuple[Tensor, ...]]:
     z_BCTHW = torch.randn(2, 3, 4, 8, 8)
     conditions = torch.tensor([0.3, 0.9]), torch.tensor([0, 5]), torch.tensor([8.0, 25.0])
-    return UNet(config, 3, 5), (z_BCTHW, *conditions)
+    return UNet(config, NetInputs(3, 5)), (z_BCTHW, *conditions)
 
 
 def vqgan(part: str, factorised: bool) -> tuple[nn.Module, tuple[Tensor, ...]]:
@@ -125,7 +126,7 @@ def bundle_of(folder: Path, objective: str) -> Path:
     bundle = write_tokenised(folder)
     metadata = load_config(bundle) | {"objective": {"name": objective, "intervals": 4}}
     config = UNetConfig(width=16, multipliers=(1, 2), depths=(1, 1), head_width=8)
-    net = UNet(config, 3, 2, intervals=objective == "average_velocity")
+    net = UNet(config, NetInputs(3, 2, intervals=objective == "average_velocity"))
     torch.manual_seed(0)
     save_model(bundle, spoken(net), metadata | {"model": vars(net.config)})
     return bundle

@@ -26,6 +26,7 @@ from pipelines.training.methods.vqgan import VQGANMethod
 from pipelines.training.settings import PIXEL_SPACE, TrainJob
 from pipelines.training.world import World
 from tests.agreement import TOLERANCE, relative_error
+from vqvdm.diffusion.conditioning import NetInputs
 from vqvdm.diffusion.unet import UNet
 from vqvdm.inference import prepare_device, resolve_precision
 
@@ -154,7 +155,7 @@ def test_more_sequences_than_a_grid_takes(
     shape, count = latent_shape(recipe), 2 if rehearsal else count
     if not rehearsal:
         assert count * shape[2] * shape[3] > 30_000
-    net = UNet(recipe.train_ldm.model, shape[0], 101)
+    net = UNet(recipe.train_ldm.model, NetInputs(shape[0], 101))
     for parameter in net.parameters():
         if not parameter.any():
             nn.init.normal_(parameter, std=0.02)

@@ -1,7 +1,7 @@
 """Self-attention among the positions of a latent, with normalised queries and keys.
 
-Where positions are told by rotation (rotary encoding; Su et al., 2021, arXiv:2104.09864), a query
-and a key see how far apart they are: in seconds, and in positions of height and width.
+Rotary position encoding (Su et al., 2021, arXiv:2104.09864), where it is used, gives a query and a
+key their distance: in seconds, and in positions of height and width.
 
 Shapes: B batch, C channels, T frames, H height, W width, A heads, L length of a sequence, D width
 of a head, P pairs of a head's channels.
@@ -36,7 +36,7 @@ FASTEST_SPACE, SLOWEST_SPACE = 1.0, 0.02
 """Turns in radians from a position to the next in height or width."""
 
 LEAST_HEAD = 6
-"""Channels of a head that tell time, height and width by rotation: a pair for each."""
+"""Channels of a head that encode time, height and width by rotation: a pair for each."""
 
 
 def attend(q_BALD: Tensor, k_BALD: Tensor, v_BALD: Tensor) -> Tensor:
@@ -91,14 +91,14 @@ def angles_in_space(size: int, pairs: int, device: torch.device) -> Tensor:
 
 
 def angles_in_plane(height: int, width: int, pairs: int, device: torch.device) -> Tensor:
-    """Angles (1, H, W, P) in a frame: half of the pairs tells the height, the others the width."""
+    """Angles (1, H, W, P) in a frame: half of the pairs encode the height, the others the width."""
     h = angles_in_space(height, pairs // 2, device)[:, None]
     w = angles_in_space(width, pairs - pairs // 2, device)[None]
     return torch.cat([each.expand(height, width, -1) for each in (h, w)], dim=-1)[None]
 
 
 def angles_in_both(times_BT: Tensor, height: int, width: int, pairs: int) -> Tensor:
-    """Angles (B, T, H, W, P): a third of the pairs tells the height, another the width, and the
+    """Angles (B, T, H, W, P): a third of the pairs encode the height, another the width, and the
     others the time."""
     in_space = pairs // 3
     batch, frames = times_BT.shape
@@ -119,8 +119,8 @@ def rotate(x_BALD: Tensor, angles_BLP: Tensor) -> Tensor:
 class Attention(nn.Module):
     """Self-attention with normalised queries and keys, over sequences (batch, length, channels).
 
-    It normalises its input and begins with zeros, as a residual branch does; `plain`, it leaves
-    both to what is around it.
+    It normalises its input and zero-initialises its output, as a residual branch does; with `plain`
+    it does neither.
     """
 
     def __init__(self, channels: int, head_width: int, plain: bool = False) -> None:
@@ -164,8 +164,8 @@ class SpatialAttention(Attention):
 
 
 class TemporalAttention(Attention):
-    """Attention among the frames at each position, with an encoding of the frame number; where
-    times are given, it knows them instead."""
+    """Attention among the frames at each position, with an encoding of the frame number, or, where
+    times are given, with rotary encoding of these."""
 
     def forward(self, x_BCTHW: Tensor, times_BT: Tensor | None = None) -> Tensor:
         b, c, t, h, w = x_BCTHW.shape
@@ -180,8 +180,8 @@ class TemporalAttention(Attention):
 
 
 class JointAttention(Attention):
-    """Attention among all positions of all frames, which knows their distances in seconds, height
-    and width."""
+    """Attention among all positions of all frames, with rotary encoding of seconds, height and
+    width."""
 
     def forward(self, x_BCTHW: Tensor, times_BT: Tensor) -> Tensor:  # type: ignore[override]
         _, _, t, h, w = x_BCTHW.shape

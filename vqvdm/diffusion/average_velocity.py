@@ -2,8 +2,8 @@
 
 The guided flow of a teacher has a velocity v(z, t). The average velocity over the time from t down
 to r is u(z_t, r, t) = (z_t - z_r) / (t - r) (Geng et al., 2025, arXiv:2505.13447, equation 3). A
-net that predicts it goes from t to r at once: z_r = z_t - (t - r) u. Guidance is part of u, so one
-evaluation does what takes the teacher two for each step.
+net that predicts it goes from t to r in one step: z_r = z_t - (t - r) u. Guidance is part of u, so
+a step is one network evaluation, where guidance takes the teacher two.
 
 Here t and r are neighbours on a grid of 1, 2, 4, ... equal intervals from 1 to 0, and the length
 t - r tells the net which. Over a whole interval u is the mean of its two halves,
@@ -20,12 +20,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from vqvdm.diffusion.guidance import Velocity
+from vqvdm.diffusion.objectives import per_clip
 from vqvdm.errors import UserError
 
-Velocity = Callable[[Tensor, Tensor], Tensor]
-"""Noised latents (B, C, T, H, W) and the time (B) of each to velocities (B, C, T, H, W)."""
 Average = Callable[[Tensor, Tensor, float], Tensor]
-"""Noised latents, the time t of each, and t - r to average velocities, each as above."""
+"""Noised latents (B, C, T, H, W), the time t (B) of each, and t - r to average velocities
+(B, C, T, H, W)."""
 
 
 def grids(finest: int) -> list[int]:
@@ -43,48 +44,18 @@ def refuse_steps(steps: int, finest: int) -> None:
         )
 
 
-def _expand(value_B: Tensor) -> Tensor:
-    return value_B[:, None, None, None, None]
-
-
-def guided_velocity(
-    predict: Callable[..., Tensor],
-    no_class: int,
-    class_B: Tensor,
-    fps_B: Tensor,
-    guidance: float,
-    interval: tuple[float, float],
-    has_more: bool = False,
-) -> Velocity:
-    """The velocity of a flow under classifier-free guidance, as `samplers.guided` has it, for times
-    that differ from sample to sample."""
-    no_class_B = torch.full_like(class_B, no_class)
-    classes, fps = torch.cat([class_B, no_class_B]), torch.cat([fps_B, fps_B])
-
-    def velocity(z_BCTHW: Tensor, time_B: Tensor) -> Tensor:
-        if guidance == 1.0 or not (no_class or has_more):
-            return predict(z_BCTHW, time_B, class_B, fps_B).float()
-        both = predict(torch.cat([z_BCTHW, z_BCTHW]), torch.cat([time_B, time_B]), classes, fps)
-        conditional, unconditional = both.float().chunk(2)
-        within_B = (interval[0] <= time_B) & (time_B <= interval[1])
-        weight_B = torch.where(within_B, guidance, 1.0)
-        return unconditional + _expand(weight_B) * (conditional - unconditional)
-
-    return velocity
-
-
 def by_steps(
     velocity: Velocity, z_BCTHW: Tensor, time_B: Tensor, length: float, steps: int
 ) -> Tensor:
     """The average velocity over `length` of time down from `time_B`, by `steps` steps of Heun's
-    method; where the time is 0, a step takes the slope at its begin."""
+    method; a step that ends at time 0 takes the slope at its beginning alone."""
     step, total = length / steps, torch.zeros_like(z_BCTHW)
     for _ in range(steps):
         slope = velocity(z_BCTHW, time_B)
         then_B = (time_B - step).clamp(min=0)
         ahead = velocity(z_BCTHW - step * slope, then_B)
-        # Flows are not trained at time 0, where sampling by Heun's method does not ask either.
-        at_end = _expand(then_B < step / 2)
+        # Flows are not trained at time 0; `samplers.heun` does not evaluate them there either.
+        at_end = per_clip(then_B < step / 2)
         slope = torch.where(at_end, slope, 0.5 * (slope + ahead))
         z_BCTHW, time_B = z_BCTHW - step * slope, then_B
         total = total + slope

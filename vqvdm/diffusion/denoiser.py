@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from vqvdm.checkpoint import as_config
 from vqvdm.diffusion import dit, unet
+from vqvdm.diffusion.conditioning import NetInputs
 from vqvdm.diffusion.dit import DiT, DiTConfig
 from vqvdm.diffusion.unet import UNet, UNetConfig
 from vqvdm.errors import UserError
@@ -21,37 +22,27 @@ BLOCKS = (unet.Block, dit.Block)
 """Their blocks: what activation checkpointing computes again."""
 
 
-def build(
-    config: DenoiserConfig,
-    latent_channels: int,
-    num_classes: int,
-    intervals: bool = False,
-    known_frames: bool = False,
-    text_width: int = 0,
-) -> Denoiser:
-    """The net of a configuration, initialised at random; the arguments are those of `UNet`."""
-    if isinstance(config, UNetConfig):
-        return UNet(config, latent_channels, num_classes, intervals, known_frames, text_width)
-    return DiT(config, latent_channels, num_classes, intervals, known_frames, text_width)
+def build(config: DenoiserConfig, inputs: NetInputs) -> Denoiser:
+    """The net of a configuration, initialised at random."""
+    return UNet(config, inputs) if isinstance(config, UNetConfig) else DiT(config, inputs)
 
 
 def build_for(bundle: Mapping[str, Any]) -> Denoiser:
     """The net that a bundle's config.json describes, initialised at random; `UserError` as of
     `read_config`."""
-    return build(
-        read_config(bundle),
+    inputs = NetInputs(
         bundle["latents"]["shape"][0],
         len(bundle["classes"]),
         intervals=bundle["objective"]["name"] == "average_velocity",
         known_frames="conditioning" in bundle,
         text_width=bundle["text"]["width"] if "text" in bundle else 0,
     )
+    return build(read_config(bundle), inputs)
 
 
 def described(config: DenoiserConfig) -> dict[str, Any]:
-    """The part of a bundle's config.json that says which net its weights are of. Without the name
-    it is a U-Net, as in bundles of earlier versions, which can read this one too unless it has what
-    they lack."""
+    """The part of a bundle's config.json that describes its net. A U-Net is written without its
+    name and without later fields that have their defaults, so earlier versions can read it."""
     fields = asdict(config)
     if isinstance(config, DiTConfig):
         return {"model": fields, "denoiser": "dit"}

@@ -2,7 +2,7 @@
 
 After Peebles & Xie, 2023, arXiv:2212.09748: the class, the frame rate and the time scale and shift
 each normalisation and weigh each branch; all weights of branches are zero at first (adaLN-Zero).
-Positions are told by rotation, in seconds, height and width, so that other lengths, sizes and
+Positions are encoded by rotation, in seconds, height and width, so that other lengths, sizes and
 frame rates need no other weights.
 
 Shapes: B batch, C channels, T frames, H height, W width, E embedding, L patches of a clip, D width
@@ -27,7 +27,7 @@ from vqvdm.diffusion.attention import (
     angles_in_time,
     frame_times,
 )
-from vqvdm.diffusion.conditioning import Conditioning, mask_channel
+from vqvdm.diffusion.conditioning import Conditioning, NetInputs, mask_channel
 from vqvdm.errors import UserError
 from vqvdm.layers import Conv3d, zero
 from vqvdm.ranges import Count, check_ranges
@@ -62,7 +62,7 @@ class DiTConfig:
     """Channels within a block's two linear layers, as a multiple of the width."""
 
     tells_seconds: ClassVar[bool] = True
-    """Frames are told by seconds, so that clips may have any length."""
+    """Frames have positions in seconds, so clips may have any length."""
 
     @property
     def multiple(self) -> int:
@@ -147,29 +147,21 @@ class DiT(nn.Module):
     """Predicts the target of its objective from noised normalised latents, with the arguments and
     results of `UNet`."""
 
-    def __init__(
-        self,
-        config: DiTConfig,
-        latent_channels: int,
-        num_classes: int,
-        intervals: bool = False,
-        known_frames: bool = False,
-        text_width: int = 0,
-    ) -> None:
+    def __init__(self, config: DiTConfig, inputs: NetInputs) -> None:
         super().__init__()
         config.check()
-        self.config, self.num_classes = config, num_classes
-        self.known_frames, self.text_width = known_frames, text_width
-        self.conditioning = Conditioning(num_classes, config.width // 4, intervals, text_width)
+        self.config, self.inputs = config, inputs
+        self.conditioning = Conditioning(inputs, config.width // 4)
         patch = (1, config.patch, config.patch)
-        self.first = Conv3d(latent_channels + known_frames, config.width, patch, patch)
+        channels = inputs.latent_channels + inputs.known_frames
+        self.first = Conv3d(channels, config.width, patch, patch)
         turns: tuple[Sees, ...] = ("clip",)
         if config.attention == "factorised":
             turns = ("frame", "position")
         self.blocks = nn.ModuleList(
             Block(config, turns[index % len(turns)]) for index in range(config.depth)
         )
-        self.last = Last(config, latent_channels)
+        self.last = Last(config, inputs.latent_channels)
 
     def forward(
         self,
@@ -184,7 +176,7 @@ class DiT(nn.Module):
         """As `UNet.forward`."""
         condition = self.conditioning(time_B, class_B, fps_B, interval_B, text_BD)
         z = z_BCTHW.to(condition.dtype)
-        if self.known_frames:
+        if self.inputs.known_frames:
             z = torch.cat([z, mask_channel(is_known_BT, z)], dim=1)
         x = self.first(z)
         _, _, t, h, w = x.shape

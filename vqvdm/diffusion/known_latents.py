@@ -1,16 +1,15 @@
-"""Conditioning on frames: which frames of a latent are known, and how the denoiser is told.
+"""Conditioning frames: which frames of a latent are known to the denoiser in training.
 
-Where a frame is known, its clean latent takes the place of the noised one, and one more channel of
-the input is 1, else 0 (masked conditioning; Höppe et al., 2022, arXiv:2206.07696; Voleti et al.,
-2022, arXiv:2205.09853). In place rather than beside: the noised latent says nothing of a frame that
-is known, and the net grows by one channel instead of by all of them.
+The clean latent of a conditioning frame replaces the noised one, and one more channel of the input
+is 1 there, else 0 (masked conditioning; Höppe et al., 2022, arXiv:2206.07696; Voleti et al., 2022,
+arXiv:2205.09853). It replaces the noised latent, which holds no further information, instead of
+being concatenated: the input grows by one channel instead of doubling.
 
 Shapes: B batch, C channels, T frames, H height, W width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,19 +19,19 @@ from torch import Tensor
 from vqvdm.ranges import NotNegative, Share, check_ranges
 
 KINDS = 3
-"""Ways in which frames are known in training: the first ones, both ends, any."""
+"""Choices of conditioning frames in training: the first ones, both ends, any."""
 
 
 @dataclass(frozen=True)
 class ConditioningConfig:
-    """How a denoiser learns to go on from frames that are given."""
+    """How a denoiser is trained with conditioning frames."""
 
     share: Share = 0.0
-    """Share of the clips of which some frames are given; 0 trains a net that takes none. The
-    others keep generation from nothing as good as it is: 0.5 is a good start."""
+    """Share of the clips that have conditioning frames; 0 trains a net that takes none. The other
+    clips keep generation without them as good as it is: 0.5 is a good start."""
     noise: NotNegative = 0.1
-    """Standard deviation of the noise on given latents, of 1: it hides what an encoder that sees a
-    whole clip writes of later frames into earlier latents."""
+    """Standard deviation of the noise on the latents of conditioning frames, where theirs is 1. The
+    encoder sees a whole clip, so earlier latents hold traces of later frames: noise hides these."""
 
     def check(self) -> None:
         """`UserError` for a number out of its range."""
@@ -40,52 +39,29 @@ class ConditioningConfig:
 
 
 class KnownLatents(NamedTuple):
-    """Latents (B, C, T, H, W), and which of their frames are known (B, T)."""
+    """Latents (B, C, T, H, W), and which of their frames are conditioning frames (B, T)."""
 
     z_BCTHW: Tensor
     is_known_BT: Tensor
 
     def put(self, z_BCTHW: Tensor) -> Tensor:
-        """Other latents, with those that are known in their place."""
+        """Other latents, whose conditioning frames are replaced by these."""
         return torch.where(self.is_known_BT[:, None, :, None, None], self.z_BCTHW, z_BCTHW)
 
-    def beside_none(self) -> KnownLatents:
-        """A batch of these, and then of as many of which nothing is known."""
-        none_BT = torch.zeros_like(self.is_known_BT)
-        return KnownLatents(
-            torch.cat([self.z_BCTHW, self.z_BCTHW]), torch.cat([self.is_known_BT, none_BT])
-        )
+    def none(self) -> KnownLatents:
+        """The same latents without conditioning frames."""
+        return self._replace(is_known_BT=torch.zeros_like(self.is_known_BT))
+
+    def cat(self, other: KnownLatents) -> KnownLatents:
+        """Two batches as one."""
+        return KnownLatents(*(torch.cat(pair) for pair in zip(self, other, strict=True)))
 
     def error(self, predicted_BCTHW: Tensor, target_BCTHW: Tensor) -> Tensor:
-        """The mean squared error (B) of each clip over the frames that are not known: what is given
-        need not be predicted, and each clip counts as much as another."""
+        """The mean squared error (B) of each clip over all but its conditioning frames, which need
+        not be predicted. Clips have equal weight, however many frames remain."""
         error_BT = (predicted_BCTHW - target_BCTHW).square().mean((1, 3, 4))
         asked_BT = (~self.is_known_BT).float()
         return (error_BT * asked_BT).sum(1) / asked_BT.sum(1)
-
-
-def told(
-    predict: Callable[..., Tensor], known: KnownLatents | None, text_BD: Tensor | None
-) -> Callable[..., Tensor]:
-    """A denoiser's call that is told, beside class and frame rate, which latents are known and
-    what captions say; None of either adds nothing.
-
-    The second half of a batch of guidance, which is twice as long, is told neither: guidance leads
-    towards them as well as towards the class.
-    """
-
-    def predict_told(z_BCTHW: Tensor, *others: Tensor) -> Tensor:
-        rows, more = len(z_BCTHW), dict[str, Tensor]()
-        if known is not None:
-            given = known if rows == len(known.z_BCTHW) else known.beside_none()
-            z_BCTHW, more["is_known_BT"] = given.put(z_BCTHW), given.is_known_BT
-        if text_BD is not None:
-            both = rows > len(text_BD)
-            none = torch.zeros_like(text_BD)
-            more["text_BD"] = torch.cat([text_BD, none]) if both else text_BD
-        return predict(z_BCTHW, *others, **more)
-
-    return predict_told
 
 
 def draws_needed(frames: int) -> int:
@@ -94,8 +70,8 @@ def draws_needed(frames: int) -> int:
 
 
 def draw_known(uniform_BN: Tensor, frames: int, share: float) -> Tensor:
-    """Which latent frames of each clip are given, (B, T), from `draws_needed` uniform numbers of
-    each.
+    """Which latent frames of each clip are conditioning frames, (B, T), from `draws_needed` uniform
+    numbers of each.
 
     Of a `share` of the clips: the first K, as many at both ends, or any K frames, equally often;
     K is any number that leaves a frame to predict. At least two frames are needed.
@@ -105,7 +81,7 @@ def draw_known(uniform_BN: Tensor, frames: int, share: float) -> Tensor:
     place_T = torch.arange(frames, device=uniform_BN.device)
     count_B1 = 1 + (size_B1 * (frames - 1)).floor()
     first_BT = place_T < count_B1
-    # Two frames have no middle: there the first is given.
+    # Between the ends of two frames nothing is left to predict: there the first is chosen.
     ends_B1 = 1 + (size_B1 * ((frames - 1) // 2)).floor()
     ends_BT = (place_T < ends_B1) | ((place_T >= frames - ends_B1) & (frames > 2))
     any_BT = uniform_BN[:, 3:].argsort(1).argsort(1) < count_B1

@@ -30,8 +30,8 @@ CLASSES = "conditioning.class_embedding"
 TEXT = "conditioning.text"
 """What reads captions, trained whole: another net may have none, or that of another encoder."""
 INPUT = "first"
-"""The layer that reads latents, trained whole where it is told which frames are known: it has a
-channel more than that of a net that is not."""
+"""The layer that reads latents, trained whole in a net with conditioning frames: it has one channel
+more than in a net without."""
 _WEIGHT, _ADAPTER = ".parametrizations.weight.original", ".parametrizations.weight.0"
 """PyTorch's names of a weight that is adapted, and of its adapter, in place of `.weight`."""
 
@@ -64,7 +64,7 @@ class Adapter(nn.Module):
         self.lora_A = nn.Parameter(weight.new_empty(rank, columns))
         self.lora_B = nn.Parameter(weight.new_zeros(rows, rank))
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
-        # Among the weights, so that these tell by themselves what they come to.
+        # A buffer, so that a state dict can be merged without the configuration.
         self.register_buffer("scale", torch.tensor(alpha / rank, device=weight.device))
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -101,7 +101,9 @@ def adapt(net: Denoiser, config: LoRAConfig) -> None:
 
 def trained_whole(net: Denoiser) -> list[str]:
     """The layers of which another net may have none: they get no adapter."""
-    return [CLASSES, *([INPUT] if net.known_frames else []), *([TEXT] if net.text_width else [])]
+    frames = [INPUT] if net.inputs.known_frames else []
+    text = [TEXT] if net.inputs.text_width else []
+    return [CLASSES, *frames, *text]
 
 
 def _takes_adapter(module: nn.Module, config: LoRAConfig) -> bool:
@@ -151,13 +153,9 @@ def merged_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def merged(net: Denoiser) -> Denoiser:
     """A copy of a net whose adapters are added to its weights: an ordinary one."""
-    # Built anew: adapters that PyTorch removes from a copy are gone from what was copied too.
-    assert isinstance(net.first, nn.Conv3d)
-    channels = net.first.in_channels - net.known_frames
+    # Built from scratch: adapters that PyTorch removes from a copy are gone from the original too.
     with torch.device("meta"):
-        plain = build(
-            net.config, channels, net.num_classes, False, net.known_frames, net.text_width
-        )
+        plain = build(net.config, net.inputs)
     state = merged_state(net.state_dict())
     plain.load_state_dict({name: each.clone() for name, each in state.items()}, assign=True)
     return plain

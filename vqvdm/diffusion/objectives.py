@@ -22,7 +22,7 @@ Predicted = ObjectiveName | Literal["average_velocity"]
 """What a bundle's denoiser predicts: the target of its objective, or, distilled from a flow, the
 average velocity of `vqvdm.diffusion.average_velocity`."""
 LINEAR = ("flow", "average_velocity")
-"""Those under which noised latents are (1 - t) x + t e."""
+"""Predictions under which noised latents are (1 - t) x + t e."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,8 @@ class Denoised(NamedTuple):
     noise_BCTHW: Tensor
 
 
-def _expand(value_B: Tensor) -> Tensor:
+def per_clip(value_B: Tensor) -> Tensor:
+    """A number of each clip (B, 1, 1, 1, 1), for arithmetic with its latents."""
     return value_B[:, None, None, None, None]
 
 
@@ -92,7 +93,7 @@ def add_noise(
     equation 14).
     """
     alpha_B, sigma_B = alpha_sigma(config.name, time_B)
-    alpha, sigma = _expand(alpha_B), _expand(sigma_B)
+    alpha, sigma = per_clip(alpha_B), per_clip(sigma_B)
     weight_B = torch.ones_like(time_B)
     if config.name == "flow":
         target = noise_BCTHW - z_BCTHW
@@ -108,8 +109,8 @@ def add_noise(
 def denoised(
     name: Predicted, prediction_BCTHW: Tensor, z_BCTHW: Tensor, alpha: float, sigma: float
 ) -> Denoised:
-    """Data and noise from noised latents and the prediction made from them. An average velocity
-    gives those of the straight line on which an interval ends where the path does."""
+    """Data and noise from noised latents and the prediction made from them. For an average
+    velocity, these are the points at times 0 and 1 of the chord over the interval, extended."""
     if name in LINEAR:
         return Denoised(z_BCTHW - sigma * prediction_BCTHW, z_BCTHW + alpha * prediction_BCTHW)
     if name == "v":
@@ -132,11 +133,12 @@ def drop_conditions(
     dropout: float,
     no_class: int,
 ) -> tuple[Tensor, Tensor]:
-    """Replace class and caption by none with probability `dropout`, and of what is left the class
-    or the caption, each with half of it; `both_B` and `either_B` are uniform numbers.
+    """Drop class and caption together with probability `dropout`, and of the remaining clips the
+    class or the caption, each with probability `dropout / 2`; `both_B` and `either_B` are uniform
+    numbers. A dropped class is `no_class`, a dropped caption zeros.
 
-    Both at once, so that guidance has its unconditional clips however rare dropping is; either, so
-    that a net goes by one of them alone.
+    Both are dropped together so that the unconditional prediction of guidance is trained however
+    low `dropout` is, and one alone so that each can be sampled without the other.
     """
     lacks_class_B = (both_B < dropout) | (either_B < dropout / 2)
     lacks_text_B = (both_B < dropout) | ((dropout / 2 <= either_B) & (either_B < dropout))

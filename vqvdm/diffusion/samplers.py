@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from vqvdm.diffusion.guidance import Conditions, Predict, guided
 from vqvdm.diffusion.known_latents import KnownLatents
 from vqvdm.diffusion.objectives import Denoised, Predicted, alpha_sigma, denoised
 from vqvdm.errors import UserError
@@ -57,9 +58,6 @@ class Point(NamedTuple):
     sigma: float
 
 
-Predict = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""A denoiser's call: noised latents, time in [0, 1], class index and frames/s of each (z_BCTHW,
-time_B, class_B, fps_B) to the prediction that its objective asks for (B, C, T, H, W)."""
 Denoise = Callable[[Tensor, Point], Denoised]
 """Noised latents at a point to the data and the noise in them."""
 Draw = Callable[[], Tensor]
@@ -77,38 +75,22 @@ def even_points(name: Predicted, steps: int) -> list[Point]:
     ]
 
 
-def guided(
+def guided_denoise(
     predict: Predict,
-    no_class: int,
+    conditions: Conditions,
     name: Predicted,
-    class_B: Tensor,
-    fps_B: Tensor,
     guidance: float,
     interval: tuple[float, float] = (0.0, 1.0),
-    has_more: bool = False,
 ) -> Denoise:
-    """Classifier-free guidance: u + g (c - u) (Ho & Salimans, 2022, equation 6).
-
-    `no_class` is the class index that stands for "no class". Both predictions are made in one
-    batch. The unconditional one is left out if g = 1, at times outside the interval
-    (Kynkäänniemi et al., 2024), and where no clip has a class; not if `predict` has more conditions
-    than classes, which it leaves out of the second half of such a batch.
-    """
-    no_class_B = torch.full_like(class_B, no_class)
-    without = not has_more and bool((class_B == no_class_B).all())
-    unguided = guidance == 1.0 or without
-    classes, fps = torch.cat([class_B, no_class_B]), torch.cat([fps_B, fps_B])
-
-    def guide(z_BCTHW: Tensor, time: float) -> Tensor:
-        time_B = torch.full((len(z_BCTHW),), time, device=z_BCTHW.device)
-        if unguided or not interval[0] <= time <= interval[1]:
-            return predict(z_BCTHW, time_B, class_B, fps_B).float()
-        both = predict(torch.cat([z_BCTHW, z_BCTHW]), torch.cat([time_B, time_B]), classes, fps)
-        conditional, unconditional = both.float().chunk(2)
-        return unconditional + guidance * (conditional - unconditional)
+    """Data and noise at a point by a guided prediction, see `guidance.guided`. All clips have the
+    time of the point, so outside the interval only the conditional prediction is made."""
+    within = guided(predict, conditions, guidance)
+    outside = guided(predict, conditions, 1.0)
 
     def denoise(z_BCTHW: Tensor, point: Point) -> Denoised:
-        return denoised(name, guide(z_BCTHW, point.time), z_BCTHW, point.alpha, point.sigma)
+        velocity = within if interval[0] <= point.time <= interval[1] else outside
+        time_B = torch.full((len(z_BCTHW),), point.time, device=z_BCTHW.device)
+        return denoised(name, velocity(z_BCTHW, time_B), z_BCTHW, point.alpha, point.sigma)
 
     return denoise
 
@@ -128,10 +110,8 @@ def clipped(denoise: Denoise, low: Tensor, high: Tensor) -> Denoise:
 
 
 def held(denoise: Denoise, known: KnownLatents) -> Denoise:
-    """Keep what is known as data, so that a sampler passes it through its noised states.
-
-    A prediction that is told nothing of it, as guidance needs, then sees what it was trained on.
-    """
+    """Clamp conditioning frames to their values, so that at each step they carry the right noise
+    level; the unconditional prediction of guidance then sees inputs as in training."""
 
     def denoise_beside(z_BCTHW: Tensor, point: Point) -> Denoised:
         found = denoise(z_BCTHW, point)
@@ -156,7 +136,7 @@ euler = ddim
 
 def heun(denoise: Denoise, z_BCTHW: Tensor, points: Sequence[Point], draw: Draw) -> Tensor:
     """Second order, for a flow: each step takes the mean of the slopes at its two ends (Karras et
-    al., 2022, algorithm 1). This takes 2 `steps` - 1 evaluations."""
+    al., 2022, algorithm 1). This takes 2 `steps` - 1 network evaluations."""
     for now, then in zip(points, points[1:], strict=False):
         data, noise = denoise(z_BCTHW, now)
         slope = noise - data

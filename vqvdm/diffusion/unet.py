@@ -23,7 +23,7 @@ from vqvdm.diffusion.attention import (
     TemporalAttention,
     frame_times,
 )
-from vqvdm.diffusion.conditioning import Conditioning, mask_channel
+from vqvdm.diffusion.conditioning import Conditioning, NetInputs, mask_channel
 from vqvdm.errors import UserError
 from vqvdm.layers import Conv3d, conv3d, group_norm, zero, zero_last
 from vqvdm.ranges import Count, CountFrom0, check_ranges
@@ -49,15 +49,15 @@ class UNetConfig:
     spatial_attention_from: CountFrom0 = 0
     """First level with spatial attention; frames at full resolution have too many positions."""
     temporal_positions: TemporalPositions = "frames"
-    """What temporal attention knows of frames: their numbers, or, by rotation, how many seconds
-    they are apart."""
+    """Positions of frames in temporal attention: absolute ones by their numbers, or, by rotation,
+    relative ones in seconds."""
     joint_attention_from: CountFrom0 | None = None
     """First level with one attention among all positions of all frames in place of a spatial and a
-    temporal one; it knows distances in seconds, height and width. None has no such level."""
+    temporal one, with relative positions in seconds, height and width. None has no such level."""
 
     @property
     def _rotates(self) -> bool:
-        """Whether pairs of a head's channels tell positions."""
+        """Whether pairs of a head's channels encode positions."""
         return self.temporal_positions == "seconds" or self.joint_attention_from is not None
 
     @property
@@ -67,7 +67,7 @@ class UNetConfig:
 
     @property
     def tells_seconds(self) -> bool:
-        """Whether no block tells frames by their numbers, so that clips may have any length."""
+        """Whether no block uses absolute frame positions, so that clips may have any length."""
         return self.temporal_positions == "seconds" or self.joint_attention_from == 0
 
     def check(self, height: int | None = None, width: int | None = None) -> None:
@@ -166,27 +166,16 @@ class Block(nn.Module):
 
 
 class UNet(nn.Module):
-    """Predicts the target of its objective from noised normalised latents; with `intervals`, for
-    an interval of time; with `known_frames`, also where some frames are clean and marked so; with
-    `text_width`, for captions whose embeddings are so wide."""
+    """Predicts the target of its objective from noised normalised latents."""
 
-    def __init__(
-        self,
-        config: UNetConfig,
-        latent_channels: int,
-        num_classes: int,
-        intervals: bool = False,
-        known_frames: bool = False,
-        text_width: int = 0,
-    ) -> None:
+    def __init__(self, config: UNetConfig, inputs: NetInputs) -> None:
         super().__init__()
         config.check()
-        self.config, self.num_classes = config, num_classes
-        self.known_frames, self.text_width = known_frames, text_width
+        self.config, self.inputs = config, inputs
         embedding = 4 * config.width
         widths = [config.width * m for m in config.multipliers]
-        self.conditioning = Conditioning(num_classes, config.width, intervals, text_width)
-        self.first = conv3d(latent_channels + known_frames, widths[0])
+        self.conditioning = Conditioning(inputs, config.width)
+        self.first = conv3d(inputs.latent_channels + inputs.known_frames, widths[0])
 
         def block(channels_in: int, channels_out: int, level: int) -> Block:
             return Block(channels_in, channels_out, level, embedding, config)
@@ -216,7 +205,7 @@ class UNet(nn.Module):
                     )
                 )
         self.last = nn.Sequential(
-            group_norm(channels), nn.SiLU(), zero(conv3d(channels, latent_channels))
+            group_norm(channels), nn.SiLU(), zero(conv3d(channels, inputs.latent_channels))
         )
 
     def forward(
@@ -229,13 +218,13 @@ class UNet(nn.Module):
         is_known_BT: Tensor | None = None,
         text_BD: Tensor | None = None,
     ) -> Tensor:
-        """Noised normalised latents, time in [0, 1], class index, frames/s, for a net with
-        `intervals` how much time lies between `time` and the interval's other end, for one with
-        `known_frames` which frames are clean, by default none, and for one with `text_width` the
-        embeddings of captions, where zeros, as by default, are none; returns like `z`."""
+        """Noised normalised latents, time in [0, 1], class index and frames/s. A net with
+        `intervals` also takes the length of the interval from `time` down, one with `known_frames`
+        which frames are conditioning frames (by default none), and one with `text_width`
+        embeddings of captions (zeros, the default, for none). Returns a tensor like `z`."""
         condition = self.conditioning(time_B, class_B, fps_B, interval_B, text_BD)
         z = z_BCTHW.to(condition.dtype)
-        if self.known_frames:
+        if self.inputs.known_frames:
             z = torch.cat([z, mask_channel(is_known_BT, z)], dim=1)
         times_BT = frame_times(z.shape[2], fps_B)
         h = self.first(z)

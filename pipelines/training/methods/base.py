@@ -33,7 +33,7 @@ class Method(Protocol):
 
     def start(self) -> str | None:
         """Take over the weights that the training begins with, if there are any; what was taken, in
-        words. Not called when a training goes on."""
+        words. Not called when a training resumes."""
 
     def train_step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
         """One optimiser step; metrics as scalar tensors of this worker."""
@@ -67,8 +67,8 @@ def begin_with(
     initial: InitialWeights | None, net: nn.Module, average: nn.Module, classes: Sequence[str] = ()
 ) -> str | None:
     """Take over initial weights, if there are any, into a net with these classes and its average;
-    what was taken, in words. Classes that are not known are taken to be the same, if they are as
-    many."""
+    returns what was taken, in words. Classes that are not known are assumed to be the same if there
+    is the same number of them."""
     if initial is None:
         return None
     taken = take_initial(initial, net, classes)

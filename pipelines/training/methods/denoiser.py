@@ -6,11 +6,12 @@ Shapes: B batch, C channels, T frames, H height, W width, D width of a caption's
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from pipelines.training.world import Draws, World
 from pipelines.video import Frames
 from vqvdm.checkpoint import save_model
 from vqvdm.diffusion.denoiser import BLOCKS, Denoiser
+from vqvdm.diffusion.guidance import Conditions
 from vqvdm.diffusion.known_latents import (
     ConditioningConfig,
     KnownLatents,
@@ -39,23 +41,20 @@ PREVIEWS = 4
 
 
 class Clips(NamedTuple):
-    """Normalised latents, class index (that of "no class" where there is none), frames/s and, of a
-    net that takes them, standardised embeddings of captions (zeros where there is none)."""
+    """Normalised latents, and what the clips are conditioned on."""
 
     z_BCTHW: Tensor
-    class_B: Tensor
-    fps_B: Tensor
-    text_BD: Tensor | None
+    conditions: Conditions
+
+
+ValidationLoss = Callable[[Batch, Draws], Tensor]
+"""The loss of a batch, a scalar."""
 
 
 class DenoiserMethod(ABC):
     """A denoiser on normalised latents, its optimiser and the average of its weights."""
 
     config: TrainJob
-    conditioning: ConditioningConfig
-    """Which frames are given in training."""
-    PREVIEW_STEPS: int
-    """Sampling steps of a preview."""
 
     def __init__(
         self,
@@ -63,13 +62,17 @@ class DenoiserMethod(ABC):
         world: World,
         data: Mapping[str, Any],
         net: Denoiser,
+        conditioning: ConditioningConfig,
+        preview_steps: int,
         vqgan: str | None = None,
         initial: InitialWeights | None = None,
     ) -> None:
         """`data` is the index of the latents: shape, classes, mean and std of each channel, what
-        encoded captions, and whether they are pixels. `vqgan` is where the VQGAN lies that decodes
-        previews. `initial` are the weights to begin with, if not random ones."""
+        encoded captions, and whether they are pixels. `conditioning` is how conditioning frames
+        are drawn. A preview is sampled in `preview_steps` steps; `vqgan` is where the VQGAN lies
+        that decodes it. `initial` are the weights to begin with, if not random ones."""
         self.config, self.world, self.data, self.vqgan = config, world, data, vqgan
+        self.conditioning, self.preview_steps = conditioning, preview_steps
         self.initial = initial
         self._generator: VideoGenerator | None = None
         self.denoiser = world.place(net)
@@ -87,7 +90,7 @@ class DenoiserMethod(ABC):
         self.optimiser = Optimiser(adamw, world, config.grad_clip)
         mean, std = (torch.tensor(data[name], device=world.device) for name in ("mean", "std"))
         self.mean_C111, self.std_C111 = mean.view(-1, 1, 1, 1), std.view(-1, 1, 1, 1)
-        if self.denoiser.text_width:
+        if self.denoiser.inputs.text_width:
             self.text_mean_D = torch.tensor(data["text"]["mean"], device=world.device)
 
     @abstractmethod
@@ -95,23 +98,24 @@ class DenoiserMethod(ABC):
         """The loss of a part of the batch of a step."""
 
     @abstractmethod
-    def validate(self, batches: Iterable[Batch]) -> dict[str, float]:
-        """Metrics of the averaged weights on validation batches."""
+    def validation_losses(self, share: float) -> dict[str, ValidationLoss]:
+        """Losses of the averaged weights where a share of the clips has conditioning frames and
+        nothing is dropped, each by the end of its name."""
 
     @abstractmethod
     def about(self) -> dict[str, Any]:
         """The config.json of the bundle."""
 
     def of_data(self) -> dict[str, Any]:
-        """The part of the config.json on what the net was told, and on its latents."""
+        """The part of the config.json on what the net is conditioned on, and on its latents."""
         found = {
             "latents": {name: self.data[name] for name in ("shape", "mean", "std")},
             "classes": self.data["classes"],
             **rates.of(self.data),
         }
-        if self.denoiser.known_frames:
+        if self.denoiser.inputs.known_frames:
             found["conditioning"] = asdict(self.conditioning)
-        if self.denoiser.text_width:
+        if self.denoiser.inputs.text_width:
             text = self.data["text"]
             found["text"] = {name: value for name, value in text.items() if name != "clips"}
         return found
@@ -120,33 +124,53 @@ class DenoiserMethod(ABC):
         return begin_with(self.initial, self.denoiser, self.ema.average, self.data["classes"])
 
     def clips(self, batch: Batch) -> Clips:
-        """What a batch holds, on the device."""
+        """What a batch holds, on the device, without conditioning frames."""
         tensors = batch.to(self.world.device).tensors
         z = (tensors["latent"] - self.mean_C111) / self.std_C111
         classes = tensors["class_index"]
-        classes = torch.where(classes < 0, self.denoiser.num_classes, classes)
+        no_class = self.denoiser.inputs.num_classes
+        classes = torch.where(classes < 0, no_class, classes)
         text = None
-        if self.denoiser.text_width:
+        if self.denoiser.inputs.text_width:
             text = standardised(tensors["text"], self.text_mean_D, self.data["text"]["std"])
-        return Clips(z, classes, tensors["fps"], text)
+        return Clips(z, Conditions(classes, tensors["fps"], no_class, text))
 
-    def dropped(
-        self, class_B: Tensor, text_BD: Tensor | None, draws: Draws, dropout: float
-    ) -> tuple[Tensor, Tensor | None]:
-        """Classes, and captions where the net takes them, dropped from a share of the clips."""
-        uniform_B, no_class = draws.uniform(len(class_B)), self.denoiser.num_classes
+    @staticmethod
+    def dropped(conditions: Conditions, draws: Draws, dropout: float) -> Conditions:
+        """With classes, and captions where the net takes them, dropped from some clips."""
+        class_B, text_BD, no_class = conditions.class_B, conditions.text_BD, conditions.no_class
+        uniform_B = draws.uniform(len(class_B))
         if text_BD is None:
-            return drop_classes(class_B, uniform_B, dropout, no_class), None
+            class_B = drop_classes(class_B, uniform_B, dropout, no_class)
+            return conditions._replace(class_B=class_B)
         either_B = draws.uniform(len(class_B))
-        return drop_conditions(class_B, text_BD, uniform_B, either_B, dropout, no_class)
+        class_B, text_BD = drop_conditions(class_B, text_BD, uniform_B, either_B, dropout, no_class)
+        return conditions._replace(class_B=class_B, text_BD=text_BD)
 
     def known(self, z_BCTHW: Tensor, draws: Draws, share: float) -> KnownLatents:
-        """The latents with noise of their own, and which of their frames the net is given, of a
-        share of the clips."""
+        """Conditioning frames of a share of the clips: their latents with noise of their own."""
         rows, frames = len(z_BCTHW), z_BCTHW.shape[2]
         uniform_BN = draws.uniform(rows, draws_needed(frames))
         noise = self.conditioning.noise * draws.normal(rows, *z_BCTHW.shape[1:])
         return KnownLatents(z_BCTHW + noise, draw_known(uniform_BN, frames, share))
+
+    @torch.no_grad()
+    def validate(self, batches: Iterable[Batch]) -> dict[str, float]:
+        # Those without conditioning frames compare with a net that takes none.
+        shares = {"val/loss": 0.0}
+        if self.conditioning.share:
+            shares["val/loss_given"] = 1.0
+        losses = {
+            name + end: loss
+            for name, share in shares.items()
+            for end, loss in self.validation_losses(share).items()
+        }
+        alone = World(device=self.world.device, dtype=self.world.dtype)
+        found: dict[str, list[float]] = {name: [] for name in losses}
+        for index, batch in enumerate(batches):
+            for name, loss in losses.items():
+                found[name].append(loss(batch, Draws(alone, self.config.seed, index)).item())
+        return {name: float(np.mean(values)) for name, values in found.items()}
 
     def train_step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
         parts = batch.split(self.config.accumulate)
@@ -175,7 +199,7 @@ class DenoiserMethod(ABC):
             self._generator = VideoGenerator(self.ema.average, vqgan, self.about())
         classes = (list[str | None](self.data["classes"]) or [None])[:PREVIEWS]
         videos = self._generator.sample(
-            classes, self.data["fps"][0], steps=self.PREVIEW_STEPS, seed=self.config.seed
+            classes, self.data["fps"][0], steps=self.preview_steps, seed=self.config.seed
         )
         return rearrange(videos, "b t h w c -> t h (b w) c")
 

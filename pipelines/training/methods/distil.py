@@ -5,24 +5,24 @@ Shapes: B batch, C channels, T frames, H height, W width, D width of a caption's
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pipelines.training.methods.base import Batch, InitialWeights
-from pipelines.training.methods.denoiser import DenoiserMethod
+from pipelines.training.methods.denoiser import DenoiserMethod, ValidationLoss
 from pipelines.training.settings import DistillLDM
 from pipelines.training.world import Draws, World
 from vqvdm.checkpoint import as_config, load_weights
-from vqvdm.diffusion.average_velocity import by_halves, by_steps, grids, guided_velocity
+from vqvdm.diffusion.average_velocity import by_halves, by_steps, grids
 from vqvdm.diffusion.denoiser import Denoiser, build, build_for, described
-from vqvdm.diffusion.known_latents import ConditioningConfig, told
+from vqvdm.diffusion.guidance import guided, predict_with
+from vqvdm.diffusion.known_latents import ConditioningConfig
 from vqvdm.diffusion.objectives import ObjectiveConfig, add_noise
 
 FLOW = ObjectiveConfig("flow")
@@ -47,7 +47,7 @@ class Teacher:
 
     @property
     def conditioning(self) -> ConditioningConfig:
-        """Which frames were given to it in its training."""
+        """How conditioning frames were drawn in its training."""
         return as_config(ConditioningConfig, self.bundle.get("conditioning", {}))
 
 
@@ -64,7 +64,7 @@ def student_of(
 
 
 class DistilMethod(DenoiserMethod):
-    """A student, which begins as its teacher, and is told what it was told: class, caption, and
+    """A student, which begins as its teacher, and is conditioned as it was: on class, caption, and
     frames of as large a share of the clips.
 
     A step teaches one grid: the finest by the teacher's own steps, each coarser one by two steps of
@@ -85,21 +85,13 @@ class DistilMethod(DenoiserMethod):
         conditioning: ConditioningConfig | None = None,
     ) -> None:
         """`data`, `vqgan` and `initial` as of `DenoiserMethod`; `conditioning` is that of the
-        teacher's training, if it was given frames."""
-        self.PREVIEW_STEPS = config.sampling_steps
-        self.conditioning = conditioning or ConditioningConfig()
+        teacher's training, None if that had no conditioning frames."""
         torch.manual_seed(config.seed)
-        net = build(
-            teacher.config,
-            data["shape"][0],
-            teacher.num_classes,
-            intervals=True,
-            known_frames=teacher.known_frames,
-            text_width=teacher.text_width,
-        )
+        net = build(teacher.config, replace(teacher.inputs, intervals=True))
         missing, _ = net.load_state_dict(teacher.state_dict(), strict=False)
         assert all(name.startswith("conditioning.interval.") for name in missing)
-        super().__init__(config, world, data, net, vqgan, initial)
+        conditioning, steps = conditioning or ConditioningConfig(), config.sampling_steps
+        super().__init__(config, world, data, net, conditioning, steps, vqgan, initial)
         self.teacher = world.place(teacher.eval().requires_grad_(False))
         world.compile(self.teacher, self.ema.average)
 
@@ -113,39 +105,38 @@ class DistilMethod(DenoiserMethod):
         share: float,
     ) -> Tensor:
         """The squared error of the average velocities over one of `count` intervals, the mean over
-        a batch, where class and caption are dropped from so many clips, and frames given of a
-        share."""
-        config, (data, classes, fps, text) = self.config, self.clips(batch)
+        a batch, where class and caption are dropped with probability `dropout`, and a `share` of
+        the clips has conditioning frames."""
+        config, (data, conditions) = self.config, self.clips(batch)
         rows, length = len(data), 1 / count
         noise = draws.normal(rows, *data.shape[1:])
         time_B = ((draws.uniform(rows) * count).floor() + 1) * length
-        classes, text = self.dropped(classes, text, draws, dropout)
+        conditions = self.dropped(conditions, draws, dropout)
         noised = add_noise(FLOW, data, noise, time_B)
         z, given = noised.z_BCTHW, self.known(data, draws, share) if share else None
-        tell = partial(told, known=given, text_BD=text)
-        # As `samplers.held`: what is known goes straight from its noise to the data.
+        conditions = conditions._replace(known=given)
+        # As `samplers.held`: conditioning frames go straight from their noise to the data.
         straight = given._replace(z_BCTHW=noised.target_BCTHW) if given else None
 
         def held(velocity_BCTHW: Tensor) -> Tensor:
             return straight.put(velocity_BCTHW) if straight else velocity_BCTHW
 
-        guided = guided_velocity(
-            tell(self.teacher),
-            self.denoiser.num_classes,
-            classes,
-            fps,
+        teacher = guided(
+            partial(predict_with, self.teacher),
+            conditions,
             config.guidance,
             config.guidance_interval,
-            has_more=given is not None or text is not None,
         )
 
         def velocity(z_BCTHW: Tensor, time_B: Tensor) -> Tensor:
-            return held(guided(z_BCTHW, time_B))
+            return held(teacher(z_BCTHW, time_B))
+
+        def student(net: nn.Module, z_BCTHW: Tensor, time_B: Tensor, length: float) -> Tensor:
+            interval_B = torch.full_like(time_B, length)
+            return predict_with(net, z_BCTHW, time_B, conditions, interval_B).float()
 
         def average(z_BCTHW: Tensor, time_B: Tensor, length: float) -> Tensor:
-            interval_B = torch.full_like(time_B, length)
-            found = tell(self.ema.average)(z_BCTHW, time_B, classes, fps, interval_B)
-            return held(found.float())
+            return held(student(self.ema.average, z_BCTHW, time_B, length))
 
         with torch.no_grad(), self.world.autocast():
             if count == config.intervals:
@@ -153,7 +144,7 @@ class DistilMethod(DenoiserMethod):
             else:
                 target = by_halves(average, z, time_B, length)
         with self.world.autocast():
-            found = tell(net)(z, time_B, classes, fps, torch.full_like(time_B, length)).float()
+            found = student(net, z, time_B, length)
         return given.error(found, target).mean() if given else (found - target).square().mean()
 
     def loss(self, net: nn.Module, batch: Batch, draws: Draws, step: int) -> Tensor:
@@ -164,24 +155,13 @@ class DistilMethod(DenoiserMethod):
         dropout, share = self.config.class_dropout, self.conditioning.share
         return self._error(net, batch, draws, count, dropout, share)
 
-    @torch.no_grad()
-    def validate(self, batches: Iterable[Batch]) -> dict[str, float]:
-        alone, kept = World(device=self.world.device, dtype=self.world.dtype), list(batches)
-        # As of other trainings, those of no given frames apart.
-        shares = {"val/loss": 0.0}
-        if self.conditioning.share:
-            shares["val/loss_given"] = 1.0
-        found: dict[str, float] = {}
-        for name, share in shares.items():
-            for count in grids(self.config.intervals):
-                losses = []
-                for index, batch in enumerate(kept):
-                    draws = Draws(alone, self.config.seed, index)
-                    loss = self._error(self.ema.average, batch, draws, count, 0.0, share)
-                    losses.append(loss.item())
-                if losses:
-                    found[f"{name}_{count}"] = float(np.mean(losses))
-        return found
+    def validation_losses(self, share: float) -> dict[str, ValidationLoss]:
+        return {
+            f"_{count}": partial(
+                self._error, self.ema.average, count=count, dropout=0.0, share=share
+            )
+            for count in grids(self.config.intervals)
+        }
 
     def about(self) -> dict[str, Any]:
         config = self.config

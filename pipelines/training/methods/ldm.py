@@ -5,49 +5,51 @@ Shapes: B batch, C channels, T frames, H height, W width, D width of a caption's
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pipelines.training.methods.base import Batch, InitialWeights, take_initial
-from pipelines.training.methods.denoiser import DenoiserMethod
+from pipelines.training.methods.denoiser import DenoiserMethod, ValidationLoss
 from pipelines.training.settings import TrainLDM
 from pipelines.training.world import Draws, World
 from vqvdm.checkpoint import save_model
 from vqvdm.diffusion import lora
+from vqvdm.diffusion.conditioning import NetInputs
 from vqvdm.diffusion.denoiser import Denoiser, build, described
-from vqvdm.diffusion.known_latents import told
+from vqvdm.diffusion.guidance import predict_with
 from vqvdm.diffusion.objectives import add_noise, draw_times
 from vqvdm.errors import UserError
 from vqvdm.tokenizer.pixels import PIXELS, Pixels
+
+PREVIEW_STEPS = 8
+"""Sampling steps of a preview."""
 
 
 def denoiser_of(config: TrainLDM, data: Mapping[str, Any]) -> Denoiser:
     """The net of a training, at random; with --lora.rank, frozen and with adapters. `data` as of
     `DenoiserMethod`; `UserError` for a rank that is too high."""
-    channels, classes = data["shape"][0], len(data["classes"])
-    net = build(
-        config.net,
-        channels,
-        classes,
+    inputs = NetInputs(
+        data["shape"][0],
+        len(data["classes"]),
         known_frames=config.conditioning.share > 0,
         text_width=data["text"]["width"] if "text" in data else 0,
     )
+    net = build(config.net, inputs)
     if config.lora.rank:
         lora.adapt(net, config.lora)
     return net
 
 
 class LDMMethod(DenoiserMethod):
-    """A denoiser on normalised latents, class and caption dropped and frames given at random."""
+    """A denoiser on normalised latents, its conditions dropped at random."""
 
     config: TrainLDM
-    PREVIEW_STEPS = 8
 
     def __init__(
         self,
@@ -58,16 +60,18 @@ class LDMMethod(DenoiserMethod):
         initial: InitialWeights | None = None,
     ) -> None:
         """`data`, `vqgan` and `initial` as of `DenoiserMethod`."""
-        self.conditioning = config.conditioning
         torch.manual_seed(config.seed)
-        super().__init__(config, world, data, denoiser_of(config, data), vqgan, initial)
+        net = denoiser_of(config, data)
+        super().__init__(
+            config, world, data, net, config.conditioning, PREVIEW_STEPS, vqgan, initial
+        )
 
     def start(self) -> str | None:
         if self.initial is None or not self.config.lora.rank:
             return super().start()
         plain = lora.merged(self.ema.average)
         taken = take_initial(self.initial, plain, self.data["classes"])
-        if random := lora.frozen(self.denoiser) & {*taken.anew, *taken.in_part}:
+        if random := lora.frozen(self.denoiser) & {*taken.from_scratch, *taken.in_part}:
             raise UserError(
                 f"--lora.rank {self.config.lora.rank}: layers that stay as they are have to be "
                 f"taken over whole, and {sorted(random)[0]} does not fit; choose a net and latents "
@@ -86,19 +90,20 @@ class LDMMethod(DenoiserMethod):
     def _loss(
         self, net: nn.Module, batch: Batch, draws: Draws, dropout: float, share: float
     ) -> Tensor:
-        """The loss where class and caption are dropped from so many clips, and frames given of a
-        share."""
-        objective, (z, classes, fps, text) = self.config.objective, self.clips(batch)
+        """The loss where class and caption are dropped with probability `dropout`, and a `share`
+        of the clips has conditioning frames."""
+        objective, (z, conditions) = self.config.objective, self.clips(batch)
         rows = len(z)
         noise, time_B = (
             draws.normal(rows, *z.shape[1:]),
             draw_times(objective.name, draws.normal(rows)),
         )
         noised = add_noise(objective, z, noise, time_B)
-        classes, text = self.dropped(classes, text, draws, dropout)
+        conditions = self.dropped(conditions, draws, dropout)
         given = self.known(z, draws, share) if share else None
+        conditions = conditions._replace(known=given)
         with self.world.autocast():
-            prediction = told(net, given, text)(noised.z_BCTHW, noised.time_B, classes, fps)
+            prediction = predict_with(net, noised.z_BCTHW, noised.time_B, conditions)
         prediction = prediction.float()
         if given:
             error_B = given.error(prediction, noised.target_BCTHW)
@@ -106,20 +111,8 @@ class LDMMethod(DenoiserMethod):
             error_B = (prediction - noised.target_BCTHW).square().flatten(1).mean(1)
         return (noised.weight_B * error_B).mean()
 
-    @torch.no_grad()
-    def validate(self, batches: Iterable[Batch]) -> dict[str, float]:
-        alone = World(device=self.world.device, dtype=self.world.dtype)
-        # Those of no given frames compare with a net that takes none.
-        shares = {"val/loss": 0.0}
-        if self.config.conditioning.share:
-            shares["val/loss_given"] = 1.0
-        losses: dict[str, list[float]] = {name: [] for name in shares}
-        for index, batch in enumerate(batches):
-            for name, share in shares.items():
-                draws = Draws(alone, self.config.seed, index)
-                loss = self._loss(self.ema.average, batch, draws, 0.0, share)
-                losses[name].append(loss.item())
-        return {name: float(np.mean(values)) for name, values in losses.items()}
+    def validation_losses(self, share: float) -> dict[str, ValidationLoss]:
+        return {"": partial(self._loss, self.ema.average, dropout=0.0, share=share)}
 
     def about(self) -> dict[str, Any]:
         config = self.config

@@ -120,8 +120,8 @@ def test_a_student_is_told_what_its_teacher_was_told(
     exported = json.loads((tmp_path / "out/config.json").read_text())
     assert exported["text"] == taught["text"]
     assert exported["conditioning"] == taught["conditioning"] == {"share": 0.5, "noise": 0.1}
-    generator = Teacher(str(tmp_path / "out"), exported).net()
-    assert generator.text_width == 32 and generator.known_frames
+    inputs = Teacher(str(tmp_path / "out"), exported).net().inputs
+    assert inputs.text_width == 32 and inputs.known_frames
     # It begins as its teacher.
     weights = load_file(tmp_path / "ldm/base/model.safetensors")
     begun = load_file(tmp_path / "out/model.safetensors")

@@ -421,7 +421,7 @@ def test_conditions_are_fitted_to_the_size(
         ({"size": 40}, "size is 40: this model makes multiples of 16; give 32 or 48"),
         (
             {"mode": "generate", "condition": None, "frames": 32},
-            "16 at once; .* in windows",
+            "16 frames at once; use --mode extend",
         ),
         ({"mode": "generate", "condition": None, "frames": 6}, "frames is 6: .* give 4 or 8"),
         ({"ldm": "base"}, r"ldm/base was not trained .*train_ldm\.py --conditioning\.share 0\.5"),

@@ -14,8 +14,10 @@ from torch import nn
 from tests.tiny import write_bundle
 from vqvdm import UserError, VideoGenerator
 from vqvdm.checkpoint import save_model
+from vqvdm.diffusion.conditioning import NetInputs
 from vqvdm.diffusion.denoiser import DenoiserConfig, build, described
 from vqvdm.diffusion.dit import DiTConfig
+from vqvdm.diffusion.guidance import Conditions
 from vqvdm.diffusion.known_latents import KnownLatents
 from vqvdm.diffusion.samplers import SAMPLERS, SamplingOptions
 from vqvdm.diffusion.unet import UNet, UNetConfig
@@ -41,7 +43,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     def build(classes: tuple[str, ...] = ("zero", "seven"), objective: str = "flow") -> Path:
         folder = tmp_path_factory.mktemp("ldm")
         torch.manual_seed(0)
-        net, vqgan = UNet(DENOISER, 3, len(classes)), VQGAN(TOKENIZER)
+        net, vqgan = UNet(DENOISER, NetInputs(3, len(classes))), VQGAN(TOKENIZER)
         for parameter in net.parameters():  # an untrained denoiser says nothing
             nn.init.normal_(parameter, std=0.2)
         metadata = {
@@ -113,12 +115,13 @@ def test_the_result_of_one_step_outlives_the_next(generator: VideoGenerator) -> 
     values = iter((1.0, 2.0))
     same_place = copy.copy(generator)
     same_place.denoiser = lambda *_: place.fill_(next(values))  # type: ignore[assignment]
-    first, second = same_place._predict(), same_place._predict()
+    conditions = Conditions(torch.tensor([0]), torch.tensor([8.0]), no_class=2)
+    first, second = (same_place._predict(place, torch.ones(1), conditions) for _ in range(2))
     assert (first.unique().item(), second.unique().item()) == (1.0, 2.0)
 
 
 def test_without_a_tokenizer_pixels_are_sampled(tmp_path: Path) -> None:
-    net = UNet(replace(DENOISER, spatial_attention_from=1), 3, 2)
+    net = UNet(replace(DENOISER, spatial_attention_from=1), NetInputs(3, 2))
     metadata = {
         "model": asdict(net.config),
         "objective": {"name": "epsilon"},
@@ -141,7 +144,7 @@ def test_every_net_goes_on_from_known_frames_and_samples_alone(
     shape: DenoiserConfig, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
-    net, vqgan = build(shape, 3, 2, known_frames=True), VQGAN(TOKENIZER)
+    net, vqgan = build(shape, NetInputs(3, 2, known_frames=True)), VQGAN(TOKENIZER)
     for parameter in net.parameters():
         nn.init.normal_(parameter, std=0.2)
     metadata = described(shape) | {
@@ -401,9 +404,9 @@ def test_compiled_nets_go_on_the_same(going_on: VideoGenerator, tmp_path: Path) 
 def test_what_a_model_was_not_trained_for_is_said(bundle: Bundle, going_on: VideoGenerator) -> None:
     plain = VideoGenerator.load(bundle())
     known = KnownFrames.first(np.zeros((1, 2, 16, 16, 3), np.uint8), 4)
-    with pytest.raises(UserError, match=r"not trained to .* --conditioning\.share 0\.5"):
+    with pytest.raises(UserError, match=r"not trained with .* --conditioning\.share 0\.5"):
         plain.sample(["zero"], steps=1, known=known)
-    with pytest.raises(UserError, match=r"at most 4 at once; longer .* in windows"):
+    with pytest.raises(UserError, match=r"at most 4 frames at once; use --mode extend "):
         plain.sample(["zero"], steps=1, frames=6)
     assert plain.sample(["zero"], steps=1, frames=4).shape == (1, 4, 16, 16, 3)
     with pytest.raises(UserError, match="whole groups of 4"):
@@ -424,7 +427,7 @@ OTHERS: dict[str, DenoiserConfig] = DENOISERS | {
 def other_generator(name: str, known_frames: bool = False) -> VideoGenerator:
     """A net of random weights for videos of 4 frames 16x16, two frames and 4x4 pixels a latent."""
     torch.manual_seed(0)
-    net, vqgan = build(OTHERS[name], 3, 1, known_frames=known_frames), VQGAN(TOKENIZER)
+    net, vqgan = build(OTHERS[name], NetInputs(3, 1, known_frames=known_frames)), VQGAN(TOKENIZER)
     for parameter in net.parameters():
         nn.init.normal_(parameter, std=0.2)
     about = described(OTHERS[name]) | {
@@ -455,7 +458,9 @@ def test_longer_videos_are_made_at_once_by_nets_that_tell_seconds(name: str) -> 
     if generator.shapes.any_length:
         assert generator.sample(["zero"], steps=2, frames=10).shape == (1, 10, 16, 16, 3)
         return
-    with pytest.raises(UserError, match=r"frames is 10: .* by their numbers.* at most 4 at once"):
+    with pytest.raises(
+        UserError, match=r"frames is 10: .* absolute frame positions .* at most 4 frames at once"
+    ):
         generator.sample(["zero"], steps=2, frames=10)
 
 
@@ -492,7 +497,7 @@ def embedded(texts: Any) -> torch.Tensor:
 def prompted(known_frames: bool = False) -> VideoGenerator:
     """A model of two classes that takes prompts."""
     torch.manual_seed(0)
-    net = build(DENOISER, 3, 2, known_frames=known_frames, text_width=5)
+    net = build(DENOISER, NetInputs(3, 2, known_frames=known_frames, text_width=5))
     for parameter in net.parameters():
         nn.init.normal_(parameter, std=0.2)
     metadata = {

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vqvdm.cpu import PackedConv3d, packs
+from vqvdm.diffusion.conditioning import NetInputs
 from vqvdm.diffusion.unet import UNet, UNetConfig
 from vqvdm.errors import UserError
 from vqvdm.inference import (
@@ -24,7 +25,7 @@ from vqvdm.tokenizer.vqgan import VQGAN, VQGANConfig
 
 def denoiser() -> UNet:
     torch.manual_seed(0)
-    net = UNet(UNetConfig(width=32, multipliers=(1, 2), depths=(1, 1)), 3, 5).eval()
+    net = UNet(UNetConfig(width=32, multipliers=(1, 2), depths=(1, 1)), NetInputs(3, 5)).eval()
     for parameter in net.parameters():  # an untrained denoiser says nothing
         nn.init.normal_(parameter, std=0.1)
     return net.requires_grad_(False)

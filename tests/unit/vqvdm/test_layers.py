@@ -96,9 +96,9 @@ def test_a_factorised_convolution_is_cheaper() -> None:
 
 def test_sinusoidal_encoding_against_its_formula() -> None:
     values = [0.0, 1.0, 250.0]
-    encoded = sinusoidal_encoding(torch.tensor(values), 8, max_period=100.0)
+    encoded = sinusoidal_encoding(torch.tensor(values), 8)
     assert encoded.shape == (3, 8)
-    angles = [[v * 100 ** (-i / 4) for i in range(4)] for v in values]
+    angles = [[v * 10_000 ** (-i / 4) for i in range(4)] for v in values]
     expected = [[*map(math.cos, row), *map(math.sin, row)] for row in angles]
     torch.testing.assert_close(encoded, torch.tensor(expected), atol=1e-4, rtol=0)
 

@@ -58,7 +58,7 @@ def test_what_fits_is_made(asked: dict, shape: tuple[int, int, int]) -> None:
         ({"size": -32}, "size is -32: .* give 32 or 64"),
         ({"frames": 10}, "frames is 10: .* multiples of 4; give 8 or 12"),
         ({"frames": 0}, "frames is 0: .* give 4 or 8"),
-        ({"frames": 24}, "frames is 24: .* at most 16 at once; longer .* in windows"),
+        ({"frames": 24}, "frames is 24: .* at most 16 frames at once; use --mode extend "),
     ],
 )
 def test_other_shapes_are_refused_with_what_would_work(asked: dict, message: str) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from vqvdm.diffusion.conditioning import NetInputs
 from vqvdm.diffusion.denoiser import DenoiserConfig, build
 from vqvdm.diffusion.dit import DiTConfig
 from vqvdm.diffusion.unet import UNet, UNetConfig
@@ -29,28 +30,28 @@ def filled(net: nn.Module) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("config", [DENOISER, DiTConfig(width=16, depth=1, head_width=8)])
 def test_the_same_net_is_taken_over_whole(config: DenoiserConfig) -> None:
-    weights = filled(build(config, 3, 2))
-    net = build(config, 3, 2)
+    weights = filled(build(config, NetInputs(3, 2)))
+    net = build(config, NetInputs(3, 2))
     taken = take_over(net, weights, ["a", "b"], ["a", "b"])
     assert taken.share == 1.0
-    assert not taken.in_part and not taken.anew and not taken.unused
+    assert not taken.in_part and not taken.from_scratch and not taken.unused
     assert all(torch.equal(tensor, weights[name]) for name, tensor in net.state_dict().items())
 
 
 def test_classes_are_known_by_name_and_new_ones_begin_as_none() -> None:
-    weights = filled(UNet(DENOISER, 3, 3))
-    net = UNet(DENOISER, 3, 4)
+    weights = filled(UNet(DENOISER, NetInputs(3, 3)))
+    net = UNet(DENOISER, NetInputs(3, 4))
     taken = take_over(net, weights, ["cat", "dog", "owl"], ["ant", "bee", "cat", "owl"])
     cat, _, owl, none = weights[EMBEDDING]
     assert torch.equal(net.state_dict()[EMBEDDING], torch.stack([none, none, cat, owl, none]))
-    assert taken.in_part == [EMBEDDING] and not taken.anew
+    assert taken.in_part == [EMBEDDING] and not taken.from_scratch
     rows, of = 3, 5
     assert taken.of - taken.weights == (of - rows) * weights[EMBEDDING].shape[1]
 
 
 def test_fewer_classes_in_another_order_are_taken_over_whole() -> None:
-    weights = filled(UNet(DENOISER, 3, 3))
-    net = UNet(DENOISER, 3, 2)
+    weights = filled(UNet(DENOISER, NetInputs(3, 3)))
+    net = UNet(DENOISER, NetInputs(3, 2))
     assert take_over(net, weights, ["cat", "dog", "owl"], ["owl", "cat"]).share == 1.0
     cat, _, owl, none = weights[EMBEDDING]
     assert torch.equal(net.state_dict()[EMBEDDING], torch.stack([owl, cat, none]))
@@ -59,8 +60,8 @@ def test_fewer_classes_in_another_order_are_taken_over_whole() -> None:
 @pytest.mark.parametrize("old", [1, 4])
 def test_embeddings_of_classes_that_are_not_known_are_no_ones(old: int) -> None:
     """Those of a checkpoint with more or fewer: no row may pass for another class's."""
-    weights = filled(UNet(DENOISER, 3, old))
-    net = UNet(DENOISER, 3, 2)
+    weights = filled(UNet(DENOISER, NetInputs(3, old)))
+    net = UNet(DENOISER, NetInputs(3, 2))
     taken = take_over(net, weights, ["a", "b"], ["a", "b"])
     none = weights[EMBEDDING][-1]
     assert torch.equal(net.state_dict()[EMBEDDING], none.expand(3, -1))
@@ -69,8 +70,8 @@ def test_embeddings_of_classes_that_are_not_known_are_no_ones(old: int) -> None:
 
 @pytest.mark.parametrize(("old", "new"), [(3, 5), (5, 3)])
 def test_of_other_latents_the_channels_in_common_are_taken_over(old: int, new: int) -> None:
-    weights = filled(UNet(DENOISER, old, 2))
-    net = UNet(DENOISER, new, 2)
+    weights = filled(UNet(DENOISER, NetInputs(old, 2)))
+    net = UNet(DENOISER, NetInputs(new, 2))
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     taken = take_over(net, weights, ["a", "b"], ["a", "b"])
     assert taken.in_part == ["first.weight", "last.2.weight", "last.2.bias"]
@@ -80,16 +81,16 @@ def test_of_other_latents_the_channels_in_common_are_taken_over(old: int, new: i
 
 
 def test_what_the_other_model_has_besides_is_named() -> None:
-    weights = filled(UNet(DENOISER, 3, 2, intervals=True))
-    taken = take_over(UNet(DENOISER, 3, 2), weights)
+    weights = filled(UNet(DENOISER, NetInputs(3, 2, intervals=True)))
+    taken = take_over(UNet(DENOISER, NetInputs(3, 2)), weights)
     assert len(taken.unused) == 4
     assert "unused: conditioning.interval.0.weight" in str(taken)
 
 
 def test_another_width_is_refused_in_one_line() -> None:
-    weights = filled(UNet(replace(DENOISER, width=24), 3, 2))
-    with pytest.raises(UserError, match=r"too little fits: \d+\.\d% .* and \d+ more.*--model") as e:
-        take_over(UNet(DENOISER, 3, 2), weights, ["a", "b"], ["a", "b"])
+    weights = filled(UNet(replace(DENOISER, width=24), NetInputs(3, 2)))
+    with pytest.raises(UserError, match=r"only \d+\.\d% of .* and \d+ more.*--model") as e:
+        take_over(UNet(DENOISER, NetInputs(3, 2)), weights, ["a", "b"], ["a", "b"])
     assert "\n" not in str(e.value)
 
 
@@ -123,4 +124,4 @@ def test_a_codebook_that_does_not_fit_is_placed_anew() -> None:
     weights, net = trained(), tokenizer(codebook_size=24, codebook_channels=4)
     taken = take_over(net, weights)
     assert not net.quantizer.placed
-    assert sum("_codebook" in name for name in taken.anew) == 4
+    assert sum("_codebook" in name for name in taken.from_scratch) == 4

@@ -135,7 +135,7 @@ REFUSED: list[tuple[list[Any], dict[str, Any], str]] = [
     ([ROW], {"frames": 0}, "frames is 0: it must be between 1 and"),
     ([ROW], {"size": 10**9}, "size is 1000000000: it must be"),
     ([ROW], {"size": 24}, "size is 24: this model makes multiples of 16; give 16 or 32"),
-    ([ROW], {"frames": 32}, "frames is 32: this model knows frames by their numbers"),
+    ([ROW], {"frames": 32}, "frames is 32: this model uses absolute frame positions"),
     ([ROW] * 33, {"size": 48}, "33 videos of 16 frames and size 48 in one request: send fewer"),
     ([ROW], {"size": 144}, "1 videos of 16 frames and size 144 in one request: send fewer"),
     ([ROW], {"guidance": -1.0}, "guidance is -1.0: it must be between 0 and 100"),

@@ -13,6 +13,7 @@ from pipelines.training.methods.base import Method
 from pipelines.training.settings import TrainLDM
 from pipelines.training.world import World
 from tests.trainings import METHODS, batch
+from vqvdm.diffusion.conditioning import NetInputs
 from vqvdm.diffusion.unet import Block, UNet, UNetConfig
 from vqvdm.tokenizer.vqgan import VQGAN, ResidualBlock, VQGANConfig
 
@@ -83,7 +84,7 @@ def test_compiled_nets_take_it(name: str) -> None:
 
 
 def test_blocks_keep_only_their_inputs() -> None:
-    net = UNet(UNetConfig(8, (1,), (2,), head_width=8), 3, 2)
+    net = UNet(UNetConfig(8, (1,), (2,), head_width=8), NetInputs(3, 2))
 
     def kept(height: int) -> int:
         z_BCTHW, one = torch.zeros(1, 3, 2, height, 4), torch.ones(1)

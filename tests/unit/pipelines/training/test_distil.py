@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ from pipelines.training.world import Draws, World
 from tests.tiny import TOKENIZER
 from tests.trainings import CAPTIONED, DENOISER, DIT, INDEX, batch, teacher, told_student
 from vqvdm.checkpoint import load_config, load_state, save_model, save_state
+from vqvdm.diffusion.conditioning import NetInputs
 from vqvdm.diffusion.denoiser import described
 from vqvdm.diffusion.dit import DiT
-from vqvdm.diffusion.known_latents import ConditioningConfig, KnownLatents, told
-from vqvdm.diffusion.samplers import Point, guided, held, heun
+from vqvdm.diffusion.guidance import Conditions, predict_with
+from vqvdm.diffusion.known_latents import ConditioningConfig, KnownLatents
+from vqvdm.diffusion.samplers import Point, guided_denoise, held, heun
 from vqvdm.errors import UserError
 from vqvdm.generator import VideoGenerator
 from vqvdm.tokenizer.vqgan import VQGAN
@@ -49,7 +52,7 @@ def test_a_student_begins_as_its_teacher() -> None:
 
 def test_a_transformer_has_a_student_of_its_kind(tmp_path: Path) -> None:
     torch.manual_seed(7)
-    net = DiT(DIT, 3, 2)
+    net = DiT(DIT, NetInputs(3, 2))
     for parameter in net.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     save_model(tmp_path / "teacher", net, described(DIT))
@@ -127,10 +130,8 @@ def by_the_sampler(method: DistilMethod, clip: Clips, known: KnownLatents, at: P
     and told as a sampler asks it; `known` has the noise of all frames in place of latents."""
     z = at.alpha * clip.z_BCTHW + at.sigma * known.z_BCTHW
     given = known._replace(z_BCTHW=clip.z_BCTHW)
-    denoise = guided(
-        told(method.teacher, given, clip.text_BD), 2, "flow", clip.class_B, clip.fps_B, 2.0,
-        has_more=True,
-    )  # fmt: skip
+    conditions = clip.conditions._replace(known=given)
+    denoise = guided_denoise(partial(predict_with, method.teacher), conditions, "flow", 2.0)
     times = [at.time - k / 8 for k in range(3)]
     end = heun(held(denoise, given), z, [Point(t, 1 - t, t) for t in times], lambda: z)
     return (z - end) / 0.25
@@ -142,14 +143,16 @@ def test_targets_are_what_the_told_teacher_samples() -> None:
     method.conditioning = ConditioningConfig(0.5, noise=0.0)
     clips = method.clips(batch())
     noise = Draws(World(), 0, 0).normal(4, *clips.z_BCTHW.shape[1:])
-    assert clips.text_BD is not None
+    class_B, fps_B, own_BD = (getattr(clips.conditions, n) for n in ("class_B", "fps_B", "text_BD"))
 
     def error(text_BD: Tensor) -> float:
         def net(z: Tensor, time_B: Tensor, *_: Tensor, **more: Tensor) -> Tensor:
-            assert torch.equal(more["text_BD"], clips.text_BD)
+            assert torch.equal(more["text_BD"], own_BD)
             found = []
             for b, time in enumerate(time_B.tolist()):
-                clip = Clips(*(each[b : b + 1] for each in clips._replace(text_BD=text_BD)))
+                class_1, fps_1, text_1D = (x[b : b + 1] for x in (class_B, fps_B, text_BD))
+                conditions = Conditions(class_1, fps_1, 2, text_1D)
+                clip = Clips(clips.z_BCTHW[b : b + 1], conditions)
                 known = KnownLatents(noise[b : b + 1], more["is_known_BT"][b : b + 1])
                 found.append(by_the_sampler(method, clip, known, Point(time, 1 - time, time)))
             return torch.cat(found)
@@ -157,10 +160,10 @@ def test_targets_are_what_the_told_teacher_samples() -> None:
         with torch.no_grad():
             return method._error(net, batch(), Draws(World(), 0, 0), 4, 0.0, 0.9).item()  # type: ignore[arg-type]
 
-    assert error(clips.text_BD) < 1e-9
+    assert error(own_BD) < 1e-9
     # The second clip has no caption.
     for b, changes in enumerate((True, False, True, True)):
-        other_BD = clips.text_BD.clone()
+        other_BD = own_BD.clone()
         other_BD[b] *= -1
         assert (error(other_BD) > 1e-5) == changes
 

@@ -83,7 +83,7 @@ def test_what_reads_captions_is_taken_over_with_its_encoder_only(tmp_path: Path)
     published(tmp_path / "plain")
     plain = find_weights(str(tmp_path / "plain"), "ldm").for_captions(told)
     assert not begun(plain, CAPTIONED).denoiser.state_dict()["conditioning.text.weight"].any()
-    assert not begun(found.for_captions(None), INDEX).denoiser.text_width
+    assert not begun(found.for_captions(None), INDEX).denoiser.inputs.text_width
 
 
 def test_an_unfinished_training_gives_its_newest_checkpoint_and_a_file_its_own(

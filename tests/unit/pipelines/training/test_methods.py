@@ -125,7 +125,7 @@ def test_ldm_validation_drops_no_class_and_moves_nothing() -> None:
 def test_a_net_without_given_frames_is_what_it_was(tmp_path: Path) -> None:
     """Its weights, its bundle and the recipe of its training."""
     plain = ldm_method()
-    assert not plain.denoiser.known_frames
+    assert not plain.denoiser.inputs.known_frames
     assert plain.denoiser.state_dict()["first.weight"].shape[1] == 3
     plain.export(tmp_path)
     assert "conditioning" not in load_config(tmp_path)

@@ -12,10 +12,10 @@ from vqvdm.diffusion.average_velocity import (
     by_halves,
     by_steps,
     grids,
-    guided_velocity,
     refuse_steps,
 )
-from vqvdm.diffusion.samplers import Point, ddim, even_points, find_sampler, guided
+from vqvdm.diffusion.guidance import Conditions
+from vqvdm.diffusion.samplers import ddim, even_points, find_sampler, guided_denoise
 from vqvdm.errors import UserError
 
 SCALE = 0.3
@@ -80,53 +80,14 @@ def test_an_interval_is_the_mean_of_its_halves() -> None:
 
 @pytest.mark.parametrize("steps", [1, 2, 4])
 def test_average_velocities_reach_the_data_in_any_number_of_steps(steps: int) -> None:
-    def denoise(z: Tensor, time_B: Tensor, class_B: Tensor, fps_B: Tensor) -> Tensor:
+    def predict(z: Tensor, time_B: Tensor, conditions: Conditions) -> Tensor:
         return exact(z, time_B.double(), 1 / steps)
 
     name = "average_velocity"
-    guide = guided(denoise, 2, name, CLASSES, FPS, 1.0)
-    # `guided` rounds to float32
-    z = find_sampler(name, None)(guide, noise(), even_points(name, steps), noise)
+    denoise = guided_denoise(predict, Conditions(CLASSES, FPS, 2), name, 1.0)
+    # guidance rounds to float32
+    z = find_sampler(name, None)(denoise, noise(), even_points(name, steps), noise)
     torch.testing.assert_close(z, SCALE * noise(), atol=1e-6, rtol=0)
-
-
-def predict(z: Tensor, time_B: Tensor, class_B: Tensor, fps_B: Tensor) -> Tensor:
-    return z * (time_B + class_B + 0.1 * fps_B).view(-1, 1, 1, 1, 1)
-
-
-@pytest.mark.parametrize("guidance", [0.0, 1.0, 2.5])
-@pytest.mark.parametrize("time", [0.2, 0.4, 0.9])
-def test_guidance_is_that_of_the_samplers(guidance: float, time: float) -> None:
-    z = noise().float()
-    wanted = guided(predict, 2, "flow", CLASSES, FPS, guidance, (0.3, 0.8))
-    data, e = wanted(z, Point(time, 1 - time, time))
-    found = guided_velocity(predict, 2, CLASSES, FPS, guidance, (0.3, 0.8))(
-        z, torch.full((3,), time)
-    )
-    torch.testing.assert_close(found, e - data)
-
-
-def test_times_are_guided_each_for_itself() -> None:
-    z, times = noise().float(), torch.tensor([0.2, 0.5, 0.9])
-    found = guided_velocity(predict, 2, CLASSES, FPS, 3.0, (0.3, 0.8))(z, times)
-    alone = predict(z, times, CLASSES, FPS)
-    without = predict(z, times, torch.full((3,), 2), FPS)
-    assert torch.equal(found[[0, 2]].round(decimals=4), alone[[0, 2]].round(decimals=4))
-    torch.testing.assert_close(found[1], without[1] + 3 * (alone[1] - without[1]))
-
-
-@pytest.mark.parametrize(("has_more", "factor"), [(True, 4.0), (False, 2.0)])
-def test_without_classes_there_is_guidance_where_more_is_told(
-    has_more: bool, factor: float
-) -> None:
-    def told(z: Tensor, *_: Tensor) -> Tensor:
-        """Twice as much for those that are told something, the first half of a batch of both."""
-        is_told = torch.arange(len(z)) < 3
-        return torch.where(is_told, 2.0, 1.0).view(-1, 1, 1, 1, 1) * z
-
-    z, none = noise().float(), torch.zeros(3, dtype=torch.int64)
-    found = guided_velocity(told, 0, none, FPS, 3.0, (0.0, 1.0), has_more)(z, torch.full((3,), 0.5))
-    torch.testing.assert_close(found, factor * z)
 
 
 def test_grids_are_powers_of_two() -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from vqvdm.diffusion.conditioning import NetInputs
 from vqvdm.diffusion.denoiser import Denoiser, DenoiserConfig, build, described, read_config
 from vqvdm.diffusion.dit import DiT, DiTConfig
 from vqvdm.diffusion.unet import LATER, UNet, UNetConfig
@@ -37,7 +38,7 @@ def net_of(
     text_width: int = 0,
 ) -> Denoiser:
     torch.manual_seed(0)
-    return build(config, 4, CLASSES, intervals, known_frames, text_width)
+    return build(config, NetInputs(4, CLASSES, intervals, known_frames, text_width))
 
 
 def stirred(net: Denoiser) -> Denoiser:
@@ -206,7 +207,7 @@ def test_a_bundle_says_which_net_it_holds(config: DenoiserConfig) -> None:
     bundle = json.loads(json.dumps(described(config)))
     assert read_config(bundle) == config
     kind = UNet if isinstance(config, UNetConfig) else DiT
-    assert type(build(read_config(bundle), 3, 2)) is kind
+    assert type(build(read_config(bundle), NetInputs(3, 2))) is kind
 
 
 def test_bundles_of_earlier_versions_are_u_nets() -> None:

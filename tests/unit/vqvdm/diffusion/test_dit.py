@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from vqvdm.diffusion.conditioning import NetInputs
 from vqvdm.diffusion.dit import DiT, DiTConfig
 from vqvdm.errors import UserError
 
@@ -16,7 +17,7 @@ TINY = DiTConfig(width=16, depth=2, head_width=8)
 def stirred(**changes: Any) -> DiT:
     """As after some training: no weight is zero any more."""
     torch.manual_seed(0)
-    net = DiT(replace(TINY, **changes), 4, 3)
+    net = DiT(replace(TINY, **changes), NetInputs(4, 3))
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
@@ -71,7 +72,7 @@ def test_the_frame_rate_reaches_attention(attention: str) -> None:
 )
 def test_shapes_that_cannot_be_are_refused(change: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
-        DiT(replace(TINY, **change), 3, 2)
+        DiT(replace(TINY, **change), NetInputs(3, 2))
 
 
 def test_latents_without_whole_patches_are_refused() -> None:

@@ -62,7 +62,7 @@ def test_known_frames_take_the_place_of_others() -> None:
     known = KnownLatents(torch.ones(2, 3, 2, 1, 1), torch.tensor([[True, False], [False, False]]))
     put = known.put(torch.zeros(2, 3, 2, 1, 1))
     assert put[:, 0, :, 0, 0].tolist() == [[1, 0], [0, 0]]
-    both = known.beside_none().put(torch.zeros(4, 3, 2, 1, 1))
+    both = known.cat(known.none()).put(torch.zeros(4, 3, 2, 1, 1))
     assert torch.equal(both, torch.cat([put, torch.zeros_like(put)]))
 
 

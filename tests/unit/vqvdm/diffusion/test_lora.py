@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from vqvdm.diffusion.conditioning import NetInputs
 from vqvdm.diffusion.denoiser import Denoiser, DenoiserConfig, build
 from vqvdm.diffusion.dit import DiTConfig
 from vqvdm.diffusion.lora import (
@@ -35,7 +36,7 @@ SMALL, ALL = LoRAConfig(3, 6), LoRAConfig(3, 6, "all")
 def base(config: DenoiserConfig, known_frames: bool = False) -> Denoiser:
     """A net that says something, as a trained one does."""
     torch.manual_seed(0)
-    net = build(config, 3, 2, known_frames=known_frames)
+    net = build(config, NetInputs(3, 2, known_frames=known_frames))
     for parameter in net.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     return net
@@ -104,14 +105,14 @@ def test_a_net_begins_as_it_was_and_is_trained_in_few_weights(
 @pytest.mark.parametrize("config", NETS)
 def test_what_reads_captions_is_trained_whole(config: DenoiserConfig) -> None:
     torch.manual_seed(0)
-    net = build(config, 3, 2, known_frames=True, text_width=5)
+    net = build(config, NetInputs(3, 2, known_frames=True, text_width=5))
     found = trained(net, SMALL)
     whole = {n for n, each in found.named_parameters() if each.requires_grad and "lora_" not in n}
     text = "conditioning.text.weight"
     embedding = "conditioning.class_embedding.weight"
     assert whole == {text, embedding, "first.weight", "first.bias"}
     plain = merged(found)
-    assert plain.text_width == 5 and plain.known_frames
+    assert plain.inputs == net.inputs
     assert torch.equal(plain.state_dict()[text], found.state_dict()[text])
 
 

@@ -1,4 +1,4 @@
-"""Samplers against known solutions and against `diffusers`; guidance by its formula."""
+"""Samplers against known solutions and against `diffusers`; when they ask for guidance."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from vqvdm.diffusion.guidance import Conditions, guided
 from vqvdm.diffusion.known_latents import KnownLatents
 from vqvdm.diffusion.objectives import Denoised, ObjectiveName, denoised
 from vqvdm.diffusion.samplers import (
-    Denoise,
     Point,
     Sampler,
     SamplingOptions,
@@ -22,7 +22,7 @@ from vqvdm.diffusion.samplers import (
     dpm_solver,
     even_points,
     find_sampler,
-    guided,
+    guided_denoise,
     held,
     heun,
 )
@@ -263,66 +263,38 @@ def test_heun_equals_diffusers() -> None:
     torch.testing.assert_close(mine(heun, flow_points(sigmas)), expected, atol=1e-4, rtol=0)
 
 
-class Recorder:
-    """Stands in for a denoiser: its answer tells the class, rate and time apart."""
-
-    def __init__(self) -> None:
-        self.batches: list[int] = []
-
-    def __call__(self, z: Tensor, time_B: Tensor, class_B: Tensor, fps_B: Tensor) -> Tensor:
-        self.batches.append(len(z))
-        time, classes, fps = (x.view(-1, 1, 1, 1, 1) for x in (time_B, class_B, fps_B))
-        return z * time + fps * (classes + 1) ** 2
-
-
 HALF = Point(0.5, 0.5, 0.5)
+CONDITIONS = Conditions(torch.tensor([0, 1, 2, 3]), torch.full((4,), 8.0), no_class=3)
 
 
-def predictions(
-    guidance: float, classes: list[int], interval: tuple[float, float] = (0.0, 1.0)
-) -> tuple[Denoised, list[int]]:
-    """One guided prediction of a `Recorder`, and the batches it was asked for."""
-    recorder = Recorder()
-    fps_B = torch.tensor([8.0, 16.0, 24.0, 12.5])
-    denoise: Denoise = guided(recorder, 3, "flow", torch.tensor(classes), fps_B, guidance, interval)
-    return denoise(noise().float(), HALF), recorder.batches
+def predict(z: Tensor, time_B: Tensor, conditions: Conditions) -> Tensor:
+    """Differs by class and time."""
+    return z * time_B.view(-1, 1, 1, 1, 1) + (conditions.class_B.view(-1, 1, 1, 1, 1) + 1) ** 2
 
 
-def test_guidance_by_its_formula() -> None:
-    classes = [0, 1, 2, 3]
-    conditional, _ = predictions(1.0, classes)
-    unconditional, _ = predictions(1.0, [3] * 4)
-    for guidance in (0.0, 0.5, 2.0, 7.5):
-        found, batches = predictions(guidance, classes)
-        for part, with_class, without in zip(found, conditional, unconditional, strict=True):
-            torch.testing.assert_close(part, without + guidance * (with_class - without))
-        assert batches == [8]  # both in one batch
-
-
-def test_a_prediction_becomes_data_and_noise() -> None:
-    found, _ = predictions(1.0, [0, 1, 2, 3])
-    prediction = Recorder()(
-        noise().float(), torch.full((4,), 0.5), torch.arange(4), torch.tensor([8.0, 16, 24, 12.5])
-    )
-    expected = denoised("flow", prediction, noise().float(), 0.5, 0.5)
-    torch.testing.assert_close(found, expected)
+def test_a_guided_prediction_becomes_data_and_noise() -> None:
+    found = guided_denoise(predict, CONDITIONS, "flow", 2.0)(noise().float(), HALF)
+    velocity = guided(predict, CONDITIONS, 2.0)(noise().float(), torch.full((4,), 0.5))
+    torch.testing.assert_close(found, denoised("flow", velocity, noise().float(), 0.5, 0.5))
 
 
 @pytest.mark.parametrize(
-    ("guidance", "classes", "interval"),
-    [
-        (1.0, [0, 1, 2, 3], (0.0, 1.0)),
-        (2.0, [3] * 4, (0.0, 1.0)),
-        (2.0, [0, 1, 2, 3], (0.6, 1.0)),
-        (2.0, [0, 1, 2, 3], (0.0, 0.4)),
-    ],
+    ("interval", "rows", "guidance"),
+    [((0.0, 1.0), 8, 2.0), ((0.5, 0.6), 8, 2.0), ((0.6, 1.0), 4, 1.0), ((0.0, 0.4), 4, 1.0)],
 )
-def test_what_needs_no_guidance_is_evaluated_once(
-    guidance: float, classes: list[int], interval: tuple[float, float]
+def test_outside_the_interval_no_unconditional_prediction_is_made(
+    interval: tuple[float, float], rows: int, guidance: float
 ) -> None:
-    found, batches = predictions(guidance, classes, interval)
-    assert batches == [4]
-    torch.testing.assert_close(found, predictions(1.0, classes)[0])
+    batches: list[int] = []
+
+    def counted(z: Tensor, time_B: Tensor, conditions: Conditions) -> Tensor:
+        batches.append(len(z))
+        return predict(z, time_B, conditions)
+
+    found = guided_denoise(counted, CONDITIONS, "v", 2.0, interval)(noise().float(), HALF)
+    assert batches == [rows]
+    everywhere = guided_denoise(predict, CONDITIONS, "v", guidance)
+    torch.testing.assert_close(found, everywhere(noise().float(), HALF))
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vqvdm.diffusion.attention import JointAttention, SpatialAttention, TemporalAttention
+from vqvdm.diffusion.conditioning import NetInputs
 from vqvdm.diffusion.unet import Block, ResidualBlock, UNet, UNetConfig
 from vqvdm.errors import UserError
 
@@ -35,7 +36,7 @@ def tiny(multipliers: tuple[int, ...] = (1, 2), **changes: Any) -> UNet:
         head_width=8,
         **changes,
     )
-    return UNet(config, 4, CLASSES)
+    return UNet(config, NetInputs(4, CLASSES))
 
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -89,12 +90,12 @@ def test_every_block_is_residual_then_spatial_then_temporal(multipliers: tuple[i
 def test_shapes_that_cannot_be_are_refused(change: dict[str, Any], said: str) -> None:
     shape = {"width": 32, "multipliers": (1, 2), "depths": (1, 1), "head_width": 32} | change
     with pytest.raises(UserError, match=said):
-        UNet(UNetConfig(**shape), 3, 2)
+        UNet(UNetConfig(**shape), NetInputs(3, 2))
 
 
 def test_spatial_attention_begins_at_a_level() -> None:
     config = UNetConfig(width=8, multipliers=(1, 2), depths=(1, 1), head_width=8)
-    net = UNet(replace(config, spatial_attention_from=1), 3, 2)
+    net = UNet(replace(config, spatial_attention_from=1), NetInputs(3, 2))
     kinds = [isinstance(b.spatial, SpatialAttention) for b in net.modules() if isinstance(b, Block)]
     assert kinds == [False, True, True, True, False]
 
