@@ -252,11 +252,35 @@ def _joined(path: Path, *parts: Path) -> Path:
     return path
 
 
+def _with_malformed_sei(path: Path, codec: str) -> Path:
+    """Each picture comes with a message of a camera's maker that claims to be longer than it is."""
+    head = b"\x06" if codec == "libx264" else b"\x4e\x01"
+    message = b"\0\0\0\1" + head + b"\x05\xc8" + bytes(range(16, 32)) + b"camera\x80"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=FPS, options=QUIET if codec == "libx265" else {})
+        assert isinstance(stream, av.VideoStream)
+        stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, "yuv420p"
+        stream.codec_context.bit_rate, stream.gop_size = 2_000_000, KEY_EVERY
+        frames = [av.VideoFrame.from_ndarray(picture(n), format="rgb24") for n in range(COUNT)]
+        for packet in [p for frame in (*frames, None) for p in stream.encode(frame)]:
+            marked = av.Packet(message + bytes(packet))
+            marked.pts, marked.dts, marked.time_base = packet.pts, packet.dts, packet.time_base
+            marked.is_keyframe, marked.stream = packet.is_keyframe, stream
+            container.mux(marked)
+    return path
+
+
 def _grown(path: Path) -> Path:
     """A bare stream whose second half is larger."""
     a = write(path.with_suffix(".a"), "libx264", count=20, form="h264")
     b = write(path.with_suffix(".b"), "libx264", count=20, first=20, size=(128, 192), form="h264")
     return _joined(path, a, b)
+
+
+def _with_line_break(path: Path) -> Path:
+    write(path, "gif", "rgb8")
+    path.write_bytes(path.read_bytes() + b"\r\n")
+    return path
 
 
 def _with_another_stream(path: Path, codec: str, count: int, size: tuple[int, int]) -> Path:
@@ -397,6 +421,7 @@ KINDS = {
     "wide pixels": _whole("a.mp4", "libx264", size=(64, 48), aspect=Fraction(2)),
     "tall pixels": _whole("a.mkv", "libx264", size=(32, 96), aspect=Fraction(1, 2)),
     "GIF": _whole("a.gif", "gif", "rgb8"),
+    "GIF with a line break at its end": Kind("a.gif", _with_line_break),
     "VP8": _whole("a.webm", "libvpx"),
     "VP9": _whole("a.webm", "libvpx-vp9"),
     "VP9 with hidden frames": _whole(
@@ -414,6 +439,10 @@ KINDS = {
     "FLV": _whole("a.flv", "flv"),
     "3GP": _whole("a.3gp", "mpeg4"),
     "size changes": Kind("a.mp4", _grown),
+    "malformed SEI in MP4": Kind("a.mp4", lambda p: _with_malformed_sei(p, "libx264")),
+    "malformed SEI in a stream": Kind("a.ts", lambda p: _with_malformed_sei(p, "libx264")),
+    "malformed SEI, HEVC": Kind("a.mkv", lambda p: _with_malformed_sei(p, "libx265")),
+    "malformed SEI in a stream, HEVC": Kind("a.ts", lambda p: _with_malformed_sei(p, "libx265")),
     "cover first": Kind("a.mkv", lambda p: _with_another_stream(p, "mjpeg", 1, (64, 96))),
     "preview first": Kind("a.mkv", lambda p: _with_another_stream(p, "libx264", COUNT, (32, 32))),
     "begins at 5 s": Kind("a.mkv", _late),

@@ -38,6 +38,9 @@ from pipelines.video.header import VideoInfo, check_place
 from pipelines.video.reasons import VideoError
 from vqvdm.errors import UserError
 
+PIXELS, FPS = 1920 * 1080, 30
+"""Of the videos that the time-out is for."""
+
 
 @dataclass(frozen=True)
 class DecodeLimits:
@@ -45,6 +48,13 @@ class DecodeLimits:
 
     timeout_s: float = 120.0
     max_memory_gb: float = 2.0
+
+    def allowed_s(self, info: VideoInfo, length_s: float) -> float:
+        """Seconds for decoding a part of a video: `timeout_s` for each minute that is begun, and as
+        many times as much as a frame has more pixels than 1920x1080, and a second more frames than
+        30."""
+        effort = info.width * info.height / PIXELS * (info.fps or FPS) / FPS
+        return self.timeout_s * max(1, math.ceil(length_s / 60)) * max(1.0, effort)
 
 
 @dataclass(frozen=True)
@@ -197,13 +207,14 @@ class VideoTask:
                 match event:
                     case VideoInfo():
                         self.info = event
-                        minutes = math.ceil((event.duration_s or 0.0) / 60)
-                        deadline.allowed_s = limits.timeout_s * max(1, minutes)
+                        # A length that is estimated may be days.
+                        most_s = min(event.duration_s or 0.0, self.spec.limits.max_duration_s)
+                        deadline.allowed_s = limits.allowed_s(event, most_s)
                     case Part(start_s, end_s):
                         self.span, begin_s = event, start_s
                         if end_s is not None:
-                            minutes = math.ceil((end_s - start_s) / 60)
-                            deadline.allowed_s = limits.timeout_s * minutes
+                            assert self.info
+                            deadline.allowed_s = limits.allowed_s(self.info, end_s - start_s)
                     case EncodedClip():
                         self._add(event)
                     case DroppedClip():
@@ -216,9 +227,10 @@ class VideoTask:
                     if event.scores:
                         span = {"fps": event.fps, "start_s": event.start_s}
                         self.scores.append(span | event.scores)
+                    assert self.info
                     # A header may give no length: a minute of clips is worth another minute's time.
-                    minutes = math.ceil((event.start_s - begin_s) / 60) + 1
-                    deadline.allowed_s = max(deadline.allowed_s, limits.timeout_s * minutes)
+                    allowed_s = limits.allowed_s(self.info, event.start_s - begin_s + 60)
+                    deadline.allowed_s = max(deadline.allowed_s, allowed_s)
             # Otherwise raised at its end: a process whose results are not taken is ended.
             if error:
                 raise error

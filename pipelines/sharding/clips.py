@@ -19,8 +19,8 @@ from pipelines.io import checksums
 from pipelines.sharding.settings import Filters, Limits
 from pipelines.video import Frames, measures
 from pipelines.video.bars import find_bars
-from pipelines.video.decoder import Picture, read_frames
-from pipelines.video.header import VideoInfo, probe
+from pipelines.video.decoder import MAX_GAP_S, Picture, read_frames
+from pipelines.video.header import VideoInfo, length_is_estimated, probe
 from pipelines.video.lossless import LosslessEncoder
 from pipelines.video.reasons import VideoError
 from pipelines.video.resampler import Resampler, Tick
@@ -31,6 +31,8 @@ FORMAT = 5
 refused. Where only odd videos are cut better, roots stay valid as they are."""
 MAX_ENCODERS = 8
 """Encoders that are kept open for one video."""
+ROUNDING_S = 0.001
+"""What two rounded time stamps are farther apart than the frames, at most."""
 MAX_GRID_S = 60
 """Rates whose clips begin together less often lose up to a clip each where a span ends."""
 
@@ -165,7 +167,8 @@ def check_header(info: VideoInfo, request: CutRequest) -> Part:
     if info.duration_s is not None:
         end_s = info.duration_s if part.end_s is None else min(info.duration_s, part.end_s)
         length_s = end_s - part.start_s
-        _refuse_long(length_s, request)
+        if request.frames_fps is not None or not length_is_estimated(request.path):
+            _refuse_long(length_s, request)
         _refuse_brief(info.duration_s if request.span else length_s, request)
     return part
 
@@ -222,7 +225,9 @@ class _Cutting:
     """The work on one video, and the number of frames decoded so far."""
 
     def __init__(self, request: CutRequest) -> None:
-        self.request, self.frames, self.time_s = request, 0, 0.0
+        self.request, self.frames = request, 0
+        self.played_s = 0.0
+        """Without what the clock jumps over."""
         self.part = Part(0.0, None)
         self._encoders: dict[float, LosslessEncoder] = {}
         """One for each rate."""
@@ -233,7 +238,6 @@ class _Cutting:
         info = probe(request.path, request.frames_fps)
         yield info
         self.part = part = check_header(info, request)
-        self.time_s = part.start_s
         if request.span:
             yield part
         cutters = [ClipCutter(spec, rate, info.fps or 0.0, part.start_s) for rate in spec.rates]
@@ -250,8 +254,7 @@ class _Cutting:
         if damage:
             raise damage.bare()
         if info.duration_s is None:
-            _refuse_long(self.time_s - part.start_s, request)
-            _refuse_brief(self.time_s - part.start_s, request)
+            _refuse_brief(self.played_s, request)
 
     def _pictures(self, info: VideoInfo) -> Iterator[Picture]:
         request, spec = self.request, self.request.spec
@@ -261,10 +264,13 @@ class _Cutting:
         if request.most_s is not None:
             end_s = min(start_s + request.most_s, math.inf if end_s is None else end_s)
         taken = (start_s, end_s, request.frames_fps)
+        since_s = start_s
         for picture in read_frames(request.path, spec.size, *taken, bars, spec.limits.max_pixels):
             if picture.time_s >= start_s:
-                self.time_s, self.frames = picture.time_s, self.frames + 1
-            _refuse_long(self.time_s - start_s, request)
+                self.frames += 1
+                self.played_s += min(picture.time_s - since_s, MAX_GAP_S)
+                since_s = picture.time_s
+            _refuse_long(self.played_s, request)
             cut = detector is not None and detector.is_cut(picture.pixels)
             yield picture._replace(fresh=True) if cut else picture
 
@@ -372,7 +378,10 @@ def _own_rate(times_s: list[float], native_fps: float) -> float:
     """The rate of a clip of all frames: that of the video, unless it varies."""
     steps_s = np.diff(times_s)
     assert (steps_s > 0).all(), times_s
-    # Time stamps are rounded, in many formats to milliseconds.
-    if not len(steps_s) or np.abs(steps_s - 1 / native_fps).max() < 0.2 / native_fps:
+    if not len(steps_s):
         return native_fps
-    return round(float(1 / steps_s.mean()), 2)
+    step_s, native_s = float(steps_s.mean()), 1 / native_fps
+    # Time stamps are rounded, in many formats to milliseconds: that of the first and of the last.
+    if abs(step_s - native_s) < 0.01 * native_s + ROUNDING_S / len(steps_s):
+        return native_fps
+    return round(1 / step_s, 2)

@@ -16,6 +16,7 @@ import av
 from pipelines.video.endings import ends_early
 from pipelines.video.header import ffmpeg_errors, raise_if_starved, seconds
 from pipelines.video.reasons import VideoError
+from pipelines.video.supplements import Supplements, supplements_of
 
 INDEXED = frozenset(("mov", "matroska", "avi"))
 """Formats with an index of their key frames."""
@@ -53,7 +54,7 @@ def clean_frames(
     lost, waiting, restarted = "", False, sought
     started_at: int | None = None
     with ffmpeg_errors() as messages:
-        seen = _DamageSeen(container, messages)
+        seen, decoder = _DamageSeen(container, messages), _Decoder(stream)
         for packet in _packets(container, stream, seen):
             frames, damage = [], seen.since_last()
             if packet is None or packet.is_corrupt:
@@ -61,17 +62,16 @@ def clean_frames(
             waiting = waiting or bool(damage)
             if packet is not None and packet.is_keyframe and packet.size:
                 if waiting:
-                    stream.codec_context.flush_buffers()
+                    decoder.restart()
                     waiting, restarted, started_at = False, True, packet.pts
                 elif started_at is None:
                     started_at = packet.pts
             if packet is not None and not waiting:
-                try:
-                    frames = packet.decode()
-                    broken = any(frame.is_corrupt for frame in frames)
-                except (av.FFmpegError, EOFError) as error:
-                    raise_if_starved(error)
+                found = decoder.frames_of(packet)
+                if found is None:
                     broken = not _precedes(packet.pts, started_at)
+                else:
+                    frames, broken = found, any(frame.is_corrupt for frame in found)
                 if broken:
                     frames, damage, waiting = [], damage or "frames do not decode", True
             if damage:
@@ -103,6 +103,48 @@ def _stamp_s(frame: av.VideoFrame, container: av.container.InputContainer) -> fl
 def _precedes(pts: int | None, started_at: int | None) -> bool:
     """Whether a time lies before the key frame at which decoding started."""
     return pts is not None and started_at is not None and pts < started_at
+
+
+class _Decoder:
+    """Decodes the packets of a stream.
+
+    A supplement of a picture may be malformed where all pictures are sound: cameras write their
+    own. A decoder that reports damage refuses such packets too, so the first packet after a restart
+    is tried again without any, and if that helps, all others go without.
+    """
+
+    def __init__(self, stream: av.VideoStream) -> None:
+        self._context = stream.codec_context
+        self._supplements = supplements_of(stream)
+        self._removed: Supplements | None = None
+        self._fresh = True
+
+    def restart(self) -> None:
+        """Forget all packets so far."""
+        self._context.flush_buffers()
+        self._fresh = True
+
+    def frames_of(self, packet: av.Packet) -> list[av.VideoFrame] | None:
+        """The frames that a packet completes; None if it is damaged."""
+        fresh, self._fresh = self._fresh, False
+        frames = self._decoded(packet)
+        # Only at the start: what a refused packet leaves in the decoder hides its damage.
+        if frames is None and fresh and packet.size and not self._removed:
+            self._context.flush_buffers()
+            self._removed = self._supplements
+            frames = self._decoded(packet) if self._removed else None
+            if frames is None:
+                self._removed = None
+        return frames
+
+    def _decoded(self, packet: av.Packet) -> list[av.VideoFrame] | None:
+        if self._removed and packet.size:
+            packet = self._removed.without(packet)
+        try:
+            return self._context.decode(packet)
+        except (av.FFmpegError, EOFError) as error:
+            raise_if_starved(error)
+            return None
 
 
 class _DamageSeen:

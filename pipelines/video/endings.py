@@ -23,7 +23,7 @@ def ends_early(path: str, container: str) -> bool:
     if container == "mpegts":
         return all(size % packet for packet in TS_PACKETS)
     if container == "gif":
-        return not tail.rstrip(b"\0").endswith(b";")
+        return not tail.rstrip(b"\0\r\n").endswith(b";")
     if container == "matroska,webm":
         return size < _matroska_bytes(head)
     if container in ("asf", "asf_o"):

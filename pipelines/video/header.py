@@ -6,7 +6,7 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,6 +16,7 @@ from typing import Any
 
 import av
 
+from pipelines.video.file_names import is_hidden
 from pipelines.video.reasons import VideoError
 from pipelines.video.remote import RemoteFile, is_remote, opened
 
@@ -194,7 +195,11 @@ def header_start_s(stream: av.VideoStream) -> float | None:
 
 def images(folder: str) -> list[Path]:
     """The frames of a folder in their order: `frame_2` comes before `frame_10`."""
-    files = [file for file in Path(folder).iterdir() if file.suffix.lower() in IMAGES]
+    files = [
+        file
+        for file in Path(folder).iterdir()
+        if file.suffix.lower() in IMAGES and not is_hidden(file.name)
+    ]
     return sorted(files, key=lambda file: _natural(file.name))
 
 
@@ -209,7 +214,7 @@ def probe(path: str, frames_fps: float | None = None) -> VideoInfo:
         files = images(path)
         if not files:
             raise VideoError("empty", path)
-        first = probe(str(files[0]))
+        first = _first_sound(files)
         return VideoInfo(len(files) / frames_fps, frames_fps, first.width, first.height, "images")
     with ffmpeg_errors() as messages, open_video(path) as container:
         stream = video_stream(container)
@@ -228,6 +233,25 @@ def probe(path: str, frames_fps: float | None = None) -> VideoInfo:
         codec = {"libdav1d": "av1"}.get(stream.codec_context.name, stream.codec_context.name)
         fps = None if rate is None else float(rate)
         return VideoInfo(duration, fps, stream.width, stream.height, codec)
+
+
+def _first_sound(files: Sequence[Path]) -> VideoInfo:
+    """The header of the first image that has one; if none has, the error of the first."""
+    first: VideoError | None = None
+    for file in files:
+        try:
+            return probe(str(file))
+        except VideoError as error:
+            first = first or error.bare()
+    assert first
+    raise first
+
+
+def length_is_estimated(path: str) -> bool:
+    """Whether what FFmpeg tells as the length is the last time stamp less the first one: where the
+    clock jumps, as in joined recordings, that is not how long the video plays."""
+    with open_video(path) as container:
+        return container.format.name in ("mpegts", "mpeg")
 
 
 def _counts_from_zero(path: str) -> bool:

@@ -9,7 +9,13 @@ from typing import Any, NamedTuple
 import av
 import numpy as np
 from av.sidedata.sidedata import Type as SideData
-from av.video.reformatter import ColorPrimaries, Colorspace, ColorTrc, VideoReformatter
+from av.video.reformatter import (
+    ColorPrimaries,
+    ColorRange,
+    Colorspace,
+    ColorTrc,
+    VideoReformatter,
+)
 from numpy.typing import NDArray
 
 from pipelines.video import Frames
@@ -29,6 +35,10 @@ TRANSFERS = frozenset((1, UNSPECIFIED, *range(4, 9), *range(11, 19)))
 """Transfer functions that it converts."""
 PRIMARIES = frozenset((1, UNSPECIFIED, *range(4, 13), 22))
 """Primaries that it converts; with some others it crashes."""
+
+
+FULL_RANGE = ((np.arange(256) - 16) * 255 / 219).round().clip(0, 255).astype(np.uint8)
+"""Levels of limited range (BT.709, section 3) to those of full range."""
 
 
 class Bars(NamedTuple):
@@ -76,6 +86,8 @@ class Shaper:
         pixels = np.empty((self.size, self.size, 3), np.uint8)
         for channel, plane in zip((1, 2, 0), planes, strict=True):
             pixels[..., channel] = plane
+        if not wide_colour and _is_limited_grey(frame):
+            pixels = FULL_RANGE[pixels]
         return _upright(pixels, frame)
 
     def _square(self, frame: av.VideoFrame) -> list[NDArray]:
@@ -126,6 +138,13 @@ def _is_unmarked_hd(frame: av.VideoFrame) -> bool:
         and not frame.format.is_rgb
         and MATRICES.get(frame.colorspace, UNSPECIFIED) == UNSPECIFIED
     )
+
+
+def _is_limited_grey(frame: av.VideoFrame) -> bool:
+    """Whether black is 16 and white 235 in a format of luma alone: FFmpeg takes all of these for
+    full range."""
+    luma_alone = len(frame.format.components) == 1 and not frame.format.has_palette
+    return luma_alone and frame.color_range == ColorRange.MPEG
 
 
 def _is_wide_colour(frame: av.VideoFrame) -> bool:

@@ -75,7 +75,10 @@ ROOMS = {
     },
     "av": {
         f"pipelines.video.{name}"
-        for name in ("clean_frames", "decoder", "encoder", "header", "lossless", "luma", "shaper")
+        for name in (
+            *("clean_frames", "decoder", "encoder", "header"),
+            *("lossless", "luma", "shaper", "supplements"),
+        )
     },
     "imagehash": {"pipelines.sharding.perceptual_hash"},
     "scenedetect": {"pipelines.video.scenes"},

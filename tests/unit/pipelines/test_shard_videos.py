@@ -46,11 +46,13 @@ from pipelines.sharding.plans import Plans
 from pipelines.sharding.settings import Filters, Limits, ShardVideos
 from pipelines.sharding.sources import LocalVideos
 from pipelines.video import encoder as video
+from pipelines.video.header import VideoInfo, probe
 from pipelines.video.reasons import FAILURES
 from tests import bad_work
 from tests.odd_videos import (
     CODECS,
     COUNT,
+    FPS,
     KEY_EVERY,
     KINDS,
     corrupt,
@@ -248,6 +250,58 @@ def test_a_folder_of_images(tmp_path: Path) -> None:
     )
     assert (account.codec, account.fps, account.duration_s) == ("images", 12.5, 12 / 12.5)
     assert shown(samples) == [[0, 1, 2, 3], [8, 9, 10, 11]]
+
+
+@pytest.mark.parametrize("starts_s", [(0, 8000), (8000, 0)])
+def test_joined_recordings_are_as_long_as_they_play(
+    starts_s: tuple[int, int], tmp_path: Path
+) -> None:
+    """The clock jumps by hours, which the header takes for the length."""
+    joined = b""
+    for number, start_s in enumerate(starts_s):
+        times = [1000 * start_s + 1000 * n // FPS for n in range(20)]
+        options = {"times": times, "form": "mpegts", "first": 20 * number, "count": 20}
+        joined += write(tmp_path / "part", "libx264", **options).read_bytes()  # type: ignore[arg-type]
+    path = tmp_path / "a.ts"
+    path.write_bytes(joined)
+    duration_s = probe(str(path)).duration_s
+    assert duration_s and duration_s > SPEC.limits.max_duration_s
+    account, samples = shard(source(path), tmp_path / "clips")
+    # A counter of its packets shows that they were joined.
+    assert (account.status, account.reason) == ("partial", "damaged")
+    assert {clip[0] for clip in shown(samples)} >= {0, 4, 8, 24, 28, 32, 36}
+    # What is played, at most ten seconds of a jump included, is limited still.
+    brief = replace(SPEC, limits=Limits(max_duration_s=10.5))
+    account, samples = shard(source(path), tmp_path / "brief", brief)
+    assert (account.status, account.reason, samples) == ("rejected", "too_long", [])
+
+
+def test_images_that_are_hidden_or_damaged_cost_no_others(tmp_path: Path) -> None:
+    folder = image_folder(tmp_path / "cloud", 12)
+    (folder / "._frame_1.jpg").write_bytes(b"what macOS knows of it")
+    (folder / "frame_0.jpg").write_bytes(b"no picture")
+    images = replace(source(folder), frames_fps=12.5)
+    account, samples = shard(images, tmp_path / "clips")
+    assert (account.status, account.reason) == ("partial", "damaged")
+    assert (account.detail, account.width) == ("frame_0.jpg does not decode, up to 0.08 s", 96)
+    assert shown(samples) == [[1, 2, 3, 4], [5, 6, 7, 8]]
+
+
+@pytest.mark.parametrize(
+    ("height", "fps", "length_s", "minutes"),
+    [
+        (360, 25.0, 59.0, 1),
+        (1080, 30.0, 61.0, 2),
+        (2160, 60.0, 60.0, 8),
+        (4320, 30.0, 60.0, 16),
+        (1080, None, 0.0, 1),
+    ],
+)
+def test_larger_and_faster_videos_have_more_time(
+    height: int, fps: float | None, length_s: float, minutes: int
+) -> None:
+    info = VideoInfo(length_s, fps, height * 16 // 9, height, "hevc")
+    assert DecodeLimits(timeout_s=100.0).allowed_s(info, length_s) == 100 * minutes
 
 
 @pytest.mark.long

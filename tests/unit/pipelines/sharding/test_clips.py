@@ -99,6 +99,15 @@ def test_each_clip_of_a_variable_rate_has_its_own() -> None:
     assert numbers(clips) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12, 13, 14, 15]]
 
 
+def test_a_rate_near_the_average_is_a_clips_own_too() -> None:
+    """30 frames a second, then 24, as phones record where light fails: 27 on average."""
+    times_s = [round(n / 30, 3) for n in range(9)]
+    times_s += [round(times_s[-1] + n / 24, 3) for n in range(1, 9)]
+    pictures = [picture(n, time_s) for n, time_s in enumerate(times_s)]
+    clips = cut(ClipCutter(replace(SPEC, frames=8, stride=8), None, 26.7), pictures)
+    assert [clip.fps for clip in clips] == pytest.approx([30.0, 24.0], rel=0.005)
+
+
 @pytest.mark.parametrize("fps", [30.0, 30000 / 1001, 25.0, 60.0])
 def test_rounded_time_stamps_are_no_variable_rate(fps: float) -> None:
     pictures = [picture(n, round(n / fps, 3)) for n in range(16)]

@@ -45,6 +45,20 @@ def test_colours_without_and_with_tags(
         assert shaped(frame, bars) == pytest.approx(rgb, abs=3), (frame, tag)
 
 
+@pytest.mark.parametrize("form", ["gray", "gray10le"])
+def test_grey_of_limited_range(form: str) -> None:
+    """Monochrome video, as AV1 and HEVC have it; pictures are of full range."""
+    shift = 2 if form == "gray10le" else 0
+    for limited, levels in ((True, (0, 128, 255)), (False, (16, 126, 235))):
+        found = []
+        for level in (16, 126, 235):
+            kind = np.uint16 if shift else np.uint8
+            frame = av.VideoFrame.from_ndarray(np.full((64, 96), level << shift, kind), format=form)
+            frame.color_range = 1 if limited else 2
+            found.append(shaped(frame)[0])
+        assert found == pytest.approx(levels, abs=1)
+
+
 def as_interlaced(frame: av.VideoFrame) -> av.VideoFrame:
     graph = av.filter.Graph()
     source = graph.add_buffer(
