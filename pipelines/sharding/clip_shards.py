@@ -49,6 +49,10 @@ class DecodeLimits:
     timeout_s: float = 120.0
     max_memory_gb: float = 2.0
 
+    def allowed_s(self, duration_s: float | None) -> float:
+        """Time for a video of this length: for each minute that is begun the same."""
+        return self.timeout_s * max(1, math.ceil((duration_s or 0.0) / 60))
+
 
 @dataclass(frozen=True)
 class ShardPlan:
@@ -200,8 +204,7 @@ class VideoTask:
                 match event:
                     case VideoInfo():
                         self.info = event
-                        minutes = math.ceil((event.duration_s or 0.0) / 60)
-                        deadline.allowed_s = limits.timeout_s * max(1, minutes)
+                        deadline.allowed_s = limits.allowed_s(event.duration_s)
                     case Part(start_s, end_s):
                         self.span, begin_s = event, start_s
                         if end_s is not None:
