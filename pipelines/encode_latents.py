@@ -146,6 +146,7 @@ def encode_latents(config: EncodeLatents) -> str:
             pool = start_pool(config, precision, missing, clips["spec"], text_bytes)
             precision = pool.config.precision
         assert precision is not None
+        lock.refuse_taken(folder)
         if anew:
             # What cannot be encoded, or not be told of, was found before. The encoder that is there
             # may be the one that is asked for.
@@ -160,6 +161,7 @@ def encode_latents(config: EncodeLatents) -> str:
             markers, origin, made_by, clips, vqgan, shape, config.augment, captions
         )
         encoder = captions.names if captions else set[str]()
+        lock.refuse_taken(folder)
         storage.keep_only(folder, files_of(index["shards"]) | encoder, FILES)
         if not made and workspace.published(folder, "index.json") == index:
             how = "checksum" if config.verify else "size and time"

@@ -179,6 +179,7 @@ def _train_and_publish(stage: Stage, checkpoints: Checkpoints, owner: str, anew:
     with start_run(stage.name, config, stage.inputs) as run:
         if anew:
             # Not before it is known that there is something to train on.
+            lock.refuse_taken(stage.folder)
             storage.keep_only(stage.folder, [lock.NAME], FILES)
         fit(
             Plan(
@@ -237,6 +238,7 @@ def _publish(stage: Stage, method: Method, validation: Mapping[str, float]) -> s
         config["validation"] = dict(validation)
         (folder / "config.json").write_bytes(checksums.json_bytes(config))
         files = [path for path in folder.rglob("*") if path.is_file()]
+        lock.refuse_taken(stage.folder)
         for path in sorted(files, key=lambda path: path == folder / "config.json"):
             storage.publish_file(path, storage.join(stage.folder, str(path.relative_to(folder))))
         return weights_fingerprint(folder)
