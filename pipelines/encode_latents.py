@@ -84,6 +84,7 @@ def encode_latents(config: EncodeLatents) -> str:
     with inputs.reading(), lock.writing(folder, "encode_latents"), run as begin:
         precision, markers, made = encode(inputs, begin)
         index = latents_index(inputs, markers, inputs.made_with(precision))
+        lock.refuse_taken(folder)
         storage.keep_only(folder, files_of(index["shards"]) | inputs.encoder_files, FILES)
         if not made and workspace.published(folder, "index.json") == index:
             how = "checksum" if config.verify else "size and time"
@@ -114,6 +115,7 @@ def encode(
         pool = start_pool(inputs, precision, missing)
         precision = pool.config.precision
     assert precision is not None  # Without a pool, those that are there have one.
+    lock.refuse_taken(folder)
     if from_scratch:
         # What cannot be encoded, or not be told of, was found before. The encoder that is there
         # may be the one that is asked for.

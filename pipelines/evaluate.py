@@ -57,6 +57,7 @@ def evaluate(config: Evaluate) -> str:
         result, shown = compare(inputs, choose_devices(config.request()))
         card = storage.read_bytes(storage.join(space.ldm(config.ldm), "MODEL_CARD.md"))
         page = report.page(inputs.bundle, inputs.index["spec"], result, shown, card.decode())
+        lock.refuse_taken(folder)
         storage.publish_bytes(page.encode(), storage.join(folder, "report.html"))
         storage.publish_json(result, storage.join(folder, "metrics.json"))
         run.bytes(page.encode(), "report.html")

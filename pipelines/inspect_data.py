@@ -10,7 +10,7 @@ It runs in the driver alone: it reads the manifest, listings, and the beginning 
 from __future__ import annotations
 
 from pipelines.inspection import report
-from pipelines.inspection.findings import Finding, find
+from pipelines.inspection.findings import Finding, check_account, find
 from pipelines.inspection.pixels import look_at
 from pipelines.inspection.settings import InspectData
 from pipelines.inspection.shards import check_shards
@@ -33,7 +33,7 @@ def inspect_data(config: InspectData) -> str:
         return f"would look at {config.samples} clips of {space.root}, into {folder}"
     videos = summarise(manifest.read(space.manifest), index["classes"])
     pixels = look_at(space.clips, index, config.samples)
-    findings = find(videos, pixels, index["spec"])
+    findings = check_account(videos, index) + find(videos, pixels, index["spec"])
     findings += check_shards(space.clips, index) + check_stages(space, index)
     findings.sort(key=lambda finding: finding.rank)
     _print(videos.table, findings)

@@ -194,11 +194,13 @@ def sample(config: Sample) -> str:
         # A job that was killed before its picture resumes, even with --overwrite.
         if done and not (lacks_picture and done[0]["recipe"] == recipe):
             devices = devices_for(config, batches)  # What the cluster lacks is told before, too.
+            lock.refuse_taken(folder)
             storage.keep_only(folder, [lock.NAME, *given], FILES)
         rows = done
         if config.overwrite or not done:
             made = make_samples(config, batches, run, devices)
             rows = sorted(made, key=lambda row: row["file"])
+            lock.refuse_taken(folder)
             storage.delete(picture_uri)
             made_by = {"settings": config.recipe(), "ldm": bundle["fingerprint"]}
             storage.publish_json(made_by, storage.join(folder, SETTINGS))
@@ -210,6 +212,7 @@ def sample(config: Sample) -> str:
             if conditions
             else grid_of(folder, requests)
         )
+        lock.refuse_taken(folder)
         storage.publish_bytes(picture, picture_uri)
         run.bytes(picture, f"samples/{PICTURE}")
         published = [lock.NAME, SETTINGS, PICTURE, "samples.jsonl", *(r["file"] for r in rows)]

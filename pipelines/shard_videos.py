@@ -165,6 +165,7 @@ def find_near_duplicates(plans: Plans, config: ShardVideos) -> dict[int, NearDup
             yield row
 
     found = compare(plans.places, hashed(), len(plans.sources), config.filters.min_distance)
+    lock.refuse_taken(config.workspace.clips)
     storage.keep_only(folder, [f"{name}.json" for name in plans.places], SHARD_FILES)
     return with_spans(found, plans.sources.first_spans_N)
 
@@ -269,6 +270,7 @@ def shard_videos(config: ShardVideos) -> str:
             # What cannot be cut, or not be told of, is found before anything is deleted.
             join_for_tasks()
             begin()
+            lock.refuse_taken(folder)
             storage.keep_only(folder, [lock.NAME], FILES)
             storage.keep_only(config.workspace.perceptual_hashes, [], SHARD_FILES)
         if config.filters.min_distance:
@@ -280,6 +282,7 @@ def shard_videos(config: ShardVideos) -> str:
         print(report.table(), *notes, sep="\n", flush=True)
         index = clips_index(plans, report.shards)
         clips = sum(index["counts"].values())
+        lock.refuse_taken(folder)
         if not clips:
             report.manifest.publish(config.workspace.manifest)
             storage.keep_only(folder, [lock.NAME], FILES)
@@ -295,6 +298,7 @@ def shard_videos(config: ShardVideos) -> str:
         report.publish(config.workspace.manifest, folder, spec, listed)
         report.track(begin(), folder, time.monotonic() - started)
         _refuse_failures(report, config)
+        lock.refuse_taken(folder)
         storage.publish_json(index, storage.join(folder, "index.json"))
         begin().output(index["fingerprint"])
     print("look at the clips: videos/contact_sheet.png of this run in MLflow", flush=True)

@@ -138,6 +138,7 @@ def train_detector(config: TrainDetector) -> str:
         task = ray.remote(num_cpus=1, num_gpus=devices.gpus_per_worker)(_train)
         made = ray.get(task.remote(config, bare, classes, devices.kind))
         uri = storage.join(folder, "detector.pt")
+        lock.refuse_taken(folder)
         storage.publish_bytes(made["file"], uri)
         metadata = {
             "recipe": recipe,

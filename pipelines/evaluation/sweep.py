@@ -122,6 +122,7 @@ def run(config: Evaluate) -> str:
             "chosen": asdict(chosen),
         }
         found |= {"alike": alike, "detector": config.detector}
+        lock.refuse_taken(folder)
         storage.publish_json(found, storage.join(folder, "sweep.json"))
         tracked.bytes(checksums.json_bytes(found), "sweep.json")
     return verdict(trials, config.detector, tried[0].real_split or "val")

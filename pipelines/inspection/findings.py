@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pipelines.inspection.pixels import Pixels
 from pipelines.inspection.videos import UNLABELLED, Videos
+from pipelines.io.markers import SPLITS
 from pipelines.io.shards import repair
 from vqvdm.errors import listed
 
@@ -45,6 +46,27 @@ def find(videos: Videos, pixels: Pixels, spec: dict[str, Any]) -> list[Finding]:
     """All findings on videos and clips; `spec` is that of the clips."""
     of_videos = [*_splits(videos), *_classes(videos), *_losses(videos), *_sources(videos, spec)]
     return [*of_videos, *_pictures(pixels)]
+
+
+def check_account(videos: Videos, index: dict[str, Any]) -> list[Finding]:
+    """Compare the manifest of videos with the index of clips: a job that ends between the two
+    leaves a manifest that is newer."""
+    told = {split: videos.clips[split] for split in SPLITS}
+    wanted = {split: index["counts"].get(split, 0) for split in SPLITS}
+    others = [name for name in videos.classes if name not in (*index["classes"], UNLABELLED)]
+    what = "videos.parquet is not of the clips that clips/index.json lists"
+    if told != wanted:
+        counts = (f"{each['train']} + {each['val']}" for each in (told, wanted))
+        what += ": it tells of {} clips for training + validation instead of {}".format(*counts)
+    elif others:
+        what += f": these have no class {listed(others, NAMED)}"
+    else:
+        return []
+    cure = (
+        "run jobs/shard_videos.py again as it ran last, without --strict if that ended it: it "
+        "publishes videos.parquet first, and the index at its end"
+    )
+    return [Finding("wrong", what, cure)]
 
 
 def _splits(videos: Videos) -> Iterator[Finding]:

@@ -90,13 +90,15 @@ class Videos:
 
 
 def summarise(table: pa.Table, classes: list[str]) -> Videos:
-    """Sum up the manifest of all videos; `classes` are those of the clips, in order."""
+    """Sum up the manifest of all videos; `classes` are those of the clips, in order. Others come
+    after them, where the manifest is not that of the clips."""
     names = ("label", "split", "status", "reason", "clips")
     label, split, status, reason, clips = (table[name].to_pylist() for name in names)
     of_class = {name: OfClass() for name in classes or [UNLABELLED]}
     for row, count in enumerate(clips):
         if count:
-            each = of_class[label[row] if classes else UNLABELLED]
+            name = (label[row] if classes else None) or UNLABELLED
+            each = of_class.setdefault(name, OfClass())
             each.videos[split[row]] += 1
             each.clips[split[row]] += count
             if split[row] == "train":

@@ -3,7 +3,8 @@
 A writer and each reader publish a note in the folder, and renew it every few seconds. The note of a
 dead holder is recognised at once if the holder ran on this machine, and otherwise because it is not
 renewed. Neither disks nor object stores guarantee that two jobs that lock at the same moment read
-each other's note, so a writer checks again before it publishes: `still_held`.
+each other's note, and a job that was suspended, or whose store was away, may go on when another has
+taken its place. So a writer asks again before it deletes or publishes: `refuse_taken`.
 """
 
 from __future__ import annotations
@@ -37,8 +38,11 @@ SETTLE_S = 0.3
 SEEN_S = 10.0
 """After this time, a shared folder shows a note to every node: network disks cache for seconds."""
 
-_held: set[str] = set()
-"""Owners of the notes that this process holds."""
+_held: dict[str, float] = {}
+"""When each note that this process holds was renewed last, by its owner; by the clock on the wall,
+as others stand still with a machine that sleeps."""
+_writes: dict[str, str] = {}
+"""The owner of the lock of each folder that this process writes."""
 
 
 @contextmanager
@@ -65,7 +69,11 @@ def writing(folder: str, job: str) -> Iterator[str]:
         for name in readers:
             with suppress(UserError, OSError):
                 storage.delete(storage.join(folder, name))
-        yield own["owner"]
+        _writes[folder] = own["owner"]
+        try:
+            yield own["owner"]
+        finally:
+            _writes.pop(folder, None)
 
 
 @contextmanager
@@ -92,8 +100,20 @@ def reading(job: str, *folders: str) -> Iterator[None]:
 
 
 def still_held(folder: str, owner: str) -> bool:
-    """Whether no other job has taken the lock; a lock that was removed was not taken."""
+    """Whether no other job has taken the lock. One that was removed was not taken, unless its
+    holder, in this process, was silent for so long that another job may have come and gone."""
     return _is_of(folder, NAME, owner)
+
+
+def refuse_taken(folder: str) -> None:
+    """`UserError` if another job has taken the lock of a folder that this process writes. To be
+    asked before anything is deleted or published that the other job may have made."""
+    owner = _writes.get(folder)
+    if owner and not still_held(folder, owner):
+        raise UserError(
+            f"another job has taken over {folder}, as this one was silent for a while: this one "
+            "stops, and what is there is that of the other"
+        )
 
 
 def refuse_unseen(folder: str, owner: str) -> None:
@@ -130,7 +150,7 @@ def _renewed(folder: str, name: str, note: dict[str, Any]) -> Iterator[None]:
     """Publish a note, renew it meanwhile, and remove it at the end."""
     # Unchecked: a second job may write its note at the same moment, and the last one stays.
     storage.publish_json(note, storage.join(folder, name), check=False)
-    _held.add(note["owner"])
+    _held[note["owner"]] = time.time()
     ended = threading.Event()
     beat = threading.Thread(target=_beat, args=(folder, name, note, ended), daemon=True)
     beat.start()
@@ -139,7 +159,7 @@ def _renewed(folder: str, name: str, note: dict[str, Any]) -> Iterator[None]:
     finally:
         ended.set()
         beat.join()
-        _held.discard(note["owner"])
+        _held.pop(note["owner"])
         # If storage does not answer, the note stays and becomes stale.
         with suppress(UserError, OSError):
             if _is_of(folder, name, note["owner"]):
@@ -152,15 +172,20 @@ def _beat(folder: str, name: str, note: dict[str, Any], ended: threading.Event) 
     while not ended.wait(BEAT_S):
         beats += 1
         with suppress(UserError, OSError):
+            now = time.time()
             if _is_of(folder, name, note["owner"]):
                 storage.publish_json(
                     note | {"beats": beats}, storage.join(folder, name), check=False
                 )
+                _held[note["owner"]] = now
 
 
 def _is_of(folder: str, name: str, owner: str) -> bool:
-    """Whether a note is of an owner, or removed."""
+    """Whether a note is of an owner, or removed: that of a writer while others saw it renewed."""
     found = workspace.published(folder, name)
+    if found is None and name == NAME:
+        now = time.time()
+        return now - _held.get(owner, now) < STALE_S
     return found is None or found["owner"] == owner
 
 

@@ -19,6 +19,8 @@ from pipelines.io.scratch import scratch
 from vqvdm.errors import UserError
 
 BUFFER = 2**20
+HEADERS = 2**16
+"""Bytes that are read beyond the end of a member, for the header of the next one."""
 CLIP = "mkv"
 """The member of a sample that holds its video."""
 EARLIER_CLIP = "mp4"
@@ -213,20 +215,32 @@ def check_keys(uri: str, found: Iterable[str], wanted: Iterable[str], job: str) 
 
 
 def peek(folder: str, name: str, max_bytes: int) -> Iterator[Sample]:
-    """The samples that lie completely in the first bytes of a shard, unverified."""
-    head = storage.read_head(storage.join(folder, f"{name}.tar"), max_bytes)
-    members: dict[str, dict[str, bytes]] = {}
+    """The samples that lie completely in the first bytes of a shard, unverified. Where the first
+    one is larger than these, as much is read as it takes."""
+    uri, wanted = storage.join(folder, f"{name}.tar"), max(max_bytes, HEADERS)
+    while True:
+        head = storage.read_head(uri, wanted)
+        samples, end = _whole_samples(head)
+        if samples or end is None or len(head) < wanted:
+            yield from samples
+            return
+        wanted = end + HEADERS
+
+
+def _whole_samples(head: bytes) -> tuple[list[Sample], int | None]:
+    """The samples whose clip lies completely in the beginning of a shard, and where the member
+    ends that is cut off, if one is."""
+    members, end = dict[str, dict[str, bytes]](), None
     with suppress(tarfile.ReadError), tarfile.open(fileobj=io.BytesIO(head)) as tar:
         for member in _plain_files(tar):
-            file = tar.extractfile(member)
-            content = file.read() if file else b""
-            if len(content) < member.size:
+            start, stop = member.offset_data, member.offset_data + member.size
+            if stop > len(head):
+                end = stop
                 break
             key, extension = member.name.split(".", 1)
-            members.setdefault(key, {})[extension] = content
-    for key, found in members.items():
-        if CLIP in found or EARLIER_CLIP in found:
-            yield Sample(key, found)
+            members.setdefault(key, {})[extension] = head[start:stop]
+    whole = {key: found for key, found in members.items() if CLIP in found or EARLIER_CLIP in found}
+    return [Sample(key, found) for key, found in whole.items()], end
 
 
 @contextmanager

@@ -39,14 +39,24 @@ def compare(
     """Rows of the near-duplicates among `count` videos, from what `hash_shard` gave.
 
     Of two near-duplicates, the first of the listing is kept. `min_distance` is in bits of 64.
+    Prints how many videos are not compared for want of time or memory.
     """
     hashes_NB = np.zeros((count, HASH_BYTES), np.uint8)
     has_hash_N = np.zeros(count, bool)
+    beyond_limits = 0
     for shard in hashed:
+        beyond_limits += shard.get("beyond_limits", 0)
         for row, hash in zip(places[shard["name"]].rows_N, shard["hashes"], strict=True):
             if hash:
                 hashes_NB[row] = np.frombuffer(bytes.fromhex(hash), np.uint8)
                 has_hash_N[row] = True
+    if beyond_limits:
+        print(
+            f"note: {beyond_limits} videos have no perceptual hash, so that copies of them are not "
+            "found: hashing took longer than --timeout-s or more memory than --max-memory-gb "
+            "allows; the next run tries them again",
+            flush=True,
+        )
     rows = np.flatnonzero(has_hash_N)
     max_bits = math.ceil(min_distance * FRAMES) - 1
     return {

@@ -20,7 +20,7 @@ from pipelines.sharding.manifest import Source
 from pipelines.sharding.sources import LocalVideos
 from pipelines.sharding.spans import parts_read
 from pipelines.video.decoding_process import Deadline
-from pipelines.video.header import check_place, probe
+from pipelines.video.header import VideoInfo, check_place, probe
 from pipelines.video.luma import sample_luma
 from pipelines.video.reasons import VideoError
 from vqvdm.errors import UserError
@@ -30,22 +30,28 @@ FORMAT = 1
 FRAMES = 8
 """Frames spread over a video, each of which is hashed to 64 bits."""
 HASH_BYTES = 8 * FRAMES
+LIMITS = ("timed_out", "out_of_memory")
+"""Why a video may have no hash this time, and have one with other limits or on another machine."""
 
 
-def hash_video(request: CutRequest) -> Iterator[bytes]:
-    """The hash of a video: yields `HASH_BYTES` bytes once, or nothing where it cannot be read. Of a
-    span it is that of the whole video.
+def hash_video(request: CutRequest) -> Iterator[VideoInfo | bytes]:
+    """The hash of a video: yields what its header says, and `HASH_BYTES` bytes, or not where it
+    cannot be read; `VideoError` where it takes too much memory. Of a span it is that of the whole
+    video.
 
     A difference hash compares neighbouring pixels of the frame shrunk to 9x8, in integers: it is
     the same on any processor.
     """
     try:
         info = probe(request.path, request.frames_fps)
+        yield info
         check_header(info, request)
         span_s = (request.start_s, request.end_s)
         lumas = sample_luma(request.path, info, FRAMES, request.frames_fps, span_s)
         hashes = [np.packbits(imagehash.dhash(Image.fromarray(luma)).hash) for luma in lumas]
-    except VideoError:
+    except VideoError as error:
+        if error.reason in LIMITS:
+            raise
         return  # Its account will contain the reason, once it is cut.
     if hashes:
         # A video of unknown length is represented by its first frame.
@@ -81,21 +87,26 @@ def hash_shard(row: dict) -> dict:
 
     Takes {"plan": ShardPlan, "hashes": folder, "retry": bool}, gives {"name": of the shard,
     "hashes": one in hexadecimal for each video, empty where there is none and for the spans of a
-    file but the first}.
+    file but the first, "beyond_limits": how many videos have none for want of time or memory}.
+    Those are not recorded: the next run tries again.
     """
     plan: ShardPlan = row["plan"]
     known = _cached(row["hashes"], plan)
-    found = {}
+    found, beyond = dict[str, str](), dict[str, str]()
     with LocalVideos() as videos:
         for source in _hashed(plan):
             content = _content(source)
             hash = known.get(content)
             if hash is None or (row["retry"] and not hash):
                 hash = _hash(source, plan, videos)
-            found[content] = hash
+            if hash is None:
+                beyond[content] = ""
+            else:
+                found[content] = hash
     if found != known:
         storage.publish_json(found, storage.join(row["hashes"], f"{plan.name}.json"))
-    return {"name": plan.name, "hashes": _in_order(found, plan)}
+    hashes = _in_order(found | beyond, plan)
+    return {"name": plan.name, "hashes": hashes, "beyond_limits": len(beyond)}
 
 
 def _content(source: Source) -> str:
@@ -105,7 +116,8 @@ def _content(source: Source) -> str:
     return checksums.fingerprint([FORMAT, content, span])
 
 
-def _hash(source: Source, plan: ShardPlan, videos: LocalVideos) -> str:
+def _hash(source: Source, plan: ShardPlan, videos: LocalVideos) -> str | None:
+    """The hash of a video in hexadecimal, empty where there is none; None beyond the limits."""
     limits = plan.decode_limits
     if source.refused:
         return ""
@@ -114,10 +126,18 @@ def _hash(source: Source, plan: ShardPlan, videos: LocalVideos) -> str:
         check_place(path, source.frames_fps is not None)
         request = request_for(source, path, plan.spec)
         process = decoding_process(limits.max_memory_gb)
+        deadline, hash = Deadline(limits.timeout_s), b""
         with parts_read(source) as read:
-            found = process.run(hash_video, request, Deadline(limits.timeout_s), read)
-            return b"".join(found).hex()
-    except (VideoError, FileNotFoundError, PermissionError):
+            for found in process.run(hash_video, request, deadline, read):
+                if isinstance(found, VideoInfo):
+                    most_s = min(found.duration_s or 0.0, plan.spec.limits.max_duration_s)
+                    deadline.allowed_s = limits.allowed_s(found, most_s)
+                else:
+                    hash = found
+        return hash.hex()
+    except VideoError as error:
+        return None if error.reason in LIMITS else ""
+    except (FileNotFoundError, PermissionError):
         return ""  # Its account will contain the reason, once it is cut.
     except UserError as error:
         if not is_refusal(error):

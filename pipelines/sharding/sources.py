@@ -47,7 +47,10 @@ def list_sources(videos: str, selection: Selection, root: str = "") -> SourceTab
         )
     selection = replace(selection, val_list=find_list(videos, selection.val_list))
     place = Place(videos, selection.frames_fps is not None, root)
-    found = next(kind for kind in KINDS if kind.takes(place)).listed(place, selection)
+    kind = next(kind for kind in KINDS if kind.takes(place))
+    if kind is not folder:
+        place.print_unnamed()
+    found = kind.listed(place, selection)
     if selection.labels in ("folder", "none"):
         origin, cure = videos, "move it, or pass --labels none"
         sources = SourceTable(divided((_from_input(v, selection) for v in found), selection))

@@ -181,6 +181,7 @@ def _train_and_publish(
     with start_run(stage.name, config, stage.inputs) as run:
         if from_scratch:
             # Not before it is known that there is something to train on.
+            lock.refuse_taken(stage.folder)
             storage.keep_only(stage.folder, [lock.NAME], FILES)
         fit(
             Plan(
@@ -239,6 +240,7 @@ def _publish(stage: Stage, method: Method, validation: Mapping[str, float]) -> s
         config["validation"] = dict(validation)
         (folder / "config.json").write_bytes(checksums.json_bytes(config))
         files = [path for path in folder.rglob("*") if path.is_file()]
+        lock.refuse_taken(stage.folder)
         for path in sorted(files, key=lambda path: path == folder / "config.json"):
             name = path.relative_to(folder).as_posix()
             assert FILES.fullmatch(name), name  # Or it would outlive what it belongs to.

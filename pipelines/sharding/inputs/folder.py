@@ -46,6 +46,7 @@ def listed(place: Place, selection: Selection) -> Iterator[Listed]:
             images[posixpath.dirname(file.uri)].append(stamp)
         else:
             images[posixpath.dirname(file.uri)] = []
+            skipped[ending] += 1
     for folder in _without_videos(folders, inhabited, images.keys()):
         yield Listed(place.relative(folder.uri), folder)
         count += 1

@@ -28,6 +28,9 @@ from vqvdm.errors import UserError
 
 WILD = re.compile("[*?{]")
 """What makes a pattern of a name that no file has."""
+FEW = 100
+"""Files without a suffix at most that do not tell the kind of a folder: `_SUCCESS`, `README` and
+`SHA256SUMS` lie beside tables and tars, and videos without a suffix are many."""
 
 
 @dataclass(frozen=True)
@@ -129,16 +132,25 @@ class Place:
         folder without any videos. A name that exists is no pattern. Of a list in braces, files
         that are missing have no size."""
         if not self.names_files:
-            found = []
+            found, unnamed = [], 0
             for file in self.files:
                 if file.is_folder:
                     continue
-                if self._holds_video(file.uri):
+                unnamed += not suffix(file.uri)
+                is_video = suffix(file.uri) and self._holds_video(file.uri)
+                if is_video or unnamed > FEW:
                     return []
                 if file.uri.lower().endswith(ending):
                     found.append(file)
             return sorted(found, key=lambda file: file.uri)
         return self._named if self.uri.lower().endswith(ending) else []
+
+    def print_unnamed(self) -> None:
+        """Print how many files without a suffix lie beside the tars or tables of a folder."""
+        if self.names_files:
+            return
+        if unnamed := sum(not f.is_folder and not suffix(f.uri) for f in self.files):
+            print(f"note: {unnamed} files without a suffix are not taken for videos", flush=True)
 
     def _holds_video(self, name: str) -> bool:
         return self.has_frames if suffix(name) in IMAGES else may_be_video(name)
@@ -182,4 +194,6 @@ def print_skipped(hidden: int, endings: Counter[str]) -> None:
     if endings:
         order = sorted(endings.items(), key=lambda each: (-each[1], each[0]))
         kinds = ", ".join(f"{count} {ending}" for ending, count in order[:5])
+        if others := sum(count for _, count in order[5:]):
+            kinds += f", {others} others"
         print(f"note: {endings.total()} files are skipped as not videos ({kinds})", flush=True)

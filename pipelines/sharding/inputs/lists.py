@@ -1,4 +1,5 @@
 """A list of videos elsewhere: a text file with a URI a line, or a table that has a column of them.
+Lines of a text file that begin with `#` are comments, unless they are names of files.
 
 A path is a URL, another URI, absolute, or relative to the folder of the list. A table of Parquet
 may be in parts.
@@ -67,10 +68,24 @@ def read_list(uri: str, selection: Selection) -> Iterator[Row]:
         yield from Reader("--videos", selection).videos(uri)
         return
     lines = map(str.strip, storage.read_text(uri, "--videos").splitlines())
-    paths = [line for line in lines if line and not line.startswith("#")]
-    if not paths:
+    paths = [line for line in lines if line]
+    comments = _comments(uri, paths)
+    if comments:
+        print(f"note: {len(comments)} lines of {uri} are skipped as comments (#)", flush=True)
+    if len(comments) == len(paths):
         raise UserError(f"--videos {uri}: names no videos")
-    yield from map(Row, paths)
+    yield from (Row(path) for number, path in enumerate(paths) if number not in comments)
+
+
+def _comments(uri: str, lines: list[str]) -> set[int]:
+    """Numbers of the lines that begin with # and name no file: names of downloads may begin so."""
+    marked = [number for number, line in enumerate(lines) if line.startswith("#")]
+
+    def names_file(number: int) -> bool:
+        line = lines[number]
+        return is_relative(line) and storage.info(_beside(uri, line)) is not None
+
+    return {n for n, found in zip(marked, read_all(names_file, marked), strict=True) if not found}
 
 
 def _beside(table: str, path: str) -> str:

@@ -28,7 +28,7 @@ from pipelines.sharding.manifest import Source
 from pipelines.sharding.settings import Selection
 from pipelines.sharding.splits import SPLIT_OF
 from pipelines.sharding.table import Row
-from pipelines.video.file_names import NO_VIDEOS, is_hidden, suffix
+from pipelines.video.file_names import is_hidden, suffix
 from pipelines.video.reasons import VideoError
 from vqvdm.errors import UserError
 
@@ -158,7 +158,7 @@ def _add(
         info = FileInfo(f"{tar.uri}/{path}", member.size, tar.etag, tar.mtime_ns)
         refused = _why_refused(member, path, tar)
         contents.videos[path] = Listed(path, info, tar.uri, member.offset_data, refused)
-    elif ending in NO_VIDEOS:
+    else:
         contents.skipped[ending] += 1
 
 

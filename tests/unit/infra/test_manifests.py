@@ -174,6 +174,21 @@ def test_compose_publishes_on_the_loopback_only() -> None:
     assert not any("network_mode" in service for service in services)
 
 
+def test_the_object_store_fits_into_shared_memory(services: dict[str, Any]) -> None:
+    """Else Ray puts it on the container's disk; without the flag it asks for up to 10 GB."""
+    for name in ("ray-head", "ray-worker", "ray-gpu-worker"):
+        asked = dict(FLAG.findall(" ".join(services[name]["command"])))
+        shared = int(services[name]["shm_size"])
+        assert 0.8 * shared < int(asked["--object-store-memory"]) < 0.95 * shared, name
+    # Ray's launcher and KubeRay size /dev/shm by the node's memory, unless told otherwise.
+    cluster = documents(CLUSTER)[0]
+    nodes = [cluster, *cluster["available_node_types"].values()]
+    assert not any(node.get("docker", {}).get("disable_shm_size_detection") for node in nodes)
+    for path in [CLUSTER, *KUBERNETES]:
+        words = path.read_text()
+        assert not re.search("--shm-size|mountPath: */dev/shm|plasma-directory", words), path
+
+
 def test_every_ray_cluster_asks_for_a_token() -> None:
     assert "--env RAY_AUTH_MODE=token" in documents(CLUSTER)[0]["docker"]["run_options"]
     services = documents(COMPOSE)[0]["services"]

@@ -10,14 +10,17 @@ import numpy as np
 import pytest
 
 from pipelines.inspect_data import inspect_data
+from pipelines.inspection import pixels
 from pipelines.inspection.pixels import look_at
 from pipelines.inspection.settings import InspectData
 from pipelines.inspection.videos import bars
 from pipelines.io import storage
-from pipelines.io.markers import content_fingerprint
+from pipelines.io.markers import content_fingerprint, read_marker
 from pipelines.io.shards import ShardWriter
 from pipelines.io.workspace import Workspace
+from pipelines.sharding import report
 from pipelines.sharding.manifest import Account, ManifestWriter, Source
+from pipelines.sharding.marker_cache import Shard
 from pipelines.video.lossless import encode_lossless
 from vqvdm.errors import IncompleteError, UserError
 
@@ -51,6 +54,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     manifest.publish(space.manifest)
     index: dict[str, Any] = {
         "classes": ["a", "b"],
+        "counts": {"train": 24, "val": 24},
         "fingerprint": content_fingerprint(markers),
         "shards": [marker.name for marker in markers],
         "spec": {"frames": 16, "size": 64, "rates": [8.0]},
@@ -93,6 +97,49 @@ def test_what_is_missing_or_cut_off_is_wrong(root: str) -> None:
         f"wrong {clips}/val-000000.tar is missing",
         f"wrong {clips}/train-000000.tar has {len(data) - 1024} bytes instead of {len(data)}",
     ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"counts": {"train": 12}},
+            "it tells of 24 + 24 clips for training + validation instead of 12 + 0",
+        ),
+        ({"classes": ["a"]}, "these have no class b"),
+    ],
+)
+def test_an_account_that_is_newer_than_the_index_is_wrong(
+    root: str, changes: dict[str, Any], words: str
+) -> None:
+    """A job that was killed, or ended by --strict, has published the account and no index."""
+    uri = f"{root}/clips/index.json"
+    storage.publish_json(storage.read_json(uri) | changes, uri)
+    inspect_data(InspectData(root=root, samples=2))
+    [found, *others] = storage.read_json(f"{root}/inspection/findings.json")["findings"]
+    assert (found["kind"], found["what"]) == (
+        "wrong", f"videos.parquet is not of the clips that clips/index.json lists: {words}"
+    )  # fmt: skip
+    assert found["cure"].startswith("run jobs/shard_videos.py again")
+    assert all(each["kind"] != "wrong" for each in others)
+
+
+def test_clips_that_are_larger_than_what_is_read_of_a_shard(
+    root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 16 frames at 512×512 some are; one of each shard is looked at then."""
+    monkeypatch.setattr(pixels, "PEEK_BYTES", 2000)
+    looked = look_at(f"{root}/clips", storage.read_json(f"{root}/clips/index.json"), 8)
+    assert len(looked.looks) == 1
+    found = [shard_of(root, "train-000000")]
+    monkeypatch.setattr(report, "PEEK_BYTES", 2000)
+    assert report.contact_sheet(f"{root}/clips", found)
+
+
+def shard_of(root: str, name: str) -> Shard:
+    marker = read_marker(f"{root}/clips", name)
+    assert marker
+    return Shard(name, marker.sha256, len(marker.keys), "", None, (0, None), (0, None))
 
 
 def test_what_belongs_to_other_clips_is_told(root: str) -> None:

@@ -19,7 +19,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from pipelines import shard_videos as page
-from pipelines.io import checksums, disk, shards, storage
+from pipelines.io import checksums, disk, lock, shards, storage
 from pipelines.io.markers import Marker
 from pipelines.io.shards import Sample, ShardWriter
 from pipelines.sharding import clip_shards, finished, manifest, marker_cache
@@ -710,6 +710,34 @@ def cutting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cutting:
     assert len(made) >= 3 and len(decoded) == 10
     assert found.cut() == (set(), set())
     return found
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_job_whose_place_was_taken_changes_nothing(
+    overwrite: bool, cutting: Cutting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Suspended for longer than its lock lives, it wakes when another job has cut other videos."""
+    cutting.add("berry", 9, 12)
+    folder = Path(cutting.config.workspace.clips)
+    run_plans, before = page.run_plans, cutting.files()
+
+    def taken_meanwhile(*arguments: Any) -> None:
+        run_plans(*arguments)
+        for name in before:
+            if name.startswith("clips/") and not overwrite:
+                (folder.parent / name).write_bytes(b"the other's")
+        (folder / "val-999999.tar").write_bytes(b"the other's")
+        note = storage.read_json(f"{folder}/{lock.NAME}")
+        storage.publish_json(note | {"owner": "the other"}, f"{folder}/{lock.NAME}")
+
+    monkeypatch.setattr(page, "run_plans", taken_meanwhile)
+    with pytest.raises(UserError, match="another job has taken over"):
+        cutting.cut(overwrite=overwrite)
+    after = cutting.files()
+    assert after["videos.parquet"] == before["videos.parquet"]
+    assert after["clips/val-999999.tar"] == b"the other's"
+    if not overwrite:
+        assert {after[name] for name in before if name.startswith("clips/")} == {b"the other's"}
 
 
 def test_a_finished_root_needs_no_worker(

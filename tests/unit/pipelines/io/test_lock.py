@@ -1,5 +1,6 @@
 """One writer at a time, and locks that outlived their holders."""
 
+import ast
 import errno
 import multiprocessing
 import os
@@ -150,6 +151,68 @@ def test_a_lock_that_was_taken_over_is_left_to_its_new_holder(folder: str) -> No
         left_by(folder, owner="another")
         assert not lock.still_held(folder, owner)
     assert not lock.still_held(folder, owner)
+
+
+def test_a_job_whose_place_was_taken_stops(folder: str) -> None:
+    lock.refuse_taken(folder)
+    with lock.writing(folder, "train_ldm"):
+        lock.refuse_taken(folder)
+        storage.delete(storage.join(folder, lock.NAME))  # By its user: nobody took it.
+        lock.refuse_taken(folder)
+        left_by(folder, owner="another")
+        with pytest.raises(UserError, match="another job has taken over"):
+            lock.refuse_taken(folder)
+    assert workspace.published(folder, lock.NAME)["owner"] == "another"
+
+
+def test_a_job_that_was_suspended_while_another_came_and_went(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lock is gone, as that of the other is: it must not take it for its own."""
+    monkeypatch.setattr(lock, "BEAT_S", 2.0)
+    with lock.writing(folder, "train_ldm") as owner:
+        now = time.time
+        monkeypatch.setattr(lock.time, "time", lambda: now() + lock.STALE_S + 1)
+        storage.delete(storage.join(folder, lock.NAME))
+        time.sleep(2.5)  # Nor is it renewed.
+        assert not lock.still_held(folder, owner)
+        with pytest.raises(UserError, match="another job has taken over"):
+            lock.refuse_taken(folder)
+    assert storage.walk(folder) == []
+
+
+CHANGES = ("keep_only", "publish_json", "publish_bytes", "publish_file")
+
+
+def calls_in(function: ast.FunctionDef) -> list[str]:
+    """Functions of modules that a function calls, as `lock.writing`, in order of lines."""
+    found = [
+        (node.lineno, f"{node.func.value.id}.{node.func.attr}")
+        for node in ast.walk(function)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and isinstance(node.func.value, ast.Name)
+    ]
+    return [name for _, name in sorted(found)]
+
+
+def test_every_job_asks_before_it_deletes_or_publishes() -> None:
+    """In a module that takes a lock, whatever deletes or publishes asks for it first."""
+    pipelines = Path(lock.__file__).parents[1]
+    checked = set()
+    for path in pipelines.rglob("*.py"):
+        if path == Path(lock.__file__) or "lock.writing(" not in (text := path.read_text()):
+            continue
+        for function in ast.walk(ast.parse(text)):
+            if isinstance(function, ast.FunctionDef):
+                calls = calls_in(function)
+                changes = [calls.index(f"storage.{n}") for n in CHANGES if f"storage.{n}" in calls]
+                if changes:
+                    asked = "lock.refuse_taken" in calls[: min(changes)]
+                    assert asked, f"{path.name}: {function.name} does not ask lock.refuse_taken"
+                    checked.add(path.stem)
+    jobs = {"shard_videos", "encode_latents", "sample", "evaluate", "sweep", "train_detector"}
+    assert checked >= jobs | {"stage"}
 
 
 def test_a_lock_that_this_process_could_not_remove_is_taken_at_once(folder: str) -> None:

@@ -111,6 +111,23 @@ def test_a_shard_holds_plain_files_only(made: Callable[[Path], Path], tmp_path: 
     assert list(shards.peek(str(tmp_path), "train-000000", 2**20)) == []
 
 
+@pytest.mark.parametrize("size", [1, 100, 1024, 5000, 2**20])
+def test_a_peek_reaches_the_first_sample(size: int, tmp_path: Path) -> None:
+    """However large it is; of those that fit, all are taken."""
+    large = bytes(300_000)
+    with shards.ShardWriter(str(tmp_path), "train-000000") as writer:
+        for key in "ab":
+            writer.add(key, {"json": b"{}" * 2000, "mkv": large})
+        writer.publish([], "", "", {})
+    found = list(shards.peek(str(tmp_path), "train-000000", size))
+    assert [sample.key for sample in found] == (["a", "b"] if size == 2**20 else ["a"])
+    assert found[0].members == {"json": b"{}" * 2000, "mkv": large}
+    # Of one that is cut off there is no whole sample.
+    tar = tmp_path / "train-000000.tar"
+    tar.write_bytes(tar.read_bytes()[:200_000])
+    assert list(shards.peek(str(tmp_path), "train-000000", size)) == []
+
+
 def test_lost_shards_are_found_by_one_listing(tmp_path: Path) -> None:
     markers = []
     for name in ("train-000000", "train-000001"):

@@ -13,6 +13,7 @@ from pipelines.io.markers import Marker
 from pipelines.sharding import manifest, perceptual_hash
 from pipelines.sharding.clip_shards import make_shard
 from pipelines.sharding.settings import Filters, ShardVideos
+from pipelines.video.header import VideoInfo
 from tests.odd_videos import QUIET, image_folder, write
 
 FRAMES = 24
@@ -154,3 +155,39 @@ def test_what_cannot_be_hashed_is_tried_again_on_request(
     hashed.write_text("[]")
     folder.run(monkeypatch)
     assert sorted(folder.hashed) == ["a.mp4", "text.mp4"]
+
+
+def test_a_video_beyond_the_limits_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """That a hash took too long this time is not recorded as if there were none."""
+    folder = Folder(tmp_path, val_fraction=0.0)
+    made(folder.videos / "a.ts", 0)
+    (folder.videos / "b.ts").write_bytes((folder.videos / "a.ts").read_bytes())
+    sound = folder.config
+    folder.config = replace(sound, timeout_s=1e-6)
+    folder.run(monkeypatch)
+    assert not folder.duplicates
+    assert "2 videos have no perceptual hash" in capsys.readouterr().out
+    folder.config = sound
+    folder.run(monkeypatch)
+    assert folder.hashed == ["a.ts", "b.ts"] and folder.duplicates == {"b.ts": ("of a.ts", 0.0)}
+    assert "no perceptual hash" not in capsys.readouterr().out
+
+
+def test_a_long_video_has_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as for its clips: for each minute that is begun, --timeout-s."""
+    allowed = []
+
+    class Process:
+        def run(self, work, request, deadline, read):
+            yield VideoInfo(601.0, 25.0, 128, 96, "h264")
+            allowed.append(deadline.allowed_s)
+            yield bytes(perceptual_hash.HASH_BYTES)
+
+    folder = Folder(tmp_path, val_fraction=0.0)
+    made(folder.videos / "a.ts", 0)
+    monkeypatch.setattr(perceptual_hash, "decoding_process", lambda max_memory_gb: Process())
+    [plan] = page.plan_shards(folder.config)
+    perceptual_hash.hash_shard({"plan": plan, "hashes": str(tmp_path / "h"), "retry": False})
+    assert allowed == [11 * folder.config.timeout_s]

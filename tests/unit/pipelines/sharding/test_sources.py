@@ -10,10 +10,12 @@ import pytest
 
 from pipelines.sharding import manifest
 from pipelines.sharding import sources as inputs
+from pipelines.sharding.inputs.kind import FEW
 from pipelines.sharding.settings import Selection, ShardVideos
 from pipelines.sharding.source_table import SourceTable
 from pipelines.sharding.splits import split_sources
 from tests.input_folders import GROUPS, fill, found, ucf
+from tests.video_tars import member, tar
 from vqvdm.errors import UserError
 
 
@@ -343,3 +345,52 @@ def test_a_part_of_the_videos_is_spread_over_shards() -> None:
     found = inputs.sampled(listing({"a": 2000}), 400)
     low = sum(int(s.id[8:], 16) < 2**31 for s in found) / len(found)
     assert 0.4 < low < 0.6
+
+
+def test_what_cameras_write_beside_a_video_is_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A copy of low resolution would be a video of its own, perhaps in the other split."""
+    beside = [
+        "surf/GL010036.LRV", "surf/GX010036.THM", "surf/DJI_0001.LRF", "surf/DJI_0001.SRT",
+        "surf/IMG_1.AAE", "surf/IMG_1.xmp", "surf/track.gpx", "surf/00001.CPI", "surf/00001.MPL",
+        "surf/INDEX.BDM", "surf/C0001M01.XML", "surf/M1.MODD", "surf/G1.GPR",
+    ]  # fmt: skip
+    recordings = ["surf/GX010036.MP4", "surf/V1.insv", "surf/00001.MTS", "surf/MOV1.MOD"]
+    assert found(fill(tmp_path, *recordings, *beside)).keys() == set(recordings)
+    assert f"{len(beside)} files are skipped as not videos" in capsys.readouterr().out
+
+
+def test_images_beside_videos_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    videos = fill(tmp_path, "a.mp4", "wave.webp", "b.webp", "c.png", "d.jpg", "e.txt", "f.csv")
+    fill(tmp_path, "g.srt", "h.zip", "i.zip")
+    assert found(videos).keys() == {"a.mp4"}
+    said = "9 files are skipped as not videos (2 .webp, 2 .zip, 1 .csv, 1 .jpg, 1 .png, 2 others)"
+    assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("unnamed", [["_SUCCESS"], ["README", "LICENSE", "__len__", "SHA256SUMS"]])
+def test_a_table_beside_files_without_a_suffix(
+    unnamed: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Spark and others write such files; they hide neither tables nor tars."""
+    fill(tmp_path / "list", *unnamed)
+    pq.write_table(pa.table({"path": ["a.mp4", "b.mp4"]}), tmp_path / "list/part-0000.parquet")
+    assert found(f"{tmp_path}/list", labels="none").keys() == {"a.mp4", "b.mp4"}
+    said = f"{len(unnamed)} files without a suffix are not taken for videos"
+    assert said in capsys.readouterr().out
+    fill(tmp_path / "tars", *unnamed)
+    tar(tmp_path / "tars/000.tar", member("cat/a.mp4", b"x"))
+    assert found(f"{tmp_path}/tars").keys() == {"cat/a.mp4"}
+
+
+def test_videos_without_a_suffix(tmp_path: Path) -> None:
+    """Alone they are videos, and so are many beside a table."""
+    few = [f"v{number}" for number in range(3)]
+    assert found(fill(tmp_path / "few", *few, "notes.txt")).keys() == set(few)
+    many = [f"v{number}" for number in range(FEW + 1)]
+    videos = fill(tmp_path / "many", *many)
+    pq.write_table(pa.table({"path": ["v1"]}), tmp_path / "many/table.parquet")
+    assert found(videos).keys() == set(many)

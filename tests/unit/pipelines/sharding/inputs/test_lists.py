@@ -308,3 +308,16 @@ def test_a_missing_package_is_named(
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(UserError, match=rf"package for {scheme}:// .*pip install .*\[{extra}\]"):
         found(f"{scheme}://bucket/videos")
+
+
+def test_a_name_that_begins_as_a_comment(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(tmp_path, "#shorts cat.mp4", "a.mp4")
+    lines = ["# my downloads", "#shorts cat.mp4", "#a.mp4", "a.mp4", "# https://host/b.mp4"]
+    (tmp_path / "list.txt").write_text("\n".join(lines))
+    assert found(f"{tmp_path}/list.txt", labels="none").keys() == {"#shorts cat.mp4", "a.mp4"}
+    assert f"3 lines of {tmp_path}/list.txt are skipped as comments" in capsys.readouterr().out
+    (tmp_path / "list.txt").write_text("# nothing\n")
+    with pytest.raises(UserError, match="names no videos"):
+        found(f"{tmp_path}/list.txt")

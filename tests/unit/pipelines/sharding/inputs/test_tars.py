@@ -121,14 +121,14 @@ def test_nothing_in_the_json_hides_no_file(tmp_path: Path) -> None:
 
 def test_sets_of_tars(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Braces, stars and folders name the same; a name that two tars have gets its tar's."""
-    names = ["same.mp4", ".hidden.mp4", "notes.pdf"]
+    names = ["same.mp4", ".hidden.mp4", "notes.pdf", "wave.webp", "proxy.lrv"]
     for number in range(3):
         members = [member(f"cat/{n}", b"1") for n in (*names, f"{number}.mp4")]
         tar(tmp_path / f"shards/part/{number:03d}.tar", *members)
     below = {path for n in range(3) for path in (f"cat/{n}.mp4", f"part/{n:03d}.tar/cat/same.mp4")}
     assert found(f"{tmp_path}/shards").keys() == below
     assert "3 hidden or system files are skipped" in (said := capsys.readouterr().out)
-    assert "3 files are skipped as not videos (3 .pdf)" in said
+    assert "9 files are skipped as not videos (3 .lrv, 3 .pdf, 3 .webp)" in said
     by_pattern = found(f"{tmp_path}/shards/part/*.tar")
     assert by_pattern.keys() == {path.removeprefix("part/") for path in below}
     assert {s.label for s in by_pattern.values()} == {"cat"}
