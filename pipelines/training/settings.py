@@ -184,8 +184,6 @@ class TrainVQGAN(TrainJob):
     group: Count | None = None
     """Frames that become one latent frame, of a tokenizer out of an image autoencoder; by default
     4, or as many as the tokenizer of --init-from has."""
-    freeze_image: bool = False
-    """Train only the layers in time of a tokenizer out of an image autoencoder."""
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     loss: LossConfig = LossConfig()
     discriminator_lr: Positive = 2e-4
@@ -203,7 +201,6 @@ class TrainVQGAN(TrainJob):
         "augment": "none",
         "discriminator.stride": 4,
         "discriminator_tied": False,
-        "freeze_image": False,
         "group": None,
     }
 
@@ -214,14 +211,13 @@ class TrainVQGAN(TrainJob):
 
     def inflating(self, shape: InflatedConfig | None) -> TrainVQGAN:
         """The same for a tokenizer out of an image autoencoder, where its shape is given; otherwise
-        `UserError` for settings that only such a one has."""
+        `UserError` for --group, which only such a one has."""
         if shape is None:
-            for name, value in (("group", self.group), ("freeze-image", self.freeze_image)):
-                if value:
-                    raise UserError(
-                        f"--{name} is for a tokenizer out of an image autoencoder: pass the folder "
-                        "of one by --init-from, or leave it out"
-                    )
+            if self.group:
+                raise UserError(
+                    f"--group {self.group} is for a tokenizer out of an image autoencoder: pass "
+                    "the folder of one by --init-from, or leave it out"
+                )
             return self
         given = {each.name: getattr(self, each.name) for each in fields(self)}
         shape = replace(shape, group=self.group or shape.group)

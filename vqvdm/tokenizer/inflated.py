@@ -331,12 +331,6 @@ def _decoder(config: InflatedConfig) -> Chain:
     )
 
 
-def freeze_image(net: Inflated) -> None:
-    """Leave only the layers in time to be trained."""
-    for name, parameter in net.named_parameters():
-        parameter.requires_grad_(TEMPORAL in name)
-
-
 def inflated_weights(image: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights of `AutoencoderKL` by name as those of `Inflated`, in float32: kernels get an
     axis of one frame. Layers in time have none."""

@@ -27,7 +27,6 @@ from vqvdm.metrics.pixels import psnr
 from vqvdm.seeds import mix
 from vqvdm.tokenizer.base import Tokenizer
 from vqvdm.tokenizer.discriminator import one_frame
-from vqvdm.tokenizer.inflated import Inflated, freeze_image
 from vqvdm.tokenizer.kinds import BLOCKS, build, described
 from vqvdm.tokenizer.losses import adaptive_weight, adversarial_weight, reconstruction_loss
 from vqvdm.tokenizer.quantize import Quantized, as_rows, codebook_usage
@@ -106,11 +105,7 @@ class VQGANMethod:
         """`initial` are the weights to begin with, if not random ones."""
         self.config, self.world, self.initial = config, world, initial
         torch.manual_seed(config.seed)
-        net = build(config.net)
-        if config.freeze_image:
-            assert isinstance(net, Inflated)
-            freeze_image(net)
-        self.vqgan = world.place(net)
+        self.vqgan = world.place(build(config.net))
         self.critic = Critic(config, world)
         self.perceptual = config.perceptual and load_perceptual(config.perceptual, world.device)
         self.ema = EMA(self.vqgan, config.ema_decay)
@@ -119,7 +114,7 @@ class VQGANMethod:
         world.compile(self.vqgan.encoder, self._through.to_last)
         self._through_ddp = world.wrap(self._through)
         adamw = torch.optim.AdamW(
-            [each for each in self.vqgan.parameters() if each.requires_grad],
+            self.vqgan.parameters(),
             config.lr,
             (0.9, 0.99),
             weight_decay=config.weight_decay,

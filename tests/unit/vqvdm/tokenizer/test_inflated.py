@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -23,7 +22,6 @@ from vqvdm.tokenizer.inflated import (
     TEMPORAL,
     Inflated,
     InflatedConfig,
-    freeze_image,
     inflated_weights,
 )
 from vqvdm.tokenizer.kinds import build_for, described, read_config
@@ -107,13 +105,6 @@ def test_layers_in_time_begin_as_the_identity_and_learn() -> None:
         other = x.clone()
         other[:, :, 0] *= -1
         assert not torch.allclose(net(other)[0][:, :, 7], net(x)[0][:, :, 7], atol=1e-4)
-
-
-def test_frozen_is_all_but_the_layers_in_time() -> None:
-    net = random()
-    freeze_image(net)
-    for name, parameter in net.named_parameters():
-        assert parameter.requires_grad == (TEMPORAL in name), name
 
 
 def test_the_gradient_of_the_last_weight_is_that_of_autograd() -> None:
@@ -230,7 +221,13 @@ def test_a_bundle_with_it_samples_in_other_sizes(tmp_path: Path) -> None:
     assert generator.sample(["zero"], fps=8, steps=1, size=64, frames=8).shape[:3] == (1, 8, 64)
     with pytest.raises(UserError, match="frames is 6: this model makes multiples of 4"):
         generator.sample(["zero"], fps=8, steps=1, frames=6)
-    compiled = VideoGenerator.load(tmp_path, precision="fp32", compile=True)
-    compiled.compile("aot_eager")
-    again = compiled.sample(["zero", "seven"], fps=8, steps=1)
-    assert np.abs(again.astype(int) - videos).max() <= 1
+    assert videos.std() > 1
+
+
+@torch.no_grad()
+def test_a_compiled_decoder_decodes_the_same() -> None:
+    net = random()
+    z = torch.randn(3, 16, 1, 4, 4)
+    expected = net.decode(z)
+    net.decoder.compile(backend="aot_eager", dynamic=False)
+    torch.testing.assert_close(net.decode(z), expected)
