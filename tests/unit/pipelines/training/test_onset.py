@@ -126,7 +126,10 @@ def test_compiled_nets_go_through_the_onset(
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("accumulate", "dtype"), [(1, torch.float32), (2, torch.bfloat16)])
+@pytest.mark.parametrize(
+    ("accumulate", "dtype"),
+    [(1, torch.float32), pytest.param(2, torch.bfloat16, marks=pytest.mark.slow)],
+)
 def test_a_tokenizer_out_of_an_image_autoencoder_goes_through_the_onset(
     accumulate: int, dtype: torch.dtype, tmp_path: Path
 ) -> None:
