@@ -13,7 +13,7 @@ from pipelines.io.workspace import require
 from pipelines.training.initial import find_initial, fingerprint_of
 from pipelines.training.methods.vqgan import VQGANMethod
 from pipelines.training.perceptual import checksum
-from pipelines.training.settings import TrainVQGAN
+from pipelines.training.settings import TrainInflated, TrainVQGAN
 from pipelines.training.stage import Stage, run_stage
 from pipelines.training.trainer import Data
 
@@ -24,10 +24,14 @@ def train_vqgan(config: TrainVQGAN) -> str:
     space = config.workspace
     index = require(space.clips, "index.json", "shard_videos")
     spec = index["spec"]
+    folder = space.vqgan(config.name)
+    initial = find_initial(config, "vqgan", folder)
+    config = config.inflating(initial.inflated if initial else None)
     config.check_clips(spec["frames"], spec["size"])
+    if isinstance(config, TrainInflated):
+        print(f"tokenizer out of an image autoencoder: {config.inflated}", flush=True)
     markers = load_markers(space.clips, index, "shard_videos", details=False)
     perceptual = {"perceptual": checksum(config.perceptual)} if config.perceptual else {}
-    initial = find_initial(config, "vqgan", space.vqgan(config.name))
     return run_stage(
         Stage(
             name="train_vqgan",
@@ -36,7 +40,7 @@ def train_vqgan(config: TrainVQGAN) -> str:
             data=Data(
                 space.clips, markers, "shard_videos", partial(clip_arrays, classes=index["classes"])
             ),
-            folder=space.vqgan(config.name),
+            folder=folder,
             inputs={"clips": index["fingerprint"]} | perceptual | fingerprint_of(initial),
             lineage={"clips": index["spec_hash"]},
         )

@@ -13,8 +13,10 @@ from tests.text_encoders import WIDTH, write_encoder
 from vqvdm.checkpoint import save_model
 from vqvdm.diffusion.conditioning import NetInputs
 from vqvdm.diffusion.unet import UNet, UNetConfig
+from vqvdm.tokenizer.base import TokenizerConfig
+from vqvdm.tokenizer.kinds import build, described
 from vqvdm.tokenizer.quantize import Codebook
-from vqvdm.tokenizer.vqgan import VQGAN, VQGANConfig
+from vqvdm.tokenizer.vqgan import VQGANConfig
 
 TOKENIZER = VQGANConfig(
     blocks=((4, 8, 8),), widths=(8,), depths=(1,), quantizer="fsq", levels=(8, 8, 8)
@@ -28,7 +30,7 @@ def write_bundle(
     fps: Sequence[float] = (8.0, 16.0),
     size: int = 32,
     seed: int = 0,
-    tokenizer: VQGANConfig = TOKENIZER,
+    tokenizer: TokenizerConfig = TOKENIZER,
     known_frames: bool = False,
     captioned: bool = False,
 ) -> Path:
@@ -38,18 +40,25 @@ def write_bundle(
     torch.manual_seed(seed)
     net = UNet(
         DENOISER,
-        NetInputs(3, len(classes), known_frames=known_frames, text_width=WIDTH if captioned else 0),
+        NetInputs(
+            tokenizer.latent_channels,
+            len(classes),
+            known_frames=known_frames,
+            text_width=WIDTH if captioned else 0,
+        ),
     )
-    vqgan = VQGAN(tokenizer)
+    vqgan = build(tokenizer)
     for parameter in net.parameters():  # an untrained denoiser says nothing
         torch.nn.init.normal_(parameter, std=0.2)
     if isinstance(vqgan.quantizer, Codebook):  # codes are placed by the first latents
-        vqgan.quantizer.start(torch.randn(256, tokenizer.codebook_channels))
+        vqgan.quantizer.start(torch.randn(256, tokenizer.latent_channels))
+    channels = tokenizer.latent_channels
     about = {
         "model": asdict(DENOISER),
         "objective": {"name": "flow", "class_dropout": 0.5},
         "latents": {
-            "shape": [3, 4, size // 8, size // 8], "mean": [0.0] * 3, "std": [0.5] * 3
+            "shape": [*tokenizer.latent_shape(16, size, size)],
+            "mean": [0.0] * channels, "std": [0.5] * channels,
         },
         "classes": list(classes),
         "fps": list(fps),
@@ -68,6 +77,6 @@ def write_bundle(
             "width": WIDTH, "mean": [0.0] * WIDTH, "std": 1.0,
         }  # fmt: skip
     save_model(folder, net, about)
-    save_model(folder / "vqgan", vqgan, {"model": asdict(tokenizer)})
+    save_model(folder / "vqgan", vqgan, described(tokenizer))
     (folder / "MODEL_CARD.md").write_text("# A tiny model\n")
     return folder

@@ -14,7 +14,7 @@ from pipelines.training.methods.base import Method
 from pipelines.training.methods.distil import DistilMethod
 from pipelines.training.methods.ldm import LDMMethod
 from pipelines.training.methods.vqgan import VQGANMethod
-from pipelines.training.settings import DistillLDM, TrainLDM, TrainVQGAN
+from pipelines.training.settings import DistillLDM, TrainInflated, TrainLDM, TrainVQGAN
 from pipelines.training.world import World
 from vqvdm.diffusion.conditioning import NetInputs
 from vqvdm.diffusion.dit import DiTConfig
@@ -22,6 +22,7 @@ from vqvdm.diffusion.known_latents import ConditioningConfig
 from vqvdm.diffusion.lora import LoRAConfig
 from vqvdm.diffusion.unet import UNet, UNetConfig
 from vqvdm.tokenizer.discriminator import DiscriminatorConfig
+from vqvdm.tokenizer.inflated import InflatedConfig
 from vqvdm.tokenizer.losses import LossConfig
 from vqvdm.tokenizer.vqgan import VQGANConfig
 
@@ -47,6 +48,19 @@ def vqgan(world: World, quantizer: str, size: int, accumulate: int) -> VQGANMeth
         model=net,
         discriminator=DiscriminatorConfig(width=8, levels=2),
         loss=LossConfig(adversarial_start=0.0, adversarial_ramp=0.0, feature_matching=1.0),
+    )
+    return VQGANMethod(config, world)
+
+
+def inflated(world: World, accumulate: int) -> VQGANMethod:
+    """A tokenizer out of an image autoencoder, its layers in time as they begin, at random."""
+    config = TrainInflated(
+        steps=10,
+        batch_size=4,
+        accumulate=accumulate,
+        inflated=InflatedConfig((8, 8), 1, 3, 4, group=2),
+        discriminator=DiscriminatorConfig(width=8, levels=2),
+        loss=LossConfig(adversarial_start=0.0, adversarial_ramp=0.0),
     )
     return VQGANMethod(config, world)
 
@@ -139,6 +153,7 @@ METHODS: dict[str, Callable[[World, int], Method]] = {
     "fsq": lambda world, accumulate: vqgan(world, "fsq", 16, accumulate),
     "vq": lambda world, accumulate: vqgan(world, "vq", 16, accumulate),
     "more codes than latents": lambda world, accumulate: vqgan(world, "vq", 400, accumulate),
+    "inflated": inflated,
     "ldm": ldm,
     "dit": dit,
     "captions": captions,

@@ -21,7 +21,7 @@ from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vqvdm.checkpoint import as_config, load_config, load_weights, on_device
+from vqvdm.checkpoint import load_config, load_weights, on_device
 from vqvdm.diffusion.average_velocity import refuse_steps
 from vqvdm.diffusion.denoiser import Denoiser, build_for
 from vqvdm.diffusion.guidance import Conditions, Predict, predict_with
@@ -42,8 +42,9 @@ from vqvdm.known_frames import KnownFrames
 from vqvdm.seeds import mix
 from vqvdm.text_encoder import FOLDER as ENCODER_FOLDER
 from vqvdm.text_encoder import Embed, TextEncoder, Texts, check_files, standardised
-from vqvdm.tokenizer.pixels import PIXELS, Pixels
-from vqvdm.tokenizer.vqgan import VQGAN, VQGANConfig
+from vqvdm.tokenizer import kinds
+from vqvdm.tokenizer.base import Tokenizer
+from vqvdm.tokenizer.pixels import Pixels
 from vqvdm.transfer import memory_format
 from vqvdm.video_shapes import Shape, VideoShapes
 from vqvdm.windows import count_windows, joined, overlap_of, spread
@@ -85,15 +86,13 @@ def load_vqgan(
     folder: str | Path,
     device: torch.device | str = "cpu",
     decoder_dtype: torch.dtype = torch.float32,
-) -> VQGAN | Pixels:
+) -> Tokenizer | Pixels:
     """Load the tokenizer of a local export. It encodes in float32 and decodes in
     `decoder_dtype`."""
     folder = Path(folder)
-    config = load_config(folder)["model"]
     with torch.device("meta"):
-        vqgan = Pixels() if config == PIXELS else VQGAN(as_config(VQGANConfig, config))
-    if isinstance(vqgan, VQGAN):
-        vqgan.decoder.to(decoder_dtype)
+        vqgan = kinds.build_for(load_config(folder))
+    vqgan.decoder.to(decoder_dtype)
     load_weights(folder, vqgan)
     on_device(vqgan.eval().requires_grad_(False), device)
     return vqgan
@@ -103,7 +102,9 @@ class VideoGenerator:
     """A video generator conditioned on classes and, if it was trained so, on captions: denoiser,
     sampler and decoder."""
 
-    def __init__(self, denoiser: Denoiser, vqgan: VQGAN | Pixels, metadata: dict[str, Any]) -> None:
+    def __init__(
+        self, denoiser: Denoiser, vqgan: Tokenizer | Pixels, metadata: dict[str, Any]
+    ) -> None:
         """Takes nets on one device as they are; `load` also makes them ready to run.
 
         `metadata` is the bundle's config.json.
@@ -120,7 +121,7 @@ class VideoGenerator:
     @property
     def compression(self) -> Shape:
         """Pixels per latent position along (t, h, w)."""
-        return self.vqgan.config.compression if isinstance(self.vqgan, VQGAN) else (1, 1, 1)
+        return self.vqgan.config.compression
 
     @property
     def group(self) -> int:
@@ -181,8 +182,7 @@ class VideoGenerator:
         load_weights(folder, denoiser)
         vqgan = load_vqgan(folder / "vqgan", device, dtype)
         ready(denoiser, device, dtype, packed=not compile)
-        if isinstance(vqgan, VQGAN):
-            ready(vqgan.decoder, device, dtype, packed=not compile)
+        ready(vqgan.decoder, device, dtype, packed=not compile)
         generator = cls(denoiser, vqgan, metadata)
         generator.folder = folder
         if compile:
@@ -197,8 +197,7 @@ class VideoGenerator:
         """
         options = {"mode": mode} if backend == "inductor" else {}
         self.denoiser.compile(backend=backend, dynamic=False, **options)
-        if isinstance(self.vqgan, VQGAN):
-            self.vqgan.decoder.compile(backend=backend, dynamic=False, **options)
+        self.vqgan.decoder.compile(backend=backend, dynamic=False, **options)
 
     def _predict(
         self, z_BCTHW: Tensor, time_B: Tensor, conditions: Conditions, length: float | None = None

@@ -9,7 +9,7 @@ from typing import Any
 
 from vqvdm.diffusion.denoiser import DenoiserConfig, read_config
 from vqvdm.errors import UserError
-from vqvdm.layers import product
+from vqvdm.tokenizer import kinds
 
 Shape = tuple[int, int, int]
 """(T, H, W) of a video, in frames and pixels."""
@@ -42,8 +42,8 @@ class VideoShapes:
     @classmethod
     def read(cls, bundle: Mapping[str, Any], vqgan: Mapping[str, Any]) -> VideoShapes:
         """Those of a bundle, by its config.json and its tokenizer's."""
-        t, h, w = product([(1, 1, 1), *vqgan["model"]["blocks"]])
-        return cls.of(bundle["latents"], (t, h, w), read_config(bundle))
+        compression = kinds.read_config(vqgan).compression
+        return cls.of(bundle["latents"], compression, read_config(bundle))
 
     def at_once(self, frames: int | None = None, size: int | None = None) -> Shape:
         """The shape of videos of this length, height and width that are made at once, by default

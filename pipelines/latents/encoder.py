@@ -31,12 +31,12 @@ from pipelines.latents.statistics import Sums
 from pipelines.settings import Augment
 from pipelines.video import Frames
 from pipelines.video.encoder import decode_clips
-from vqvdm.checkpoint import as_config
 from vqvdm.generator import from_uint8, load_vqgan
 from vqvdm.inference import Precision, prepare_device, resolve_precision
 from vqvdm.text_encoder import TextEncoder
+from vqvdm.tokenizer.base import Tokenizer
+from vqvdm.tokenizer.kinds import read_config
 from vqvdm.tokenizer.pixels import Pixels
-from vqvdm.tokenizer.vqgan import VQGAN, VQGANConfig
 
 FORMAT = 2
 """Changed whenever the same clips and encoder would give other bytes."""
@@ -127,8 +127,8 @@ class EncodePlan:
 def latent_shape(vqgan: Mapping[str, Any], spec: Mapping[str, Any]) -> list[int]:
     """C, T, H and W of the latents of clips, which may differ from the VQGAN's training clips;
     `UserError` if the clips do not divide."""
-    model = as_config(VQGANConfig, vqgan["model"])
-    return list(model.latent_shape(spec["frames"], spec["size"], spec["size"]))
+    shape = read_config(vqgan).latent_shape(spec["frames"], spec["size"], spec["size"])
+    return list(shape)
 
 
 def origin_of(marker: Marker) -> Origin | None:
@@ -166,7 +166,7 @@ class Encoder:
         return resolve_precision(self._precision, self.device)
 
     @cached_property
-    def vqgan(self) -> VQGAN | Pixels:
+    def vqgan(self) -> Tokenizer | Pixels:
         """Loaded at first use: an error at the start of an actor loses its class, and could not be
         reported in one line."""
         with scratch() as folder:

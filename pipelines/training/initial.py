@@ -18,11 +18,21 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pipelines.io import storage, workspace
+from pipelines.io.scratch import scratch
 from pipelines.training.checkpoints import Checkpoints
 from pipelines.training.settings import TrainJob
-from vqvdm.checkpoint import load_state
+from vqvdm.checkpoint import as_config, load_state
 from vqvdm.diffusion.lora import TEXT, merged_state
 from vqvdm.errors import UserError
+from vqvdm.tokenizer import kinds
+from vqvdm.tokenizer.image_autoencoder import (
+    CONFIG,
+    WEIGHTS,
+    inflated_config,
+    read_weights,
+    refuse_missing_library,
+)
+from vqvdm.tokenizer.inflated import InflatedConfig
 
 Kind = Literal["vqgan", "ldm", "student"]
 CHECKPOINT = re.compile(r"/checkpoints/(step-\d+)\.safetensors$")
@@ -48,6 +58,8 @@ class Initial:
     known."""
     leaves: tuple[str, ...] = ()
     """Tensors that are not taken over."""
+    inflated: InflatedConfig | None = None
+    """Of a tokenizer out of an image autoencoder, or such an autoencoder, the shape."""
 
     @property
     def is_checkpoint(self) -> bool:
@@ -69,9 +81,7 @@ class Initial:
         try:
             with storage.local_copy(self.uri) as path:
                 if storage.sha256(path).startswith(self.sha256):
-                    if not self.is_checkpoint:
-                        return load_file(path)
-                    return merged_state(load_state(Path(path))["method"]["ema"])
+                    return self._read(path)
         except FileNotFoundError:
             pass
         except (SafetensorError, ValueError) as error:
@@ -80,6 +90,28 @@ class Initial:
             f"--init-from: {self.uri} on {socket.gethostname()} is missing or has changed: pass an "
             "s3:// URI or a folder that all nodes mount, and leave it as it is meanwhile"
         )
+
+    def _read(self, path: str) -> dict[str, Tensor]:
+        if not self.is_checkpoint:
+            return load_file(path)
+        return merged_state(load_state(Path(path))["method"]["ema"])
+
+
+@dataclass(frozen=True)
+class InitialImage(Initial):
+    """Weights of an image autoencoder in a folder of `diffusers`; `uri` is that of their file."""
+
+    @property
+    def is_checkpoint(self) -> bool:
+        return False
+
+    def _read(self, path: str) -> dict[str, Tensor]:
+        place = self.uri.removesuffix(f"/{WEIGHTS}")
+        with scratch() as folder:
+            # The library wants both files in one folder, by their names.
+            storage.download_folder(place, folder, [CONFIG])
+            (folder / WEIGHTS).symlink_to(path)
+            return read_weights(folder, f"--init-from {place}")
 
 
 def find_initial(config: TrainJob, kind: Kind, folder: str) -> Initial | None:
@@ -105,7 +137,7 @@ def _recorded(folder: str) -> Initial | None:
     """What a training that was begun in a folder recorded of the weights that it began with."""
     done = workspace.published(folder, "config.json") or Checkpoints(folder, "", keep=1).found()
     sha256 = (done or {}).get("inputs", {}).get(INPUT)
-    return Initial(folder, sha256) if sha256 else None
+    return Initial(folder, sha256, inflated=_inflated_in(done)) if sha256 else None
 
 
 def find_weights(uri: str, kind: Kind) -> Initial:
@@ -115,7 +147,14 @@ def find_weights(uri: str, kind: Kind) -> Initial:
     if step := CHECKPOINT.search(place):
         return _checkpoint(uri, place.removesuffix(step[0]), step[1])
     config = workspace.published(place, "config.json")
-    if config is None:
+    if image := _image(uri, place, config):
+        if kind != "vqgan":
+            raise UserError(
+                f"--init-from {uri} is an image autoencoder, which jobs/train_vqgan.py begins "
+                f"with: pass what jobs/{MADE_BY[kind]}.py made"
+            )
+        return image
+    if config is None or "fingerprint" not in config:
         newest = Checkpoints(place, "", keep=1).newest_step()
         if newest is None:
             raise UserError(
@@ -131,7 +170,38 @@ def find_weights(uri: str, kind: Kind) -> Initial:
         )
     classes = tuple(config["classes"]) if "classes" in config else None
     bundle = None if kind == "vqgan" else config
-    return Initial(storage.join(place, "model.safetensors"), config["fingerprint"], classes, bundle)
+    weights = storage.join(place, "model.safetensors")
+    inflated = _inflated_in(config)
+    return Initial(weights, config["fingerprint"], classes, bundle, inflated=inflated)
+
+
+def _image(uri: str, place: str, config: Any) -> InitialImage | None:
+    """The image autoencoder in a folder, or in that of a pipeline; None if there is none.
+    `UserError` for one that cannot be taken."""
+    if config is None and workspace.published(place, "model_index.json"):
+        place = storage.join(place, "vae")
+        config = workspace.published(place, CONFIG)
+    if config is None or "_class_name" not in config:
+        return None
+    refuse_missing_library()
+    inflated = inflated_config(config, f"--init-from {uri}")
+    weights = storage.join(place, WEIGHTS)
+    if not storage.exists(weights):
+        raise UserError(
+            f"--init-from {uri}: {weights} is missing; weights in pickles (.bin) are not loaded: "
+            "save them by save_pretrained of diffusers, or fetch the file of that name"
+        )
+    return InitialImage(weights, storage.sha256(weights), inflated=inflated)
+
+
+def _inflated_in(found: Mapping[str, Any] | None) -> InflatedConfig | None:
+    """The shape of a tokenizer out of an image autoencoder, by its config.json or the marker of a
+    checkpoint; None of other nets."""
+    if found and "tokenizer" in found:
+        config = kinds.read_config(found)
+        return config if isinstance(config, InflatedConfig) else None
+    fields = (found or {}).get("settings", {}).get("inflated")
+    return as_config(InflatedConfig, fields) if fields else None
 
 
 def kind_of(config: Mapping[str, Any]) -> Kind:
@@ -147,7 +217,8 @@ def _checkpoint(uri: str, place: str, name: str) -> Initial:
     if marker is None:
         raise UserError(f"--init-from {uri}: {folder}/{name}.json is missing: pass another step")
     uri = storage.join(folder, f"{name}.safetensors")
-    return Initial(uri, marker["sha256"], bundle=_as_bundle(marker.get("settings", {})))
+    bundle, inflated = _as_bundle(marker.get("settings", {})), _inflated_in(marker)
+    return Initial(uri, marker["sha256"], bundle=bundle, inflated=inflated)
 
 
 def _as_bundle(settings: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Annotated, Any, ClassVar, Self
 
 from pipelines.cluster.request import Request
@@ -22,7 +22,9 @@ from vqvdm.diffusion.unet import UNetConfig
 from vqvdm.errors import UserError
 from vqvdm.inference import Precision
 from vqvdm.ranges import Count, CountFrom0, NotNegative, Positive, Range, Seed, Share
+from vqvdm.tokenizer.base import TokenizerConfig
 from vqvdm.tokenizer.discriminator import DiscriminatorConfig, refuse_small
+from vqvdm.tokenizer.inflated import InflatedConfig
 from vqvdm.tokenizer.losses import LossConfig
 from vqvdm.tokenizer.vqgan import VQGANConfig
 
@@ -172,11 +174,15 @@ class TrainJob(DeviceJob):
 
 @dataclass(frozen=True)
 class TrainVQGAN(TrainJob):
-    """Train the tokenizer: a 3D VQGAN."""
+    """Train the tokenizer: a 3D VQGAN, or one out of an image autoencoder, if --init-from names
+    the folder of one (AutoencoderKL of diffusers)."""
 
     name: str = "base"
     """Name to publish under: vqgan/NAME."""
     model: VQGANConfig = VQGANConfig()
+    group: Count | None = None
+    """Frames that become one latent frame, of a tokenizer out of an image autoencoder; by default
+    4, or as many as the tokenizer of --init-from has."""
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     loss: LossConfig = LossConfig()
     discriminator_lr: Positive = 2e-4
@@ -194,7 +200,29 @@ class TrainVQGAN(TrainJob):
         "augment": "none",
         "discriminator.stride": 4,
         "discriminator_tied": False,
+        "group": None,
     }
+
+    @property
+    def net(self) -> TokenizerConfig:
+        """The shape of the net."""
+        return self.model
+
+    def inflating(self, shape: InflatedConfig | None) -> TrainVQGAN:
+        """The same for a tokenizer out of an image autoencoder, where its shape is given; otherwise
+        `UserError` for --group, which only such a one has."""
+        if shape is None:
+            if self.group:
+                raise UserError(
+                    f"--group {self.group} is for a tokenizer out of an image autoencoder: pass "
+                    "the folder of one by --init-from, or leave it out"
+                )
+            return self
+        given = {each.name: getattr(self, each.name) for each in fields(self)}
+        shape = replace(shape, group=self.group or shape.group)
+        made = TrainInflated(**given, inflated=shape)
+        object.__setattr__(made, "preset", self.preset)
+        return made
 
     @property
     def slower_from(self) -> float:
@@ -210,9 +238,26 @@ class TrainVQGAN(TrainJob):
 
     def check_clips(self, frames: int, size: int) -> None:
         """`UserError` unless the nets, also those that join later, take clips of this size."""
-        self.model.latent_shape(frames, size, size)
+        self.net.latent_shape(frames, size, size)
         if self.slower_from < 1:
             refuse_small(self.discriminator, frames, size, size)
+
+
+@dataclass(frozen=True)
+class TrainInflated(TrainVQGAN):
+    """`TrainVQGAN` of a tokenizer out of an image autoencoder, which `model` does not shape."""
+
+    inflated: InflatedConfig = InflatedConfig()
+
+    @property
+    def net(self) -> TokenizerConfig:
+        return self.inflated
+
+    def recipe(self) -> dict[str, Any]:
+        found = super().recipe()
+        for name in ("model", "group"):  # The shape has the group.
+            found.pop(name, None)
+        return found
 
 
 @dataclass(frozen=True)

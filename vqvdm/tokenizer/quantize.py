@@ -1,6 +1,6 @@
-"""Quantisers: continuous latents to the nearest entry of a codebook.
+"""Quantisers: continuous latents to the nearest entry of a codebook, or as they are.
 
-Both have one interface. `bound` turns the encoder's output into the *raw latent*, the continuous
+All have one interface. `bound` turns the encoder's output into the *raw latent*, the continuous
 tensor that is stored and diffused. `forward` quantises raw latents, from an encoder or a sampler,
 and leaves placed codes as they are. `learn` moves the codes, once a step, from the whole batch of
 all workers.
@@ -32,7 +32,8 @@ CPU_PRODUCTS, GPU_PRODUCTS = 2**18, 2**26
 
 
 class Quantized(NamedTuple):
-    """Quantised latents (B, C, T, H, W), code indices (B, T, H, W) and the VQ loss, a scalar."""
+    """Quantised latents (B, C, T, H, W), code indices (B, T, H, W), zeros where there are no codes,
+    and the VQ loss, a scalar."""
 
     z_BCTHW: Tensor
     indices_BTHW: Tensor
@@ -41,6 +42,7 @@ class Quantized(NamedTuple):
 
 class Quantizer(Protocol):
     codebook_size: int
+    """Number of codes; 0 where nothing is quantised."""
 
     def bound(self, h_BCTHW: Tensor) -> Tensor: ...
     def __call__(self, z_BCTHW: Tensor) -> Quantized: ...
@@ -52,6 +54,27 @@ class Quantizer(Protocol):
     def learn(self, z_NC: Tensor, indices_N: Tensor, settle: bool = False) -> None:
         """Move the codes after a step, given its raw latents and the index of each one's code;
         towards the end of a training they `settle`, and none is replaced."""
+
+
+class Continuous(nn.Module):
+    """No quantisation: raw latents are decoded as they are. There are no codes, nothing is learned,
+    and the VQ loss is zero."""
+
+    codebook_size = 0
+
+    def bound(self, h_BCTHW: Tensor) -> Tensor:
+        return h_BCTHW
+
+    def forward(self, z_BCTHW: Tensor) -> Quantized:
+        z = z_BCTHW.float()
+        indices = torch.zeros(z[:, 0].shape, dtype=torch.long, device=z.device)
+        return Quantized(z, indices, z.new_zeros(()))
+
+    def start(self, z_NC: Tensor) -> None:
+        """Does nothing: there are no codes."""
+
+    def learn(self, z_NC: Tensor, indices_N: Tensor, settle: bool = False) -> None:
+        """Does nothing: there are no codes."""
 
 
 class FiniteScalar(nn.Module):

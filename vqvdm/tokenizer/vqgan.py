@@ -27,11 +27,12 @@ from vqvdm.layers import (
     zero_last,
 )
 from vqvdm.ranges import Count, CountFrom0, check_ranges
-from vqvdm.tokenizer.quantize import Codebook, FiniteScalar, Quantized, Quantizer
+from vqvdm.tokenizer.base import Tokenizer, TokenizerConfig
+from vqvdm.tokenizer.quantize import Codebook, FiniteScalar
 
 
 @dataclass(frozen=True)
-class VQGANConfig:
+class VQGANConfig(TokenizerConfig):
     """Shape of the tokenizer."""
 
     blocks: tuple[tuple[Count, Count, Count], ...] = ((2, 4, 4), (2, 2, 2))
@@ -77,21 +78,6 @@ class VQGANConfig:
             listing = " ".join(map(str, self.levels)) or "none"
             raise UserError(f"FSQ levels are {listing}: give each latent channel at least 2")
 
-    def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
-        """(C, T, H, W) of the latent of a clip; `UserError` if the clip's size does not divide."""
-        strides = self.compression
-        for name, size, stride in zip(
-            ("frames", "height", "width"), (frames, height, width), strides, strict=True
-        ):
-            if size < stride or size % stride:
-                near = max(stride, size // stride * stride)
-                raise UserError(
-                    f"{size} {name} do not divide by {stride}; "
-                    f"use {near} or {near + stride}, for example"
-                )
-        t, h, w = strides
-        return self.latent_channels, frames // t, height // h, width // w
-
 
 class ResidualBlock(nn.Module):
     """Two normalised 3D convolutions beside a skip connection; the second starts at zero."""
@@ -111,8 +97,10 @@ class ResidualBlock(nn.Module):
         return x_BCTHW + self.branch(x_BCTHW)
 
 
-class VQGAN(nn.Module):
+class VQGAN(Tokenizer):
     """Encoder, quantiser and decoder."""
+
+    config: VQGANConfig
 
     def __init__(self, config: VQGANConfig) -> None:
         super().__init__()
@@ -133,7 +121,7 @@ class VQGAN(nn.Module):
 
         # Never on the meta device: FSQ computes tables that are not in the weights' file.
         with torch.device("cpu"):
-            self.quantizer: Quantizer = (
+            self.quantizer = (
                 FiniteScalar(config.levels)
                 if config.quantizer == "fsq"
                 else Codebook(config.codebook_channels, config.codebook_size, config.cosine)
@@ -147,26 +135,3 @@ class VQGAN(nn.Module):
             decoder += [group_norm(width), nn.SiLU()]
             decoder.append(DepthToSpace(width, out, config.blocks[level]))
         self.decoder = Chain(*decoder)
-
-    @property
-    def last_layer(self) -> DepthToSpace:
-        """The decoder's last layer."""
-        last = self.decoder[-1]
-        assert isinstance(last, DepthToSpace)
-        return last
-
-    def encode(self, x_BCTHW: Tensor) -> Tensor:
-        """Pixels in [-1, 1] to raw latents: continuous, before quantisation."""
-        self.config.latent_shape(*x_BCTHW.shape[2:])
-        return self.quantizer.bound(self.encoder(x_BCTHW).float())
-
-    def decode(self, z_BCTHW: Tensor) -> Tensor:
-        """Raw latents to pixels in about [-1, 1]; quantises first, as in training."""
-        # The quantiser stays in float32, whatever the decoder computes in.
-        dtype = self.last_layer.mix.weight.dtype
-        return self.decoder(self.quantizer(z_BCTHW).z_BCTHW.to(dtype))
-
-    def forward(self, x_BCTHW: Tensor) -> tuple[Tensor, Quantized]:
-        """Pixels to their reconstruction and the quantised latents."""
-        quantized = self.quantizer(self.encode(x_BCTHW))
-        return self.decoder(quantized.z_BCTHW), quantized

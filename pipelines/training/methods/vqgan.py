@@ -1,4 +1,4 @@
-"""Stage one: how the VQGAN is trained.
+"""Stage one: how the tokenizer is trained, a VQGAN or one out of an image autoencoder.
 
 Shapes: B batch, C channels, T frames, H height, W width.
 """
@@ -6,7 +6,6 @@ Shapes: B batch, C channels, T frames, H height, W width.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,10 +25,11 @@ from vqvdm.ema import EMA
 from vqvdm.generator import from_uint8, to_uint8
 from vqvdm.metrics.pixels import psnr
 from vqvdm.seeds import mix
+from vqvdm.tokenizer.base import Tokenizer
 from vqvdm.tokenizer.discriminator import one_frame
+from vqvdm.tokenizer.kinds import BLOCKS, build, described
 from vqvdm.tokenizer.losses import adaptive_weight, adversarial_weight, reconstruction_loss
 from vqvdm.tokenizer.quantize import Quantized, as_rows, codebook_usage
-from vqvdm.tokenizer.vqgan import VQGAN, ResidualBlock
 
 SETTLED = 0.9
 """Share of the training after which no code is replaced: those that are published are means of
@@ -80,7 +80,7 @@ class _Through(nn.Module):
     The decoder's last layer is apart, so that its input is at hand when the rest is compiled.
     """
 
-    def __init__(self, vqgan: VQGAN) -> None:
+    def __init__(self, vqgan: Tokenizer) -> None:
         super().__init__()
         self.vqgan, self.to_last = vqgan, vqgan.decoder[:-1]
 
@@ -105,12 +105,12 @@ class VQGANMethod:
         """`initial` are the weights to begin with, if not random ones."""
         self.config, self.world, self.initial = config, world, initial
         torch.manual_seed(config.seed)
-        self.vqgan = world.place(VQGAN(config.model))
+        self.vqgan = world.place(build(config.net))
         self.critic = Critic(config, world)
         self.perceptual = config.perceptual and load_perceptual(config.perceptual, world.device)
         self.ema = EMA(self.vqgan, config.ema_decay)
         self._through = _Through(self.vqgan)
-        world.checkpoint_activations(self.vqgan, ResidualBlock)
+        world.checkpoint_activations(self.vqgan, BLOCKS)
         world.compile(self.vqgan.encoder, self._through.to_last)
         self._through_ddp = world.wrap(self._through)
         adamw = torch.optim.AdamW(
@@ -258,13 +258,11 @@ class VQGANMethod:
                 y, quantized = self.ema.average(x)
             quality.append(psnr(x, y.float().clamp(-1, 1)))
             indices.append(quantized.indices_BTHW.flatten())
-        size = self.ema.average.quantizer.codebook_size
-        usage, perplexity = codebook_usage(torch.cat(indices), size)
-        return {
-            "val/psnr": torch.cat(quality).mean().item(),
-            "codebook/usage": usage,
-            "codebook/perplexity": perplexity,
-        }
+        found = {"val/psnr": torch.cat(quality).mean().item()}
+        if size := self.ema.average.quantizer.codebook_size:
+            usage, perplexity = codebook_usage(torch.cat(indices), size)
+            found |= {"codebook/usage": usage, "codebook/perplexity": perplexity}
+        return found
 
     @torch.no_grad()
     def preview(self, batch: Batch) -> Frames | None:
@@ -289,4 +287,4 @@ class VQGANMethod:
         self.critic.load(state)
 
     def export(self, folder: Path) -> None:
-        save_model(folder, self.ema.average, {"model": asdict(self.config.model)})
+        save_model(folder, self.ema.average, described(self.config.net))

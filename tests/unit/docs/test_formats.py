@@ -12,7 +12,7 @@ from pipelines.sharding.manifest import CLIP_FIELDS, SCHEMA
 from pipelines.training.methods.ldm import LDMMethod
 from pipelines.training.settings import TrainLDM
 from pipelines.training.world import World
-from tests.trainings import CAPTIONED, DENOISER
+from tests.trainings import CAPTIONED, DENOISER, inflated
 from vqvdm.diffusion.dit import DiTConfig
 from vqvdm.diffusion.known_latents import ConditioningConfig
 
@@ -51,3 +51,9 @@ def test_the_table_of_models_has_what_bundles_hold(tmp_path: Path) -> None:
     assert {"model", "denoiser", "conditioning", "text"} <= written
     assert written <= named("Models")
     assert named("Captions") == set(CAPTIONED["text"])
+
+
+def test_the_table_of_models_has_what_tokenizers_hold(tmp_path: Path) -> None:
+    inflated(World(), 1).export(tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text()).keys()
+    assert "tokenizer" in written and written <= named("Models")

@@ -24,6 +24,7 @@ from vqvdm.diffusion.unet import UNetConfig
 from vqvdm.errors import UserError
 from vqvdm.ranges import numbers, range_of
 from vqvdm.tokenizer.discriminator import DiscriminatorConfig
+from vqvdm.tokenizer.inflated import InflatedConfig
 from vqvdm.tokenizer.vqgan import VQGANConfig
 
 
@@ -136,7 +137,7 @@ def _with_every_option(kind: Any) -> Any:
 
 
 JOBS_OF_NUMBERS = [*JOBS, lambda: VQGANConfig(decoder_widths=(8, 8), decoder_depths=(1, 1))]
-JOBS_OF_NUMBERS += [lambda: UNetConfig(joint_attention_from=1), SamplingOptions]
+JOBS_OF_NUMBERS += [InflatedConfig, lambda: UNetConfig(joint_attention_from=1), SamplingOptions]
 
 
 @pytest.mark.parametrize("kind", JOBS_OF_NUMBERS)

@@ -15,6 +15,8 @@ from pipelines.training.world import World
 from tests.trainings import METHODS, batch
 from vqvdm.diffusion.conditioning import NetInputs
 from vqvdm.diffusion.unet import Block, UNet, UNetConfig
+from vqvdm.tokenizer.inflated import Inflated, InflatedConfig
+from vqvdm.tokenizer.kinds import BLOCKS
 from vqvdm.tokenizer.vqgan import VQGAN, ResidualBlock, VQGANConfig
 
 STEPS = 3
@@ -46,7 +48,7 @@ def assert_same(a: Method, b: Method) -> None:
 @pytest.mark.filterwarnings("ignore:TF32")  # said when oneDNN is switched on again
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.parametrize("name", ["vq", "ldm", "dit", "lora"])
+@pytest.mark.parametrize("name", ["vq", "inflated", "ldm", "dit", "lora"])
 def test_it_is_the_same_training_bit_by_bit(
     name: str, accumulate: int, dtype: torch.dtype, no_onednn: None
 ) -> None:
@@ -57,7 +59,7 @@ def test_it_is_the_same_training_bit_by_bit(
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["vq", "ldm", "dit", "lora"])
+@pytest.mark.parametrize("name", ["vq", "inflated", "ldm", "dit", "lora"])
 def test_a_training_may_go_on_with_it_and_without(name: str) -> None:
     whole = METHODS[name](World(), 1)
     curve = train(whole, range(2 * STEPS))
@@ -73,7 +75,7 @@ def test_a_training_may_go_on_with_it_and_without(name: str) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["vq", "ldm", "dit", "lora"])
+@pytest.mark.parametrize("name", ["vq", "inflated", "ldm", "dit", "lora"])
 def test_compiled_nets_take_it(name: str) -> None:
     compiled = replace(AGAIN, compiled=True, backend="aot_eager")
     expected = train(METHODS[name](World(), 1), range(STEPS))
@@ -104,6 +106,14 @@ def test_the_tokenizer_keeps_less_than_half() -> None:
     x = torch.zeros(1, 3, 4, 16, 16)
     plain = saved_bytes(lambda: net.encoder(x))
     AGAIN.checkpoint_activations(net, ResidualBlock)
+    assert saved_bytes(lambda: net.encoder(x)) < plain / 2
+
+
+def test_a_tokenizer_out_of_an_image_autoencoder_keeps_less_than_half() -> None:
+    net = Inflated(InflatedConfig((16, 32), 1, 4, 4))
+    x = torch.zeros(1, 3, 4, 16, 16)
+    plain = saved_bytes(lambda: net.encoder(x))
+    AGAIN.checkpoint_activations(net, BLOCKS)
     assert saved_bytes(lambda: net.encoder(x)) < plain / 2
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from pipelines.io import storage
 from pipelines.training.checkpoints import Checkpoints
 from pipelines.training.initial import (
     Initial,
@@ -21,6 +24,7 @@ from pipelines.training.methods.ldm import LDMMethod
 from pipelines.training.methods.vqgan import VQGANMethod
 from pipelines.training.settings import TrainLDM, TrainVQGAN
 from pipelines.training.world import World
+from tests.image_autoencoders import autoencoder, write_autoencoder
 from tests.trainings import CAPTIONED, INDEX, batch, captions, distil, ldm, lora, vqgan
 from vqvdm.diffusion.denoiser import DenoiserName, read_config
 from vqvdm.diffusion.dit import DiTConfig
@@ -28,6 +32,9 @@ from vqvdm.diffusion.known_latents import ConditioningConfig
 from vqvdm.diffusion.lora import merged
 from vqvdm.diffusion.unet import UNetConfig
 from vqvdm.errors import UserError
+from vqvdm.tokenizer.discriminator import DiscriminatorConfig
+from vqvdm.tokenizer.inflated import TEMPORAL, inflated_weights
+from vqvdm.tokenizer.vqgan import VQGANConfig
 
 CLASSES = {"classes": ["b", "c", "a"]}
 
@@ -209,3 +216,140 @@ def test_the_weights_are_an_input_and_their_place_is_no_setting(tmp_path: Path) 
     assert moved.recipe() == before.config.recipe()
     assert TrainVQGAN(init_from="x").recipe() == TrainVQGAN().recipe()
     assert TrainLDM().init_from is None
+
+
+SMALL: dict[str, Any] = {
+    "steps": 10, "batch_size": 4, "lr": 1e-4,
+    "discriminator": DiscriminatorConfig(width=8, levels=2),
+}  # fmt: skip
+
+
+def image_job(folder: Path, uri: Path | str, **changes: Any) -> TrainVQGAN:
+    """The settings of a training out of an image autoencoder, as the page of the job makes them."""
+    config = TrainVQGAN(**SMALL, init_from=str(uri), **changes)
+    found = find_initial(config, "vqgan", str(folder))
+    assert found
+    return config.inflating(found.inflated)
+
+
+def image_training(folder: Path, uri: Path | str, **changes: Any) -> VQGANMethod:
+    config = image_job(folder, uri, **changes)
+    return VQGANMethod(config, World(), find_initial(config, "vqgan", str(folder)))
+
+
+def save(method: VQGANMethod, folder: Path, step: int = 1) -> None:
+    """A checkpoint with what its marker tells."""
+    identity = {"settings": method.config.recipe()}
+    inputs = fingerprint_of(method.initial)  # type: ignore[arg-type]
+    checkpoints = Checkpoints(str(folder), "recipe", 2, inputs=inputs, identity=identity)
+    checkpoints.save(step, {"step": step, "method": method.state()})
+
+
+@pytest.mark.parametrize("pipeline", [False, True])
+def test_a_tokenizer_begins_with_an_image_autoencoder(pipeline: bool, tmp_path: Path) -> None:
+    place = tmp_path / "image"
+    write_autoencoder(place / "vae" if pipeline else place)
+    if pipeline:
+        storage.publish_json({"_class_name": "SomePipeline"}, f"{place}/model_index.json")
+    method = image_training(tmp_path / "new", place)
+    words = method.start() or ""
+    assert "of the weights are taken over; anew: encoder.down_blocks.0.temporal" in words
+    assert "unused" not in words and "in part" not in words
+    expected = inflated_weights(autoencoder().state_dict())
+    for net in (method.vqgan, method.ema.average):
+        state = net.state_dict()
+        assert all(torch.equal(state[name], tensor) for name, tensor in expected.items())
+        assert {name for name in state if TEMPORAL not in name} == expected.keys()
+    assert len(fingerprint_of(find_weights(str(place), "vqgan"))["initial weights"]) == 16
+
+
+def test_the_shape_is_part_of_the_recipe_and_that_of_a_vqgan_is_not(tmp_path: Path) -> None:
+    place = write_autoencoder(tmp_path / "image")
+    config = image_job(tmp_path / "new", place)
+    recipe = config.recipe()
+    assert not {"model", "group", "init_from"} & recipe.keys()
+    assert recipe["inflated"]["widths"] == (8, 16) and recipe["inflated"]["group"] == 4
+    other = image_job(tmp_path / "new", place, model=VQGANConfig(widths=(8, 8)))
+    assert other.recipe() == recipe
+    assert image_job(tmp_path / "new", place, group=2).recipe() != recipe
+    assert image_job(tmp_path / "new", place, group=4).recipe() == recipe
+
+
+def test_what_was_made_of_an_image_autoencoder_keeps_its_kind(tmp_path: Path) -> None:
+    """Published, or in a checkpoint; the group may be another one, as no weight depends on it."""
+    place = write_autoencoder(tmp_path / "image")
+    before = image_training(tmp_path / "first", place, group=2)
+    before.start()
+    before.train_step(batch(), 0)
+    before.export(tmp_path / "published")
+    save(before, tmp_path / "unfinished")
+    checkpoint = tmp_path / "unfinished" / "checkpoints" / "step-00000001.safetensors"
+    for uri in (tmp_path / "published", tmp_path / "unfinished", checkpoint):
+        method = image_training(tmp_path / "second", uri)
+        assert method.start() == "100.0% of the weights are taken over"
+        assert method.config.net == before.config.net
+        state = method.vqgan.state_dict()
+        for name, tensor in before.ema.average.state_dict().items():
+            assert torch.equal(state[name], tensor), (uri, name)
+        assert image_job(tmp_path / "second", uri, group=1).net.compression == (1, 2, 2)
+
+
+def test_a_training_out_of_an_image_autoencoder_goes_on_without_it(tmp_path: Path) -> None:
+    place, folder = write_autoencoder(tmp_path / "image"), tmp_path / "into"
+    method = image_training(folder, place)
+    method.start()
+    method.train_step(batch(), 0)
+    save(method, folder)
+    shutil.rmtree(place)
+    for uri in (place, None):
+        config = replace(TrainVQGAN(**SMALL), init_from=uri and str(uri))
+        found = find_initial(config, "vqgan", str(folder))
+        assert found and fingerprint_of(found) == fingerprint_of(method.initial)  # type: ignore[arg-type]
+        config = config.inflating(found.inflated)
+        assert config.recipe() == method.config.recipe()
+        resumed = VQGANMethod(config, World(), found)
+        resumed.load(Checkpoints(str(folder), "recipe", 2).newest()["method"])
+    with pytest.raises(UserError, match="image holds no model"):
+        find_initial(replace(config, init_from=str(place), overwrite=True), "vqgan", str(folder))
+    # Of what is published, too.
+    method.export(tmp_path / "done")
+    described = storage.read_json(f"{tmp_path}/done/config.json")
+    described |= {"inputs": fingerprint_of(method.initial)}  # type: ignore[arg-type]
+    storage.publish_json(described, f"{tmp_path}/done/config.json")
+    found = find_initial(replace(config, init_from=None), "vqgan", str(tmp_path / "done"))
+    assert found and found.inflated == method.config.net
+
+
+def test_image_autoencoders_that_cannot_be_taken_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = write_autoencoder(tmp_path / "image")
+    with pytest.raises(UserError, match=r"image autoencoder, which jobs/train_vqgan\.py begins"):
+        find_weights(str(place), "ldm")
+    config = storage.read_json(f"{place}/config.json")
+    storage.publish_json(config | {"_class_name": "AutoencoderKLWan"}, f"{tmp_path}/w/config.json")
+    with pytest.raises(UserError, match=r"--init-from .*/w is of the class AutoencoderKLWan"):
+        find_weights(str(tmp_path / "w"), "vqgan")
+    storage.publish_json(config, f"{tmp_path}/pickled/config.json")
+    with pytest.raises(UserError, match=r"safetensors is missing; weights in pickles \(\.bin\)"):
+        find_weights(str(tmp_path / "pickled"), "vqgan")
+    storage.publish_json({"architectures": ["BertModel"]}, f"{tmp_path}/bert/config.json")
+    with pytest.raises(UserError, match="bert holds no model"):
+        find_weights(str(tmp_path / "bert"), "vqgan")
+    storage.publish_json({}, f"{tmp_path}/pipeline/model_index.json")
+    with pytest.raises(UserError, match="pipeline holds no model"):
+        find_weights(str(tmp_path / "pipeline"), "vqgan")
+    found = find_weights(str(place), "vqgan")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="diffusers, which is not installed"):
+        find_weights(str(place), "vqgan")
+    monkeypatch.undo()
+    write_autoencoder(place, seed=1)
+    with pytest.raises(UserError, match="is missing or has changed"):
+        found.weights()
+
+
+def test_a_group_of_frames_wants_an_image_autoencoder() -> None:
+    with pytest.raises(UserError, match="--group 2 is for a tokenizer out of an image autoenc"):
+        TrainVQGAN(group=2).inflating(None)
+    assert TrainVQGAN().inflating(None).net == VQGANConfig()

@@ -26,6 +26,7 @@ from vqvdm.diffusion.unet import UNetConfig
 from vqvdm.errors import UserError
 from vqvdm.generator import VideoGenerator, from_uint8, load_vqgan
 from vqvdm.tokenizer.discriminator import DiscriminatorConfig
+from vqvdm.tokenizer.inflated import Inflated, InflatedConfig
 from vqvdm.tokenizer.losses import LossConfig
 from vqvdm.tokenizer.quantize import Codebook
 from vqvdm.tokenizer.vqgan import VQGANConfig
@@ -326,6 +327,34 @@ def test_vqgan_validation_tells_quality_and_use_of_the_codebook() -> None:
     assert 0 < values["val/psnr"] < 30
     assert 0 < values["codebook/usage"] <= 1
     assert 1 <= values["codebook/perplexity"] <= 64
+
+
+def inflated_method(**changes: Any) -> VQGANMethod:
+    shape = InflatedConfig((8, 16), 1, 3, 4, group=2)
+    critic = DiscriminatorConfig(width=8, levels=2)
+    config = TrainVQGAN(steps=10, warmup=1, discriminator=critic, **changes)
+    return VQGANMethod(config.inflating(shape), World())
+
+
+def test_what_is_not_quantised_has_no_use_of_a_codebook() -> None:
+    assert inflated_method().validate([clips(2), clips(1)]).keys() == {"val/psnr"}
+
+
+def test_a_tokenizer_out_of_an_image_autoencoder_is_trained_and_published(tmp_path: Path) -> None:
+    loss = LossConfig(adversarial_start=0.0)
+    method = inflated_method(loss=loss, lr=0.01, ema_decay=0.5)
+    before = {name: value.clone() for name, value in method.vqgan.state_dict().items()}
+    for step in range(3):  # norms in time learn once their convolutions say something
+        assert ("adversarial" in method.train_step(clips(), step)) == (step > 0)
+    after = method.vqgan.state_dict()
+    assert not [name for name, value in before.items() if torch.equal(value, after[name])]
+    method.export(tmp_path)
+    published = load_vqgan(tmp_path)
+    assert isinstance(published, Inflated)
+    x = from_uint8(clips().tensors["video"])
+    with torch.no_grad():
+        torch.testing.assert_close(published.encode(x), method.ema.average.encode(x))
+        assert not torch.allclose(published.encode(x), method.vqgan.encode(x), atol=1e-4)
 
 
 def test_half_of_the_clips_are_mirrored_anew_at_each_step() -> None:

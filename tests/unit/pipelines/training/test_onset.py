@@ -15,6 +15,7 @@ from pipelines.training.methods.vqgan import VQGANMethod
 from pipelines.training.settings import PIXEL_SPACE, TrainVQGAN
 from pipelines.training.world import World
 from vqvdm.checkpoint import load_state, save_state
+from vqvdm.tokenizer.inflated import InflatedConfig
 
 STEPS, ONSET, RESTART = 6, 3, 4
 FRAMES = 8
@@ -115,6 +116,25 @@ def test_compiled_nets_go_through_the_onset(
 ) -> None:
     config = recipe(preset, accumulate)
     # Traced and differentiated as on a GPU; only the generated code is left out, for time.
+    compiled = World(dtype=dtype, compiled=True, backend="aot_eager")
+    curve = through_onset(config, compiled, tmp_path)
+    assert ["adversarial" in metrics for metrics in curve] == [k >= ONSET for k in range(STEPS)]
+    plain = run(VQGANMethod(config, World(dtype=dtype)), range(STEPS))
+    for found, wanted in zip(curve, plain, strict=True):
+        for name in ("loss", "adversarial", "discriminator"):
+            assert found.get(name, 0) == pytest.approx(wanted.get(name, 0), rel=0.02)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("accumulate", "dtype"),
+    [(1, torch.float32), pytest.param(2, torch.bfloat16, marks=pytest.mark.slow)],
+)
+def test_a_tokenizer_out_of_an_image_autoencoder_goes_through_the_onset(
+    accumulate: int, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    shape = InflatedConfig((8, 16), 1, 3, 4)
+    config = recipe("demo", accumulate).inflating(shape)
     compiled = World(dtype=dtype, compiled=True, backend="aot_eager")
     curve = through_onset(config, compiled, tmp_path)
     assert ["adversarial" in metrics for metrics in curve] == [k >= ONSET for k in range(STEPS)]

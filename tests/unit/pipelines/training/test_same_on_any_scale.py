@@ -17,13 +17,14 @@ from pipelines.training.methods.base import Method
 from pipelines.training.methods.distil import DistilMethod
 from pipelines.training.methods.ldm import LDMMethod
 from pipelines.training.methods.vqgan import VQGANMethod
-from pipelines.training.settings import DistillLDM, TrainJob, TrainLDM, TrainVQGAN
+from pipelines.training.settings import DistillLDM, TrainInflated, TrainJob, TrainLDM, TrainVQGAN
 from pipelines.training.world import World
 from tests.trainings import begun_lora, teacher
 from vqvdm.diffusion.known_latents import ConditioningConfig
 from vqvdm.diffusion.lora import LoRAConfig
 from vqvdm.diffusion.unet import UNetConfig
 from vqvdm.tokenizer.discriminator import DiscriminatorConfig
+from vqvdm.tokenizer.inflated import InflatedConfig
 from vqvdm.tokenizer.losses import LossConfig
 from vqvdm.tokenizer.vqgan import VQGANConfig
 
@@ -42,6 +43,13 @@ CONFIGS: dict[str, TrainJob] = {
         model=VQGANConfig(((2, 4, 4),), (8,), (1,), codebook_size=32),
         discriminator=DiscriminatorConfig(width=4, levels=2),
         loss=LossConfig(adversarial_start=0.5, feature_matching=1.0),
+    ),
+    "inflated": TrainInflated(
+        **SETTINGS,
+        lr=1e-3,
+        inflated=InflatedConfig((8, 8), 1, 3, 4, group=2),
+        discriminator=DiscriminatorConfig(width=4, levels=2),
+        loss=LossConfig(adversarial_start=0.5),
     ),
     "train_ldm": TrainLDM(
         **SETTINGS, lr=3e-3, model=UNetConfig(width=8, multipliers=(1, 2), depths=(1, 1))
@@ -176,7 +184,7 @@ def test_parts_of_a_batch_train_what_the_whole_trains(
     curve, _ = trained(name, World(), accumulate=parts)
     assert furthest(alone[name], curve, LOSSES) < TOLERANCE
     assert alone[name][-1]["loss"] < alone[name][0]["loss"]  # there was something to learn
-    if name == "train_vqgan":
+    if name in ("train_vqgan", "inflated"):
         assert "adversarial" in curve[-1]
 
 
