@@ -35,9 +35,11 @@ from pipelines.io import lock, rates, storage, workspace
 from pipelines.io.markers import (
     SHARD_FILES,
     Marker,
+    clear,
     content_fingerprint,
     files_of,
     load_markers,
+    to_be_cleared,
 )
 from pipelines.io.progress import Progress
 from pipelines.io.workspace import require
@@ -104,10 +106,11 @@ def encode(
     """Encode what is not there, or with --overwrite everything; returns the precision of all
     latents, their markers in order, and the markers of those that were made."""
     config, folder, captions = inputs.config, inputs.folder, inputs.captions
-    from_scratch = bool(inputs.found and config.overwrite)
+    precision, there = inputs.precision, list[Marker]()
+    planned = inputs.made_with(precision) if precision else None
+    from_scratch = config.overwrite and to_be_cleared(folder, planned)
     if captions and config.text_encoder and from_scratch:
         check_source(config.text_encoder, folder, captions)
-    precision, there = inputs.precision, list[Marker]()
     if precision and not (from_scratch or config.verify):
         there = finished_latents(inputs.plans(precision))
     pool = None
@@ -120,7 +123,7 @@ def encode(
         # What cannot be encoded, or not be told of, was found before. The encoder that is there
         # may be the one that is asked for.
         begin()
-        storage.keep_only(folder, [lock.NAME, *inputs.encoder_files], FILES)
+        clear(folder, [lock.NAME, *inputs.encoder_files], FILES)
     if captions and config.text_encoder:
         publish_encoder(config.text_encoder, folder, captions)
     if pool is None:

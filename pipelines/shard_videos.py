@@ -29,9 +29,11 @@ from pipelines.io.markers import (
     Listing,
     Marker,
     Written,
+    clear,
     content_fingerprint,
     files_of,
     filled_with,
+    to_be_cleared,
 )
 from pipelines.io.progress import Progress
 from pipelines.io.scratch import scratch
@@ -266,13 +268,13 @@ def shard_videos(config: ShardVideos) -> str:
     with writing, run as begin, scratch() as place, known as cache:
         if not config.overwrite:
             _refuse_other(folder, spec)
-        elif filled_with(folder):
+        elif to_be_cleared(folder, spec.hash):
             # What cannot be cut, or not be told of, is found before anything is deleted.
             join_for_tasks()
             begin()
             lock.refuse_taken(folder)
-            storage.keep_only(folder, [lock.NAME], FILES)
             storage.keep_only(config.workspace.perceptual_hashes, [], SHARD_FILES)
+            clear(folder, [lock.NAME], FILES)
         if config.filters.min_distance:
             plans.near_duplicates = find_near_duplicates(plans, config)
         plans, report = run_until_classes_hold(plans, config, place, begin, cache)

@@ -162,6 +162,23 @@ def _spec_hash(folder: str, name: str) -> str | None:
     return content["spec_hash"] if content and "spec_hash" in content else None
 
 
+def to_be_cleared(folder: str, wanted: str | None) -> bool:
+    """Whether a job that overwrites has to clear a folder first: it holds a finished result, or
+    shards of other settings than those with this fingerprint (None: of any).
+
+    Without an index, shards of these settings are what the same job made before it was killed.
+    """
+    finished = _spec_hash(folder, "index.json") is not None
+    return finished or filled_with(folder) not in (None, wanted)
+
+
+def clear(folder: str, kept: Iterable[str], made: re.Pattern[str]) -> None:
+    """Delete what a job made in a folder, as `storage.keep_only`. The index goes last: a job that
+    is killed meanwhile finds that the folder is still to be cleared."""
+    storage.keep_only(folder, {*kept, "index.json"}, made)
+    storage.delete(storage.join(folder, "index.json"))
+
+
 def files_of(shards: Iterable[str]) -> set[str]:
     """Names of all files of a folder with an index and just these shards, and of its lock."""
     return {"index.json", lock.NAME} | {

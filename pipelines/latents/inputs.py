@@ -68,7 +68,8 @@ class Inputs:
     @property
     def precision(self) -> Precision | None:
         """As `precision_of`."""
-        return precision_of(self.config, self.origin, self.found, self.captions)
+        found = None if replaces(self.config, self.folder) else self.found
+        return precision_of(self.config, self.origin, found, self.captions)
 
     @property
     def encoder_files(self) -> set[str]:
@@ -161,6 +162,12 @@ def augment_there(config: EncodeLatents, folder: str) -> Augment:
     return there
 
 
+def replaces(config: EncodeLatents, folder: str) -> bool:
+    """Whether finished latents are replaced, however they were made."""
+    finished = workspace.published(folder, "index.json") is not None
+    return config.overwrite and not config.audit and finished
+
+
 def precision_of(
     config: EncodeLatents, origin: Origin, found: str | None, captions: Captions | None = None
 ) -> Precision | None:
@@ -170,7 +177,7 @@ def precision_of(
     """
     if config.precision != "auto":
         return config.precision
-    if found is None or (config.overwrite and not config.audit):
+    if found is None:
         return None
     return begun_with(found, origin, config.batch_size, config.augment, captions)
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.cluster.cores import local_cpus
+from pipelines.io.markers import to_be_cleared
 from pipelines.io.progress import time_in_words
 from pipelines.io.scratch import scratch
 from pipelines.io.shards import ShardWriter
@@ -57,7 +58,8 @@ def in_words(plans: Plans, config: ShardVideos) -> str:
     kinds = f"of {len(spec.classes)} classes" if spec.classes else "without classes"
     lines = [f"would cut {len(plans.sources)} videos {kinds} into {len(plans)} shards"]
     lines += plans.note_on_spans()
-    there = {} if config.overwrite else clips_there(plans, config)
+    from_scratch = config.overwrite and to_be_cleared(plans.folder, spec.hash)
+    there = {} if from_scratch else clips_there(plans, config)
     if there:
         lines.append(f"{len(there)} of the shards are there, with {sum(there.values())} clips")
     if len(there) < len(plans):

@@ -20,6 +20,7 @@ from pipelines.video.encoder import decode_clips
 from pipelines.video.lossless import encode_lossless
 from tests.e2e.conftest import run_job
 from tests.e2e.undisturbed import Undisturbed, names_and_sums, prepared
+from vqvdm.errors import UserError
 
 pytestmark = pytest.mark.e2e
 AHEAD = Ahead(3, 0.1)
@@ -121,6 +122,33 @@ def test_latents_of_earlier_versions_are_read_and_gone_on_with(
     # It is what they say now that `auto` is known, but for the fingerprint.
     tars = {name: found for name, found in before.items() if name.endswith(".tar")}
     assert tars.items() <= undisturbed.expected["encode_latents"].items()
+
+
+def test_overwriting_goes_on_where_it_was_killed(
+    undisturbed: Undisturbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the precision that it was begun with."""
+    root = prepared("encode_latents", str(tmp_path), undisturbed)
+    anew = ("encode_latents", "--root", root, "--num-workers", 1, "--overwrite")
+    assert run_job(*anew).status == 0
+
+    def killed(*_: object) -> None:
+        raise UserError("stands for a kill before the index")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(page, "latents_index", killed)
+        assert run_job(*anew).status == 2
+    folder = Path(root, "latents/base")
+    assert not (folder / "index.json").exists()
+    made = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.tar")}
+    first = min(folder.glob("*.json"))
+    first.unlink()
+    monkeypatch.setattr(page, "settle_precision", lambda devices: pytest.fail("is known"))
+    outcome = run_job(*anew)
+    assert outcome.status == 0, outcome.stderr
+    kept = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.tar")}
+    assert {name for name in made if kept[name] != made[name]} <= {first.with_suffix(".tar").name}
+    assert names_and_sums(root) == undisturbed.expected["encode_latents"]
 
 
 ONE_CORE = """

@@ -12,7 +12,7 @@ from pipelines.cluster.devices import Devices
 from pipelines.encode_latents import Pool, encode_latents
 from pipelines.io import storage
 from pipelines.latents.encoder import Origin, spec_hash
-from pipelines.latents.inputs import augment_there, differing, precision_of
+from pipelines.latents.inputs import augment_there, differing, precision_of, replaces
 from pipelines.latents.settings import EncodeLatents
 from vqvdm.errors import UserError
 
@@ -50,8 +50,16 @@ def test_the_cluster_is_asked_where_there_are_no_latents_to_go_on_with() -> None
     assert precision_of(AUTO, ORIGIN, None) is None
     assert precision_of(AUTO, ORIGIN, spec_hash(ORIGIN, "fp16", 5)) is None
     assert precision_of(AUTO, replace(ORIGIN, clip_spec="other"), found) is None
-    assert precision_of(replace(AUTO, overwrite=True), ORIGIN, found) is None
-    assert precision_of(replace(AUTO, overwrite=True, audit=True), ORIGIN, found) == "fp16"
+
+
+def test_only_finished_latents_are_replaced(tmp_path: Path) -> None:
+    """Those without an index are what a job that was killed has left, and are gone on with."""
+    anew = replace(AUTO, root=str(tmp_path), overwrite=True)
+    assert not replaces(anew, str(tmp_path))
+    storage.publish_json({"spec_hash": "any"}, f"{tmp_path}/index.json")
+    assert replaces(anew, str(tmp_path))
+    assert not replaces(replace(anew, audit=True), str(tmp_path))
+    assert not replaces(AUTO, str(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -828,6 +828,32 @@ def test_only_shards_with_failures_are_tried_again(cutting: Cutting) -> None:
     assert len(cutting.asked) == 1
 
 
+def test_overwriting_goes_on_where_it_was_killed(
+    cutting: Cutting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each time that the same command comes again."""
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(page, "clips_index", killed)
+        cutting.cut(size=32, overwrite=True)
+    made = {path.name: path.stat().st_mtime_ns for path in clip_tars(cutting)}
+    assert made and not storage.exists(cutting.config.workspace.clips + "/index.json")
+    assert "of the shards are there" in page.shard_videos(replace(cutting.config, dry_run=True))
+    decoded = cutting.cut()[1]
+    assert not decoded
+    assert {path.name: path.stat().st_mtime_ns for path in clip_tars(cutting)} == made
+    # What is finished is made anew.
+    assert len(cutting.cut()[1]) == 10
+    assert {path.name: path.stat().st_mtime_ns for path in clip_tars(cutting)} != made
+
+
+def clip_tars(cutting: Cutting) -> list[Path]:
+    return sorted(Path(cutting.config.workspace.clips).glob("*.tar"))
+
+
 def test_hashes_that_are_there_need_no_worker(
     cutting: Cutting, monkeypatch: pytest.MonkeyPatch
 ) -> None:

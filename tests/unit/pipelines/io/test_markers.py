@@ -11,6 +11,7 @@ import pytest
 from pipelines.io import storage
 from pipelines.io.markers import (
     SHARD_FILES,
+    clear,
     content_fingerprint,
     files_of,
     filled_with,
@@ -20,6 +21,7 @@ from pipelines.io.markers import (
     names_in,
     read_marker,
     span_shard_name,
+    to_be_cleared,
     untouched,
 )
 from tests.small_shards import SAMPLES, write_shard
@@ -184,3 +186,32 @@ def test_a_store_whose_listing_has_no_times_is_asked_for_each_shard(
     assert {time for _, time in storage.written_below(f"{memory}/clips").values()} == {None}
     found = list(untouched(f"{memory}/clips", [marker.name, "val-000000"]))
     assert found == [marker, None]
+
+
+def test_what_a_killed_job_made_is_not_cleared(tmp_path: Path) -> None:
+    folder = str(tmp_path)
+    assert not to_be_cleared(folder, None) and not to_be_cleared(folder, "spec")
+    spec = write_shard(tmp_path, list(SAMPLES)).spec_hash
+    assert not to_be_cleared(folder, spec)
+    assert to_be_cleared(folder, "other") and to_be_cleared(folder, None)
+    storage.publish_json({"spec_hash": spec}, f"{folder}/index.json")
+    assert to_be_cleared(folder, spec)
+
+
+def test_a_job_that_is_killed_while_it_clears_does_so_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or it would take what is left for its own."""
+    folder, left = str(tmp_path), list[str]()
+    spec = write_shard(tmp_path, list(SAMPLES)).spec_hash
+    storage.publish_json({"spec_hash": spec}, f"{folder}/index.json")
+    delete = storage.delete
+
+    def deleting(uri: str) -> None:
+        left.extend(path.name for path in tmp_path.iterdir())
+        assert to_be_cleared(folder, spec)
+        delete(uri)
+
+    monkeypatch.setattr(storage, "delete", deleting)
+    clear(folder, [], SHARD_FILES)
+    assert left == ["index.json"] and not list(tmp_path.iterdir())
