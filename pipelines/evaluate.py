@@ -14,7 +14,7 @@ from typing import Any
 import ray
 
 from pipelines.cluster.devices import Devices
-from pipelines.cluster.placement import choose_devices, describe_devices
+from pipelines.cluster.placement import choose_devices, describe_devices, settle_precision
 from pipelines.evaluation import report, sweep
 from pipelines.evaluation.inputs import Inputs, find_inputs
 from pipelines.evaluation.measure import by_captions, extract_reference, measure_model
@@ -82,4 +82,5 @@ def compare(inputs: Inputs, devices: Devices) -> tuple[dict[str, Any], report.Re
 def measure_speed(inputs: Inputs, devices: Devices) -> dict[str, Any]:
     """Run `time_sampling` in a worker."""
     task = ray.remote(num_cpus=1, num_gpus=devices.gpus_per_worker)(time_sampling)
-    return ray.get(task.remote(inputs.config, devices, inputs.captions is not None))
+    precision = settle_precision(devices)
+    return ray.get(task.remote(inputs.config, devices, precision, inputs.captions is not None))

@@ -19,7 +19,7 @@ import numpy as np
 
 from pipelines.cluster import tasks
 from pipelines.cluster.devices import Devices
-from pipelines.cluster.placement import choose_devices, describe_devices
+from pipelines.cluster.placement import choose_devices, describe_devices, settle_precision
 from pipelines.io import checksums, lock, other_settings, storage, workspace
 from pipelines.io.bundles import refuse_lost_encoder
 from pipelines.io.progress import Progress
@@ -38,10 +38,12 @@ from pipelines.sampling.worker import (
     PublishingWorker,
     Request,
     SampleBatch,
+    begun_in,
     classes_in_turn,
     in_batches,
     is_intact,
     names_among,
+    note_precision,
     publish_condition,
     read_condition,
 )
@@ -52,6 +54,7 @@ from pipelines.video.encoder import clip_shape, decode_clip
 from pipelines.video.grid import fit, grid
 from vqvdm.errors import UserError
 from vqvdm.generator import VideoGenerator
+from vqvdm.inference import Precision
 from vqvdm.text_encoder import refuse_missing_library
 from vqvdm.video_shapes import VideoShapes
 from vqvdm.windows import spread
@@ -73,6 +76,16 @@ def devices_for(config: Sample, batches: Sequence[SampleBatch]) -> Devices:
     return choose_devices(replace(config.request(), at_most=len(batches)))
 
 
+def precision_for(batches: Sequence[SampleBatch], devices: Devices) -> Precision:
+    """The arithmetic of all videos: of those too that a job which was killed has made, unless these
+    workers would emulate it."""
+    first, begun = batches[0], begun_in(batches[0])
+    precision = settle_precision(devices, begun)
+    if precision != begun:
+        note_precision(first, precision)
+    return precision
+
+
 def make_batches(
     config: Sample, batches: Sequence[SampleBatch], devices: Devices
 ) -> Iterator[dict]:
@@ -81,7 +94,7 @@ def make_batches(
     return tasks.run(
         [{"batch": number} for number in range(len(batches))],
         PublishingWorker,
-        fn_constructor_args=(bundle, config, devices, batches),
+        fn_constructor_args=(bundle, config, precision_for(batches, devices), devices, batches),
         num_cpus=1,
         num_gpus=devices.gpus_per_worker,
         concurrency=min(devices.workers, len(batches)),

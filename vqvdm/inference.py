@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from typing import Literal, TypeVar
 
 import torch
@@ -46,20 +47,34 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
 
 def fast_precision(device: torch.device) -> Precision:
     """What `auto` is on a device."""
+    return fast_precisions(device)[0]
+
+
+def fast_precisions(device: torch.device) -> tuple[Precision, ...]:
+    """What a device does not emulate, the best first; fp32 always."""
     return _fast_on_gpu(device) if device.type == "cuda" else _fast_on_cpu()
 
 
-def _fast_on_gpu(device: torch.device) -> Precision:
+def _fast_on_gpu(device: torch.device) -> tuple[Precision, ...]:
     capability = torch.cuda.get_device_capability(device)
     if capability >= BF16_FROM:
-        return "bf16"
-    return "fp16" if capability >= FP16_FROM else "fp32"
+        return "bf16", "fp16", "fp32"
+    return ("fp16", "fp32") if capability >= FP16_FROM else ("fp32",)
 
 
-def _fast_on_cpu() -> Precision:
+def _fast_on_cpu() -> tuple[Precision, ...]:
     features = torch.cpu.get_capabilities()
     fast = features.get("avx512_bf16", False) or features.get("amx_tile", False)
-    return "bf16" if fast else "fp32"
+    return ("bf16", "fp32") if fast else ("fp32",)
+
+
+def common_precision(
+    of_each: Sequence[Sequence[Precision]], begun: Precision | None = None
+) -> Precision:
+    """What `auto` is for devices that work together, given the `fast_precisions` of each: the best
+    that none of them emulates, or what their work was `begun` in, if none emulates that."""
+    common = [each for each in of_each[0] if all(each in fast for fast in of_each)]
+    return begun if begun in common else common[0]
 
 
 def prepare_device(device: torch.device | str, tf32: bool = False) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import ray
 import torch
 from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipelines.cluster import autoscaler
 from pipelines.cluster.cores import local_cpus
@@ -19,12 +20,15 @@ from pipelines.cluster.decision import Cluster, decide, slots_of
 from pipelines.cluster.devices import CORE_PART, Devices, Kind, worker_device
 from pipelines.cluster.join import is_own_ray, join_ray, joins_cluster
 from pipelines.cluster.request import Request
-from vqvdm.inference import Precision, fast_precision
+from vqvdm.inference import Precision, common_precision, fast_precisions
 
 REMIND_S = 60.0
 """Time between two lines while room is waited for."""
 SETTLE_S = 2.0
 """Time after which a cluster that has not given room has none."""
+ANSWER_S = 60.0
+"""Time after which other kinds of devices than the first that answers are no longer asked what they
+are fast at: other jobs may hold them for long."""
 
 
 def choose_devices(request: Request) -> Devices:
@@ -156,13 +160,31 @@ def memory_hint(devices: Devices, wanted: int) -> float | None:
     return float(min(wanted, *(memory / 2 / count for count, memory in slots if count)))
 
 
-def settle_precision(devices: Devices) -> Precision:
-    """What `--precision auto` is for all workers of a job: one of them is asked."""
+def settle_precision(devices: Devices, begun: Precision | None = None) -> Precision:
+    """What `--precision auto` is for all workers of a job: what all kinds of cards, or all nodes
+    with cores, are fast at, and if that is so, what the job was `begun` in."""
+    if devices.kind == "cpu" and is_own_ray():
+        return common_precision([_precisions_here("cpu")], begun)
     cpus = 0.0 if devices.kind == "cuda" else CORE_PART
-    ask = ray.remote(_precision_here).options(num_cpus=cpus, num_gpus=devices.gpus_per_worker)
-    precision: Precision = ray.get(ask.remote(devices.kind))
-    return precision
+    ask = ray.remote(_precisions_here).options(num_cpus=cpus, num_gpus=devices.gpus_per_worker)
+    asked = [ask.options(**where).remote(devices.kind) for where in _kinds(devices)]
+    answered, _ = ray.wait(asked)
+    late = [each for each in asked if each not in answered]
+    in_time, silent = ray.wait(late, num_returns=len(late), timeout=ANSWER_S) if late else ([], [])
+    for each in silent:
+        ray.cancel(each)
+    return common_precision(ray.get(answered + in_time), begun)
 
 
-def _precision_here(kind: Kind) -> Precision:
-    return fast_precision(worker_device(kind))
+def _kinds(devices: Devices) -> list[dict[str, Any]]:
+    """Options of tasks, one for each kind of device that workers may have."""
+    if devices.kind == "cuda":
+        cards = [f"accelerator_type:{card}" for card in devices.cards]
+        return [{"resources": {card: CORE_PART}} for card in cards] or [{}]
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    places = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=True) for node in nodes]
+    return [{"scheduling_strategy": place} for place in places] or [{}]
+
+
+def _precisions_here(kind: Kind) -> tuple[Precision, ...]:
+    return fast_precisions(worker_device(kind))

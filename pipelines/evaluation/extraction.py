@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from pipelines.cluster import tasks
 from pipelines.cluster.devices import Devices
+from pipelines.cluster.placement import settle_precision
 from pipelines.evaluation.batches import Batch
 from pipelines.evaluation.features import Features, FeatureSpec, cache_uri, find_cached, unpack
 from pipelines.evaluation.inputs import Inputs
@@ -44,10 +45,12 @@ def _cached_or_by_workers(
 def _by_workers(
     inputs: Inputs, spec: FeatureSpec, batches: Sequence[Batch], devices: Devices
 ) -> Iterator[tuple[Batch, bytes]]:
+    samples = any(batch.requests for batch in batches)
+    precision = settle_precision(devices) if samples else "auto"
     rows = tasks.run(
         [{"batch": number} for number in range(len(batches))],
         FeatureWorker,
-        fn_constructor_args=(inputs, spec, batches, devices),
+        fn_constructor_args=(inputs, spec, batches, devices, precision),
         num_cpus=1,
         num_gpus=devices.gpus_per_worker,
         concurrency=min(devices.workers, len(batches)),

@@ -22,6 +22,7 @@ from vqvdm.diffusion.denoiser import Denoiser
 from vqvdm.diffusion.objectives import Predicted
 from vqvdm.diffusion.samplers import SAMPLERS, SamplingOptions
 from vqvdm.generator import VideoGenerator
+from vqvdm.inference import Precision
 
 SINGLE: dict[Predicted, str] = {
     "flow": "euler", "v": "ddim", "epsilon": "ddim", "average_velocity": "euler",
@@ -29,10 +30,12 @@ SINGLE: dict[Predicted, str] = {
 """Samplers of one evaluation a step."""
 
 
-def time_sampling(config: Evaluate, devices: Devices, told: bool) -> dict[str, Any]:
+def time_sampling(
+    config: Evaluate, devices: Devices, precision: Precision, told: bool
+) -> dict[str, Any]:
     """Seconds for 100 sampling steps, for 100 evaluations of the denoiser, and for decoding, one
     video at a time, without a queue; `told` a caption, which is not encoded in this time."""
-    worker = SamplingWorker(config.workspace.ldm(config.ldm), config, devices)
+    worker = SamplingWorker(config.workspace.ldm(config.ldm), config, precision, devices)
     generator = worker.generator
     torch.set_num_threads(local_cpus())  # It is alone.
     asked = _asked(generator, told)

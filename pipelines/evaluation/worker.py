@@ -38,7 +38,7 @@ from pipelines.sharding.clips_of_videos import keys_by_id
 from pipelines.video import Frames
 from pipelines.video.encoder import decode_clip
 from vqvdm.errors import UserError
-from vqvdm.inference import prepare_device
+from vqvdm.inference import Precision, prepare_device
 
 AT_ONCE = 16
 """Clips that a worker decodes at once."""
@@ -50,10 +50,16 @@ class FeatureWorker:
     """Holds the feature extractor and, if they are needed, generator and tokenizer."""
 
     def __init__(
-        self, inputs: Inputs, spec: FeatureSpec, batches: Sequence[Batch], devices: Devices
+        self,
+        inputs: Inputs,
+        spec: FeatureSpec,
+        batches: Sequence[Batch],
+        devices: Devices,
+        precision: Precision = "auto",
     ) -> None:
+        """`precision` is that of samples."""
         torch.set_num_threads(devices.threads())
-        self.batches = batches
+        self.batches, self.precision = batches, precision
         self.inputs, self.spec, self.devices = inputs, spec, devices
         self.space = inputs.config.workspace
         self._generator: SamplingWorker | None = None
@@ -79,7 +85,9 @@ class FeatureWorker:
         if self._generator is None:
             batches = sum(bool(each.requests) for each in self.batches)
             prompted = any(r.prompt is not None for each in self.batches for r in each.requests)
-            self._generator = SamplingWorker(bundle, config, self.devices, batches, prompted)
+            self._generator = SamplingWorker(
+                bundle, config, self.precision, self.devices, batches, prompted
+            )
         videos = self._generator.videos(batch.requests)
         classes = self.inputs.bundle["classes"]
         index_N = [label_index(request.label, classes) for request in batch.requests]

@@ -26,13 +26,15 @@ from pipelines.video import Frames
 from pipelines.video.encoder import decode_clips, encode_h264
 from pipelines.video.lossless import encode_lossless
 from vqvdm.generator import VideoGenerator
-from vqvdm.inference import compiles_by_default
+from vqvdm.inference import Precision, compiles_by_default
 from vqvdm.text_encoder import FOLDER, TextEncoder
 
 COMPILE_FROM = 8
 """Batches of each worker from which on compiling, about a minute, is worth its time on a GPU."""
 BATCHES = "batches"
 """Folder below the samples where finished batches are noted, while a job runs."""
+PRECISION = "precision.json"
+"""The file there that tells what videos are made in."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class SamplingWorker:
         self,
         bundle: str,
         config: Sampling,
+        precision: Precision,
         devices: Devices,
         batches: int = 1,
         prompted: bool = False,
@@ -90,7 +93,7 @@ class SamplingWorker:
         prompt says what they show."""
         torch.set_num_threads(devices.threads())
         self.config, self._prompted = config, prompted
-        self._bundle, self._kind = bundle, devices.kind
+        self._bundle, self._precision, self._kind = bundle, precision, devices.kind
         many = batches >= COMPILE_FROM * devices.workers
         auto = many and compiles_by_default(devices.kind)
         self._compiled = resolve_switch(config.compile, auto)
@@ -109,7 +112,7 @@ class SamplingWorker:
 
     def _loaded(self, folder: Path) -> VideoGenerator:
         """The generator of a bundle that lies in a folder for as long as this takes."""
-        generator = VideoGenerator.load(folder, self.device, "auto", self._compiled)
+        generator = VideoGenerator.load(folder, self.device, self._precision, self._compiled)
         if self._prompted:
             fetch_encoder(self._bundle, folder, generator.metadata)
             name = storage.join(self._bundle, FOLDER)
@@ -143,11 +146,12 @@ class PublishingWorker(SamplingWorker):
         self,
         bundle: str,
         config: Sample,
+        precision: Precision,
         devices: Devices,
         batches: Sequence[SampleBatch],
     ) -> None:
         prompted = bool(config.prompts)
-        super().__init__(bundle, config, devices, len(batches), prompted)
+        super().__init__(bundle, config, precision, devices, len(batches), prompted)
         self.batches = batches
 
     def __call__(self, row: dict) -> dict:
@@ -228,6 +232,18 @@ class SampleBatch:
         if not rows or any(row["recipe"] != self.recipe for row in rows):
             return None
         return rows if all(is_intact(self.folder, row) for row in rows) else None
+
+
+def begun_in(batch: SampleBatch) -> Precision | None:
+    """What batches of this recipe were begun in; None if no job has begun."""
+    noted = workspace.published(storage.join(batch.folder, BATCHES), PRECISION) or {}
+    return noted.get("precision") if noted.get("recipe") == batch.recipe else None
+
+
+def note_precision(batch: SampleBatch, precision: Precision) -> None:
+    """Note for `begun_in` what the batches of this one's recipe are made in."""
+    noted = {"recipe": batch.recipe, "precision": precision}
+    storage.publish_json(noted, storage.join(batch.folder, BATCHES, PRECISION))
 
 
 def is_intact(folder: str, row: dict) -> bool:

@@ -53,7 +53,13 @@ from pipelines.training.messages import (
 from pipelines.training.settings import TrainJob
 from pipelines.training.world import World
 from vqvdm.errors import UserError
-from vqvdm.inference import compiles_by_default, resolve_precision
+from vqvdm.inference import (
+    Precision,
+    common_precision,
+    compiles_by_default,
+    fast_precisions,
+    resolve_precision,
+)
 
 VALIDATION_CLIPS = 64
 ATTEMPTS = 3
@@ -114,11 +120,15 @@ class Plan:
     """What markers tell of the training besides."""
     resume: Reference | None = None
     """The checkpoint that all workers resume from."""
+    precision: Precision | None = None
+    """What that checkpoint was computed in, if it tells."""
     attempt: str = ""
     """Id of an attempt, which the driver may end."""
 
     def checkpoints(self) -> AgreedCheckpoints:
-        options = (self.recipe, self.config.keep, self.inputs, self.owner, self.identity)
+        computed = {"precision": self.precision} if self.precision else {}
+        identity = {**self.identity, **computed}
+        options = (self.recipe, self.config.keep, self.inputs, self.owner, identity)
         found = AgreedCheckpoints(self.folder, *options)
         found.agreed = self.resume
         return found
@@ -154,7 +164,8 @@ def _until_done(plan: Plan, attempt: Callable[[Plan], BaseException | None]) -> 
     checkpoints.sweep()
     found, failures = checkpoints.newest_intact(), 0
     while (before := found.step if found else 0) < plan.config.steps and not stop.requested():
-        failure = attempt(replace(plan, resume=found))
+        begun = (checkpoints.found() or {}).get("precision") if found else None
+        failure = attempt(replace(plan, resume=found, precision=begun))
         found = checkpoints.newest_intact()
         reached = found.step if found else 0
         failures = failures + 1 if reached <= before else int(failure is not None)
@@ -258,11 +269,12 @@ def _worker(arguments: dict[str, Any]) -> None:
         context.get_world_rank(),
         context.get_world_size(),
         device,
-        resolve_precision(plan.config.precision, device),
-        resolve_switch(plan.config.channels_last, auto=True),
-        resolve_switch(plan.config.compile, auto=compiles_by_default(device)),
+        channels_last=resolve_switch(plan.config.channels_last, auto=True),
+        compiled=resolve_switch(plan.config.compile, auto=compiles_by_default(device)),
         activation_checkpointing=plan.config.activation_checkpointing,
     )
+    plan = replace(plan, precision=settled_precision(plan, world))
+    world = replace(world, dtype=resolve_precision(str(plan.precision), device))
     board = ray.get_actor(plan.name)
     run = run_of(board, plan.tracking_uri, plan.run_id, plan.node) if world.is_first else None
     pinned = resolve_switch(plan.config.pin_memory, auto=True) and device.type == "cuda"
@@ -295,6 +307,23 @@ def _worker(arguments: dict[str, Any]) -> None:
             board.report.remote if plan.bar else print_line,
             exporter(plan.folder),
         )
+
+
+def settled_precision(plan: Plan, world: World) -> Precision:
+    """The arithmetic of all workers: their gradients are averaged, and those of fp16 are scaled.
+
+    A training goes on as it was begun, unless a worker would emulate that.
+    """
+    if plan.config.precision != "auto":
+        return plan.config.precision
+    fast = world.gather_objects(fast_precisions(world.device))
+    best, settled = common_precision(fast), common_precision(fast, plan.precision)
+    if world.is_first and plan.precision and settled != plan.precision:
+        words = f"which not all workers are fast at: going on in {settled}"
+        print(f"note: this training was begun in {plan.precision}, {words}", flush=True)
+    elif world.is_first and settled != best:
+        print(f"going on in {settled}, as this training was begun", flush=True)
+    return settled
 
 
 def validation_batches(plan: Plan) -> Callable[[], list[Batch]]:

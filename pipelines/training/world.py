@@ -21,6 +21,7 @@ from vqvdm.inference import GRAPHS
 from vqvdm.seeds import mix64
 
 Module = TypeVar("Module", bound=nn.Module)
+Item = TypeVar("Item")
 Kinds = type[nn.Module] | tuple[type[nn.Module], ...]
 """Modules of a kind, or of several, as `isinstance` takes them."""
 
@@ -107,11 +108,14 @@ class World:
 
     def gather_keys(self, keys: list[str]) -> list[str]:
         """The keys of all workers, in the order of the global batch."""
-        if self.size == 1:
-            return keys
-        parts: list[list[str]] = [[] for _ in range(self.size)]
-        dist.all_gather_object(parts, keys)
-        return [key for part in parts for key in part]
+        return [key for part in self.gather_objects(keys) for key in part]
+
+    def gather_objects(self, item: Item) -> list[Item]:
+        """What each worker gives, by rank; all workers have to call this."""
+        parts = [item] * self.size
+        if self.size > 1:
+            dist.all_gather_object(parts, item)
+        return parts
 
     def any(self, flag: bool) -> bool:
         """Whether a flag is set on any worker; all workers have to call this."""

@@ -138,7 +138,7 @@ class InThisProcess:
         self, config: Sample, batches: Sequence[SampleBatch], devices: Devices
     ) -> Iterator[dict]:
         bundle = config.workspace.ldm(config.ldm)
-        worker = PublishingWorker(bundle, config, devices, batches)
+        worker = PublishingWorker(bundle, config, "auto", devices, batches)
         for number, batch in enumerate(batches):
             if len(self.made) == self.killed_after:
                 raise KeyboardInterrupt

@@ -13,6 +13,8 @@ from vqvdm.diffusion.conditioning import NetInputs
 from vqvdm.diffusion.unet import UNet, UNetConfig
 from vqvdm.errors import UserError
 from vqvdm.inference import (
+    Precision,
+    common_precision,
     compiles_by_default,
     default_device,
     prepare_device,
@@ -180,3 +182,27 @@ def test_compiling_wants_a_gpu_and_a_c_compiler(
 def test_what_will_be_compiled_is_not_packed() -> None:
     kinds = {type(m) for m in ready(denoiser(), "cpu", torch.float32, packed=False).modules()}
     assert Conv3d in kinds
+
+
+AMPERE: tuple[Precision, ...] = ("bf16", "fp16", "fp32")
+TURING: tuple[Precision, ...] = ("fp16", "fp32")
+PASCAL: tuple[Precision, ...] = ("fp32",)
+
+
+@pytest.mark.parametrize(
+    ("of_each", "begun", "expected"),
+    [
+        ([AMPERE, AMPERE], None, "bf16"),
+        ([AMPERE, TURING], None, "fp16"),
+        ([TURING, AMPERE], None, "fp16"),
+        ([AMPERE, TURING, PASCAL], None, "fp32"),
+        ([AMPERE], "fp16", "fp16"),
+        ([AMPERE, TURING], "bf16", "fp16"),
+        ([("bf16", "fp32")], "fp16", "bf16"),  # a processor
+        ([AMPERE], "fp32", "fp32"),
+    ],
+)
+def test_devices_that_work_together_use_what_none_emulates(
+    of_each: list[tuple[Precision, ...]], begun: Precision | None, expected: Precision
+) -> None:
+    assert common_precision(of_each, begun) == expected

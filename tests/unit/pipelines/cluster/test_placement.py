@@ -6,7 +6,7 @@ import torch
 from pipelines.cluster import placement
 from pipelines.cluster.autoscaler import FIXED, UNKNOWN
 from pipelines.cluster.decision import Cluster
-from pipelines.cluster.devices import Devices
+from pipelines.cluster.devices import CORE_PART, Devices
 from pipelines.cluster.placement import look
 from pipelines.cluster.request import Request
 
@@ -52,3 +52,27 @@ def test_a_memory_hint_never_makes_a_node_take_fewer_workers(
     assert placement.memory_hint(Devices("cpu", 12), 10**8) == 1e8
     assert placement.memory_hint(Devices("cpu", 13), 10**8) is None  # A node is still to come.
     assert placement.memory_hint(Devices("cuda", 1, 1.0), 10**8) is None
+
+
+def test_every_kind_of_card_is_asked_what_it_is_fast_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert placement._kinds(Devices("cuda", 2, 1.0, cards=("A10G", "T4"))) == [
+        {"resources": {"accelerator_type:A10G": CORE_PART}},
+        {"resources": {"accelerator_type:T4": CORE_PART}},
+    ]
+    assert placement._kinds(Devices("cuda", 2, 1.0)) == [{}]
+    nodes = [
+        {"Alive": True, "NodeID": "a" * 56, "Resources": {"CPU": 4}},
+        {"Alive": True, "NodeID": "b" * 56, "Resources": {"CPU": 4}},
+        {"Alive": True, "NodeID": "c" * 56, "Resources": {"memory": 1}},
+        {"Alive": False, "NodeID": "d" * 56, "Resources": {"CPU": 4}},
+    ]
+    monkeypatch.setattr(placement.ray, "nodes", lambda: nodes)
+    places = [each["scheduling_strategy"] for each in placement._kinds(Devices("cpu"))]
+    assert [place.node_id for place in places] == ["a" * 56, "b" * 56]
+
+
+def test_a_job_on_this_machine_alone_asks_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placement, "is_own_ray", lambda: True)
+    monkeypatch.setattr(placement, "_precisions_here", lambda kind: ("bf16", "fp32"))
+    assert placement.settle_precision(Devices()) == "bf16"
+    assert placement.settle_precision(Devices(), "fp32") == "fp32"

@@ -51,7 +51,7 @@ def test_evaluations_of_a_model_that_takes_captions(tmp_path: Path) -> None:
 def test_speed_is_told_for_steps_and_for_evaluations(tmp_path: Path) -> None:
     write_bundle(tmp_path / "ldm" / "base")
     config = Evaluate(root=str(tmp_path), steps=4, guidance=2.0)
-    found = time_sampling(config, Devices(), told=False)
+    found = time_sampling(config, Devices(), "auto", told=False)
     assert found["speed/evaluations_per_100_steps"] == 398
     assert found["speed/seconds_per_100_evaluations"] > 0
     assert found["sampler"] == "heun"

@@ -21,7 +21,9 @@ from pipelines.sampling.worker import (
     Request,
     SampleBatch,
     SamplingWorker,
+    begun_in,
     in_batches,
+    note_precision,
 )
 from pipelines.settings import Switch
 from pipelines.video import Frames
@@ -84,7 +86,7 @@ def test_compiling_is_for_gpus_and_many_batches(
     monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
     monkeypatch.setenv("CC", "cc")
     devices = Devices(kind, workers=2)
-    worker = SamplingWorker("ldm", Sample(compile=compile), devices, batches)
+    worker = SamplingWorker("ldm", Sample(compile=compile), "auto", devices, batches)
     assert worker._compiled == expected
 
 
@@ -102,7 +104,7 @@ def test_a_compiled_net_sees_batches_of_one_size(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
     for compile, sizes in (("on", [3, 3]), ("off", [3, 2])):
         config = Sample(batch_size=3, compile=compile)  # type: ignore[arg-type]
-        worker = SamplingWorker("ldm", config, Devices())
+        worker = SamplingWorker("ldm", config, "auto", Devices())
         worker.generator = Made()  # type: ignore[assignment]
         Made.sizes.clear()
         made = [worker.videos(group) for group in in_batches(requests(8, 8, 8, 8, 8), 3)]
@@ -130,7 +132,7 @@ def test_prompts_are_read_batch_by_batch_by_one_encoder(
     monkeypatch.setattr(page, "TextEncoder", Encoder)
     monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
     config = Sample(steps=1, batch_size=2)
-    worker = SamplingWorker(str(tmp_path / "base"), config, Devices(), prompted=True)
+    worker = SamplingWorker(str(tmp_path / "base"), config, "auto", Devices(), prompted=True)
     texts = ["a red ball", "a blue ball", "a red ball", None]
     wanted = [Request("zero", n, 8.0, prompt=text) for n, text in enumerate(texts)]
     videos = [worker.videos(group) for group in in_batches(wanted, 2)]
@@ -139,7 +141,7 @@ def test_prompts_are_read_batch_by_batch_by_one_encoder(
         ["zero"] * 2, 8.0, prompts=texts[:2], seed=[r.seed(0) for r in wanted[:2]], steps=1
     )
     assert (videos[0] == expected).all()
-    without = SamplingWorker(str(tmp_path / "base"), config, Devices())
+    without = SamplingWorker(str(tmp_path / "base"), config, "auto", Devices())
     assert (without.videos([replace(r, prompt=None) for r in wanted[:2]]) != expected).any()
     assert len(made) == 1
 
@@ -163,7 +165,7 @@ def test_videos_of_a_batch_are_encoded_side_by_side(
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     wanted = requests(8, 8, 8, 8)
     batch = SampleBatch(str(tmp_path), "recipe", tuple(wanted))
-    worker = PublishingWorker("ldm", Sample(), Devices(), [batch])
+    worker = PublishingWorker("ldm", Sample(), "auto", Devices(), [batch])
     monkeypatch.setattr(worker, "videos", lambda _: np.arange(4, dtype=np.uint8)[:, None])
     rows = json.loads(worker({"batch": 0})["rows"])
     assert [row["file"] for row in rows] == [request.file for request in wanted]
@@ -184,3 +186,10 @@ def test_a_distilled_model_has_its_own_number_of_steps() -> None:
     assert "default_steps" not in config.recipe()
     object.__setattr__(config, "preset", "sky")
     assert config.for_model(fast).preset == "sky"
+
+
+def test_what_is_noted_of_a_precision_holds_for_one_recipe(tmp_path: Path) -> None:
+    batch = SampleBatch(str(tmp_path), "recipe", ())
+    assert begun_in(batch) is None
+    note_precision(batch, "fp16")
+    assert begun_in(batch) == "fp16" and begun_in(replace(batch, recipe="other")) is None

@@ -16,10 +16,18 @@ from pipelines.training.checkpoints import Reference
 from pipelines.training.loader import Loader
 from pipelines.training.loop import train
 from pipelines.training.methods.ldm import LDMMethod
-from pipelines.training.trainer import ATTEMPTS, Data, Plan, _until_done, validation_batches
+from pipelines.training.trainer import (
+    ATTEMPTS,
+    Data,
+    Plan,
+    _until_done,
+    settled_precision,
+    validation_batches,
+)
 from pipelines.training.world import World
 from tests.unit.pipelines.training.test_loop import CONFIGS, Place, leaves, same
 from vqvdm.errors import UserError
+from vqvdm.inference import Precision
 
 FOUR = replace(CONFIGS["ldm"], checkpoint_every=1, keep=3)
 
@@ -193,3 +201,46 @@ def test_validation_clips_are_read_once_and_kept(tmp_path: Path) -> None:
 
 def test_without_validation_clips_there_are_no_batches(tmp_path: Path) -> None:
     assert validation_batches(Training(tmp_path).plan)() == []
+
+
+AMPERE: tuple[Precision, ...] = ("bf16", "fp16", "fp32")
+TURING: tuple[Precision, ...] = ("fp16", "fp32")
+
+
+def settled(patch: pytest.MonkeyPatch, plan: Plan, *cards: tuple[Precision, ...]) -> set[str]:
+    """What each of the workers on such cards computes in."""
+    patch.setattr(World, "gather_objects", lambda *_: list(cards))
+    ranks = [World(rank, len(cards)) for rank in range(len(cards))]
+    return {settled_precision(plan, world) for world in ranks}
+
+
+def test_workers_on_different_cards_compute_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Gradients of one that scales its losses would be averaged with those of one that does not."""
+    config = replace(FOUR, precision="auto")
+    plan = replace(Training(tmp_path).plan, config=config)
+    assert settled(monkeypatch, plan, AMPERE, AMPERE) == {"bf16"}
+    assert settled(monkeypatch, plan, AMPERE, TURING) == {"fp16"}
+    asked = replace(plan, config=replace(config, precision="bf16"))
+    assert settled(monkeypatch, asked, AMPERE, TURING) == {"bf16"}
+    assert not capsys.readouterr().out
+    begun = replace(plan, precision="fp16")
+    assert settled(monkeypatch, begun, AMPERE) == {"fp16"}
+    assert capsys.readouterr().out == "going on in fp16, as this training was begun\n"
+    begun = replace(plan, precision="bf16")
+    assert settled(monkeypatch, begun, TURING, AMPERE) == {"fp16"}
+    said = capsys.readouterr().out
+    assert said.startswith("note: this training was begun in bf16") and said.count("\n") == 1
+
+
+def test_a_training_goes_on_in_the_precision_of_its_checkpoint(tmp_path: Path) -> None:
+    training, seen = Training(tmp_path), list[str | None]()
+
+    def attempt(plan: Plan) -> None:
+        seen.append(plan.precision)
+        fewer = replace(plan.config, steps=len(seen) * 2)
+        training.attempt(replace(plan, config=fewer, precision="fp16"))
+
+    _until_done(training.plan, attempt)
+    assert seen == [None, "fp16"]
