@@ -83,8 +83,8 @@ def encode_latents(config: EncodeLatents) -> str:
         print(describe_devices(replace(config.request(), at_most=len(inputs.clips))))
         return f"would encode {total} latents in {len(inputs.clips)} shards into {folder}"
     run = run_on_demand("encode_latents", config, inputs.fingerprints)
-    with inputs.reading(), lock.writing(folder, "encode_latents"), run as begin:
-        precision, markers, made = encode(inputs, begin)
+    with inputs.reading(), lock.writing(folder, "encode_latents") as owner, run as begin:
+        precision, markers, made = encode(inputs, begin, owner)
         index = latents_index(inputs, markers, inputs.made_with(precision))
         lock.refuse_taken(folder)
         storage.keep_only(folder, files_of(index["shards"]) | inputs.encoder_files, FILES)
@@ -101,10 +101,11 @@ def encode_latents(config: EncodeLatents) -> str:
 
 
 def encode(
-    inputs: Inputs, begin: Callable[[], Run]
+    inputs: Inputs, begin: Callable[[], Run], owner: str
 ) -> tuple[Precision, list[Marker], list[Marker]]:
-    """Encode what is not there, or with --overwrite everything; returns the precision of all
-    latents, their markers in order, and the markers of those that were made."""
+    """Encode what is not there, or with --overwrite everything, under the lock of `owner`; returns
+    the precision of all latents, their markers in order, and the markers of those that were made.
+    """
     config, folder, captions = inputs.config, inputs.folder, inputs.captions
     precision, there = inputs.precision, list[Marker]()
     planned = inputs.made_with(precision) if precision else None
@@ -128,7 +129,7 @@ def encode(
         publish_encoder(config.text_encoder, folder, captions)
     if pool is None:
         return precision, there, []
-    return precision, *encode_missing(inputs.plans(precision), there, pool, begin)
+    return precision, *encode_missing(inputs.plans(precision), there, pool, begin, owner)
 
 
 @dataclass(frozen=True)
@@ -182,10 +183,14 @@ def start_pool(inputs: Inputs, precision: Precision | None, shards: int) -> Pool
 
 
 def encode_missing(
-    plans: list[EncodePlan], there: list[Marker], pool: Pool, begin: Callable[[], Run]
+    plans: list[EncodePlan],
+    there: list[Marker],
+    pool: Pool,
+    begin: Callable[[], Run],
+    owner: str | None = None,
 ) -> tuple[list[Marker], list[Marker]]:
-    """Have the shards encoded, or verified, that are not among those `there`; returns the markers
-    of all, in order, and of those that were made."""
+    """Have the shards encoded, or verified, that are not among those `there`, under the lock of
+    `owner`; returns the markers of all, in order, and of those that were made."""
     markers, made = {marker.name: marker for marker in there}, list[Marker]()
 
     def log(done: int, counts: Mapping[str, float]) -> None:
@@ -193,7 +198,7 @@ def encode_missing(
             begin().progress(done, counts)
 
     rows = [
-        {"plan": plan, "verify": pool.config.verify}
+        {"plan": plan, "verify": pool.config.verify, "owner": owner}
         for plan in plans
         if plan.marker.name not in markers
     ]

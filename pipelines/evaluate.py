@@ -9,6 +9,7 @@ Workers sample or decode, and return features; pixels stay in the workers.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -34,7 +35,7 @@ def evaluate(config: Evaluate) -> str:
     inputs = find_inputs(config)
     config = inputs.config
     inputs.tell_notes()
-    folder = config.workspace.eval(config.ldm)
+    folder = inputs.folder
     done = workspace.published(folder, "metrics.json")
     if done and not config.overwrite:
         differing = other_settings.changed(done.get("settings", config.recipe()), config.recipe())
@@ -53,7 +54,8 @@ def evaluate(config: Evaluate) -> str:
     space = config.workspace
     reading = lock.reading("evaluate", space.clips, space.ldm(config.ldm))
     run_of_job = start_run("evaluate", config, lineage)
-    with reading, lock.writing(folder, "evaluate"), run_of_job as run:
+    with reading, lock.writing(folder, "evaluate") as owner, run_of_job as run:
+        inputs = replace(inputs, owner=owner)
         result, shown = compare(inputs, choose_devices(config.request()))
         card = storage.read_bytes(storage.join(space.ldm(config.ldm), "MODEL_CARD.md"))
         page = report.page(inputs.bundle, inputs.index["spec"], result, shown, card.decode())

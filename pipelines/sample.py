@@ -194,10 +194,10 @@ def sample(config: Sample) -> str:
         if not lacks_picture:
             return f"{len(done)} videos are there already, verified"
     names = tuple(condition.name for condition in conditions)
-    batches = [SampleBatch(folder, recipe, tuple(group), names) for group in groups]
     reading = lock.reading("sample", space.ldm(config.ldm))
     run_of_job = start_run("sample", config, {"ldm": bundle["fingerprint"]})
-    with reading, lock.writing(folder, "sample"), run_of_job as run:
+    with reading, lock.writing(folder, "sample") as owner, run_of_job as run:
+        batches = [SampleBatch(folder, recipe, tuple(group), names, owner) for group in groups]
         # What cannot be read is told before anything is deleted.
         given = [
             publish_condition(folder, number, clip, config.fps)

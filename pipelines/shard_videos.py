@@ -133,9 +133,12 @@ def on_workers(
         return
     join_for_tasks()
     parts = [ray.put(part) for part in plans.parts()]
+    folder, owner = plans.folder, plans.owner
 
     @wraps(work)
     def with_plan(row: dict) -> dict:
+        if owner:
+            lock.refuse_unseen_once(folder, owner)
         part, number = divmod(row["shard"], PART)
         return work(row | {"plan": ray.get(parts[part])[number]}) | {"shard": row["shard"]}
 
@@ -265,7 +268,8 @@ def shard_videos(config: ShardVideos) -> str:
         return foresight.in_words(plans, config)
     run = run_on_demand("shard_videos", config)
     writing, known = lock.writing(folder, "shard_videos"), marker_cache.opened(folder, spec)
-    with writing, run as begin, scratch() as place, known as cache:
+    with writing as owner, run as begin, scratch() as place, known as cache:
+        plans.owner = owner
         if not config.overwrite:
             _refuse_other(folder, spec)
         elif to_be_cleared(folder, spec.hash):

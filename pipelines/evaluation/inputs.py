@@ -42,6 +42,13 @@ class Inputs:
     lpips: DetectorFile | None
     captions: str | None = None
     """The column of `videos.parquet` whose texts samples are told; None if they are told none."""
+    owner: str | None = None
+    """Id of the holder of the lock of `folder`, which workers have to see."""
+
+    @property
+    def folder(self) -> str:
+        """Where the evaluation is published."""
+        return self.config.workspace.eval(self.config.ldm)
 
     @property
     def shows_digits(self) -> bool:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from pipelines.cluster.cores import local_cpus
 from pipelines.cluster.devices import Devices, worker_device
+from pipelines.cluster.gpu_memory import enough_memory
 from pipelines.evaluation.batches import Batch, ClipRef
 from pipelines.evaluation.features import (
     FORMAT,
@@ -29,7 +30,7 @@ from pipelines.evaluation.frame_classifier import train_frame_classifier
 from pipelines.evaluation.inputs import Inputs
 from pipelines.evaluation.real_clips import Drawn
 from pipelines.evaluation.thumbnails import thumbnails
-from pipelines.io import checksums, shards, storage
+from pipelines.io import checksums, lock, shards, storage
 from pipelines.io.arrays import label_index
 from pipelines.io.markers import Marker
 from pipelines.io.shards import ShardReader
@@ -75,8 +76,11 @@ class FeatureWorker:
     def __call__(self, row: dict) -> dict:
         """Takes {"batch": its number}, adds {"features": safetensors as bytes}."""
         batch = self.batches[row["batch"]]
+        if self.inputs.owner:
+            lock.refuse_unseen_once(self.inputs.folder, self.inputs.owner)
         make = self._samples if batch.kind == "samples" else self._clips
-        data = cached(self.space.features, batch.key, lambda: make(batch))
+        with enough_memory(f"pass --batch-size {max(1, self.inputs.config.batch_size // 2)}"):
+            data = cached(self.space.features, batch.key, lambda: make(batch))
         return row | {"features": data}
 
     def _samples(self, batch: Batch) -> Features:

@@ -16,6 +16,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from typing import Any
 
 from pipelines.io import storage, workspace
@@ -127,6 +128,13 @@ def refuse_unseen(folder: str, owner: str) -> None:
                 "mount), or another job has taken it over"
             )
         time.sleep(0.5)
+
+
+@cache
+def refuse_unseen_once(folder: str, owner: str) -> None:
+    """As `refuse_unseen`, for what a worker process does again and again: only its first call asks
+    the storage."""
+    refuse_unseen(folder, owner)
 
 
 def _refuse_writer(folder: str) -> None:

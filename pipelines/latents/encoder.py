@@ -19,7 +19,8 @@ import numpy as np
 import torch
 
 from pipelines.cluster.devices import Kind, worker_device
-from pipelines.io import checksums, shards, storage
+from pipelines.cluster.gpu_memory import enough_memory
+from pipelines.io import checksums, lock, shards, storage
 from pipelines.io.arrays import TEXT, npy_bytes
 from pipelines.io.bundles import MODEL
 from pipelines.io.markers import Marker, finished
@@ -193,7 +194,7 @@ class Encoder:
         # A worker has one core here, and each thread its own setting: more would only compete.
         torch.set_num_threads(1)
         for frames in self._decoders(decode_clips, batches):
-            with self._lock:
+            with self._lock, enough_memory(f"pass --batch-size {max(1, self.batch_size // 2)}"):
                 latents = {end: self.forward(view(frames)) for end, view in of.items()}
             yield latents
 
@@ -214,8 +215,11 @@ class EncodeShard(Encoder):
     """Turns clip shards into latent shards, or verifies existing ones."""
 
     def __call__(self, row: dict) -> dict:
-        """Takes {"plan": EncodePlan, "verify": bool}, gives {"marker": its JSON, "made": bool}."""
+        """Takes {"plan": EncodePlan, "verify": bool, "owner": of the lock of the folder, or None},
+        gives {"marker": its JSON, "made": bool}."""
         plan: EncodePlan = row["plan"]
+        if owner := row.get("owner"):
+            lock.refuse_unseen_once(plan.folder, owner)
         marker = plan.finished(row["verify"])
         if marker:
             return {"marker": marker.to_json(), "made": False}

@@ -17,7 +17,8 @@ from pathlib import Path
 import torch
 
 from pipelines.cluster.devices import Devices, worker_device
-from pipelines.io import checksums, storage, workspace
+from pipelines.cluster.gpu_memory import enough_memory
+from pipelines.io import checksums, lock, storage, workspace
 from pipelines.io.bundles import BUNDLE, fetch_encoder
 from pipelines.sampling.conditions import ClipShape, known_frames
 from pipelines.sampling.settings import Sample, Sampling
@@ -93,6 +94,7 @@ class SamplingWorker:
         prompt says what they show."""
         torch.set_num_threads(devices.threads())
         self.config, self._prompted = config, prompted
+        self._shares_gpu = 0 < devices.gpus_per_worker < 1
         self._bundle, self._precision, self._kind = bundle, precision, devices.kind
         many = batches >= COMPILE_FROM * devices.workers
         auto = many and compiles_by_default(devices.kind)
@@ -119,13 +121,22 @@ class SamplingWorker:
             generator.text_encoder = TextEncoder(folder / FOLDER, self.device, name)
         return generator
 
+    @property
+    def cure_for_memory(self) -> str:
+        """The flags with which sampling takes less memory."""
+        flags = [f"--batch-size {self.config.batch_size // 2}"] * (self.config.batch_size > 1)
+        flags += ["--gpus-per-worker 1"] * self._shares_gpu
+        flags += ["a smaller --size"] * (not flags and isinstance(self.config, Sample))
+        return f"pass {', '.join(flags)}" if flags else "take a GPU with more"
+
     def videos(self, requests: Sequence[Request]) -> Frames:
         """Videos uint8 (N, T, H, W, 3) of requests of one frame rate."""
         config, wanted = self.config, list(requests)
         if self._compiled:
             # Nets are compiled for each number of videos: a short batch is filled up.
             wanted += [requests[0]] * (config.batch_size - len(requests))
-        return self._sampled(wanted)[: len(requests)]
+        with enough_memory(self.cure_for_memory):
+            return self._sampled(wanted)[: len(requests)]
 
     def _sampled(self, requests: Sequence[Request]) -> Frames:
         return self.generator.sample(
@@ -157,6 +168,8 @@ class PublishingWorker(SamplingWorker):
     def __call__(self, row: dict) -> dict:
         """Takes {"batch": the number of one}, adds {"rows": its rows, as JSON}."""
         batch = self.batches[row["batch"]]
+        if batch.owner:
+            lock.refuse_unseen_once(batch.folder, batch.owner)
         videos = self.videos(batch.requests)
         # The device has nothing to do meanwhile: all cores of this worker encode.
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
@@ -216,6 +229,8 @@ class SampleBatch:
     requests: tuple[Request, ...]
     conditions: tuple[str, ...] = ()
     """Names of the videos that the job starts from, by their numbers."""
+    owner: str | None = None
+    """Id of the holder of the folder's lock, which workers have to see."""
 
     @property
     def _place(self) -> tuple[str, str]:

@@ -39,6 +39,9 @@ class Plans:
     """Numberings of classes that an index has published. Shards keep such a one: whoever trains
     numbers the labels by the index. All others get that of the classes now."""
 
+    owner: str | None = None
+    """Id of the holder of the folder's lock, which its workers have to see."""
+
     def with_classes(self, classes: Iterable[str]) -> Plans:
         """The same for other classes."""
         return replace(self, spec=replace(self.spec, classes=tuple(sorted(classes))))

@@ -6,12 +6,18 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 
-from pipelines.io import storage
+from pipelines import train_vqgan
+from pipelines.io import lock, storage
 from pipelines.sharding import manifest
+from pipelines.training.loader import Batch
+from pipelines.training.methods.vqgan import VQGANMethod
 from tests.e2e.conftest import SECRET, run_job
 
 CASES = {
@@ -146,3 +152,35 @@ def test_a_place_that_may_not_be_written(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert outcome.status == 2
     assert "check the permissions" in outcome.stderr
     assert storage.walk(str(tmp_path / "root")) == []
+
+
+class RunsOutOfMemory(VQGANMethod):
+    """As on a GPU that is too small."""
+
+    def train_step(self, batch: Batch, step: int) -> dict[str, torch.Tensor]:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB.")
+
+
+@pytest.mark.e2e
+def test_what_no_further_attempt_mends(
+    job, digit_videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A root that workers see otherwise than the driver; too little memory."""
+    root, clips = ("--root", tmp_path), ("--videos", digit_videos, "--frames", 8, "--size", 16)
+
+    @contextmanager
+    def held_elsewhere(*_: object) -> Iterator[str]:
+        yield "somebody else"
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lock, "writing", held_elsewhere)
+        outcome = job("shard_videos", *root, *clips)
+    assert outcome.status == 2 and outcome.stderr.count("\n") == 1, outcome.stderr
+    assert "the root is not shared between the nodes" in outcome.stderr
+    assert not (tmp_path / "clips/index.json").exists()
+    assert job("shard_videos", *root, *clips).status == 0
+    monkeypatch.setattr(train_vqgan, "VQGANMethod", RunsOutOfMemory)
+    outcome = job("train_vqgan", *root, "--num-workers", 1, "--steps", 2, "--batch-size", 4)
+    assert outcome.status == 2 and outcome.stderr.count("\n") == 1, outcome.stderr
+    assert "2.50 GiB more were asked for: pass --activation-checkpointing" in outcome.stderr
+    assert "going on from step" not in outcome.stdout

@@ -231,3 +231,17 @@ def test_a_node_that_does_not_see_the_lock_says_so(
         for elsewhere, who in ((folder, "another"), (f"{folder}-of-this-node", owner)):
             with pytest.raises(UserError, match=r"does not see the lock .*not shared .*s3://"):
                 lock.refuse_unseen(elsewhere, who)
+
+
+def test_a_worker_looks_for_the_lock_once(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task must not cost a request."""
+    read, reads = storage.read_json, list[str]()
+    monkeypatch.setattr(lock, "SEEN_S", 0.0)
+    with lock.writing(folder, "sample") as owner:
+        monkeypatch.setattr(storage, "read_json", lambda uri: reads.append(uri) or read(uri))
+        for _ in range(3):
+            lock.refuse_unseen_once(folder, owner)
+        assert len([uri for uri in reads if uri.endswith(lock.NAME)]) == 1
+        for _ in range(2):
+            with pytest.raises(UserError, match="not shared"):
+                lock.refuse_unseen_once(folder, "another")

@@ -5,6 +5,7 @@ import json
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 
 from pipelines.cluster.devices import Devices, Kind
 from pipelines.evaluation.settings import Evaluate
+from pipelines.io import lock
 from pipelines.sampling import worker as page
 from pipelines.sampling.settings import Sample
 from pipelines.sampling.worker import (
@@ -28,6 +30,7 @@ from pipelines.sampling.worker import (
 from pipelines.settings import Switch
 from pipelines.video import Frames
 from tests.tiny import write_bundle
+from vqvdm.errors import UserError
 from vqvdm.text_encoder import TextEncoder, Texts
 
 DIGITS = ["zero", "one", "seven"]
@@ -193,3 +196,37 @@ def test_what_is_noted_of_a_precision_holds_for_one_recipe(tmp_path: Path) -> No
     assert begun_in(batch) is None
     note_precision(batch, "fp16")
     assert begun_in(batch) == "fp16" and begun_in(replace(batch, recipe="other")) is None
+
+
+def out_of_memory(*_: object, **__: object) -> None:
+    raise torch.OutOfMemoryError("Tried to allocate 2.50 GiB.")
+
+
+def test_a_gpu_that_is_too_small_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+
+    def said(config: Sample | Evaluate, **devices: Any) -> str:
+        worker = SamplingWorker("ldm", config, "auto", Devices("cuda", **devices))
+        worker.generator = SimpleNamespace(sample=out_of_memory)  # type: ignore[assignment]
+        with pytest.raises(UserError, match=r"2\.50 GiB more were asked for: ") as found:
+            worker.videos([Request("zero", 0, 8.0)])
+        return str(found.value).rsplit(": ", 1)[1]
+
+    assert said(Sample(batch_size=16)) == "pass --batch-size 8"
+    assert said(Sample(batch_size=1)) == "pass a smaller --size"
+    halves = {"gpus_per_worker": 0.5}
+    assert said(Sample(batch_size=3), **halves) == "pass --batch-size 1, --gpus-per-worker 1"
+    assert said(Evaluate(batch_size=1)) == "take a GPU with more"
+
+
+def test_a_worker_that_does_not_see_the_lock_makes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "SEEN_S", 0.0)
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    batch = SampleBatch(str(tmp_path), "recipe", (Request("zero", 0, 8.0),), owner="a")
+    worker = PublishingWorker("ldm", Sample(), "auto", Devices(), [batch])
+    with pytest.raises(UserError, match="root is not shared between the nodes"):
+        worker({"batch": 0})

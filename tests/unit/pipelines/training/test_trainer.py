@@ -21,6 +21,7 @@ from pipelines.training.trainer import (
     Data,
     Plan,
     _until_done,
+    cure_for_memory,
     settled_precision,
     validation_batches,
 )
@@ -244,3 +245,11 @@ def test_a_training_goes_on_in_the_precision_of_its_checkpoint(tmp_path: Path) -
 
     _until_done(training.plan, attempt)
     assert seen == [None, "fp16"]
+
+
+def test_flags_for_less_memory_are_named_in_their_order() -> None:
+    config = replace(FOUR, accumulate=2)
+    both = "pass --activation-checkpointing, and if that is not enough, --accumulate 4"
+    assert cure_for_memory(config) == both
+    less = cure_for_memory(replace(config, activation_checkpointing=True))
+    assert less.startswith("pass --accumulate 4")
