@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray
 import torch
 from einops import rearrange
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from pipelines.cluster.cores import local_cpus
 from pipelines.cluster.devices import Kind, worker_device
+from pipelines.cluster.gpu_memory import enough_memory
 from pipelines.cluster.placement import choose_devices, describe_devices
 from pipelines.evaluation.settings import TrainDetector
 from pipelines.io import checksums, lock, other_settings, storage, workspace
@@ -37,6 +39,8 @@ FORMAT = 1
 """Changed whenever the same clips and settings would give another detector."""
 JUDGED_CLIPS = 512
 """Clips to measure the accuracy on, at most."""
+JUDGED_SHARDS = 8
+"""Shards to take them from, at least."""
 
 
 def _pairs(loader: Loader, config: TrainDetector) -> Iterator[tuple[Tensor, Tensor]]:
@@ -47,6 +51,16 @@ def _pairs(loader: Loader, config: TrainDetector) -> Iterator[tuple[Tensor, Tens
         )
 
 
+def _train_under_lock(
+    config: TrainDetector, markers: list[Marker], classes: list[str], kind: Kind, owner: str
+) -> dict[str, Any]:
+    """`_train` in a task, where the lock of `owner` has to be seen."""
+    lock.refuse_unseen(config.workspace.detector(config.name), owner)
+    less = f"pass --batch-size {max(1, config.batch_size // 2)}, or a smaller --size"
+    with enough_memory(less):
+        return _train(config, markers, classes, kind)
+
+
 def _train(
     config: TrainDetector, markers: list[Marker], classes: list[str], kind: Kind
 ) -> dict[str, Any]:
@@ -55,16 +69,18 @@ def _train(
     torch.set_num_threads(local_cpus())
     torch.manual_seed(config.seed)
     folder = config.workspace.clips
-    train, val = (
-        Loader(
-            folder,
-            [m for m in markers if m.split == split and m.keys],
-            "shard_videos",
-            partial(clip_arrays, classes=classes),
-            local_cpus(),
-        )
+    of = {
+        split: [each for each in markers if each.split == split and each.keys]
         for split in ("train", "val")
+    }
+    loader = partial(
+        Loader,
+        folder,
+        job="shard_videos",
+        decode=partial(clip_arrays, classes=classes),
+        threads=local_cpus(),
     )
+    train = loader(markers=of["train"])
     for words in train.advice():
         print(words, flush=True)
     net = ClipClassifier(len(classes), config.size).to(device)
@@ -75,16 +91,28 @@ def _train(
     ):
         progress.add(1)
         losses = [*losses[-19:], loss]
+    train.close()
     figures = {
         "train/loss": sum(losses) / len(losses),
-        "train/accuracy": _accuracy(net, train, device),
+        **{
+            f"{split}/accuracy": _accuracy(net, loader(markers=judged_on(found)), device)
+            for split, found in of.items()
+            if found
+        },
     }
-    if val.markers:
-        figures["val/accuracy"] = _accuracy(net, val, device)
     with tempfile.TemporaryDirectory(prefix="vqvdm-") as temporary:
         path = Path(temporary, "detector.pt")
         save_torchscript(net, path)
         return {"file": path.read_bytes(), "figures": figures}
+
+
+def judged_on(markers: list[Marker]) -> list[Marker]:
+    """Shards, evenly spread, that suffice for `JUDGED_CLIPS`: a remote one is fetched whole."""
+    for count in range(JUDGED_SHARDS, len(markers)):
+        chosen = [markers[i] for i in np.linspace(0, len(markers) - 1, count).round().astype(int)]
+        if sum(len(marker.keys) for marker in chosen) >= JUDGED_CLIPS:
+            return chosen
+    return markers
 
 
 @torch.inference_mode()
@@ -111,6 +139,8 @@ def train_detector(config: TrainDetector) -> str:
             "labelled clips; cut them with labels, or evaluate with builtin"
         )
     workspace.refuse_no_training_clips(space.clips, index["counts"].get("train", 0))
+    if config.batch_size == 1:
+        refuse_one_value(index["spec"]["frames"], config.size)
     folder = space.detector(config.name)
     recipe = checksums.fingerprint([FORMAT, config.recipe(), index["fingerprint"]])
     done = workspace.published(folder, "config.json")
@@ -134,9 +164,9 @@ def train_detector(config: TrainDetector) -> str:
     reading = lock.reading("train_detector", space.clips)
     run_of_job = start_run("train_detector", config, {"clips": index["fingerprint"]})
     devices = choose_devices(one)
-    with reading, lock.writing(folder, "train_detector"), run_of_job as run:
-        task = ray.remote(num_cpus=1, num_gpus=devices.gpus_per_worker)(_train)
-        made = ray.get(task.remote(config, bare, classes, devices.kind))
+    with reading, lock.writing(folder, "train_detector") as owner, run_of_job as run:
+        task = ray.remote(num_cpus=1, num_gpus=devices.gpus_per_worker)(_train_under_lock)
+        made = ray.get(task.remote(config, bare, classes, devices.kind, owner))
         uri = storage.join(folder, "detector.pt")
         lock.refuse_taken(folder)
         storage.publish_bytes(made["file"], uri)
@@ -153,6 +183,16 @@ def train_detector(config: TrainDetector) -> str:
         run.output(metadata["sha256"][:16])
     split = "val" if "val/accuracy" in made["figures"] else "train"
     return f"accuracy {made['figures'][f'{split}/accuracy']:.2f} on {split} clips, {uri}"
+
+
+def refuse_one_value(frames: int, size: int) -> None:
+    """`UserError` if one clip leaves one value a channel: batch normalisation has nothing to
+    average."""
+    if ClipClassifier.positions(frames, size) == 1:
+        raise UserError(
+            f"--batch-size 1 at --size {size} leaves one value of a clip of {frames} frames to "
+            "normalise by: pass --batch-size 2 or more"
+        )
 
 
 def refuse_missing(classes: list[str], markers: list[Marker]) -> None:

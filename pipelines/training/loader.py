@@ -128,9 +128,12 @@ class Loader:
 
     def first(self, count: int, batch_size: int) -> Iterator[Batch]:
         """`count` samples spread evenly over the data, always the same ones, in batches."""
-        places = [(s, k) for s, marker in enumerate(self.markers) for k in range(len(marker.keys))]
-        spread = np.unique(np.linspace(0, len(places) - 1, count).round().astype(int))
-        chosen = [places[index] for index in spread]
+        ends = np.cumsum([len(marker.keys) for marker in self.markers])
+        spread = np.unique(np.linspace(0, ends[-1] - 1, count).round().astype(int))
+        shards = np.searchsorted(ends, spread, side="right")
+        sizes = [len(self.markers[shard].keys) for shard in shards]
+        samples = spread - ends[shards] + sizes
+        chosen = list(zip(shards.tolist(), samples.tolist(), strict=True))
         starts = range(0, len(chosen), batch_size)
         return self._ahead(chosen[start : start + batch_size] for start in starts)
 

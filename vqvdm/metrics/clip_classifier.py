@@ -5,6 +5,7 @@ Shapes: B videos, T frames, H height, W width, C classes, D features.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 DIMENSIONS = 64
+TIME_STRIDES = (1, 2, 2, 2)
+"""Of the layers, whose stride in space is 2."""
 
 
 class ClipClassifier(nn.Module):
@@ -27,9 +30,9 @@ class ClipClassifier(nn.Module):
         self.size = size
         layers: list[nn.Module] = []
         channels = 3
-        for level in range(4):
+        for level, time_stride in enumerate(TIME_STRIDES):
             out = min(width * 2**level, DIMENSIONS)
-            stride = (1 if level == 0 else 2, 2, 2)
+            stride = (time_stride, 2, 2)
             layers += [
                 nn.Conv3d(channels, out, 3, stride=stride, padding=1, bias=False),
                 nn.BatchNorm3d(out),
@@ -38,6 +41,12 @@ class ClipClassifier(nn.Module):
             channels = out
         self.body = nn.Sequential(*layers, nn.Conv3d(channels, DIMENSIONS, 3, padding=1))
         self.head = nn.Linear(DIMENSIONS, num_classes)
+
+    @staticmethod
+    def positions(frames: int, size: int) -> int:
+        """Positions in time and space that the last layer has of a clip."""
+        in_space = math.ceil(size / 2 ** len(TIME_STRIDES))
+        return math.ceil(frames / math.prod(TIME_STRIDES)) * in_space**2
 
     def features(self, videos: Tensor) -> Tensor:
         """Videos uint8 (B, 3, T, H, W) to features (B, 64)."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pipelines.io import storage
+from pipelines.io.markers import Marker
 from pipelines.training.loader import Loader
 from tests.small_shards import KEYS, keys, number, write_shards
 from vqvdm.errors import UserError
@@ -86,3 +87,19 @@ def test_first_is_spread_evenly_and_always_the_same(tmp_path: Path) -> None:
     assert chosen == [["a0", "b0"], ["c2"]]
     assert [batch.keys for batch in loader.first(3, 2)] == chosen
     assert list(itertools.chain(*(b.keys for b in loader.first(100, 4)))) == KEYS
+
+
+def test_the_first_samples_are_spread_over_shards_of_any_size(tmp_path: Path) -> None:
+    """Their places come from sizes alone: there may be millions of samples."""
+    sizes = [3, 1, 5, 2]
+    markers = [Marker(f"train-{n:06d}", "", 0, [""] * k, [], "", "") for n, k in enumerate(sizes)]
+    loader = Loader(str(tmp_path), markers, "job", number)
+    places = [(shard, k) for shard, size in enumerate(sizes) for k in range(size)]
+    asked: list[tuple[int, int]] = []
+    loader._load = lambda places: asked.extend(places) or ([], {})  # type: ignore
+    for count in (1, 2, 4, 11, 100):
+        asked.clear()
+        list(loader.first(count, 3))
+        spread = np.unique(np.linspace(0, len(places) - 1, count).round().astype(int))
+        assert sorted(asked) == [places[n] for n in spread]
+    loader.close()
