@@ -123,7 +123,8 @@ def _requirement(name: str) -> str:
     """A package in the version that is here; in any, where it is not: trainings need none for
     text."""
     try:
-        return f"{name}=={importlib.metadata.version(name)}"
+        # Without the build's own label, as in 2.13.0+cpu, which PyPI does not know.
+        return f"{name}=={importlib.metadata.version(name).partition('+')[0]}"
     except importlib.metadata.PackageNotFoundError:
         return name
 

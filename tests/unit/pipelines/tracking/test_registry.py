@@ -394,3 +394,11 @@ def test_the_deciding_figure_is_fvd_and_no_floor_or_interval() -> None:
     assert distance_of(outcome(2.0)["metrics"]) == ("fvd_builtin", 2.0)
     assert distance_of({"fvd_ci95": 1.0, "rfvd": 1.0, "floor/fvd": 1.0}) is None
     assert distance_of({"fvd": 3.0, "fvd_ci95": 0.1}) == ("fvd", 3.0)
+
+
+@pytest.mark.parametrize("here", ["2.13.0+cpu", "2.13.0+cu130", "2.13.0"])
+def test_a_served_model_asks_for_versions_that_pypi_has(
+    here: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry.importlib.metadata, "version", lambda name: here)
+    assert registry._requirement("torch") == "torch==2.13.0"
