@@ -101,7 +101,8 @@ def _found_or_new(uri: str, stage: str, config: Settings, inputs: Mapping[str, s
 
     client = client_of(uri)
     # The root's id moves with it, and tells apart roots that two machines call the same.
-    identity = checksums.fingerprint([stage, config.workspace.id, config.recipe(), inputs])
+    basis = [stage, config.workspace.id, config.recipe(), inputs, _published_as(config)]
+    identity = checksums.fingerprint(basis)
     found = _named(client, identity) or _unfinished(client, uri, identity)
     if found:
         client.update_run(found.info.run_id, status="RUNNING")
@@ -137,6 +138,14 @@ def _found_or_new(uri: str, stage: str, config: Settings, inputs: Mapping[str, s
         client.log_inputs(run.id, _datasets(config.workspace.root, inputs))
     run.json({"preset": config.preset} | asdict(config), "config.json")
     return run
+
+
+def _published_as(config: Settings) -> list[Any]:
+    """What says where a job publishes, and is no part of its recipe: two jobs that differ in it
+    alone are two runs."""
+    name = getattr(config, "name", None)
+    output = getattr(config, "output", None) or getattr(config, "ldm", None)
+    return [name, output, getattr(config, "sweep", None)]
 
 
 def _unfinished(client: MlflowClient, uri: str, identity: str) -> Record | None:

@@ -25,6 +25,7 @@ from mlflow.protos.databricks_pb2 import (
 )
 from mlflow.tracking import MlflowClient
 
+from pipelines.evaluation.settings import Evaluate
 from pipelines.sampling.settings import Sample
 from pipelines.settings import Job
 from pipelines.tracking import sender
@@ -572,3 +573,19 @@ def test_pictures_of_steps_are_one_series(job: Sample) -> None:
     names = [item.path for item in MlflowClient(run.uri).list_artifacts(run.id, "images")]
     found = {int(match[1]) for name in names if (match := re.search(r"preview.step.(\d+)", name))}
     assert found == {1, 2}
+
+
+def test_jobs_that_publish_under_two_names_have_two_runs(store: Path, tmp_path: Path) -> None:
+    """Though their recipes are the same, and both are at work."""
+    train = TrainVQGAN(root=str(tmp_path))
+    sampled = Sample(root=str(tmp_path))
+    for stage, one, other in (
+        ("train_vqgan", train, replace(train, name="other")),
+        ("sample", sampled, replace(sampled, output="other")),
+        ("evaluate", Evaluate(root=str(tmp_path)), Evaluate(root=str(tmp_path), sweep="steps")),
+    ):
+        assert one.recipe() == other.recipe()
+        with start_run(stage, one) as first, start_run(stage, other) as second:
+            assert first.id != second.id
+            with start_run(stage, one) as again:
+                assert again.id == first.id
