@@ -6,7 +6,8 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import cache
+from typing import Any, TypeVar
 
 import ray
 
@@ -34,7 +35,7 @@ class Ahead:
         the next one is waited for, one more than that.
         A task is repeated if its process or its node dies, or if the result is lost.
         """
-        remote = ray.remote(work).options(num_cpus=self.num_cpus)
+        remote = _remote(work, self.num_cpus)
         in_flight: deque[ray.ObjectRef] = deque()
         for item in items:
             in_flight.append(remote.remote(item))
@@ -43,6 +44,13 @@ class Ahead:
                 yield ray.get(in_flight.popleft())
         while in_flight:
             yield ray.get(in_flight.popleft())
+
+
+@cache
+def _remote(work: Callable[[Item], Result], num_cpus: float) -> Any:
+    """One remote function for all calls: Ray exports each anew to every process of the cluster, and
+    keeps it as long as the job lasts."""
+    return ray.remote(work).options(num_cpus=num_cpus)
 
 
 def worker_cpus(devices: Devices) -> float:

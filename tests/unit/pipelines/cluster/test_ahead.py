@@ -45,3 +45,27 @@ def test_workers_on_all_cores_of_a_node_leave_room_for_a_task_each(cores: int) -
 
 def test_workers_on_gpus_leave_all_cores_to_their_tasks() -> None:
     assert worker_cpus(gpus(8)) == 0
+
+
+def test_a_function_is_exported_once_for_all_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not for each shard that is encoded."""
+    exported: list[object] = []
+
+    class Remote:
+        def __init__(self, work: object) -> None:
+            exported.append(work)
+
+        def options(self, num_cpus: float) -> Remote:
+            return self
+
+        def remote(self, item: int) -> int:
+            return item**2
+
+    def work(item: int) -> int:
+        return item**2
+
+    monkeypatch.setattr(ahead.ray, "remote", Remote)
+    monkeypatch.setattr(ahead.ray, "get", lambda result: result)
+    for _ in range(3):
+        assert list(Ahead(2, 0.5).map(work, range(4))) == [0, 1, 4, 9]
+    assert exported == [work]
