@@ -12,7 +12,7 @@ from pipelines.io.markers import load_markers
 from pipelines.io.workspace import require
 from pipelines.training.initial import find_initial, fingerprint_of
 from pipelines.training.methods.vqgan import VQGANMethod
-from pipelines.training.perceptual import checksum
+from pipelines.training.perceptual import checksum, resolved
 from pipelines.training.settings import TrainInflated, TrainVQGAN
 from pipelines.training.stage import Stage, run_stage
 from pipelines.training.trainer import Data
@@ -31,7 +31,10 @@ def train_vqgan(config: TrainVQGAN) -> str:
     if isinstance(config, TrainInflated):
         print(f"tokenizer out of an image autoencoder: {config.inflated}", flush=True)
     markers = load_markers(space.clips, index, "shard_videos", details=False)
-    perceptual = {"perceptual": checksum(config.perceptual)} if config.perceptual else {}
+    perceptual = {}
+    if config.perceptual:
+        named = resolved(config.perceptual)
+        config, perceptual = config.with_perceptual(named), {"perceptual": checksum(named)}
     return run_stage(
         Stage(
             name="train_vqgan",

@@ -50,7 +50,7 @@ class DetectorFile:
         """Load the detector; `UserError` if its file is the wrong one."""
         if self.uri is None:
             return builtin_detector(device)
-        with storage.local_copy(self.uri) as path:
+        with storage.copy_on_any_node(self.uri, "--detector or --classifier") as path:
             return load_detector(path, self.name, self.sha256, device)
 
     def as_json(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ Shapes: N videos, D features, C classes.
 from __future__ import annotations
 
 import hashlib
+import socket
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -156,7 +157,12 @@ class FeatureExtractor:
         """Mean LPIPS over the frames of each video, (N,)."""
         assert self.spec.lpips and self.spec.lpips.uri
         if self._lpips is None:
-            with storage.local_copy(self.spec.lpips.uri) as path:
+            with storage.copy_on_any_node(self.spec.lpips.uri, "--lpips") as path:
+                if storage.sha256(path) != self.spec.lpips.sha256:
+                    raise UserError(
+                        f"--lpips {self.spec.lpips.uri} on {socket.gethostname()} is another file "
+                        "than the job was started with"
+                    )
                 self._lpips = torch.jit.load(path, map_location=self.device).eval()
         means = []
         for x, y in zip(x_BCTHW, y_BCTHW, strict=True):

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import socket
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -238,6 +239,22 @@ def local_copy(uri: str) -> Iterator[str]:
         place = folder / f"copy{PurePosixPath(path).suffix}"
         _download(uri, place)
         yield str(place)
+
+
+@contextmanager
+def copy_on_any_node(uri: str, flag: str) -> Iterator[str]:
+    """As `local_copy`, for what the driver has found and a worker may lack: then a `UserError`
+    names the flag and the node."""
+    try:
+        with local_copy(uri) as path:
+            if not os.path.exists(path):
+                raise FileNotFoundError(path)
+            yield path
+    except FileNotFoundError:
+        raise UserError(
+            f"{flag} {uri}: no such file on {socket.gethostname()}; put it where all nodes find "
+            "it, such as below the root"
+        ) from None
 
 
 def _download(uri: str, place: Path) -> None:

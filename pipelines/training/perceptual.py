@@ -7,6 +7,7 @@ distance a pair. docs/evaluation.md describes how to make such a file of LPIPS.
 from __future__ import annotations
 
 import hashlib
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,30 +19,39 @@ from vqvdm.errors import UserError
 Perceptual = Callable[[Tensor, Tensor], Tensor]
 
 
-def checksum(text: str) -> str:
-    """The sha256 of the file at `URI#sha256=HEX`; `UserError` if it is missing or different."""
+def resolved(text: str) -> str:
+    """`URI#sha256=HEX` of the file at `URI` or `URI#sha256=HEX`, as every worker finds it, in
+    whatever folder it runs; `UserError` if it is missing or different."""
     from pipelines.io import storage
 
     uri, _, expected = text.partition("#sha256=")
+    uri = storage.absolute(uri)
     try:
         found = storage.sha256(uri)
     except FileNotFoundError:
         raise UserError(f"--perceptual {uri}: no such file") from None
     if expected and found != expected:
         raise UserError(f"--perceptual {uri} has sha256 {found}, not {expected}: another file")
-    return found
+    return f"{uri}#sha256={found}"
+
+
+def checksum(text: str) -> str:
+    """The sha256 in a `resolved` text."""
+    return text.partition("#sha256=")[2]
 
 
 def load_perceptual(text: str, device: torch.device) -> Perceptual:
     """The network at `URI#sha256=HEX`, frozen; `UserError` if it is not such a network."""
     from pipelines.io import storage
 
-    uri = text.partition("#")[0]
-    with storage.local_copy(uri) as path:
+    uri, _, expected = text.partition("#sha256=")
+    with storage.copy_on_any_node(uri, "--perceptual") as path:
         data = Path(path).read_bytes()
-        expected = text.partition("#sha256=")[2]
         if expected and hashlib.sha256(data).hexdigest() != expected:
-            raise UserError(f"--perceptual {uri} changed: its sha256 is no longer {expected}")
+            raise UserError(
+                f"--perceptual {uri} on {socket.gethostname()} is another file than the job was "
+                f"started with: its sha256 is not {expected}"
+            )
         try:
             net = torch.jit.load(path, map_location=device)
         except RuntimeError as error:

@@ -203,6 +203,19 @@ class TrainVQGAN(TrainJob):
         "group": None,
     }
 
+    def with_perceptual(self, text: str) -> Self:
+        """The same with the file of the perceptual loss as `perceptual.resolved` gives it."""
+        resolved = copy.copy(self)  # `replace` would lose the preset's name
+        object.__setattr__(resolved, "perceptual", text)
+        return resolved
+
+    def recipe(self) -> dict[str, Any]:
+        """The file of the perceptual loss is known by its sum, wherever it lies."""
+        found = super().recipe()
+        if self.perceptual:
+            found["perceptual"] = self.perceptual.partition("#")[2] or self.perceptual
+        return found
+
     @property
     def net(self) -> TokenizerConfig:
         """The shape of the net."""

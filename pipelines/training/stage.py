@@ -76,8 +76,21 @@ class Stage:
         """What is recorded besides: what may not change when a training resumes, with its
         fingerprint, and the steps, which may."""
         lasting = {k: v for k, v in self.config.recipe().items() if k != "steps"}
-        training = checksums.fingerprint([lasting, dict(self.inputs)])
+        training = self._training_of(lasting)
         return {"training": training, "steps": self.config.steps, "settings": lasting}
+
+    def _training_of(self, lasting: Mapping[str, Any]) -> str:
+        return checksums.fingerprint([lasting, dict(self.inputs)])
+
+    def _is_same(self, found: Mapping[str, Any]) -> bool:
+        """Whether `found` is of this training. Earlier versions recorded the path of the file of a
+        perceptual loss, whose sum is among the inputs."""
+        lasting = self.identity["settings"]
+        if lasting.get("perceptual"):
+            before = found.get("settings", {}).get("perceptual", lasting["perceptual"])
+            if found["training"] == self._training_of(lasting | {"perceptual": before}):
+                return True
+        return found["training"] == self._training_of(lasting)
 
     def steps_of(self, found: Mapping[str, Any], reached: int) -> int | None:
         """Steps that the training which left `found` was to do; None if it was another training.
@@ -86,7 +99,7 @@ class Stage:
         be prolonged is known by the fingerprint of all settings.
         """
         if "training" in found:
-            return found["steps"] if found["training"] == self.identity["training"] else None
+            return found["steps"] if self._is_same(found) else None
         known = (self.config.steps, reached)
         return next((n for n in known if self._recipe_of(n) == found["recipe"]), None)
 

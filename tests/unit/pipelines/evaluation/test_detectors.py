@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipelines.evaluation import detectors as detector_files
-from pipelines.evaluation.detectors import find_detector
+from pipelines.evaluation.detectors import DetectorFile, find_detector
 from pipelines.io import storage
 from pipelines.io.workspace import Workspace
 from tests.unit.vqvdm.metrics.test_detectors import Both, saved
@@ -91,3 +91,9 @@ def test_a_detector_trained_here(space: Workspace, tmp_path: Path) -> None:
 
 def test_figures_of_the_builtin_are_labelled(space: Workspace) -> None:
     assert "not comparable with published figures" in find_detector("builtin", space).description
+
+
+def test_a_node_that_lacks_the_file_says_so(space: Workspace, tmp_path: Path) -> None:
+    found = DetectorFile("own", str(tmp_path / "own.pt"), "sum")
+    with pytest.raises(UserError, match=r"own\.pt: no such file on .* all nodes find it"):
+        found.load()

@@ -268,3 +268,17 @@ def test_overwriting_resumes_what_the_same_command_left(
     train(replace(stage("a", overwrite=True, steps=steps), folder=str(tmp_path)))
     kept = "step-00000003.safetensors" in trainings[0]
     assert kept == (steps == killed.config.steps)
+
+
+def test_a_perceptual_network_is_known_by_its_sum_wherever_it_lay() -> None:
+    """Earlier versions recorded its path."""
+
+    def trained(text: str, sum: str = "a") -> Stage:
+        return replace(stage("a", perceptual=text), inputs={"clips": "a", "perceptual": sum})
+
+    now = trained("/moved/net.pt#sha256=a")
+    for before in (trained("/first/net.pt#sha256=a"), trained("net.pt")):
+        assert now.steps_of(left_by(before), 0) == 1000
+    assert now.steps_of(left_by(trained("net.pt", sum="b")), 0) is None
+    assert now.steps_of(left_by(stage("a")), 0) is None
+    assert stage("a").steps_of(left_by(now), 0) is None
