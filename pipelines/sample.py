@@ -20,7 +20,7 @@ import numpy as np
 from pipelines.cluster import tasks
 from pipelines.cluster.devices import Devices
 from pipelines.cluster.placement import choose_devices, describe_devices, settle_precision
-from pipelines.io import checksums, lock, other_settings, storage, workspace
+from pipelines.io import checksums, lock, other_settings, rates, storage, workspace
 from pipelines.io.bundles import refuse_lost_encoder
 from pipelines.io.progress import Progress
 from pipelines.io.workspace import require
@@ -152,7 +152,7 @@ def requested(
         product(enumerate(conditions) if conditions else [(None, None)], config.prompts or [None])
     )
     return [
-        Request(label, place * config.num_per_class + number, config.fps, which, prompt)
+        Request(label, place * config.num_per_class + number, config.rate, which, prompt)
         for place, ((which, condition), prompt) in enumerate(given)
         for label in labels_of(condition)
         for number in range(config.num_per_class)
@@ -182,6 +182,7 @@ def sample(config: Sample) -> str:
         # Their folders name the classes, unless these are asked for.
         made_from.append([request.label for request in requests])
     recipe = checksums.fingerprint(made_from)
+    tell_rate(config, bundle)
     groups = in_batches(requests, config.batch_size)
     if config.dry_run:
         print(describe_devices(replace(config.request(), at_most=len(groups))))
@@ -200,7 +201,7 @@ def sample(config: Sample) -> str:
         batches = [SampleBatch(folder, recipe, tuple(group), names, owner) for group in groups]
         # What cannot be read is told before anything is deleted.
         given = [
-            publish_condition(folder, number, clip, config.fps)
+            publish_condition(folder, number, clip, config.rate)
             for number, clip in enumerate(read_conditions(conditions, config, shape))
         ]
         devices = None
@@ -232,6 +233,19 @@ def sample(config: Sample) -> str:
         storage.keep_only(folder, published, FILES)
         run.output(recipe)
     return f"{len(rows)} videos, {picture_uri}"
+
+
+def tell_rate(config: Sample, bundle: Mapping[str, Any]) -> None:
+    """A note on a frame rate that the model has never seen."""
+    if "fps" in bundle and rates.others(bundle, [config.rate]):
+        known = ", ".join(f"{rate:g}" for rate in bundle["fps"])
+        if "rate_count" in bundle:
+            known = f"{min(bundle['fps']):g} to {max(bundle['fps']):g}"
+        print(
+            f"note: ldm/{config.ldm} was trained on clips of {known} frames a second, and is asked "
+            f"for {config.rate:g}: pass another --fps, or leave it out",
+            flush=True,
+        )
 
 
 def refuse_other(config: Sample, folder: str, found: str, wanted: str, ldm: str) -> None:
@@ -319,7 +333,7 @@ def grid_beside_conditions(
                 yield decode_clip(_video_of(folder, request), fits.step)
 
     prompts = [row[0].title for row in rows] if config.prompts else ()
-    return grid(videos(), fits.columns, config.fps / fits.step, prompts, fits.shrink)
+    return grid(videos(), fits.columns, config.rate / fits.step, prompts, fits.shrink)
 
 
 def _video_of(folder: str, request: Request) -> bytes:

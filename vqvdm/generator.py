@@ -9,7 +9,7 @@ Shapes: B batch, N videos, C channels, T frames, H height, W width, D width of a
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -96,6 +96,13 @@ def load_vqgan(
     load_weights(folder, vqgan)
     on_device(vqgan.eval().requires_grad_(False), device)
     return vqgan
+
+
+def usual_fps(metadata: Mapping[str, Any]) -> float:
+    """The frame rate that videos get where none is named: the middle one of the rates that a model
+    was trained at, by its config.json, the higher of two; 16 where it tells none."""
+    rates = sorted(metadata.get("fps") or [16.0])
+    return float(rates[len(rates) // 2])
 
 
 class VideoGenerator:
@@ -274,7 +281,7 @@ class VideoGenerator:
     def sample_latents(
         self,
         classes: Sequence[str | None],
-        fps: float = 16.0,
+        fps: float | None = None,
         *,
         prompts: Texts | None = None,
         shape: Shape | None = None,
@@ -288,6 +295,7 @@ class VideoGenerator:
         `encode_known`; they come back unchanged."""
         options = replace(options, **changes)
         options.check()
+        fps = usual_fps(self.metadata) if fps is None else fps
         if not 0 < fps < math.inf:
             raise UserError(f"fps is {fps}: it must be above 0, and finite")
         classes, prompts = _paired(classes, prompts)
@@ -323,7 +331,7 @@ class VideoGenerator:
     def sample(
         self,
         classes: Classes | None = None,
-        fps: float = 16.0,
+        fps: float | None = None,
         *,
         prompts: Texts | None = None,
         frames: int | None = None,
@@ -338,16 +346,17 @@ class VideoGenerator:
         for no prompt.
 
         `prompts` are texts of what videos show, for a model that was trained with captions: one for
-        each video, beside its class or without any. `fps` is the frame rate to imitate. `frames`
-        is the length of the videos, by default that of the training clips; a model that takes
-        conditioning frames makes longer ones window by window, unless `at_once`, and they may pass
-        through several classes: a list of names in place of one. `size` is their height and width,
-        by default as trained; for lengths and sizes that the model takes see `shapes`. `known` are
-        conditioning frames of the first window, to continue or to interpolate between; they come
-        back as the decoder reconstructs them, so that no seam is seen. `seed` is one number for
-        all videos, or a tuple of numbers for each. `changes` are fields of `SamplingOptions` to
-        replace in `options`: `steps`, `guidance`, `sampler` and `guidance_interval`. A distilled
-        model samples in 1, 2, 4 or so steps, with the guidance that it was distilled with.
+        each video, beside its class or without any. `fps` is the frame rate to imitate, by default
+        `usual_fps` of the model. `frames` is the length of the videos, by default that of the
+        training clips; a model that takes conditioning frames makes longer ones window by window,
+        unless `at_once`, and they may pass through several classes: a list of names in place of
+        one. `size` is their height and width, by default as trained; for lengths and sizes that the
+        model takes see `shapes`. `known` are conditioning frames of the first window, to continue
+        or to interpolate between; they come back as the decoder reconstructs them, so that no seam
+        is seen. `seed` is one number for all videos, or a tuple of numbers for each. `changes` are
+        fields of `SamplingOptions` to replace in `options`: `steps`, `guidance`, `sampler` and
+        `guidance_interval`. A distilled model samples in 1, 2, 4 or so steps, with the guidance
+        that it was distilled with.
 
         Returns uint8 (N, T, H, W, 3). Raises `UserError` for an unknown class, a sampler or a
         number of steps that does not fit the model, a number out of its range, a length or size

@@ -143,10 +143,10 @@ def read_conditions(
     process, frames = DecodingProcess(MAX_MEMORY_GB), wanted_frames(config, shape)
     try:
         for condition in conditions:
-            found = _decoded(condition, process, shape.size, config.fps, frames)
+            found = _decoded(condition, process, shape.size, config.rate, frames)
             if len(found) < frames:
                 raise UserError(
-                    f"--condition {condition.uri} has {len(found)} frames at {config.fps:g} fps, "
+                    f"--condition {condition.uri} has {len(found)} frames at {config.rate:g} fps, "
                     f"where {frames} are wanted: give a longer video, another --fps, or with "
                     "--mode predict or extend fewer --known-frames"
                 )

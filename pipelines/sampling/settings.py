@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, Self
 from pipelines.settings import PoolJob, Switch
 from vqvdm.diffusion.samplers import SamplingOptions
 from vqvdm.errors import UserError
+from vqvdm.generator import usual_fps
 from vqvdm.ranges import Count, NotNegative, Positive, Seed, Share
 
 
@@ -99,8 +100,9 @@ class Sample(Sampling):
     """Text file of further prompts, one a line."""
     num_per_class: Count = 4
     """Videos of each class, of each prompt and of each condition."""
-    fps: Positive = 16.0
-    """Frame rate to ask the model for and to write."""
+    fps: Positive | None = None
+    """Frame rate to ask the model for and to write; by default the middle one of those that it was
+    trained at, the higher of two."""
     mode: Mode = "generate"
     """generate: from nothing. predict: go on from the first frames of --condition. interpolate:
     make what lies between its first and last frames. extend: videos of --frames, longer than the
@@ -120,6 +122,16 @@ class Sample(Sampling):
     def check(self) -> None:
         super().check()
         self._check_mode()
+
+    def for_model(self, bundle: Mapping[str, Any]) -> Self:
+        """The same with the steps and the frame rate that suit a bundle, by its config.json."""
+        return super().for_model(bundle)._with("fps", self.fps or usual_fps(bundle))
+
+    @property
+    def rate(self) -> float:
+        """The frame rate, once it is resolved `for_model`."""
+        assert self.fps is not None
+        return self.fps
 
     def for_size(self, trained: int) -> Self:
         """The same without a size if it is what the model was trained on."""

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -591,3 +592,20 @@ def test_long_videos_are_shown_at_their_own_speed(tmp_path: Path) -> None:
             picture.seek(place)
             shown = picture.convert("L").getpixel((12, 4))
             assert shown == pytest.approx(200 * 3 * place / 300, abs=6)
+
+
+def test_the_rate_is_one_that_the_model_was_trained_at(capsys: pytest.CaptureFixture[str]) -> None:
+    bundle: dict[str, Any] = {"fps": [8.0, 16.0]}
+    assert Sample().for_model(bundle).rate == 16.0
+    assert Sample().for_model({"fps": [8.0]}).rate == 8.0
+    assert Sample(fps=24.0).for_model(bundle).rate == 24.0
+    for fps in (None, 8.0, 16.001):
+        page.tell_rate(Sample(fps=fps).for_model(bundle), bundle)
+    assert not capsys.readouterr().out
+    page.tell_rate(Sample(fps=24.0).for_model(bundle), bundle)
+    said = capsys.readouterr().out
+    assert said.startswith("note: ldm/base was trained on clips of 8, 16 frames a second")
+    assert "asked for 24" in said and said.count("\n") == 1
+    many = {"fps": [8.0, 30.0, 60.0], "rate_count": 200}
+    page.tell_rate(Sample(fps=24.0).for_model(many), many)
+    assert not capsys.readouterr().out

@@ -21,7 +21,7 @@ from vqvdm.diffusion.guidance import Conditions
 from vqvdm.diffusion.known_latents import KnownLatents
 from vqvdm.diffusion.samplers import SAMPLERS, SamplingOptions
 from vqvdm.diffusion.unet import UNet, UNetConfig
-from vqvdm.generator import from_uint8, load_vqgan, to_uint8
+from vqvdm.generator import from_uint8, load_vqgan, to_uint8, usual_fps
 from vqvdm.known_frames import KnownFrames
 from vqvdm.tokenizer.pixels import PIXELS, Pixels
 from vqvdm.tokenizer.vqgan import VQGAN, VQGANConfig
@@ -578,3 +578,13 @@ def test_obvious_mistakes_with_prompts_are_told(generator: VideoGenerator) -> No
     ):
         with pytest.raises(UserError, match=why):
             prompted().sample(**asked)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("rates", "expected"),
+    [([8.0, 16.0], 16.0), ([8.0], 8.0), ([24.0, 25.0, 29.97, 60.0, 240.0], 29.97), ([], 16.0)],
+)
+def test_a_rate_of_the_model_is_imitated_where_none_is_named(
+    rates: list[float], expected: float
+) -> None:
+    assert usual_fps({"fps": rates}) == expected and usual_fps({}) == 16.0

@@ -185,7 +185,7 @@ def test_a_distilled_model_has_its_own_number_of_steps() -> None:
     asked = replace(config, steps=4)
     assert [asked.for_model(bundle).options.steps for bundle in ({}, fast)] == [4, 4]
     # What is recorded of a run is the number that was taken, wherever it came from.
-    assert config.for_model({}).recipe() == replace(config, steps=12).recipe()
+    assert config.for_model({}).recipe() == replace(config, steps=12, fps=16.0).recipe()
     assert "default_steps" not in config.recipe()
     object.__setattr__(config, "preset", "sky")
     assert config.for_model(fast).preset == "sky"
