@@ -167,10 +167,12 @@ class DenoiserMethod(ABC):
         }
         alone = World(device=self.world.device, dtype=self.world.dtype)
         found: dict[str, list[float]] = {name: [] for name in losses}
+        clips: list[int] = []
         for index, batch in enumerate(batches):
+            clips.append(len(batch.tensors["fps"]))
             for name, loss in losses.items():
                 found[name].append(loss(batch, Draws(alone, self.config.seed, index)).item())
-        return {name: float(np.mean(values)) for name, values in found.items()}
+        return {name: float(np.average(values, weights=clips)) for name, values in found.items()}
 
     def train_step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
         parts = batch.split(self.config.accumulate)

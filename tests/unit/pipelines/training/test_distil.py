@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.memory import MemoryBatch
 from pipelines.training.methods.denoiser import Clips
 from pipelines.training.methods.distil import DistilMethod, Teacher
 from pipelines.training.settings import DistillLDM
@@ -276,3 +277,15 @@ def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], messag
     DistillLDM().check()
     with pytest.raises(UserError, match=message):
         DistillLDM(**changes).check()
+
+
+def test_every_clip_counts_alike_in_a_validation_loss() -> None:
+    """Also those of a last batch that is shorter."""
+    method, whole = told_student(World()), batch()
+    one = MemoryBatch({name: tensor[:1] for name, tensor in whole.tensors.items()})
+    both, first = method.validate([whole, one]), method.validate([whole])
+    for name, value in both.items():
+        count, share = int(name.rsplit("_", 1)[1]), float("given" in name)
+        draws = Draws(World(), method.config.seed, 1)
+        alone = method._error(method.ema.average, one, draws, count, 0.0, share).item()
+        assert value == pytest.approx((4 * first[name] + alone) / 5)

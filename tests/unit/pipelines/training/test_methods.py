@@ -487,3 +487,23 @@ def test_switching_the_discriminators_on_costs_less_than_a_decibel() -> None:
     assert metrics["adversarial_weight"].item() == pytest.approx(config.loss.adversarial)
     assert before > 18  # it had learned something that could be lost
     assert after > before - 1
+
+
+def test_every_clip_counts_alike_in_a_validation_loss() -> None:
+    """Also those of a last batch that is shorter."""
+    method = ldm_method()
+    first, last = latents(*[0, 1] * 4), latents(1)
+    whole = method.validate([first])["val/loss"]
+    # What the last one has is drawn by its place among batches.
+    alone = 2 * mean_of_batches(method, [first, last]) - whole
+    found = method.validate([first, last])["val/loss"]
+    assert found == pytest.approx((8 * whole + alone) / 9)
+
+
+def mean_of_batches(method: LDMMethod, batches: list[Batch]) -> float:
+    world, seed = World(), method.config.seed
+    losses = [
+        method._loss(method.ema.average, batch, Draws(world, seed, index), 0.0, 0.0).item()
+        for index, batch in enumerate(batches)
+    ]
+    return float(np.mean(losses))
