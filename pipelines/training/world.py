@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -24,6 +25,15 @@ Module = TypeVar("Module", bound=nn.Module)
 Item = TypeVar("Item")
 Kinds = type[nn.Module] | tuple[type[nn.Module], ...]
 """Modules of a kind, or of several, as `isinstance` takes them."""
+
+
+_OF_ITS_OWN: dict[str, Any] = (
+    {"isolate_recompiles": True}
+    if "isolate_recompiles" in inspect.signature(torch.compile).parameters
+    else {}
+)
+"""Lets each module have eight shapes of its own: by default, and in versions of PyTorch without the
+option, all of one class share eight. What comes after them runs as it is."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +77,7 @@ class World:
         options = {"mode": GRAPHS} if graphs and self.backend == "inductor" else {}
         for module in modules:
             if self.compiled:
-                module.compile(backend=self.backend, dynamic=False, **options)
+                module.compile(backend=self.backend, dynamic=False, **_OF_ITS_OWN, **options)
 
     def checkpoint_activations(self, net: nn.Module, block: Kinds) -> None:
         """Keep only the inputs of all blocks of some kinds in a net, if that is enabled, in place;

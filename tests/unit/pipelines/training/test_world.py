@@ -105,3 +105,30 @@ def test_a_net_is_compiled_as_one_piece_for_each_shape() -> None:
         z_BCTHW = net.encode(torch.zeros(clips, 3, 4, 8, 8))
         assert torch.equal(net.last_layer(to_last(z_BCTHW)), net.decoder(z_BCTHW))
     assert len(shapes) == 2 * 3
+
+
+class Scaled(nn.Module):
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * x
+
+
+def test_nets_of_one_class_are_compiled_for_as_many_shapes_each() -> None:
+    """A teacher, its student and its average would share eight, and then run as they are."""
+    compiled: list[int] = []
+
+    def count(graph: GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
+        compiled.append(1)
+        return graph.forward
+
+    torch._dynamo.reset()
+    nets = [Scaled(1.0), Scaled(2.0)]
+    World(compiled=True, backend=count).compile(*nets)
+    for rows in range(2, 7):
+        for net in nets:
+            net(torch.ones(rows, 4))
+    torch._dynamo.reset()
+    assert len(compiled) == 10
