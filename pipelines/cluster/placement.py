@@ -165,9 +165,12 @@ def settle_precision(devices: Devices, begun: Precision | None = None) -> Precis
     with cores, are fast at, and if that is so, what the job was `begun` in."""
     if devices.kind == "cpu" and is_own_ray():
         return common_precision([_precisions_here("cpu")], begun)
-    cpus = 0.0 if devices.kind == "cuda" else CORE_PART
-    ask = ray.remote(_precisions_here).options(num_cpus=cpus, num_gpus=devices.gpus_per_worker)
-    asked = [ask.options(**where).remote(devices.kind) for where in _kinds(devices)]
+    needs = {
+        "num_cpus": 0.0 if devices.kind == "cuda" else CORE_PART,
+        "num_gpus": devices.gpus_per_worker,
+    }
+    ask = ray.remote(_precisions_here)
+    asked = [ask.options(**needs, **where).remote(devices.kind) for where in _kinds(devices)]
     answered, _ = ray.wait(asked)
     late = [each for each in asked if each not in answered]
     in_time, silent = ray.wait(late, num_returns=len(late), timeout=ANSWER_S) if late else ([], [])
