@@ -253,7 +253,7 @@ def test_a_tokenizer_begins_with_an_image_autoencoder(pipeline: bool, tmp_path: 
         storage.publish_json({"_class_name": "SomePipeline"}, f"{place}/model_index.json")
     method = image_training(tmp_path / "new", place)
     words = method.start() or ""
-    assert "of the weights are taken over; anew: encoder.down_blocks.0.temporal" in words
+    assert "of the weights are taken over; from scratch: encoder.down_blocks.0.temporal" in words
     assert "unused" not in words and "in part" not in words
     expected = inflated_weights(autoencoder().state_dict())
     for net in (method.vqgan, method.ema.average):
