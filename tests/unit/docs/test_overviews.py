@@ -1,5 +1,6 @@
 """`AGENTS.md` and `llms.txt` lead to pages that exist; the latter has its specified form."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -30,3 +31,30 @@ def test_llms_txt_names_every_page() -> None:
     links = set(LINK.findall((ROOT / "llms.txt").read_text()))
     pages = {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")}
     assert pages - links == {f"docs/{name}" for name in INNER}
+
+
+def test_the_architecture_page_lists_every_module_as_its_first_line_says() -> None:
+    page = (ROOT / "docs/architecture.md").read_text()
+    listed = {
+        package: dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", rest, flags=re.MULTILINE))
+        for package, rest in re.findall(r"^### `([\w/]+)`\n(.*?)(?=^##)", page, re.M | re.S)
+    }
+    packages = [
+        p.parent for top in ("pipelines", "vqvdm") for p in (ROOT / top).rglob("__init__.py")
+    ]
+    assert listed == {
+        str(package.relative_to(ROOT)): modules
+        for package in packages
+        if (modules := {p.stem: _first_sentence(p) for p in _modules(package)})
+        and package.name != "pipelines"  # The pages are listed as jobs.
+    }
+
+
+def _modules(package: Path) -> list[Path]:
+    return [path for path in package.glob("*.py") if path.name != "__init__.py"]
+
+
+def _first_sentence(path: Path) -> str:
+    told = ast.get_docstring(ast.parse(path.read_text())) or ""
+    first = " ".join(told.partition("\n\n")[0].split())
+    return re.split(r"(?<=[a-z0-9`)\]\"])\. (?=[A-Z`])", first)[0].rstrip(".")
