@@ -46,7 +46,7 @@ CONFIGS: dict[str, TrainJob] = {
     ),
     "inflated": TrainInflated(
         **SETTINGS,
-        lr=1e-3,
+        lr=3e-4,  # of nets that are deep for their size, higher ones multiply rounding
         inflated=InflatedConfig((8, 8), 1, 3, 4, group=2),
         discriminator=DiscriminatorConfig(width=4, levels=2),
         loss=LossConfig(adversarial_start=0.5),
