@@ -1,4 +1,4 @@
-"""The command line of every job: `jobs/NAME.py [PRESET] [--flags]`.
+"""The command line of every job: `jobs/NAME.py [PRESET]`, then flags.
 
 Exit status: 0 done; 2 the user's mistake, reported in one line; 1 stopped on
 request, or anything else.
