@@ -92,9 +92,8 @@ def test_clips_that_were_cut_otherwise(changed: dict[str, Any], words: str) -> N
 
 
 def test_every_setting_of_clips_is_judged_or_has_no_say() -> None:
-    """`hash` and `format` are fingerprints; limits reject videos, which are counted; scores
-    stand beside clips and change none."""
-    judged = SPEC.keys() | {"hash", "limits", "scores"}
+    """Limits reject videos, which are counted; scores stand beside clips and change none."""
+    judged = SPEC.keys() | {"limits", "scores"}
     assert judged == {field.name for field in fields(ClipSpec)}
 
 
