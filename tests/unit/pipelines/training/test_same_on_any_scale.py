@@ -165,7 +165,7 @@ def test_two_workers_train_what_one_trains(
     for process in pair:
         process.start()
     for process in pair:
-        process.join(300)
+        process.join(480)
         assert process.exitcode == 0
     curves = torch.load(tmp_path / "curves.pt")
     for name in CONFIGS:
