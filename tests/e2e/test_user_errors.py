@@ -183,4 +183,4 @@ def test_what_no_further_attempt_mends(
     outcome = job("train_vqgan", *root, "--num-workers", 1, "--steps", 2, "--batch-size", 4)
     assert outcome.status == 2 and outcome.stderr.count("\n") == 1, outcome.stderr
     assert "2.50 GiB more were asked for: pass --activation-checkpointing" in outcome.stderr
-    assert "going on from step" not in outcome.stdout
+    assert "resuming from step" not in outcome.stdout
