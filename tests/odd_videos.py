@@ -270,6 +270,16 @@ def _with_malformed_sei(path: Path, codec: str) -> Path:
     return path
 
 
+def with_clock_jump(path: Path, starts_s: tuple[int, int]) -> Path:
+    """Two recordings in one MPEG transport stream, which begin at other times of their clocks."""
+    parts = []
+    for number, start_s in enumerate(starts_s):
+        times = [1000 * start_s + 1000 * n // FPS for n in range(20)]
+        part, first = path.with_suffix(f".{number}"), 20 * number
+        parts.append(write(part, "libx264", count=20, first=first, times=times, form="mpegts"))
+    return _joined(path, *parts)
+
+
 def _grown(path: Path) -> Path:
     """A bare stream whose second half is larger."""
     a = write(path.with_suffix(".a"), "libx264", count=20, form="h264")

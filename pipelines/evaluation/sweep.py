@@ -110,7 +110,8 @@ def run(config: Evaluate) -> str:
     lineage = {"ldm": bundle["fingerprint"], "clips": inputs.index["fingerprint"]}
     reading = lock.reading("evaluate", space.clips, space.ldm(config.ldm))
     run_of_job = start_run("evaluate", config, lineage)
-    with reading, lock.writing(folder, "evaluate"), run_of_job as tracked:
+    with reading, lock.writing(folder, "evaluate") as owner, run_of_job as tracked:
+        inputs = replace(inputs, owner=owner)
         devices, trials = choose_devices(config.request()), []
         measure = fvd_by(inputs, devices)
         for each in tried:

@@ -151,9 +151,8 @@ def cut_video(request: CutRequest) -> Iterator[Event]:
     yield Outcome(cutting.frames, error)
 
 
-def check_header(info: VideoInfo, request: CutRequest, estimated: bool = False) -> Part:
-    """What of a video to cut; `VideoError` if limits or filters refuse it before it is decoded. A
-    length that is only `estimated` refuses none."""
+def check_header(info: VideoInfo, request: CutRequest) -> Part:
+    """What of a video to cut; `VideoError` if limits or filters refuse it before it is decoded."""
     limits, filters = request.spec.limits, request.spec.filters
     pixels, short = info.width * info.height, min(info.width, info.height)
     if pixels > limits.max_pixels:
@@ -168,15 +167,17 @@ def check_header(info: VideoInfo, request: CutRequest, estimated: bool = False) 
     if info.duration_s is not None:
         end_s = info.duration_s if part.end_s is None else min(info.duration_s, part.end_s)
         length_s = end_s - part.start_s
-        if not estimated:
+        if not (length_s > limits.max_duration_s and _is_estimated(request)):
             _refuse_long(length_s, request)
         _refuse_brief(info.duration_s if request.span else length_s, request)
     return part
 
 
-def _is_estimate_too_long(info: VideoInfo, request: CutRequest) -> bool:
-    too_long = (info.duration_s or 0.0) > request.spec.limits.max_duration_s
-    return too_long and request.frames_fps is None and length_is_estimated(request.path)
+def _is_estimated(request: CutRequest) -> bool:
+    """Whether the header only estimates the length; of spans it knows it, as of all with an
+    index."""
+    is_whole_file = request.span is None and request.frames_fps is None
+    return is_whole_file and length_is_estimated(request.path)
 
 
 def _refuse_long(length_s: float, request: CutRequest) -> None:
@@ -243,7 +244,7 @@ class _Cutting:
         request, spec = self.request, self.request.spec
         info = probe(request.path, request.frames_fps)
         yield info
-        self.part = part = check_header(info, request, _is_estimate_too_long(info, request))
+        self.part = part = check_header(info, request)
         if request.span:
             yield part
         cutters = [ClipCutter(spec, rate, info.fps or 0.0, part.start_s) for rate in spec.rates]

@@ -322,17 +322,19 @@ def cure_for_memory(config: TrainJob) -> str:
 def settled_precision(plan: Plan, world: World) -> Precision:
     """The arithmetic of all workers: their gradients are averaged, and those of fp16 are scaled.
 
-    A training goes on as it was begun, unless a worker would emulate that.
+    A training continues in the half precision that it was begun in, unless a worker would emulate
+    that. One that was begun in fp32, for want of better, takes what the workers are fast at now.
     """
     if plan.config.precision != "auto":
         return plan.config.precision
     fast = world.gather_objects(fast_precisions(world.device))
-    best, settled = common_precision(fast), common_precision(fast, plan.precision)
-    if world.is_first and plan.precision and settled != plan.precision:
-        words = f"which not all workers are fast at: going on in {settled}"
-        print(f"note: this training was begun in {plan.precision}, {words}", flush=True)
+    begun = None if plan.precision == "fp32" else plan.precision
+    best, settled = common_precision(fast), common_precision(fast, begun)
+    if world.is_first and begun and settled != begun:
+        words = f"which not all workers are fast at: continuing in {settled}"
+        print(f"note: this training was begun in {begun}, {words}", flush=True)
     elif world.is_first and settled != best:
-        print(f"going on in {settled}, as this training was begun", flush=True)
+        print(f"continuing in {settled}, as this training was begun", flush=True)
     return settled
 
 

@@ -41,7 +41,7 @@ from pipelines.sharding.clips import (
 )
 from pipelines.sharding.manifest import Account, Source
 from pipelines.sharding.near_duplicates import compare
-from pipelines.sharding.perceptual_hash import hash_shard
+from pipelines.sharding.perceptual_hash import hash_shard, hash_video
 from pipelines.sharding.plans import Plans
 from pipelines.sharding.settings import Filters, Limits, ShardVideos
 from pipelines.sharding.sources import LocalVideos
@@ -52,7 +52,6 @@ from tests import bad_work
 from tests.odd_videos import (
     CODECS,
     COUNT,
-    FPS,
     KEY_EVERY,
     KINDS,
     corrupt,
@@ -62,6 +61,7 @@ from tests.odd_videos import (
     number_of,
     picture,
     plain,
+    with_clock_jump,
     write,
 )
 from vqvdm.errors import IncompleteError, UserError
@@ -257,13 +257,7 @@ def test_joined_recordings_are_as_long_as_they_play(
     starts_s: tuple[int, int], tmp_path: Path
 ) -> None:
     """The clock jumps by hours, which the header takes for the length."""
-    joined = b""
-    for number, start_s in enumerate(starts_s):
-        times = [1000 * start_s + 1000 * n // FPS for n in range(20)]
-        options = {"times": times, "form": "mpegts", "first": 20 * number, "count": 20}
-        joined += write(tmp_path / "part", "libx264", **options).read_bytes()  # type: ignore[arg-type]
-    path = tmp_path / "a.ts"
-    path.write_bytes(joined)
+    path = with_clock_jump(tmp_path / "a.ts", starts_s)
     duration_s = probe(str(path)).duration_s
     assert duration_s and duration_s > SPEC.limits.max_duration_s
     account, samples = shard(source(path), tmp_path / "clips")
@@ -274,6 +268,8 @@ def test_joined_recordings_are_as_long_as_they_play(
     brief = replace(SPEC, limits=Limits(max_duration_s=10.5))
     account, samples = shard(source(path), tmp_path / "brief", brief)
     assert (account.status, account.reason, samples) == ("rejected", "too_long", [])
+    # Its copies are found.
+    assert len([*hash_video(CutRequest(str(path), SPEC))]) == 2
 
 
 def test_images_that_are_hidden_or_damaged_cost_no_others(tmp_path: Path) -> None:

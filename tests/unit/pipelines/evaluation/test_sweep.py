@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,10 @@ def test_a_sweep_measures_each_and_writes_the_choice(
     assert content["chosen"]["guidance"] == 3.0 and content["chosen"]["clips"] == 90
     # Files and detectors are found once, and what each trial is given is what it would find.
     assert len(found) == len(prepared) == 1
-    assert asked == [find_inputs(each) for each in sweep.candidates(config)]
+    wanted = [find_inputs(each) for each in sweep.candidates(config)]
+    assert [replace(each, owner=None) for each in asked] == wanted
+    # Workers are told whose lock they have to see.
+    assert all(each.owner for each in (*prepared, *asked))
     assert capsys.readouterr().out.count(": FVD ") == len(asked) == 5
     assert not storage.exists(f"{root}/eval/base/metrics.json")
 

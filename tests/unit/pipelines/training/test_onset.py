@@ -109,20 +109,24 @@ def through_onset(config: TrainVQGAN, world: World, folder: Path) -> list[dict[s
     return curve
 
 
-@pytest.mark.long
-@pytest.mark.parametrize(("preset", "accumulate", "dtype"), [*map(case, CASES)])
-def test_compiled_nets_go_through_the_onset(
-    preset: str, accumulate: int, dtype: torch.dtype, tmp_path: Path
-) -> None:
-    config = recipe(preset, accumulate)
+def check_onset(config: TrainVQGAN, dtype: torch.dtype, folder: Path) -> None:
+    """Compiled, a training takes the steps that it takes otherwise, also after the onset."""
     # Traced and differentiated as on a GPU; only the generated code is left out, for time.
     compiled = World(dtype=dtype, compiled=True, backend="aot_eager")
-    curve = through_onset(config, compiled, tmp_path)
+    curve = through_onset(config, compiled, folder)
     assert ["adversarial" in metrics for metrics in curve] == [k >= ONSET for k in range(STEPS)]
     plain = run(VQGANMethod(config, World(dtype=dtype)), range(STEPS))
     for found, wanted in zip(curve, plain, strict=True):
         for name in ("loss", "adversarial", "discriminator"):
             assert found.get(name, 0) == pytest.approx(wanted.get(name, 0), rel=0.02)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("preset", "accumulate", "dtype"), [*map(case, CASES)])
+def test_compiled_nets_go_through_the_onset(
+    preset: str, accumulate: int, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    check_onset(recipe(preset, accumulate), dtype, tmp_path)
 
 
 @pytest.mark.long
@@ -134,14 +138,7 @@ def test_a_tokenizer_out_of_an_image_autoencoder_goes_through_the_onset(
     accumulate: int, dtype: torch.dtype, tmp_path: Path
 ) -> None:
     shape = InflatedConfig((8, 16), 1, 3, 4)
-    config = recipe("demo", accumulate).inflating(shape)
-    compiled = World(dtype=dtype, compiled=True, backend="aot_eager")
-    curve = through_onset(config, compiled, tmp_path)
-    assert ["adversarial" in metrics for metrics in curve] == [k >= ONSET for k in range(STEPS)]
-    plain = run(VQGANMethod(config, World(dtype=dtype)), range(STEPS))
-    for found, wanted in zip(curve, plain, strict=True):
-        for name in ("loss", "adversarial", "discriminator"):
-            assert found.get(name, 0) == pytest.approx(wanted.get(name, 0), rel=0.02)
+    check_onset(recipe("demo", accumulate).inflating(shape), dtype, tmp_path)
 
 
 @pytest.mark.slow

@@ -228,9 +228,11 @@ def test_workers_on_different_cards_compute_alike(
     assert not capsys.readouterr().out
     begun = replace(plan, precision="fp16")
     assert settled(monkeypatch, begun, AMPERE) == {"fp16"}
-    assert capsys.readouterr().out == "going on in fp16, as this training was begun\n"
+    assert capsys.readouterr().out == "continuing in fp16, as this training was begun\n"
     begun = replace(plan, precision="bf16")
     assert settled(monkeypatch, begun, TURING, AMPERE) == {"fp16"}
+    from_cpu = replace(plan, precision="fp32")
+    assert settled(monkeypatch, from_cpu, AMPERE, AMPERE) == {"bf16"}
     said = capsys.readouterr().out
     assert said.startswith("note: this training was begun in bf16") and said.count("\n") == 1
 
